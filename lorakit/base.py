@@ -1,0 +1,92 @@
+"""The base model of a run: what is known of it, where its files are, its tokenizer."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+from typing import Any
+
+from lorakit import registry
+from lorakit.data import sha256
+from lorakit.errors import LorakitError
+from lorakit.models import Spec
+
+# For a base without a chat template: plain words around the turns, the tokenizer's own end token after an answer.
+PLAIN_TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}"
+    "{% if m['role'] == 'system' %}{{ m['content'] }}\n"
+    "{% elif m['role'] == 'user' %}Question: {{ m['content'] }}\n"
+    "{% else %}Answer: {{ m['content'] }}{{ eos_token }}\n{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}Answer:{% endif %}"
+)
+
+
+def spec(model: str) -> Spec:
+    """The `SPEC` of a name in models/, or of the hub id that such a file names; else a general one."""
+    known = registry.modules("models")
+    if model in known:
+        return known[model].SPEC
+    return next((m.SPEC for m in known.values() if m.SPEC.path == model), Spec(path=model))
+
+
+def path(model: str) -> str:
+    """Folder or hub id to load from. Raises `LorakitError` for what can be neither."""
+    found = spec(model).path
+    if Path(found).is_dir():
+        if not (Path(found) / "config.json").is_file():
+            raise LorakitError(f"model={model!r}: {found} holds no config.json, so it is not a saved model")
+        return found
+    if not re.fullmatch(r"[\w.\-]+/[\w.\-]+", found):
+        names = ", ".join(registry.names("models"))
+        raise LorakitError(f"model={model!r}: no such folder, and not a hub id (owner/name). Known by name: {names}")
+    return found
+
+
+def hub_error(model: str, error: Exception) -> LorakitError:
+    """What went wrong at the hub, with the cure."""
+    words = f"{type(error).__name__}: {error}"
+    if "gated" in words.lower() or "401" in words or "403" in words:
+        return LorakitError(f"{model} is gated: accept its licence at https://huggingface.co/{model}, then put a token "
+                            "into HF_TOKEN (a Colab or Kaggle secret of that name, or the environment)")
+    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return LorakitError(f"{model} could not be loaded: {first}. Without internet, name a local folder instead")
+
+
+def tokenizer(model: str) -> tuple[Any, list[str]]:
+    """(tokenizer, notes on what had to be added to it)."""
+    from transformers import AutoTokenizer
+
+    try:
+        tok = AutoTokenizer.from_pretrained(path(model))
+    except (OSError, ValueError) as error:
+        raise hub_error(model, error) from None
+    notes = []
+    if not tok.is_fast:
+        raise LorakitError(f"{model}: its tokenizer has no fast version, which the mask needs for its offsets")
+    if tok.eos_token is None:
+        raise LorakitError(f"{model}: its tokenizer has no end-of-sequence token, so a trained answer could never end")
+    if tok.pad_token is None:
+        tok.pad_token = tok.eos_token
+        notes.append("the tokenizer has no padding token; the end token pads, and padding is never a target")
+    if not tok.chat_template:
+        tok.chat_template = PLAIN_TEMPLATE if tok.bos_token else PLAIN_TEMPLATE.replace("{{ bos_token }}", "")
+        notes.append("the base has no chat template; turns are written as 'Question: …' and 'Answer: …', "
+                     f"an answer ends with {tok.eos_token!r}")
+    return tok, notes
+
+
+def hash_of(model: str) -> str:
+    """SHA-256 over the weights' own SHA-256, or the hub id where the files are not at hand."""
+    folder = Path(path(model))
+    if not folder.is_dir():
+        from huggingface_hub import snapshot_download
+
+        try:
+            folder = Path(snapshot_download(str(folder), local_files_only=True, allow_patterns=["*.safetensors"]))
+        except OSError:
+            return model
+    files = sorted(folder.glob("*.safetensors"))
+    # In the hub's cache a large file is a link to a blob named by its SHA-256.
+    parts = [f.resolve().name if re.fullmatch(r"[0-9a-f]{64}", f.resolve().name) else sha256(f) for f in files]
+    return hashlib.sha256("".join(parts).encode()).hexdigest() if parts else model

@@ -1,0 +1,105 @@
+"""Which rows make up an update, in which pieces: everything follows from the settings and the update's number.
+
+So "the place in the data" of a checkpoint is that number alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One micro-batch: documents end to end. N tokens in D documents."""
+
+    ids: np.ndarray  # (N,) int64
+    targets: np.ndarray  # (N,) bool; the first token of a document never is one
+    lengths: np.ndarray  # (D,) int64, tokens of each document
+    rows: np.ndarray  # (D,) int64, index of each document in its set
+    seed: int = 0  # of the dropout in this micro-batch
+
+    @property
+    def count(self) -> int:
+        """Tokens to predict."""
+        return int(self.targets.sum())
+
+
+def collate(rows: Sequence[dict[str, Any]], indices: Sequence[int], seed: int = 0) -> Batch:
+    """Rows end to end. A first token that is marked has nothing before it to be predicted from: it is unmarked."""
+    targets = [np.asarray(row["targets"], dtype=bool).copy() for row in rows]
+    for marks in targets:
+        marks[0] = False
+    return Batch(
+        ids=np.concatenate([np.asarray(row["ids"], dtype=np.int64) for row in rows]),
+        targets=np.concatenate(targets),
+        lengths=np.asarray([len(row["ids"]) for row in rows], dtype=np.int64),
+        rows=np.asarray(indices, dtype=np.int64),
+        seed=seed,
+    )
+
+
+def pieces(lengths: Sequence[int], max_rows: int, max_tokens: int, packing: bool) -> list[list[int]]:
+    """Positions grouped into micro-batches of at most `max_rows` rows and `max_tokens` tokens.
+
+    Longest first into the first piece with room (first-fit decreasing); padded, a piece costs rows × longest.
+    """
+    groups: list[list[int]] = []
+    costs: list[int] = []  # packed: tokens; padded: the longest row
+    for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        for g, group in enumerate(groups):
+            cost = costs[g] + lengths[i] if packing else (len(group) + 1) * costs[g]
+            if len(group) < max_rows and cost <= max_tokens:
+                group.append(i)
+                costs[g] += lengths[i] if packing else 0
+                break
+        else:
+            groups.append([i])
+            costs.append(lengths[i])
+    return groups
+
+
+class Batches:
+    """`batches[u]` is the list of micro-batches of update u; `len(batches)` the number of updates of the run."""
+
+    def __init__(self, rows: Sequence[dict[str, Any]], lengths: np.ndarray, *, global_batch_size: int,
+                 micro_batch_size: int, micro_batch_tokens: int, packing: bool, seed: int, epochs: int,
+                 max_updates: int | None = None):
+        self.rows, self.lengths = rows, lengths
+        self.global_batch_size, self.seed, self.packing = global_batch_size, seed, packing
+        self.micro_batch_size, self.micro_batch_tokens = micro_batch_size, micro_batch_tokens
+        # A tail smaller than the global batch is an update too.
+        self.per_epoch = -(-len(rows) // global_batch_size)
+        self.updates = max_updates if max_updates is not None else epochs * self.per_epoch
+        self._order: tuple[int, np.ndarray] = (-1, np.empty(0, dtype=np.int64))
+
+    def __len__(self) -> int:
+        return self.updates
+
+    def indices(self, update: int) -> np.ndarray:
+        """Rows of one update: the next slice of this epoch's permutation."""
+        epoch, place = divmod(update, self.per_epoch)
+        if self._order[0] != epoch:
+            self._order = (epoch, np.random.default_rng((self.seed, epoch)).permutation(len(self.rows)))
+        return self._order[1][place * self.global_batch_size:(place + 1) * self.global_batch_size]
+
+    def __getitem__(self, update: int) -> list[Batch]:
+        if not 0 <= update < self.updates:
+            raise IndexError(update)
+        chosen = self.indices(update)
+        groups = pieces(self.lengths[chosen].tolist(), self.micro_batch_size, self.micro_batch_tokens, self.packing)
+        return [collate([self.rows[i] for i in chosen[group]], chosen[group], self._seed(update, number))
+                for number, group in enumerate(groups)]
+
+    def _seed(self, update: int, micro_batch: int) -> int:
+        return int(np.random.SeedSequence((self.seed, update, micro_batch)).generate_state(1)[0])
+
+
+def in_order(rows: Sequence[dict[str, Any]], lengths: np.ndarray, max_rows: int, max_tokens: int, packing: bool
+             ) -> Iterator[Batch]:
+    """All rows once, for evaluation; `Batch.rows` says which is which."""
+    for group in pieces(lengths.tolist(), max_rows, max_tokens, packing):
+        yield collate([rows[i] for i in group], group)

@@ -1,0 +1,63 @@
+"""What computes: one module each.
+
+`fits(facts, spec)` returns "" or the reason why this engine cannot serve here. `load(run, *, adapter=None)` returns an
+object with the methods of `Engine` below. Losses travel as (sum, count) over target tokens and are divided once.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from lorakit.batches import Batch
+
+
+class Engine(Protocol):
+    """The contract. Arrays are NumPy; no caller sees a device or a dtype."""
+
+    packing: bool  # whether documents run end to end (True) or padded
+    notes: dict[str, str]  # choices made while loading, with their reasons
+
+    def loss(self, batch: Batch) -> tuple[float, int]:
+        """(summed loss in nats, targets), in evaluation mode, without gradients."""
+
+    def backward(self, batch: Batch) -> tuple[float, int]:
+        """The same in training mode; gradients of the sum are accumulated."""
+
+    def reduce(self, total: float, count: int) -> tuple[float, int]:
+        """Both summed over all processes."""
+
+    def update(self, learning_rate: float, count: int) -> tuple[float, bool]:
+        """One optimizer step on the accumulated gradients divided by `count` -> (norm before clipping, skipped)."""
+
+    def predict(self, batch: Batch) -> np.ndarray:
+        """(D, 3) float64 for D documents: summed loss in nats, targets, targets predicted right."""
+
+    def generate(self, prompts: list[list[int]], max_new_tokens: int, stop_ids: list[int]) -> list[list[int]]:
+        """Greedy continuations of token ids, without prompt and without the stop token."""
+
+    def memory(self) -> int:
+        """Peak bytes so far."""
+
+    def parameters(self) -> dict[str, tuple[int, bool]]:
+        """name -> (number of values, trained?)."""
+
+    def fingerprint(self) -> dict[str, int]:
+        """name -> a checksum of every parameter and buffer: what changed and what did not."""
+
+    def weights(self) -> dict[str, np.ndarray]:
+        """The trained tensors by name."""
+
+    def set_weights(self, tensors: dict[str, np.ndarray]) -> None:
+        """Puts trained tensors back. Raises `LorakitError` when names or shapes differ."""
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Everything that training needs to go on: trained tensors, optimizer, scaler."""
+
+    def restore(self, state: dict[str, np.ndarray]) -> None:
+        """The inverse of `state`."""
+
+    def save(self, path: Path) -> Any:
+        """The adapter in PEFT's format (or the whole model after full fine-tuning) with the tokenizer."""

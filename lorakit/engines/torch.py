@@ -1,0 +1,339 @@
+"""transformers + PEFT + bitsandbytes, on CUDA, MPS and CPU."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import os
+import resource
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import torch
+import torch.nn.functional as F
+from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+from lorakit import base
+from lorakit.batches import Batch
+from lorakit.errors import LorakitError
+from lorakit.kernels import attention
+from lorakit.run import Run
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+OBJECTIVES = ("tokens",)
+
+
+def fits(facts: Any, spec: Any) -> str:
+    """It serves everywhere that torch runs."""
+    return "" if facts.packages.get("torch") else "torch is not installed"
+
+
+def device() -> torch.device:
+    if torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def load(run: Run, *, adapter: str | Path | None = None) -> TorchEngine:
+    """The base with a new adapter to train, or with a saved one (`adapter`) to ask."""
+    path, spec = base.path(run.model), base.spec(run.model)
+    dtype, where = DTYPES[run.precision], device()
+    try:
+        config = AutoConfig.from_pretrained(path)
+    except (OSError, ValueError) as error:
+        raise base.hub_error(run.model, error) from None
+    kind = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    if kind is None:
+        raise LorakitError(f"{run.model}: {config.model_type} is not a causal language model of transformers")
+    packable = bool(getattr(kind, "_supports_sdpa", False)) and getattr(config, "attn_logit_softcapping", None) is None
+    # Whole models train in fp32 under autocast; a frozen base is kept in the computing precision.
+    options: dict[str, Any] = {
+        "dtype": torch.float32 if run.method == "full" else dtype,
+        "attn_implementation": attention.NAME if packable else "eager",
+    }
+    if run.quantization != "none":
+        options |= {"quantization_config": quantization(run.quantization, dtype), "device_map": {"": where}}
+    tokenizer, _ = base.tokenizer(run.model)
+    torch.manual_seed(run.seed)
+    source = str(adapter) if adapter and run.method == "full" else path
+    try:
+        model = AutoModelForCausalLM.from_pretrained(source, **options)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise base.hub_error(run.model, error) from None
+    if run.quantization == "none":
+        model.to(where)
+    for module in model.modules():
+        # An evaluation on avx512_bf16 CPUs repacks 4-bit weights in place; gradients are wrong from then on.
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+    limit = getattr(config, "max_position_embeddings", None)
+    if limit and run.max_length > limit:
+        raise LorakitError(f"max_length={run.max_length} is longer than the {limit} positions of {run.model}")
+    if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
+        raise LorakitError(f"{run.model}: the tokenizer has {len(tokenizer)} tokens, the model "
+                           f"{model.get_input_embeddings().weight.shape[0]}; they do not belong together")
+    if run.gradient_checkpointing is True:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    if run.method == "lora":
+        model = with_adapter(model, run, spec, adapter)
+    return TorchEngine(model, tokenizer, run, where, packable)
+
+
+def quantization(name: str, dtype: torch.dtype) -> BitsAndBytesConfig:
+    if name == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
+                              bnb_4bit_compute_dtype=dtype)
+
+
+def with_adapter(model: Any, run: Run, spec: Any, adapter: str | Path | None) -> Any:
+    from peft import LoraConfig, PeftModel, get_peft_model
+
+    if adapter:
+        return PeftModel.from_pretrained(model, str(adapter))
+    targets = spec.target_modules if run.target_modules == "auto" else run.target_modules
+    if not isinstance(targets, str):
+        names = [name for name, _ in model.named_modules()]
+        lost = [t for t in targets if not any(n == t or n.endswith("." + t) for n in names)]
+        if lost:
+            linear = sorted({n.rsplit(".", 1)[-1] for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)})
+            raise LorakitError(f"target_modules: {run.model} has no layer '{lost[0]}'; it has {', '.join(linear)}")
+    config = LoraConfig(
+        r=run.rank, lora_alpha=run.alpha, lora_dropout=run.dropout, use_rslora=run.use_rslora, use_dora=run.use_dora,
+        target_modules=targets if isinstance(targets, str) else list(targets), task_type="CAUSAL_LM")
+    try:
+        return get_peft_model(model, config)  # adapters are fp32
+    except ValueError as error:
+        raise LorakitError(f"target_modules={targets!r}: {error}") from None
+
+
+class TorchEngine:
+    """See `lorakit.engines.Engine` for the contract."""
+
+    def __init__(self, model: Any, tokenizer: Any, run: Run, where: torch.device, packable: bool):
+        self.model, self.tokenizer, self.device = model, tokenizer, where
+        self.clip, self.pad_id, self.method = run.max_grad_norm, tokenizer.pad_token_id, run.method
+        self.trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        for parameter in self.trained.values():
+            parameter.data = parameter.data.float()
+        self.autocast = DTYPES[run.precision] if run.precision != "fp32" else None
+        self.optimizer = make_optimizer(run, list(self.trained.values())) if self.trained else None
+        self.scaler = torch.amp.GradScaler(where.type, enabled=run.precision == "fp16")
+        self.unit = 0  # targets of the update's first micro-batch: keeps summed losses in fp16's range
+        self.keeps_logits = "logits_to_keep" in inspect.signature(self._bare().forward).parameters
+        self.notes: dict[str, str] = {}
+        self.packing = bool(run.packing)
+        if self.packing:
+            self.packing, self.notes["packing"] = self._isolates(packable)
+
+    def _bare(self) -> Any:
+        return self.model.get_base_model() if self.method == "lora" else self.model
+
+    def _isolates(self, packable: bool) -> tuple[bool, str]:
+        """Whether a document in a pack is untouched by the one before it: tried out, not believed."""
+        if not packable:
+            return False, "padded: this model's attention has no form over packs here"
+        vocabulary = self.model.get_input_embeddings().weight.shape[0]
+        low, high = np.random.default_rng(0).integers(0, vocabulary, (2, 24))
+        second = np.random.default_rng(1).integers(0, vocabulary, 24)
+
+        def logits(first: np.ndarray) -> torch.Tensor:
+            marks = np.tile(np.arange(24) > 0, 2)
+            batch = Batch(np.concatenate([first, second]), marks, np.array([24, 24]), np.arange(2))
+            self.packing = True
+            with torch.no_grad(), self._evaluating():
+                return self._logits(batch)[23:].float()
+
+        alone = Batch(second, np.arange(24) > 0, np.array([24]), np.arange(1))
+        a, b = logits(low), logits(high)
+        with torch.no_grad(), self._evaluating():
+            apart = self._logits(alone).float()
+        noise = 1e-3 if self.autocast is None else 0.1
+        if not torch.equal(a, b) or (a - apart).abs().max() > noise * max(1.0, apart.abs().max().item()):
+            return False, "padded: in this model a document in a pack would see the one before it (tried at loading)"
+        return True, "packed: exact attention per document (tried at loading: no document sees another)"
+
+    @contextlib.contextmanager
+    def _evaluating(self):
+        training = self.model.training
+        self.model.eval()
+        try:
+            with self._precision():
+                yield
+        finally:
+            self.model.train(training)
+
+    def _precision(self):
+        if self.autocast is None:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, dtype=self.autocast)
+
+    def _logits(self, batch: Batch) -> torch.Tensor:
+        """(K, V) logits that predict the K targets, in the batch's order."""
+        places = torch.from_numpy(np.flatnonzero(batch.targets)).to(self.device)
+        ids = torch.from_numpy(batch.ids).to(self.device)
+        starts = np.cumsum(batch.lengths) - batch.lengths
+        position = torch.from_numpy(np.arange(len(batch.ids)) - np.repeat(starts, batch.lengths)).to(self.device)
+        if self.packing:
+            keep = {"logits_to_keep": places - 1} if self.keeps_logits else {}
+            out = self.model(input_ids=ids[None], position_ids=position[None], use_cache=False,
+                             document_lengths=batch.lengths.tolist(), **keep).logits[0]
+            return out if keep else out[places - 1]
+        document = torch.from_numpy(np.repeat(np.arange(len(batch.lengths)), batch.lengths)).to(self.device)
+        shape = (len(batch.lengths), int(batch.lengths.max()))  # (D, T)
+        padded = torch.full(shape, self.pad_id, device=self.device)
+        mask = torch.zeros(shape, dtype=torch.long, device=self.device)
+        padded[document, position], mask[document, position] = ids, 1
+        out = self.model(input_ids=padded, attention_mask=mask, use_cache=False).logits
+        return out[document[places], position[places] - 1]
+
+    def backward(self, batch: Batch) -> tuple[float, int]:
+        self.model.train()
+        torch.manual_seed(batch.seed)
+        self.unit = self.unit or batch.count
+        with self._precision():
+            logits = self._logits(batch)
+        answers = torch.from_numpy(batch.ids[batch.targets]).to(self.device)
+        total = F.cross_entropy(logits.float(), answers, reduction="sum")
+        self.scaler.scale(total / max(self.unit, 1)).backward()
+        return float(total.detach()), batch.count
+
+    def reduce(self, total: float, count: int) -> tuple[float, int]:
+        return total, count
+
+    def update(self, learning_rate: float, count: int) -> tuple[float, bool]:
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        self.scaler.unscale_(self.optimizer) if self.scaler.is_enabled() else None
+        gradients = [p.grad for p in self.trained.values() if p.grad is not None]
+        for gradient in gradients:
+            gradient.mul_(max(self.unit, 1) / max(count, 1))
+        norm = torch.nn.utils.get_total_norm(gradients)
+        if self.clip is not None and torch.isfinite(norm):
+            torch.nn.utils.clip_grads_with_norm_(self.trained.values(), self.clip, norm)
+        scale = self.scaler.get_scale()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.unit = 0
+        return float(norm), self.scaler.get_scale() < scale
+
+    def loss(self, batch: Batch) -> tuple[float, int]:
+        per_document = self.predict(batch)
+        return float(per_document[:, 0].sum()), int(per_document[:, 1].sum())
+
+    @torch.no_grad()
+    def predict(self, batch: Batch) -> np.ndarray:
+        with self._evaluating():
+            logits = self._logits(batch).float()
+        answers = torch.from_numpy(batch.ids[batch.targets]).to(self.device)
+        losses = F.cross_entropy(logits, answers, reduction="none").double().cpu().numpy()
+        right = (logits.argmax(-1) == answers).cpu().numpy()
+        document = np.repeat(np.arange(len(batch.lengths)), batch.lengths)[batch.targets]
+        sums = [np.bincount(document, w, minlength=len(batch.lengths)) for w in (losses, np.ones_like(losses), right)]
+        return np.stack(sums, axis=1)
+
+    @torch.no_grad()
+    def generate(self, prompts: list[list[int]], max_new_tokens: int, stop_ids: list[int]) -> list[list[int]]:
+        width = max(map(len, prompts))
+        ids = torch.tensor([[self.pad_id] * (width - len(p)) + p for p in prompts], device=self.device)
+        mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=self.device)
+        with self._evaluating():
+            out = self.model.generate(
+                input_ids=ids, attention_mask=mask, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1,
+                temperature=None, top_p=None, top_k=None, eos_token_id=stop_ids or None, pad_token_id=self.pad_id)
+        answers = []
+        for row in out[:, width:].tolist():
+            end = next((i for i, token in enumerate(row) if token in stop_ids), len(row))
+            answers.append(row[:end])
+        return answers
+
+    def memory(self) -> int:
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device)
+        if self.device.type == "mps":
+            return torch.mps.driver_allocated_memory()
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024  # macOS counts bytes, Linux KiB
+
+    def parameters(self) -> dict[str, tuple[int, bool]]:
+        def size(parameter: torch.nn.Parameter) -> int:
+            state = getattr(parameter, "quant_state", None)
+            return int(np.prod(state.shape)) if state is not None else parameter.numel()
+        return {n: (size(p), p.requires_grad) for n, p in self.model.named_parameters()}
+
+    def fingerprint(self) -> dict[str, int]:
+        whole = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+        tensors = [*self.model.named_parameters(), *self.model.named_buffers()]
+        return {n: int(t.detach().contiguous().view(whole[t.element_size()]).sum(dtype=torch.int64))
+                for n, t in tensors}
+
+    def weights(self) -> dict[str, np.ndarray]:
+        return {n: p.detach().cpu().numpy().copy() for n, p in self.trained.items()}
+
+    @torch.no_grad()
+    def set_weights(self, tensors: dict[str, np.ndarray]) -> None:
+        if tensors.keys() != self.trained.keys():
+            other = sorted(tensors.keys() ^ self.trained.keys())[0]
+            raise LorakitError(f"the checkpoint does not belong to this model and method: '{other}' is in one only")
+        for name, parameter in self.trained.items():
+            if tensors[name].shape != tuple(parameter.shape):
+                raise LorakitError(f"the checkpoint does not belong to this model: '{name}' has the shape "
+                                   f"{tensors[name].shape}, expected {tuple(parameter.shape)}")
+            parameter.copy_(torch.from_numpy(tensors[name]))
+
+    def state(self) -> dict[str, np.ndarray]:
+        out = {f"weight/{n}": w for n, w in self.weights().items()}
+        for name, parameter in self.trained.items():
+            for key, value in self.optimizer.state.get(parameter, {}).items():
+                value = value.detach().cpu().numpy() if torch.is_tensor(value) else np.asarray(value)
+                out[f"optimizer/{name}/{key}"] = value
+        return out | {f"scaler/{k}": np.asarray(v) for k, v in self.scaler.state_dict().items()}
+
+    def restore(self, state: dict[str, np.ndarray]) -> None:
+        self.set_weights({k.removeprefix("weight/"): v for k, v in state.items() if k.startswith("weight/")})
+        for name, parameter in self.trained.items():
+            prefix = f"optimizer/{name}/"
+            kept = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+            if kept:
+                self.optimizer.state[parameter] = {k: self._optimizer_value(k, v) for k, v in kept.items()}
+        scaler = {k.removeprefix("scaler/"): v.item() for k, v in state.items() if k.startswith("scaler/")}
+        if scaler:
+            self.scaler.load_state_dict(scaler)
+
+    def _optimizer_value(self, key: str, value: np.ndarray) -> Any:
+        if key == "step":  # a tensor on the CPU for torch, a number for bitsandbytes
+            return torch.tensor(value) if isinstance(self.optimizer, torch.optim.AdamW) else int(value)
+        return torch.from_numpy(value.copy()).to(self.device)
+
+    def save(self, path: Path) -> Path:
+        """Written beside its final name, then renamed."""
+        path = Path(path)
+        part = path.with_name(f"{path.name}.part{os.getpid()}")
+        shutil.rmtree(part, ignore_errors=True)
+        options = {"save_embedding_layers": False} if self.method == "lora" else {}
+        self.model.save_pretrained(part, **options)
+        self.tokenizer.save_pretrained(part)
+        shutil.rmtree(path, ignore_errors=True)
+        os.replace(part, path)
+        return path
+
+
+def make_optimizer(run: Run, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
+    """Weight decay acts on matrices, not on biases and norms (of full fine-tuning)."""
+    groups = [{"params": [p for p in parameters if p.ndim >= 2], "weight_decay": run.weight_decay},
+              {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0}]
+    groups = [g for g in groups if g["params"]]
+    if run.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=run.learning_rate)
+    import bitsandbytes
+
+    kind = {"adamw_8bit": "AdamW8bit", "paged_adamw_8bit": "PagedAdamW8bit", "paged_adamw_32bit": "PagedAdamW32bit"}
+    return getattr(bitsandbytes.optim, kind[run.optimizer])(groups, lr=run.learning_rate)

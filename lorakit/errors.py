@@ -1,0 +1,20 @@
+"""Errors that are the user's to cure: the command line shows their text and exits with 1, without a traceback."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class LorakitError(Exception):
+    """Something in the user's input or run is at fault. The message says what, where and what to do."""
+
+
+class BadRow(LorakitError):
+    """One row of data cannot be used; the row is left out and listed, the run goes on."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """`"; did you mean 'rank'?"` for a near miss, else an empty string."""
+    near = difflib.get_close_matches(str(name), [str(k) for k in known], n=1)
+    return f"; did you mean '{near[0]}'?" if near else ""

@@ -1,0 +1,137 @@
+"""Before and after, on rows that training never saw, with intervals."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lorakit import batches, intervals, registry
+from lorakit.errors import LorakitError
+from lorakit.rows import Rows
+
+ALWAYS = ("loss", "perplexity")  # of every token task
+
+
+@dataclass
+class Outcome:
+    """What a model did on one set of rows: per row its token sums, and its answer where one is asked for."""
+
+    tokens: np.ndarray  # (n, 3): summed loss in nats, targets, targets predicted right
+    answers: list[str | None]  # n
+
+    def write(self, path: Path) -> None:
+        part = path.with_name(path.name + f".part{os.getpid()}")
+        part.write_text(json.dumps({"tokens": self.tokens.tolist(), "answers": self.answers}), encoding="utf-8")
+        os.replace(part, path)
+
+    @classmethod
+    def read(cls, path: Path) -> Outcome:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return cls(np.asarray(content["tokens"], dtype=np.float64).reshape(-1, 3), content["answers"])
+
+
+def token_sums(engine: Any, rows: Rows, *, max_rows: int = 16, max_tokens: int = 4096) -> np.ndarray:
+    """(n, 3) per row; no logits are kept."""
+    sums = np.zeros((len(rows), 3))
+    for batch in batches.in_order(rows, rows.lengths, max_rows, max_tokens, engine.packing):
+        sums[batch.rows] = engine.predict(batch)
+    return sums
+
+
+def mean_loss(engine: Any, rows: Rows, **limits: int) -> float:
+    """Nats per target token, each token weighing the same."""
+    sums = token_sums(engine, rows, **limits)
+    return float(sums[:, 0].sum() / max(sums[:, 1].sum(), 1))
+
+
+def generate(engine: Any, rows: Rows, tokenizer: Any, stop_ids: list[int], max_new_tokens: int, *, together: int = 16,
+             progress: Callable[[int], None] = lambda n: None) -> list[str | None]:
+    """Greedy answers, prompts of like length together. A row without a question gives None."""
+    starts, answers = rows.column("answer_start"), [None] * len(rows)
+    asked = sorted((i for i in range(len(rows)) if starts[i] is not None), key=lambda i: -starts[i])
+    for k in range(0, len(asked), together):
+        group = asked[k:k + together]
+        prompts = [np.asarray(rows[i]["ids"])[:starts[i]].tolist() for i in group]
+        for i, ids in zip(group, engine.generate(prompts, max_new_tokens, stop_ids), strict=True):
+            answers[i] = tokenizer.decode(ids, skip_special_tokens=True).strip()
+        progress(min(k + together, len(asked)))
+    return answers
+
+
+def choose(wanted: Sequence[str | dict] | str, defaults: Sequence[str], answers: bool) -> dict[str, dict]:
+    """metric -> its options. Metrics that need answers are dropped from the defaults when no row has one."""
+    chosen: dict[str, dict] = {name: {} for name in ALWAYS}
+    for entry in defaults if wanted == "auto" else wanted:
+        name, options = next(iter(entry.items())) if isinstance(entry, dict) else (entry, {})
+        needs = registry.load("metrics", name).NEEDS
+        if "tokens" not in needs and "answers" not in needs:
+            raise LorakitError(f"metrics: '{name}' needs {' or '.join(needs)}, which this task does not give")
+        if "answers" in needs and not answers:
+            if wanted != "auto":
+                raise LorakitError(f"metrics: '{name}' needs answers, and no test row has one")
+            continue
+        chosen[name] = options
+    return chosen
+
+
+def statistics(name: str, options: dict, outcome: Outcome, references: Sequence[str | None]) -> np.ndarray:
+    """Per-row sufficient statistics of one metric, over the rows it applies to."""
+    metric = registry.load("metrics", name)
+    try:
+        if "tokens" in metric.NEEDS:
+            return metric.rows([], outcome.tokens, **options)
+        kept = [(r, a) for r, a in zip(references, outcome.answers, strict=True) if r is not None and a is not None]
+        return metric.rows([r for r, _ in kept], [a for _, a in kept], **options)
+    except (ValueError, TypeError) as error:
+        raise LorakitError(f"metrics: {name}: {error}") from None
+
+
+def scores(chosen: dict[str, dict], before: Outcome, after: Outcome, references: Sequence[str | None],
+           training_answers: Sequence[str] = (), seed: int = 0) -> dict[str, dict]:
+    """`scores.json`: before, after, difference with its 95 % interval, rows; and against always giving the most
+    frequent training answer, where the metric compares answers."""
+    common = Counter(training_answers).most_common(1)
+    constant = Outcome(after.tokens, [common[0][0] if common and a is not None else None for a in after.answers])
+    out = {}
+    for name, options in chosen.items():
+        metric = registry.load("metrics", name)
+        one, two = (statistics(name, options, o, references) for o in (before, after))
+        out[name] = entry(metric.score, one, two, seed) | {"higher_is_better": metric.HIGHER_IS_BETTER}
+        if "answers" in metric.NEEDS and common:
+            three = statistics(name, options, constant, references)
+            versus = entry(metric.score, three, two, seed)
+            out[name]["most_frequent_answer"] = {"answer": common[0][0], "score": versus["before"],
+                                                 "difference": versus["difference"], "interval": versus["interval"]}
+    return out
+
+
+def entry(score: Callable[[np.ndarray], float], one: np.ndarray, two: np.ndarray, seed: int = 0) -> dict:
+    """One comparison on the same rows as it stands in `scores.json`; undefined numbers are null."""
+    low, high, change, interval = intervals.paired_difference(score, one, two, seed=seed)
+    return {"before": _number(low), "after": _number(high), "difference": _number(change),
+            "interval": [_number(interval.low), _number(interval.high)], "rows": len(two)}
+
+
+def _number(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
+
+
+def excludes_zero(entry: dict) -> bool:
+    """Whether the interval of a difference lies on one side of zero."""
+    low, high = entry["interval"]
+    return low is not None and high is not None and (low > 0 or high < 0)
+
+
+def better(entry: dict) -> bool | None:
+    """True or False when the interval shows a direction, None when it does not."""
+    if not excludes_zero(entry):
+        return None
+    return (entry["difference"] > 0) == entry["higher_is_better"]

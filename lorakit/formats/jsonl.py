@@ -1,0 +1,38 @@
+"""JSON Lines, one object a line (https://jsonlines.org):
+
+{"prompt": "How much water does a person need a day?", "completion": "At least 15 litres."}
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from lorakit.example import Example, Rejected
+
+SUFFIXES = (".jsonl", ".ndjson")
+
+
+def read(path: str | Path) -> Iterator[Example | Rejected]:
+    """Rows are numbered by line. Blank lines are passed over."""
+    name = Path(path).name
+    # Only "\n" ends a line here: U+2028 and U+0085 are legal inside a JSON string.
+    with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="\n") as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            try:
+                line.encode("utf-8")
+                fields = json.loads(line)
+            except UnicodeEncodeError as error:
+                yield Rejected(name, number, f"not UTF-8 at character {error.start + 1}; save the file as UTF-8")
+            except json.JSONDecodeError as error:
+                yield Rejected(name, number, f"broken JSON: {error.msg} at column {error.colno}")
+            except RecursionError:
+                yield Rejected(name, number, "broken JSON: nested too deeply")
+            else:
+                if isinstance(fields, dict):
+                    yield Example(fields, name, number)
+                else:
+                    yield Rejected(name, number, f"expected an object {{…}}, found {type(fields).__name__}")

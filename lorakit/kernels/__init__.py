@@ -1,0 +1,1 @@
+"""The fast parts, each beside its plain form and tested against it."""

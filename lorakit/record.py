@@ -1,0 +1,142 @@
+"""The folder of a run: one writer at a time, readable by anyone at any moment."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from lorakit.errors import LorakitError
+
+STATUSES = ("queued", "running", "interrupted", "stopped", "failed", "done")
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Whole or not at all."""
+    part = path.with_name(f"{path.name}.part{os.getpid()}")
+    try:
+        part.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
+        os.replace(part, path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise LorakitError(f"{path}: could not be written: {error.strerror}; what was there is kept") from None
+
+
+def write_lines(path: Path, rows: list[dict]) -> None:
+    """JSON Lines, whole or not at all."""
+    part = path.with_name(f"{path.name}.part{os.getpid()}")
+    part.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    os.replace(part, path)
+
+
+def read_lines(path: Path) -> list[dict]:
+    """Complete lines only: a last line without its end was being written."""
+    if not path.exists():
+        return []
+    lines = path.read_bytes().split(b"\n")[:-1]
+    return [json.loads(line) for line in lines if line.strip()]
+
+
+class Folder:
+    """`output_dir/name`. See DESIGN: `run.yaml`, `record.json`, `history.jsonl`, `scores.json`, …"""
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = Path(path)
+
+    def __truediv__(self, name: str) -> Path:
+        return self.path / name
+
+    @classmethod
+    def of(cls, path: str | os.PathLike) -> Folder:
+        """An existing run. Raises `LorakitError` when there is none."""
+        if not (Path(path) / "record.json").is_file():
+            raise LorakitError(f"{path}: no run here (record.json is missing); name a folder such as outputs/quickstart")
+        return cls(path)
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """The only writer. The lock is the operating system's: it goes with its process, however that ends."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self / ".lock")
+            with lock.acquire(timeout=0):
+                yield
+        except Timeout:
+            raise LorakitError(f"{self.path}: another run is writing here; give this one another name, "
+                               "or wait, or stop that one") from None
+        except PermissionError as error:
+            raise LorakitError(f"{self.path}: cannot be written ({error.strerror}); name another output_dir") from None
+
+    @property
+    def busy(self) -> bool:
+        """Whether a process holds the lock."""
+        if not (self / ".lock").exists():
+            return False
+        try:
+            with FileLock(self / ".lock").acquire(timeout=0):
+                return False
+        except Timeout:
+            return True
+        except OSError:
+            return False
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """`record.json`, its status as it really is: `running` without a process reads `interrupted`."""
+        try:
+            record = json.loads((self / "record.json").read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return {"status": "queued"}
+        except (OSError, ValueError) as error:
+            raise LorakitError(f"{self / 'record.json'}: is damaged ({error})") from None
+        if record.get("status") == "running" and not self.busy:
+            record["status"] = "interrupted"
+        return record
+
+    def note(self, **facts: Any) -> None:
+        """Adds to `record.json`."""
+        known = json.loads((self / "record.json").read_text(encoding="utf-8")) if (self / "record.json").exists() else {}
+        write_json(self / "record.json", {**known, **facts})
+
+    @property
+    def scores(self) -> dict[str, dict]:
+        path = self / "scores.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+    def history(self) -> tuple[list[dict], list[dict]]:
+        """(a line per update, a line per validation)."""
+        lines = read_lines(self / "history.jsonl")
+        return [x for x in lines if "loss" in x], [x for x in lines if "validation_loss" in x]
+
+    def append(self, line: dict) -> None:
+        """One line of `history.jsonl`, visible to readers at once."""
+        try:
+            with open(self / "history.jsonl", "a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+        except OSError as error:
+            raise LorakitError(f"{self / 'history.jsonl'}: could not be written: {error.strerror}; free some space and "
+                               "start again: the run goes on from its checkpoint") from None
+
+    def rewind(self, update: int) -> None:
+        """Drops the history after `update`: a continued run writes those lines again."""
+        kept = [x for x in read_lines(self / "history.jsonl") if x["update"] <= update]
+        write_lines(self / "history.jsonl", kept)
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of the packages that bear on a result."""
+    from importlib import metadata
+
+    from lorakit.machine import PACKAGES
+
+    found = {"python": platform.python_version()}
+    for name in ("lorakit", *PACKAGES):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found

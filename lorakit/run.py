@@ -1,0 +1,171 @@
+"""`Run`: every setting of one run, typed, with its unit. What contradicts itself is refused here.
+
+Written as YAML by `Run.write`, read by `Run.read`; `auto` stands wherever the machine can choose (`plan.py`).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from lorakit.errors import LorakitError, did_you_mean
+
+Auto = Literal["auto"]
+# What may differ between a cut run and its continuation; everything else must match.
+FREE_TO_CHANGE = {"max_updates", "processes", "max_minutes", "checkpoint_every", "output_dir", "name"}
+
+
+class Run(BaseModel):
+    """The settings of one run. Raises `LorakitError` naming the setting, its value and the cure."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    # what is tuned, on what
+    name: str = "run"  # the run's folder is output_dir/name
+    model: str = "tiny"  # hub id, local folder, or a name from lorakit/models/
+    data: str  # file, folder or hub id
+    validation_data: str | None = None  # file of its own; else taken from `data`
+    validation_fraction: float = Field(0.1, ge=0, lt=1)  # share of the rows of `data`
+    test_data: str | None = None
+    test_fraction: float = Field(0.1, ge=0, lt=1)
+    columns: dict[str, str] = {}  # the schema's name -> the file's column, e.g. {prompt: text, answer: genre}
+    group_by: str | None = None  # column whose equal values stay in one set (one leaf, one speaker)
+    folds: int | None = Field(None, ge=2)  # k of k-fold cross-validation
+    task: str = "auto"  # a name from lorakit/tasks/
+    shuffle_answers: bool = False  # a control: the training answers are permuted, so nothing can be learnt
+
+    # how
+    engine: str = "auto"  # a name from lorakit/engines/
+    method: Literal["lora", "full"] = "lora"
+    quantization: Literal["auto", "nf4", "int8", "none"] = "auto"  # of the frozen base; nf4 + lora = QLoRA
+    rank: int = Field(16, ge=1)
+    alpha: float = Field(32, gt=0)  # the update is scaled by alpha / rank
+    dropout: float = Field(0.0, ge=0, lt=1)  # on the input of every adapter
+    use_rslora: bool = False  # alpha / sqrt(rank) instead (arXiv 2312.03732)
+    use_dora: bool = False  # magnitude and direction apart (arXiv 2402.09353)
+    target_modules: list[str] | str = "auto"  # names of linear layers, or a regular expression
+    optimizer: Literal["adamw", "adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit"] = "adamw"
+    learning_rate: float = Field(2e-4, gt=0)  # at the peak, per update
+    schedule: Literal["linear", "cosine", "constant"] = "cosine"
+    warmup_ratio: float = Field(0.03, ge=0, lt=1)  # share of all updates
+    weight_decay: float = Field(0.0, ge=0)
+    max_grad_norm: float | None = Field(1.0, gt=0)  # None: no clipping
+    epochs: int = Field(3, ge=1)  # passes over the training rows
+    max_updates: int | None = Field(None, ge=1)  # when set, ends the run instead of `epochs`
+    validate_every: int | Auto = Field("auto", ge=0)  # updates; 0: never
+    early_stopping: int | None = Field(None, ge=1)  # validations without a better loss before the end
+
+    # in what pieces
+    global_batch_size: int = Field(8, ge=1)  # rows per update, over all micro-batches and processes
+    micro_batch_size: int | Auto = Field("auto", ge=1)  # rows at a time at most
+    micro_batch_tokens: int | Auto = Field("auto", ge=1)  # tokens at a time at most
+    max_length: int = Field(1024, ge=8)  # tokens per row; longer rows are cut
+    packing: bool | Auto = "auto"  # rows end to end in one sequence, none sees another
+    gradient_checkpointing: bool | Auto = "auto"  # recompute activations to save memory
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+
+    # where, how long
+    seed: int = Field(0, ge=0)
+    processes: int | Auto = Field("auto", ge=1)
+    shard: bool = False  # FSDP2
+    checkpoint_every: int | Auto = Field("auto", ge=1)  # updates
+    max_minutes: float | None = Field(None, gt=0)  # stop with a checkpoint before this
+    output_dir: str = "outputs"
+
+    # evidence
+    metrics: list[str | dict[str, dict[str, Any]]] | Auto = "auto"  # names from lorakit/metrics/
+    max_new_tokens: int = Field(128, ge=1)  # per generated answer
+
+    def __init__(self, **settings: Any):
+        for name in settings:
+            if name not in type(self).model_fields:
+                raise LorakitError(f"unknown setting '{name}'{did_you_mean(name, type(self).model_fields)}")
+        try:
+            super().__init__(**settings)
+        except ValidationError as error:
+            raise LorakitError("; ".join(dict.fromkeys(_explain(e) for e in error.errors()))) from None
+
+    @model_validator(mode="after")
+    def _no_contradictions(self) -> Run:
+        given = self.model_fields_set
+
+        def clash(a: str, b: str, why: str):
+            raise ValueError(f"{a}={getattr(self, a)!r} and {b}={getattr(self, b)!r} contradict: {why}")
+
+        if not re.fullmatch(r"[\w][\w.\- ]*", self.name):
+            raise ValueError(f"name={self.name!r} names a folder: letters, digits, '-', '_' and '.' only")
+        if self.method == "full" and self.quantization in ("nf4", "int8"):
+            clash("method", "quantization", "quantized weights cannot be trained; use lora or quantization=none")
+        for name in ("use_rslora", "use_dora"):
+            if self.method == "full" and getattr(self, name):
+                clash("method", name, "it is a variant of lora")
+        for part in ("validation", "test"):
+            if getattr(self, f"{part}_data") and {f"{part}_fraction"} <= given and getattr(self, f"{part}_fraction"):
+                clash(f"{part}_data", f"{part}_fraction", "name a file or a share, not both")
+        if self.validation_fraction + self.test_fraction >= 1:
+            clash("validation_fraction", "test_fraction", "nothing is left to train on")
+        if self.early_stopping and self.validate_every == 0:
+            clash("early_stopping", "validate_every", "stopping early needs validation")
+        if self.early_stopping and not self.validation_data and self.validation_fraction == 0:
+            clash("early_stopping", "validation_fraction", "stopping early needs validation rows")
+        if self.use_dora and self.quantization == "int8":
+            clash("use_dora", "quantization", "DoRA needs nf4 or none")
+        if isinstance(self.micro_batch_size, int) and self.micro_batch_size > self.global_batch_size:
+            clash("micro_batch_size", "global_batch_size", "a micro-batch is a part of the global batch")
+        if isinstance(self.micro_batch_tokens, int) and self.micro_batch_tokens < self.max_length:
+            clash("micro_batch_tokens", "max_length", "one row of full length must fit a micro-batch")
+        return self
+
+    @property
+    def folder(self) -> Path:
+        """`output_dir/name`, where everything of this run is kept."""
+        return Path(self.output_dir) / self.name
+
+    def with_(self, **changes: Any) -> Run:
+        """A copy with some settings changed, checked like a new one."""
+        return Run(**{**self.given(), **changes})
+
+    def given(self) -> dict[str, Any]:
+        """The settings that were set, by name."""
+        return self.model_dump(include=self.model_fields_set)
+
+    def differences(self, other: Run) -> dict[str, tuple[Any, Any]]:
+        """Settings that forbid continuing `other`: name -> (this value, the other's)."""
+        mine, theirs = self.model_dump(), other.model_dump()
+        return {k: (mine[k], theirs[k]) for k in mine if k not in FREE_TO_CHANGE and mine[k] != theirs[k]}
+
+    @classmethod
+    def read(cls, path: str | os.PathLike, **changes: Any) -> Run:
+        """Settings from a YAML file. Raises `LorakitError` naming file and setting."""
+        path = Path(path)
+        try:
+            settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise LorakitError(f"{path}: no such file; write the settings of a run there (see README)") from None
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise LorakitError(f"{path}: cannot be read as YAML: {error}") from None
+        if not isinstance(settings, dict):
+            raise LorakitError(f"{path}: expected 'setting: value' lines, found {type(settings).__name__}")
+        try:
+            return cls(**{**{str(k): v for k, v in settings.items()}, **changes})
+        except LorakitError as error:
+            raise LorakitError(f"{path}: {error}") from None
+
+    def write(self, path: str | os.PathLike) -> None:
+        """All settings as YAML."""
+        text = yaml.safe_dump(self.model_dump(), sort_keys=False, allow_unicode=True)
+        Path(path).write_text(text, encoding="utf-8")
+
+
+def _explain(error: dict) -> str:
+    if error["type"] == "value_error":
+        return str(error["ctx"]["error"])
+    name, value = error["loc"][0] if error["loc"] else "settings", error.get("input")
+    if error["type"] == "missing":
+        return f"the setting '{name}' is missing"
+    return f"{name}={value!r}: {error['msg'][0].lower()}{error['msg'][1:]}"

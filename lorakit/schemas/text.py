@@ -1,0 +1,13 @@
+"""Plain text, every token of it trained.
+
+{"text": "The river rose two metres in the night and took the lower camp."}
+"""
+
+from lorakit.schemas import text_of
+
+GIVES = "text"
+REQUIRED = (("text",),)
+
+
+def convert(fields: dict) -> dict:
+    return {"text": text_of(fields, REQUIRED[0])}

@@ -1,0 +1,109 @@
+"""Conversations: the assistant's tokens are trained, each answer's end-of-turn token included, nothing else.
+
+Any stock chat template will do, it needs no `{% generation %}` marks. An answer is what the template adds to the very
+prompt the model will be given when asked. Templates that render earlier turns anew (Qwen3 and gpt-oss drop old
+thoughts) cannot show all answers in one text as they would be asked for; such a conversation becomes a row per answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from lorakit.errors import BadRow, LorakitError
+from lorakit.example import Example
+
+GIVES = "messages"
+OBJECTIVE = "tokens"
+UNIT = "target tokens"
+METRICS = ("loss", "perplexity", "token_accuracy", "exact_match", "chrf")
+
+
+def encode(example: Example, tokenizer: Any, max_length: int) -> list[dict]:
+    """Rows of one conversation; one unless the template renders earlier turns anew."""
+    messages = example.fields["messages"]
+    rows: list[dict] = []
+    for turn, message in enumerate(messages):
+        if message["role"] != "assistant":
+            continue
+        prompt, answer = answer_ids(tokenizer, messages[:turn], message, example.where)
+        row = rows[-1] if rows and prompt[:len(rows[-1]["ids"])] == rows[-1]["ids"] else None
+        if row is None:
+            row = {"ids": [], "targets": []}
+            rows.append(row)
+        row["targets"] += [False] * (len(prompt) - len(row["ids"])) + [True] * len(answer)
+        row["ids"] = prompt + answer
+        if len(prompt) < max_length:
+            row |= {"answer_start": len(prompt), "prompt": messages[turn - 1]["content"], "reference": message["content"]}
+    kept = [cut(row, max_length) for row in rows if any(row["targets"][:max_length])]
+    if not kept:
+        longest = max(len(row["ids"]) for row in rows)
+        raise BadRow(f"no answer token within max_length={max_length} (the row has {longest} tokens)")
+    return [{**row, "file": example.file, "row": example.row} for row in kept]
+
+
+def cut(row: dict, max_length: int) -> dict:
+    """The row's first `max_length` tokens; `cut` says how many were lost."""
+    lost = max(0, len(row["ids"]) - max_length)
+    return {**row, "ids": row["ids"][:max_length], "targets": row["targets"][:max_length], "cut": lost}
+
+
+def render(tokenizer: Any, messages: list[dict], ask: bool) -> str:
+    """The conversation as text; with `ask` it ends where the model is to go on."""
+    return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=ask)
+
+
+def prompt_ids(tokenizer: Any, messages: list[dict]) -> list[int]:
+    """What the model is given to answer."""
+    return tokenizer(render(tokenizer, messages, True), add_special_tokens=False)["input_ids"]
+
+
+def answer_ids(tokenizer: Any, history: list[dict], message: dict, where: str) -> tuple[list[int], list[int]]:
+    """(prompt, answer) as token ids; the answer runs through its end-of-turn token.
+
+    Raises `BadRow` when the template refuses the conversation, `LorakitError` when it never ends an answer.
+    """
+    try:
+        before, whole = render(tokenizer, history, True), render(tokenizer, [*history, message], False)
+    except Exception as error:  # Jinja's own errors and those a template raises itself
+        raise BadRow(f"the chat template refuses it: {error}") from None
+    content = message["content"].strip()
+    found = whole.rfind(content)
+    if not whole.startswith(before):  # the template asks otherwise than it renders: trained from the content on
+        before = whole[:max(found, 0)]
+    encoded = tokenizer(whole, add_special_tokens=False, return_offsets_mapping=True)
+    ids, starts = encoded["input_ids"], [a for a, _ in encoded["offset_mapping"]]
+    special = set(tokenizer.all_special_ids) | set(tokenizer.get_added_vocab().values())
+    content_end = found + len(content) if found >= len(before) else len(before)
+    end = next((i for i, a in enumerate(starts) if a >= content_end and ids[i] in special), None)
+    if end is None:
+        raise LorakitError(
+            f"{where}: the chat template of this model ends an answer without a special token, so that a model trained "
+            "on it would never stop. Use the instruct version of the model, or a tokenizer whose template ends the "
+            "assistant's turn with the end-of-sequence token"
+        )
+    prompt = tokenizer(before, add_special_tokens=False)["input_ids"]
+    if ids[:len(prompt)] == prompt:
+        return prompt, ids[len(prompt):end + 1]
+    # A token joins the prompt's last character to the answer's first. When asked, the model sees the prompt alone.
+    rest = tokenizer(whole[len(before):], add_special_tokens=False)["input_ids"]
+    if tokenizer.decode(prompt + rest) == tokenizer.decode(ids):
+        stop = next(i for i in range(len(rest) - 1, -1, -1) if rest[i] == ids[end])
+        return prompt, rest[:stop + 1]
+    start = next(i for i, a in enumerate(starts) if a >= len(before))
+    return ids[:start], ids[start:end + 1]
+
+
+def guard(rows: Iterable[dict], tokenizer: Any) -> None:
+    """Refuses rows of which no token, or no end token, is trained."""
+    rows = list(rows)
+    if not any(any(row["targets"]) for row in rows):
+        raise LorakitError("no token is trained: every answer is empty or cut away; raise max_length")
+    if not stop_ids(rows, tokenizer):
+        raise LorakitError("no end-of-turn token is trained: max_length cuts the end of every answer; raise it")
+
+
+def stop_ids(rows: Iterable[dict], tokenizer: Any) -> list[int]:
+    """The tokens that end an answer in these rows: what generation stops at."""
+    special = set(tokenizer.all_special_ids) | set(tokenizer.get_added_vocab().values())
+    return sorted({row["ids"][-1] for row in rows if not row["cut"]} & special)

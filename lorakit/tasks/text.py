@@ -1,0 +1,33 @@
+"""Plain text: every token but the first is trained, the end of a text included. Long texts become several rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from lorakit.errors import LorakitError
+from lorakit.example import Example
+
+GIVES = "text"
+OBJECTIVE = "tokens"
+UNIT = "target tokens"
+METRICS = ("loss", "perplexity", "token_accuracy")
+
+
+def encode(example: Example, tokenizer: Any, max_length: int) -> list[dict]:
+    """Pieces of at most `max_length` tokens; the end-of-sequence token closes the last."""
+    ids = tokenizer(example.fields["text"])["input_ids"]
+    if tokenizer.eos_token_id is not None and (not ids or ids[-1] != tokenizer.eos_token_id):
+        ids = [*ids, tokenizer.eos_token_id]
+    pieces = [ids[i:i + max_length] for i in range(0, len(ids), max_length)]
+    return [{"ids": piece, "targets": [False] + [True] * (len(piece) - 1), "cut": 0,
+             "file": example.file, "row": example.row} for piece in pieces if len(piece) > 1]
+
+
+def guard(rows: Iterable[dict], tokenizer: Any) -> None:
+    if not any(any(row["targets"]) for row in rows):
+        raise LorakitError("no token is trained: every text is empty or one token long")
+
+
+def stop_ids(rows: Iterable[dict], tokenizer: Any) -> list[int]:
+    return [tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else []
