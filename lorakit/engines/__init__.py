@@ -61,3 +61,6 @@ class Engine(Protocol):
 
     def save(self, path: Path) -> Any:
         """The adapter in PEFT's format (or the whole model after full fine-tuning) with the tokenizer."""
+
+    def close(self) -> None:
+        """Gives the memory back; the engine is of no use afterwards."""

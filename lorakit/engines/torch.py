@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import inspect
 import os
 import resource
@@ -324,6 +325,12 @@ class TorchEngine:
         shutil.rmtree(path, ignore_errors=True)
         os.replace(part, path)
         return path
+
+    def close(self) -> None:
+        self.trained, self.optimizer, self.model = {}, None, None
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
 
 
 def make_optimizer(run: Run, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:

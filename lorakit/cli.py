@@ -1,0 +1,199 @@
+"""`lorakit`: a thin door to the library. Exit codes: 0 done, 1 the input or the run is at fault, 2 wrong usage."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from lorakit.errors import LorakitError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Parses, calls one function, turns errors of the user's into one message."""
+    options = parser().parse_args(arguments)
+    try:
+        return options.call(options) or 0
+    except LorakitError as error:
+        print(f"lorakit: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("lorakit: interrupted; what was saved is kept", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def parser() -> argparse.ArgumentParser:
+    from importlib import metadata
+
+    out = argparse.ArgumentParser(prog="lorakit", description="Fine-tune an open model and know that it got better.")
+    out.add_argument("--version", action="version", version=metadata.version("lorakit"))
+    commands = out.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(call: Callable, words: str) -> argparse.ArgumentParser:
+        it = commands.add_parser(call.__name__.strip("_"), help=words, description=words)
+        it.set_defaults(call=call)
+        return it
+
+    it = command(doctor, "what this machine is, what would be chosen, and what is wrong")
+    it.add_argument("--json", action="store_true")
+    it = command(check, "whether a data file is usable: 0, or 1 with every bad row located")
+    it.add_argument("data")
+    it.add_argument("--task", default="auto")
+    it.add_argument("--columns", default="", metavar="prompt=question,answer=solution")
+    it = command(plan, "memory and time of a run, before training")
+    it.add_argument("run", metavar="RUN.yaml")
+    settings(it)
+    it = command(train, "one whole run: train, score before and after, prove, report")
+    it.add_argument("run", metavar="RUN.yaml")
+    it.add_argument("--processes", type=int)
+    settings(it)
+    it = command(run, "execute a notebook through papermill into outputs/")
+    it.add_argument("notebook")
+    it.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), dest="parameters")
+    it.add_argument("--output-dir", default="outputs")
+    it = command(evaluate, "score the base and the tuned model again, also on other rows or by other metrics")
+    it.add_argument("run", metavar="RUN_DIR")
+    it.add_argument("--data", help="rows to score on instead of the run's test rows")
+    it.add_argument("--metrics", help="names, separated by commas")
+    it = command(report, "write report.html, report.md and loss.png of a run")
+    it.add_argument("run", metavar="RUN_DIR")
+    it = command(compare, "runs side by side: settings that differ, scores with intervals, fairness")
+    it.add_argument("runs", nargs="+", metavar="RUN_DIR")
+    it.add_argument("--plot", type=Path, help="write the curves into this PNG")
+    it = command(ask, "ask a tuned model a question")
+    it.add_argument("run", metavar="RUN_DIR")
+    it.add_argument("question")
+    it.add_argument("--base", action="store_true", help="ask the untuned base as well")
+    it.add_argument("--max-new-tokens", type=int)
+    return out
+
+
+def settings(it: argparse.ArgumentParser) -> None:
+    it.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", dest="changes",
+                    help="a setting that replaces the file's, e.g. --set learning_rate=1e-4")
+
+
+def _run(options: argparse.Namespace):
+    import yaml
+
+    from lorakit.run import Run
+
+    changes = {}
+    for change in options.changes:
+        name, equals, value = change.partition("=")
+        if not equals:
+            raise LorakitError(f"--set {change}: expected NAME=VALUE")
+        changes[name.strip()] = yaml.safe_load(value)
+    if getattr(options, "processes", None):
+        changes["processes"] = options.processes
+    return Run.read(options.run, **changes)
+
+
+def doctor(options: argparse.Namespace) -> int:
+    from lorakit.doctor import examine
+
+    found = examine()
+    print(json.dumps(found, indent=1) if options.json else "\n".join(found["lines"]))
+    return 1 if found["problems"] else 0
+
+
+def check(options: argparse.Namespace) -> int:
+    from lorakit import data, registry
+
+    columns = dict(pair.split("=", 1) for pair in options.columns.split(",") if "=" in pair)
+    gives = None if options.task == "auto" else registry.load("tasks", options.task).GIVES
+    examples, found = data.load(options.data, columns=columns, gives=gives)
+    repeats = data.duplicates(examples)
+    for line in found.lines():
+        print(line)
+    print(f"{len(examples)} usable rows, {len(repeats)} of them exact repetitions")
+    for bad in found.rejected:
+        print(f"{bad.where}: {bad.reason}")
+    return 1 if found.rejected else 0
+
+
+def plan(options: argparse.Namespace) -> int:
+    from lorakit import finetune, machine
+    from lorakit import plan as planning
+
+    wanted = _run(options)
+    facts = machine.facts(wanted.output_dir)
+    resolved, choices = planning.resolve(wanted, facts)
+    prepared = finetune.prepare(wanted)
+    for name, (value, reason) in choices.items():
+        print(f"{name} = {value}: {reason}")
+    shape, parts = planning.shape(resolved), planning.memory(resolved)
+    print(f"memory: {parts['total'] / 1e9:.2f} GB at the peak ("
+          + ", ".join(f"{k} {v / 1e9:.2f}" for k, v in parts.items() if k != "total")
+          + f"); {facts.device_memory / 1e9:.1f} GB are there")
+    lengths = [len(row["ids"]) for row in prepared.rows["train"]]
+    rows = resolved.epochs * len(lengths) if resolved.max_updates is None else resolved.max_updates * resolved.global_batch_size
+    tokens = int(rows * sum(lengths) / len(lengths))
+    seconds = planning.seconds(resolved, shape, tokens, planning.matmul_rate())
+    print(f"time: about {seconds:.0f} s for {tokens:,} tokens in {-(-rows // resolved.global_batch_size)} updates, "
+          "from this machine's measured matrix products; evaluation comes on top")
+    if parts["total"] > facts.device_memory:
+        print("it does not fit: lower micro_batch_tokens or max_length, or take a smaller model")
+        return 1
+    return 0
+
+
+def train(options: argparse.Namespace) -> int:
+    from lorakit.finetune import finetune
+    from lorakit.report import verdict
+
+    folder = finetune(_run(options))
+    found = folder.record
+    print(f"{folder.path}: status: {found['status']}" + (f": {found['error']}" if found.get("error") else ""))
+    if found["status"] == "done":
+        print(f"{verdict(folder.scores)[1]}\nSee {folder / 'report.html'}")
+    return 0
+
+
+def run(options: argparse.Namespace) -> int:
+    from lorakit.notebook import execute
+
+    print(execute(options.notebook, dict(options.parameters), options.output_dir))
+    return 0
+
+
+def evaluate(options: argparse.Namespace) -> int:
+    from lorakit.rescore import rescore
+
+    path, lines = rescore(options.run, data=options.data, metrics=options.metrics.split(",") if options.metrics else None)
+    print("\n".join(lines) + f"\nSee {path}")
+    return 0
+
+
+def report(options: argparse.Namespace) -> int:
+    from lorakit.report import write
+
+    print(write(options.run))
+    return 0
+
+
+def compare(options: argparse.Namespace) -> int:
+    from lorakit import compare as comparing
+
+    print(comparing.compare(*options.runs))
+    if options.plot:
+        print(comparing.plot(options.runs, options.plot))
+    return 0
+
+
+def ask(options: argparse.Namespace) -> int:
+    from lorakit.finetune import ask as answer
+
+    for name, adapted in (("base: ", False), ("tuned: ", True)) if options.base else (("", True),):
+        print(name + answer(options.run, options.question, adapted=adapted, max_new_tokens=options.max_new_tokens)[0])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

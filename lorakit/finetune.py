@@ -1,0 +1,391 @@
+"""One whole run, read top to bottom: prepare, load, score before, train, score after, save, prove, record."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from lorakit import base, checkpoint, data, evaluate, machine, plan, record, registry, report, rows
+from lorakit.batches import Batches
+from lorakit.errors import LorakitError
+from lorakit.evaluate import Outcome
+from lorakit.record import Folder
+from lorakit.run import Run
+from lorakit.train import State, train
+
+SAMPLE_ROWS, SAMPLE_ANSWERS = 8, 4  # what a fresh process repeats before a run is done
+
+
+def finetune(run: Run) -> Folder:
+    """Runs it in this process and returns its folder. A run that was cut goes on where its checkpoint stands.
+
+    Raises `LorakitError` when the input or the run is at fault; `record.json` then says `failed` and why.
+    """
+    folder, started = Folder(run.folder), False
+    with folder.locked():
+        try:
+            started = not (folder / "record.json").exists()  # a refused start leaves what is there as it was
+            facts = machine.facts(run.output_dir)
+            resolved, choices = plan.resolve(run, facts)
+            prepared = prepare(run)
+            if finished(run, folder, prepared.report):
+                return folder
+            started = True
+            folder.note(status="running", pid=os.getpid(), error=None, settings=run.model_dump(), model=run.model,
+                        method=method(resolved), versions=record.versions(), choices=choices,
+                        machine={**facts.as_dict(), "summary": summary(facts)}, data=prepared.facts(),
+                        base_sha256=base.hash_of(run.model))
+            prepared.write(folder)
+            execute(resolved, choices, folder, prepared)
+        except BaseException as error:
+            if started:
+                words = str(error) if isinstance(error, LorakitError) else f"{type(error).__name__}: {error}"
+                with contextlib.suppress(Exception):
+                    folder.note(status="interrupted" if isinstance(error, KeyboardInterrupt) else "failed", error=words)
+                    report.write(folder.path)
+            raise
+    return folder
+
+
+def execute(run: Run, choices: plan.Choices, folder: Folder, prepared: Prepared) -> None:
+    """From the rows on disk to the evidence."""
+    sets, meta = rows.read(folder / "rows")
+    engine = registry.load("engines", run.engine).load(run)
+    for name, words in engine.notes.items():
+        choices[name] = (engine.packing if name == "packing" else name, words)
+    batches = Batches(
+        sets["train"], sets["train"].lengths, global_batch_size=run.global_batch_size,
+        micro_batch_size=run.micro_batch_size, micro_batch_tokens=run.micro_batch_tokens, packing=engine.packing,
+        seed=run.seed, epochs=run.epochs, max_updates=run.max_updates)
+    run = cadence(run, len(batches), choices)
+    run.write(folder / "run.yaml")
+    sizes = engine.parameters()
+    predicted = plan.memory(run)
+    folder.note(choices=choices, parameters=sum(n for n, _ in sizes.values()),
+                trained_parameters=sum(n for n, on in sizes.values() if on), updates_planned=len(batches),
+                peak_memory={"predicted": predicted["total"], "measured": 0, "parts": predicted})
+
+    untouched = engine.fingerprint()
+    before = scored(engine, sets, meta, run, prepared.tokenizer, folder / "rows" / "before.json", "before")
+    state, best = State(), {"update": 0, "loss": math.inf, "worse": 0}
+    if (folder / "checkpoint" / "last.safetensors").exists():
+        tensors, kept = checkpoint.read(folder / "checkpoint" / "last.safetensors")
+        engine.restore(tensors)
+        state, best = State(**kept["state"]), kept["best"]
+    folder.rewind(state.update)
+    stopped = loop(engine, batches, state, best, sets, run, folder)
+    folder.note(peak_memory={"predicted": predicted["total"], "measured": engine.memory(), "parts": predicted},
+                seconds=state.seconds, target_tokens=state.target_tokens, skipped=state.skipped,
+                tokens_per_second=state.target_tokens / max(state.seconds, 1e-9), updates=state.update)
+    if stopped:
+        folder.note(status="stopped", error=stopped)
+        engine.close()
+        return
+
+    from_update = state.update
+    if (folder / "checkpoint" / "best.safetensors").exists():
+        tensors, kept = checkpoint.read(folder / "checkpoint" / "best.safetensors")
+        engine.set_weights(tensors)
+        from_update = kept["update"]
+    proof = unchanged(engine, untouched, state)
+    after = scored(engine, sets, meta, run, prepared.tokenizer, folder / "rows" / "after.json", "after", anew=True)
+    engine.save(folder / ("adapter" if run.method == "lora" else "model"))
+    said = sample(engine, sets, meta, run)
+    engine.close()  # the fresh process needs the card
+    proof |= repeated(folder, said, run)
+    if before and after:
+        test = sets["test"]
+        references = test.column("reference")
+        chosen = evaluate.choose(run.metrics, registry.load("tasks", meta["task"]).METRICS, any(references))
+        found = evaluate.scores(chosen, before, after, references, [r for r in sets["train"].column("reference") if r],
+                                run.seed)
+        record.write_json(folder / "scores.json", found)
+        record.write_lines(folder / "answers.jsonl", [
+            {"prompt": p, "reference": r, "before": b, "after": a, "where": f"{f}:{n}"}
+            for p, r, b, a, f, n in zip(test.column("prompt"), references, before.answers, after.answers,
+                                        test.column("file"), test.column("row"), strict=True)])
+        folder.note(metrics=chosen)
+    folder.note(status="done", proof=proof, adapter_from_update=from_update)
+    report.write(folder.path)
+
+
+class Prepared:
+    """The data of a run, encoded: what `lorakit check`, the preview and the run itself look at."""
+
+    def __init__(self, run: Run):
+        self.tokenizer, notes = base.tokenizer(run.model)
+        gives = None if run.task == "auto" else registry.load("tasks", run.task).GIVES
+        self.sets, self.report = data.prepare(
+            run.data, validation_data=run.validation_data, test_data=run.test_data, columns=run.columns, gives=gives,
+            seed=run.seed, validation_fraction=run.validation_fraction, test_fraction=run.test_fraction,
+            group_by=run.group_by, shuffled=run.shuffle_answers)
+        found = registry.load("schemas", self.report.schema).GIVES
+        tasks = registry.modules("tasks")
+        self.task_name = run.task if run.task != "auto" else next(n for n, t in tasks.items() if t.GIVES == found)
+        self.task = tasks[self.task_name]
+        self.rows, rejected, more = rows.encode(self.sets, self.task, self.tokenizer, run.max_length)
+        self.report.rejected += rejected
+        self.report.notes += notes + more
+
+    def facts(self) -> dict[str, Any]:
+        return {"file": self.report.file, "sha256": self.report.sha256, "schema": self.report.schema,
+                "task": self.task_name, "rows": {name: len(r) for name, r in self.rows.items()},
+                "lines": self.report.lines()}
+
+    def write(self, folder: Folder) -> None:
+        """Once: a run that goes on reads what it began with."""
+        if not (folder / "checkpoint" / "last.safetensors").exists():
+            stop = self.task.stop_ids(self.rows["train"], self.tokenizer)
+            rows.write(folder / "rows", self.rows, {"task": self.task_name, "stop_ids": stop})
+            record.write_lines(folder / "rejected.jsonl", [asdict(r) for r in self.report.rejected])
+            (folder / "history.jsonl").unlink(missing_ok=True)
+
+    def preview(self, index: int = 0, set: str = "train"):
+        """The mask of one encoded row, in colour."""
+        from lorakit.preview import Preview
+
+        row = self.rows[set][index]
+        return Preview(row["ids"], row["targets"], self.tokenizer)
+
+
+def prepare(run: Run) -> Prepared:
+    """Loads, checks, splits and encodes the data of a run. Raises `LorakitError` naming file and row."""
+    return Prepared(run)
+
+
+def finished(run: Run, folder: Folder, found: data.DataReport) -> bool:
+    """Whether there is nothing left to do. Raises `LorakitError` when the folder holds another run."""
+    if not (folder / "record.json").exists():
+        return False
+    known = folder.record
+    if "settings" not in known:
+        return False
+    begun = (folder / "checkpoint" / "last.safetensors").exists()
+    differences = [f"{k}: {theirs!r} there, {mine!r} now"
+                   for k, (mine, theirs) in run.differences(Run(**known["settings"])).items()]
+    if known["data"]["sha256"] != found.sha256:
+        differences.append(f"the content of the data: {known['data']['file']} has changed since")
+    if differences and (begun or known["status"] == "done"):
+        raise LorakitError(f"{folder.path} holds a run with other settings ({'; '.join(differences)}). "
+                           f"Give this run another name, restore the settings, or delete the folder")
+    longer = (run.max_updates or 0) > known.get("updates_planned", 0)
+    return known["status"] == "done" and not differences and not longer
+
+
+def method(run: Run) -> str:
+    names = {"nf4": "QLoRA (NF4)", "int8": "LoRA (int8 base)", "none": "LoRA"}
+    return names[run.quantization] if run.method == "lora" else "full fine-tuning"
+
+
+def summary(facts: machine.Facts) -> str:
+    where = ", ".join(c.name for c in facts.cards) or ("Apple GPU" if facts.mps else f"CPU, {facts.cores} cores")
+    return f"{facts.place}, {facts.system}, {where}, {facts.memory / 1e9:.0f} GB"
+
+
+def cadence(run: Run, updates: int, choices: plan.Choices) -> Run:
+    """How often to validate and to save, when left open."""
+    if run.validate_every == "auto":
+        choices["validate_every"] = (max(1, updates // 10), f"about ten times in {updates} updates")
+        run = run.with_(validate_every=choices["validate_every"][0])
+    if run.checkpoint_every == "auto":
+        choices["checkpoint_every"] = (max(1, min(50, updates // 10)), "a cut loses at most a tenth")
+        run = run.with_(checkpoint_every=choices["checkpoint_every"][0])
+    return run
+
+
+def schedule(run: Run, updates: int) -> Callable[[int], float]:
+    """Learning rate of update u (from 0): a linear warm-up, then constant, linear to 0, or half a cosine to 0."""
+    warm = math.ceil(run.warmup_ratio * updates)
+
+    def rate(update: int) -> float:
+        if update < warm:
+            return run.learning_rate * (update + 1) / warm
+        done = (update - warm) / max(1, updates - warm)
+        return run.learning_rate * {"constant": 1.0, "linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2}[
+            run.schedule]
+
+    return rate
+
+
+def loop(engine: Any, batches: Batches, state: State, best: dict, sets: dict, run: Run, folder: Folder) -> str:
+    """Trains; returns "" when all updates are done (or validation stopped them), else why it stopped early."""
+    begun, stop = time.monotonic(), []
+    limits = {"max_rows": run.micro_batch_size, "max_tokens": run.micro_batch_tokens}
+    bar = tqdm(total=len(batches), initial=state.update, desc="training", unit="update", mininterval=0.5)
+
+    def save() -> None:
+        checkpoint.write(folder / "checkpoint" / "last.safetensors", engine.state(),
+                         {"state": asdict(state), "best": best})
+
+    def validate() -> bool:
+        loss = evaluate.mean_loss(engine, sets["validation"], **limits)
+        folder.append({"update": state.update, "validation_loss": loss})
+        if loss < best["loss"]:
+            best.update(update=state.update, loss=loss, worse=0)
+            checkpoint.write(folder / "checkpoint" / "best.safetensors", engine.weights(), {"update": state.update})
+        else:
+            best["worse"] += 1
+        return bool(run.early_stopping) and best["worse"] >= run.early_stopping
+
+    def after_update(state: State, line: dict) -> bool:
+        folder.append(line)
+        bar.update()
+        bar.set_postfix(loss=f"{line['loss']:.3f}", refresh=False)
+        last, enough = state.update == len(batches), False
+        if run.validate_every and "validation" in sets and (last or state.update % run.validate_every == 0):
+            enough = validate()
+        if run.max_minutes and time.monotonic() - begun > 60 * run.max_minutes and not last:
+            stop.append(f"max_minutes={run.max_minutes:g} is over after update {state.update}; start again to go on")
+        if stop or last or enough or state.update % run.checkpoint_every == 0:
+            save()
+        return bool(stop) or enough
+
+    with bar, asked_to_stop(lambda: stop.append(f"stopped on request after update {state.update + 1}; start again to go on")):
+        train(engine, batches, state, schedule(run, len(batches)), after_update)
+    return stop[0] if stop and state.update < len(batches) else ""
+
+
+@contextlib.contextmanager
+def asked_to_stop(note: Callable[[], None]):
+    """An interrupt or a termination ends the update in progress, not the run's files. A second one ends at once."""
+    kinds, before = (signal.SIGINT, signal.SIGTERM), {}
+
+    def handle(number: int, frame: Any) -> None:
+        note()
+        signal.signal(number, before[number])
+
+    try:
+        for kind in kinds:
+            before[kind] = signal.signal(kind, handle)
+    except ValueError:  # not the main thread: nobody sends it signals
+        pass
+    try:
+        yield
+    finally:
+        for kind, handler in before.items():
+            signal.signal(kind, handler)
+
+
+def scored(engine: Any, sets: dict, meta: dict, run: Run, tokenizer: Any, path: Path, when: str, *, anew: bool = False
+           ) -> Outcome | None:
+    """What the model does on the test rows; kept on disk, so a run that goes on does not ask the base again."""
+    if "test" not in sets:
+        return None
+    if path.exists() and not anew:
+        return Outcome.read(path)
+    test = sets["test"]
+    asked = sum(start is not None for start in test.column("answer_start"))
+    with tqdm(total=asked, desc=f"answers {when}", unit="row", mininterval=0.5) as bar:
+        def shown(n: int) -> None:
+            bar.update(n - bar.n)
+
+        outcome = Outcome(evaluate.token_sums(engine, test, max_tokens=run.micro_batch_tokens),
+                          evaluate.generate(engine, test, tokenizer, meta["stop_ids"], run.max_new_tokens, progress=shown))
+    outcome.write(path)
+    return outcome
+
+
+def unchanged(engine: Any, untouched: dict[str, int], state: State) -> dict[str, str]:
+    """Proof that training did what it should: finite, everything trained moved, nothing frozen did."""
+    broken = [n for n, w in engine.weights().items() if not np.isfinite(w).all()]
+    if broken:
+        raise LorakitError(f"done is refused: '{broken[0]}' and {len(broken) - 1} other tensors are not finite; "
+                           "lower learning_rate or use precision=fp32 or bf16")
+    applied = state.update - state.skipped
+    if applied < 1:
+        raise LorakitError(f"done is refused: fp16 skipped all {state.skipped} updates; use bf16 or fp32")
+    now = engine.fingerprint()
+    trained = {n for n, (_, on) in engine.parameters().items() if on}
+    still = sorted(n for n in trained if now[n] == untouched[n])
+    moved = sorted(n for n in now.keys() - trained if now[n] != untouched[n])
+    if moved:
+        raise LorakitError(f"done is refused: the frozen tensor '{moved[0]}' changed ({len(moved)} in all)")
+    if applied >= 2 and still:
+        raise LorakitError(f"done is refused: '{still[0]}' did not change in {applied} updates ({len(still)} in all); "
+                           "does the loss depend on it?")
+    out = {"finite": f"all {len(trained)} trained tensors", "applied": f"{applied} updates, {state.skipped} skipped",
+           "frozen": f"{len(now) - len(trained)} tensors, none changed"}
+    return out | ({"trained": f"{len(trained)} tensors, all changed"} if applied >= 2 else {})
+
+
+def sample(engine: Any, sets: dict, meta: dict, run: Run) -> dict[str, list]:
+    """Losses and greedy tokens on a few rows, computed alike here and in a fresh process."""
+    some = sets.get("test") or sets["train"]
+    chosen = [some[i] for i in range(min(SAMPLE_ROWS, len(some)))]
+    lengths = np.asarray([len(r["ids"]) for r in chosen])
+    sums = np.concatenate([engine.predict(b) for b in evaluate.batches.in_order(
+        chosen, lengths, SAMPLE_ROWS, run.micro_batch_tokens, engine.packing)])
+    starts = [int(r["answer_start"]) if r.get("answer_start") is not None else len(r["ids"]) // 2 for r in chosen]
+    prompts = [np.asarray(r["ids"])[:s].tolist() for r, s in zip(chosen, starts, strict=True)][:SAMPLE_ANSWERS]
+    return {"losses": sums[:, 0].tolist(), "answers": engine.generate(prompts, min(24, run.max_new_tokens), meta["stop_ids"])}
+
+
+def repeated(folder: Folder, said: dict[str, list], run: Run) -> dict[str, str]:
+    """Proof that what was saved works: a fresh process loads it and says the same."""
+    command = [sys.executable, "-m", "lorakit.finetune", str(folder.path)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in [str(Path(__file__).parents[1]),
+                                                                        os.environ.get("PYTHONPATH", "")] if p)}
+    child = subprocess.run(command, capture_output=True, text=True, env=environment)
+    if child.returncode:
+        last = child.stderr.strip().splitlines()[-1:] or ["no words"]
+        raise LorakitError(f"done is refused: what was saved could not be loaded in a fresh process: {last[0]}")
+    again = json.loads(child.stdout.strip().splitlines()[-1])
+    tolerance = 1e-4 if run.precision == "fp32" else 2e-2
+    if not np.allclose(again["losses"], said["losses"], rtol=tolerance, atol=tolerance):
+        raise LorakitError("done is refused: the saved adapter, loaded in a fresh process, gives other losses: "
+                           f"{again['losses'][0]:.5f} instead of {said['losses'][0]:.5f} on the first row")
+    if again["answers"] != said["answers"]:
+        raise LorakitError("done is refused: the saved adapter, loaded in a fresh process, gives other answers")
+    off = max(abs(a - b) for a, b in zip(again["losses"], said["losses"], strict=True))
+    return {"reloaded": f"a fresh process repeats {len(said['answers'])} answers token by token and "
+                        f"{len(said['losses'])} losses (largest difference {off:.1e} nats)"}
+
+
+def tuned(path: str | os.PathLike, *, adapted: bool = True) -> tuple[Any, Any, dict, Run]:
+    """(engine, tokenizer, meta, run) of a finished run; with `adapted=False` its base alone."""
+    folder = Folder.of(path)
+    run = Run.read(folder / "run.yaml")
+    saved = folder / ("adapter" if run.method == "lora" else "model")
+    if adapted and not saved.is_dir():
+        raise LorakitError(f"{folder.path}: has nothing saved yet (status {folder.record['status']})")
+    engine = registry.load("engines", run.engine).load(run, adapter=saved if adapted else None)
+    _, meta = rows.read(folder / "rows")
+    return engine, base.tokenizer(run.model)[0], meta, run
+
+
+def ask(path: str | os.PathLike, questions: str | list[str], *, adapted: bool = True, max_new_tokens: int | None = None
+        ) -> list[str]:
+    """Greedy answers of a tuned model (or of its base) to questions, or continuations of plain text."""
+    engine, tokenizer, meta, run = tuned(path, adapted=adapted)
+    questions = [questions] if isinstance(questions, str) else questions
+    if meta["task"] == "chat":
+        from lorakit.tasks.chat import prompt_ids
+        prompts = [prompt_ids(tokenizer, [{"role": "user", "content": q}]) for q in questions]
+    else:
+        prompts = [tokenizer(q)["input_ids"] for q in questions]
+    answers = engine.generate(prompts, max_new_tokens or run.max_new_tokens, meta["stop_ids"])
+    engine.close()
+    return [tokenizer.decode(a, skip_special_tokens=True).strip() for a in answers]
+
+
+def _repeat(path: str) -> None:
+    engine, _, meta, run = tuned(path)
+    sets, _ = rows.read(Path(path) / "rows")
+    print(json.dumps(sample(engine, sets, meta, run)))
+
+
+if __name__ == "__main__":
+    _repeat(sys.argv[1])

@@ -1,0 +1,109 @@
+"""The same run in a child process: it goes on when the tab is closed or the kernel dies. Files are the only channel."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from lorakit.errors import LorakitError
+from lorakit.record import Folder, write_json
+from lorakit.run import Run
+
+ENDED = ("interrupted", "stopped", "failed", "done")
+
+
+class Job:
+    """A run that trains elsewhere, known by its folder alone."""
+
+    def __init__(self, path: str | os.PathLike, child: subprocess.Popen | None = None):
+        self.folder, self._child = Folder(path), child
+
+    @property
+    def status(self) -> str:
+        """queued, running, interrupted, stopped, failed or done."""
+        status, code = self.folder.record["status"], self._child.poll() if self._child else None
+        if self._child is None:
+            return status
+        if code is None:
+            return "running" if status in ENDED else status
+        if code > 0:
+            return "failed"  # also when the folder keeps an older run that this one was refused
+        return "interrupted" if status == "queued" or code < 0 else status
+
+    @property
+    def running(self) -> bool:
+        if self._child is not None and self._child.poll() is None:
+            return True
+        return self.folder.busy
+
+    def log(self, lines: int = 12) -> str:
+        """The last words of the child."""
+        path = self.folder / "log.txt"
+        text = path.read_text(encoding="utf-8", errors="replace").replace("\r", "\n") if path.exists() else ""
+        return "\n".join([x for x in text.splitlines() if x.strip()][-lines:])
+
+    def watch(self, every: float = 1.0) -> Job:
+        """Draws the curve until the run ends. Interrupting the cell stops the run with a checkpoint."""
+        from lorakit.widgets.live import Panel
+
+        panel = Panel(self.folder)
+        try:
+            while self.running:
+                panel.draw(self.status)
+                time.sleep(every)
+        except KeyboardInterrupt:
+            self.stop()
+            panel.draw(self.status, last=True)
+            return self
+        panel.draw(self.status, last=True)
+        if self.status in ("failed", "interrupted"):
+            raise LorakitError(f"{self.folder.path}: {self.status}. The last words of its log:\n{self.log()}")
+        return self
+
+    def stop(self, seconds: float = 60) -> Job:
+        """Asks the run to end with a checkpoint; starting it again goes on from there."""
+        pid = self.folder.record.get("pid")
+        if self.running and pid:
+            os.kill(pid, signal.SIGTERM)
+            end = time.monotonic() + seconds
+            while self.running and time.monotonic() < end:
+                time.sleep(0.1)
+        return self
+
+    def result(self) -> dict[str, Any]:
+        """Scores of a finished run. Raises `LorakitError` when it is not done."""
+        if self.status != "done":
+            raise LorakitError(f"{self.folder.path}: is {self.status}, not done\n{self.log()}")
+        return self.folder.scores
+
+
+def launch(run: Run) -> Job:
+    """Starts the run in a process group of its own. A run that is already going is attached to instead."""
+    folder = Folder(run.folder)
+    try:
+        folder.path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise LorakitError(f"{folder.path}: cannot be written ({error.strerror}); name another output_dir") from None
+    if folder.busy:
+        return Job(folder.path)
+    write_json(folder / "asked.json", run.given())
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    environment["PYTHONPATH"] = os.pathsep.join(p for p in [str(Path(__file__).parents[1]),
+                                                            os.environ.get("PYTHONPATH", "")] if p)
+    with open(folder / "log.txt", "ab") as log:
+        child = subprocess.Popen([sys.executable, "-m", "lorakit.cli", "train", str(folder / "asked.json")],
+                                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment,
+                                 start_new_session=True)
+    while child.poll() is None and not folder.busy:
+        time.sleep(0.05)
+    return Job(folder.path, child)
+
+
+def attach(path: str | os.PathLike) -> Job:
+    """A run that was started before, perhaps by a kernel that is gone."""
+    return Job(Folder.of(path).path)

@@ -1,0 +1,59 @@
+"""Scores a finished run again: on its test rows by other metrics, or on rows of another file."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from lorakit import data as loading
+from lorakit import evaluate, record, registry, rows
+from lorakit.errors import LorakitError
+from lorakit.evaluate import Outcome
+from lorakit.finetune import scored, tuned
+from lorakit.record import Folder
+from lorakit.report import score_rows
+from lorakit.run import Run
+
+
+def rescore(path: str | os.PathLike, *, data: str | None = None, metrics: list | None = None) -> tuple[Path, list[str]]:
+    """(the file written, a line per metric). Rows of `data` that the run trained on are left out and counted."""
+    folder = Folder.of(path)
+    run, notes = Run.read(folder / "run.yaml"), []
+    sets, meta = rows.read(folder / "rows")
+    task = registry.load("tasks", meta["task"])
+    with tempfile.TemporaryDirectory() as scratch:
+        if data:
+            examples, _ = loading.load(data, columns=run.columns, gives=task.GIVES)
+            engine, tokenizer, _, _ = tuned(folder.path, adapted=False)
+            seen = {np.asarray(r["ids"]).tobytes() for s in ("train", "validation") if s in sets for r in sets[s]}
+            encoded, _, notes = rows.encode({"train": examples}, task, tokenizer, run.max_length)
+            fresh = [r for r in encoded["train"] if np.asarray(r["ids"], dtype=np.int32).tobytes() not in seen]
+            if not fresh:
+                raise LorakitError(f"{data}: the run trained on every row of it; these rows prove nothing")
+            if len(fresh) < len(encoded["train"]):
+                notes.append(f"{len(encoded['train']) - len(fresh)} rows left out: the run trained on them")
+            rows.write(Path(scratch) / "rows", {"test": fresh}, {})
+            sets["test"] = rows.read(Path(scratch) / "rows")[0]["test"]
+            name = f"scores-{Path(data).stem}.json"
+        else:
+            if "test" not in sets:
+                raise LorakitError(f"{folder.path}: the run has no test rows; name some with --data")
+            engine, tokenizer, _, _ = tuned(folder.path, adapted=False)
+            name = "scores.json" if metrics is None else "scores-again.json"
+        chosen = evaluate.choose(metrics or run.metrics, task.METRICS, any(sets["test"].column("reference")))
+        outcomes: list[Outcome] = []
+        for when in ("before", "after"):
+            if when == "after":
+                engine.close()
+                engine, *_ = tuned(folder.path)
+            outcomes.append(scored(engine, sets, meta, run, tokenizer, Path(scratch) / f"{when}.json", when))
+        engine.close()
+        answers = [r for r in sets["train"].column("reference") if r]
+        found = evaluate.scores(chosen, *outcomes, sets["test"].column("reference"), answers, run.seed)
+    record.write_json(folder / name, found)
+    lines = [f"{s['metric']}: {s['before']} → {s['after']}, {s['difference']} (95 % interval {s['interval']}, "
+             f"{s['rows']} rows)" for s in score_rows(found)]
+    return folder / name, lines + notes
