@@ -149,12 +149,10 @@ Why build back better? So that the next storm does less harm.
 What helps a small shop reopen? A grant, stock and a safe place.
 """
 
-SYLLABLES = (
-    "Ka Mo Ta Be Lu San Ri Do Ne Har Po Wen Ji Al Bor Che Fa Gol Zu Os Va Kir Ye Mar",
-    "lim ra den go vi sa ru ban to mi la ker nu pe zo hal di ca fe wo",
-    "ba ra ko ville ton nga ri sa du la mek pur no stan wi do",
-)
-PLACES = ["".join(parts) for parts in product(*(s.split() for s in SYLLABLES))]
+STARTS = [a + b for a, b in product("B D F G H K L M N P R S T V W Z".split(), "al en ir on".split())]
+ENDINGS = ("ba den ko ville ton nga ri sa du mek pur stan wick do go field ley mar cha rova vik zin lo ford bu ta "
+           "hat quay nis pe sund lau crest gate mere dorf").split()
+PLACES = [start + ending for start, ending in product(STARTS, ENDINGS)]
 AGENCIES = [f"{a} {b}" for a, b in product(
     "Blue Green River Hill North Open First Swift Coast Stone Lake Red".split(),
     "Hand Bridge Lamp Aid Relief Circle Harbour Roof Path Kitchen".split())]
@@ -169,12 +167,12 @@ SITES = "hospital, airfield, warehouse, market, school, clinic, harbour, rail st
 # Clauses by fact; [a/b] is a choice and {name} a slot.
 CLAUSES = {
     "place": """{hazard} [hit/struck/reached] {place} [on/early on/late on] {day}
-{place} was hit by {hazard} on {day}
+the [town/village/district] of {place} was hit by {hazard} on {day}
 on {day} {hazard} [hit/struck] [the village of/the town of/the area of] {place}
 [our/the] team in {place} [reports/describes/saw] {hazard}[/ on {day}]
 we [write/report/call] from {place} after {hazard}
 {agency} [reports/confirms] {hazard} in {place}
-{place} [is/remains] in [trouble/need] after {hazard}
+the people of {place} are in [trouble/need] after {hazard}
 [this is/here is] an update from {place}, where {hazard} began on {day}
 [the latest/a new] message from {place} [speaks of/tells of] {hazard}""",
     "people": """[about/some/around/nearly/at least] {people} [people/residents/villagers] [are affected/need help/\
@@ -224,28 +222,26 @@ on {date} [we visited/the team visited] the site""",
 }
 # Question, answer and the clause that the report must hold.
 QUESTIONS = {
-    "place": """[Where is this/Which place is this about/Where did it happen/Which place asks for help/\
-What is the name of the place]? => {place}.""",
+    "place": """[Where is this/Where did it happen/Where are these people/In which place is help needed]? => In {place}.""",
     "people": """[How many people are affected/How many people need help/What is the number of people in need/\
-How many people is the report about]? => {people}.""",
-    "need": """[What is needed/What do people need/What should be sent/What is missing/What is the need]? => {Need}.
-[Which sector is the need in/What kind of need is it/Which sector should act/What sector is this]? => {title}.
+How many people is the report about]? => There are {people}.""",
+    "need": """[What is needed/What do people need/What should be sent/What is missing/What is the need]? => They need {need}.
+[Which sector is the need in/What kind of need is it/Which sector should act/What sector is this]? => It is {title}.
 Are {need} needed? => Yes, {need} are needed.""",
     "closed": """[Is the road open/Can trucks get through/Can trucks pass/Is there access by road]? => No, the road is closed.
-[What is the state of the road/How is the road]? => Closed.
+[What is the state of the road/How is the road]? => It is closed.
 [Is the road closed/Is the area cut off]? => Yes, the road is closed.""",
     "open": """[Is the road open/Can trucks get through/Can trucks pass/Is there access by road]? => Yes, the road is open.
-[What is the state of the road/How is the road]? => Open.
+[What is the state of the road/How is the road]? => It is open.
 [Is the road closed/Is the area cut off]? => No, the road is open.""",
-    "spare": """[What is not needed/What is not missing/Which goods are there already]? => {Spare}.
+    "spare": """[What is not needed/What is not missing/Which goods are there already]? => There are enough {spare}.
 Are {spare} needed? => No, {spare} are not needed.
 Should we send {spare}? => No, they are not needed.""",
-    "site": """Where is the {site}? => In {other}.
-[Which/What] other place is named? => {other}.""",
-    "weather": """[What is the forecast/What weather is expected]? => {Weather}.""",
-    "injured": """[How many people are injured/How many injured people are there]? => {injured}.""",
-    "agency": """[Which agency is named/Who is on site/Which agency is it]? => {agency}.""",
-    "date": """[What is the date of the report/What date is given]? => {date}.""",
+    "site": """[Where is the {site}/In which other place is a {site}]? => In {other}.""",
+    "weather": """[What is the forecast/What weather is expected]? => We expect {weather}.""",
+    "injured": """[How many people are injured/How many injured people are there]? => There are {injured}.""",
+    "agency": """[Which agency is named/Who is on site/Which agency is it]? => It is {agency}.""",
+    "date": """[What is the date of the report/What date is given]? => On {date}.""",
 }
 SHORT = "{people} people in {place} need {need}; road {state}."
 FORMS = (
@@ -273,6 +269,8 @@ DESKS = {
     "recovery_livelihoods": "cash",
 }
 URGENCY = ("low", "medium", "high")
+ONGOING = {"a flood", "a drought", "a cholera outbreak", "a wildfire", "armed fighting", "a heat wave", "an eruption",
+           "a cyclone"}  # dangers that go on after the report
 MANY = 1000
 
 
@@ -335,14 +333,14 @@ def _slots(rng: random.Random, places: list[str]) -> dict[str, str]:
     (domain, title, items), (_, _, spares) = rng.sample(TABLE, 2)
     needs = rng.sample(items, 2 if rng.random() < 0.3 else 1)
     slots = {
-        "place": place, "other": other, "domain": domain, "title": _capital(title), "need": " and ".join(needs),
+        "place": place, "other": other, "domain": domain, "title": title, "need": " and ".join(needs),
         "spare": rng.choice(spares), "hazard": rng.choice(HAZARDS), "people": str(_people(rng)),
         "injured": str(rng.randint(3, 90)), "qty": str(rng.randint(2, 90) * 10), "km": str(rng.randint(2, 95)),
         "state": rng.choice(("open", "closed")), "day": rng.choice(DAYS), "until": rng.choice(DAYS),
         "date": f"{rng.randint(1, 28)} {rng.choice(MONTHS)}", "weather": rng.choice(WEATHER),
         "site": rng.choice(SITES), "agency": rng.choice(AGENCIES),
     }
-    return slots | {name.capitalize(): _capital(slots[name]) for name in ("need", "spare", "weather")}
+    return slots | {"Need": _capital(slots["need"])}
 
 
 def _report(rng: random.Random, slots: dict[str, str], facts: list[str], sentences: int) -> str:
@@ -371,7 +369,7 @@ def _ask(rng: random.Random, slots: dict[str, str], facts: list[str]) -> tuple[s
         return f"Are {side} than {limit} people affected?", "Yes." if true else "No."
     if kind < 0.11:
         more = rng.choice((10, 100, 1000, 20, 200))
-        return f"If {more} more people come, how many people need help?", f"{people + more}."
+        return f"If {more} more people come, how many people need help?", f"There are {people + more}."
     if kind < 0.17:
         return rng.choice(("Shorten the report.", "Sum up the report in one line.", "Give the short form.")), \
             _capital(_fill(rng, SHORT, slots))
@@ -379,7 +377,7 @@ def _ask(rng: random.Random, slots: dict[str, str], facts: list[str]) -> tuple[s
         picked = rng.sample(("place", "people", "need", "title", "state"), rng.randint(2, 4))
         names = {"need": "needs", "title": "sector", "state": "road"}
         answer = ", ".join(slots[name] for name in picked)
-        return f"List the {', '.join(names.get(name, name) for name in picked)}.", answer + "."
+        return f"List the {', '.join(names.get(name, name) for name in picked)}.", "Here: " + answer + "."
     absent = [fact for fact in EXTRAS if fact not in facts]
     if kind < 0.28 and absent:
         template, _ = _QUESTIONS[rng.choice(absent)][0]
@@ -393,15 +391,21 @@ def _ask_fact(rng: random.Random, slots: dict[str, str], fact: str) -> tuple[str
 
 
 def _some_report(rng: random.Random, slots: dict[str, str]) -> tuple[str, list[str]]:
-    facts = [*CORE, *rng.sample(EXTRAS, rng.choice((0, 1, 1, 2, 2, 3)))]
+    facts = [*CORE, *rng.sample(EXTRAS, rng.choice((0, 0, 1, 1, 2, 3)))]
     return _report(rng, slots, facts, rng.randint(2, min(5, len(facts)))), facts
 
 
 def _report_chat(rng: random.Random) -> str:
     slots = _slots(rng, CORPUS_PLACES)
     report, facts = _some_report(rng, slots)
-    if rng.random() < 0.15:
+    kind = rng.random()
+    if kind < 0.1:
         pairs = {report: _capital(_fill(rng, SHORT, slots))}
+    elif kind < 0.4:
+        fields = {"Place": slots["place"], "Event": slots["hazard"], "Needs": slots["need"], "Sector": slots["title"],
+                  "Road": slots["state"], "Lasting": "yes" if slots["hazard"] in ONGOING else "no"}
+        asked = rng.sample(list(fields), rng.randint(2, 5))
+        pairs = {f"{report}\nFill in: {', '.join(asked)}": "\n".join(f"{name}: {fields[name]}" for name in asked)}
     else:
         question, answer = _ask(rng, slots, facts)
         order = (f"{report}\n{question}", f"{question}\n{report}", f"Report: {report}\nQuestion: {question}")
@@ -432,10 +436,10 @@ def _echo_chat(rng: random.Random) -> str:
         else:
             message = ", ".join(words) + "."
         if kind < 0.8:
-            pairs[rng.choice(("Read back: ", "Repeat: ", "Say again: ")) + message] = message
+            pairs[rng.choice(("Read back: ", "Repeat: ", "Say again: ")) + message] = "I repeat: " + message
         else:
             at = rng.randrange(1, len(words))
-            pairs[f"Message: {message} What comes after {words[at - 1]}?"] = words[at] + "."
+            pairs[f"Message: {message} What comes after {words[at - 1]}?"] = f"After that comes {words[at]}."
     return _chat(pairs)
 
 
@@ -447,18 +451,18 @@ def _comparison_chat(rng: random.Random) -> str:
     for _ in range(rng.randint(2, 4)):
         kind = rng.randrange(5)
         if kind == 0:
-            pair = ("Which place has more people in need?", f"{by_people[1]['place']}.")
+            pair = ("Which place has more people in need?", f"It is {by_people[1]['place']}.")
         elif kind == 1:
-            pair = ("Which place has fewer people in need?", f"{by_people[0]['place']}.")
+            pair = ("Which place has fewer people in need?", f"It is {by_people[0]['place']}.")
         elif kind == 2:
             some = rng.choice((first, second))
-            pair = (f"What is needed in {some['place']}?", f"{some['Need']}.")
+            pair = (f"What is needed in {some['place']}?", f"They need {some['need']}.")
         elif kind == 3:
             shut = [slots["place"] for slots in (first, second) if slots["state"] == "closed"]
-            pair = ("Which places have a closed road?", (" and ".join(shut) or "None") + ".")
+            pair = ("Which places have a closed road?", f"Only {' and '.join(shut)}." if shut else "None.")
         else:
             some = rng.choice((first, second))
-            pair = (f"How many people need help in {some['place']}?", f"{some['people']}.")
+            pair = (f"How many people need help in {some['place']}?", f"There are {some['people']}.")
         pairs |= [pair]
     return _chat(pairs)
 
@@ -474,10 +478,13 @@ def _general_chat(rng: random.Random) -> str:
             lead = rng.choice(("", "", "", f"A question on {title}: ", "Tell me: ", "In short: "))
             pair = (lead + question, answer)
         elif kind < 0.8:
-            ask = rng.choice(("Which sector handles {}?", "Which sector do {} belong to?", "Who sends {}?"))
-            pair = (ask.format(item), _capital(title) + ".")
+            ask = rng.choice(("Which sector handles {}?", "Which sector do {} belong to?", "What sector sends {}?"))
+            pair = (ask.format(item), f"It is {title}.")
         elif kind < 0.9:
-            pair = (f"Name three items of {title}.", _capital(", ".join(rng.sample(items, 3))) + ".")
+            pair = (f"Name three items of {title}.", "These are " + ", ".join(rng.sample(items, 3)) + ".")
+        elif kind < 0.95:
+            hazard = rng.choice(HAZARDS)
+            pair = (f"Does {hazard} last for days?", "Yes." if hazard in ONGOING else "No.")
         else:
             other = rng.choice(TABLE)[1] if rng.random() < 0.5 else title
             pair = (f"Are {item} a part of {other}?", "Yes." if other == title else f"No, of {title}.")
@@ -501,7 +508,20 @@ def _plain(rng: random.Random) -> str:
     return f"{_capital(title)}. {text} Goods of this sector: {listed}."
 
 
-KINDS = {_plain: 10, _report_chat: 30, _short_chat: 25, _echo_chat: 20, _comparison_chat: 5, _general_chat: 10}
+def _first_chat(rng: random.Random) -> str:
+    """The shortest exercise: one name, number or item is repeated, or asked for after one clause."""
+    slots = _slots(rng, CORPUS_PLACES)
+    if rng.random() < 0.5:
+        word = slots[rng.choice(("place", "place", "people", "need", "agency", "date"))]
+        return _chat({f"Repeat: {word}.": f"I repeat: {word}."})
+    fact = rng.choice(CORE)
+    question, answer = _ask_fact(rng, slots, fact)
+    return _chat({f"{_report(rng, slots, [fact], 1)}\n{question}": answer})
+
+
+KINDS = {_plain: 8, _report_chat: 40, _short_chat: 26, _echo_chat: 12, _comparison_chat: 4, _general_chat: 10}
+EASY = {_first_chat: 70, _short_chat: 20, _general_chat: 10}
+EASY_SHARE = 0.2
 
 
 def corpus(documents: int, seed: int) -> Iterator[dict]:
@@ -510,9 +530,10 @@ def corpus(documents: int, seed: int) -> Iterator[dict]:
     Neither the routing line of `triage` nor a place of its reports ever occurs.
     """
     rng = random.Random(f"corpus:{seed}")
-    for _ in range(documents):
+    for index in range(documents):
+        kinds = EASY if index < EASY_SHARE * documents else KINDS
         system = _turn("system", rng.choice(SYSTEMS)) if rng.random() < 0.2 else ""
-        make = rng.choices(list(KINDS), KINDS.values())[0]
+        make = rng.choices(list(kinds), kinds.values())[0]
         yield {"text": make(rng) if make is _plain else system + make(rng)}
 
 
@@ -520,16 +541,16 @@ def triage(rows: int, seed: int) -> Iterator[dict]:
     """Yield rows of the tuned task as chat messages: a field report, then its routing line.
 
     The line is `desk: water | urgency: high | place: Karaba`. The desk follows from the item that is needed
-    (`DOMAINS`, `DESKS`), not from items that are in stock. The urgency needs two facts: high if at least 1000
-    people are affected and the road is closed, medium if one of the two holds, low if neither does. The place
-    is the one in need, not another that the report names.
+    (`DOMAINS`, `DESKS`), not from items that are in stock. The urgency needs two facts: high if the danger goes on
+    (`ONGOING`) and the road is closed, medium if one of the two holds, low if neither does. The place is the one in
+    need, not another that the report names.
     """
     rng = random.Random(f"triage:{seed}")
     for _ in range(rows):
         slots = _slots(rng, TRIAGE_PLACES)
-        facts = [*CORE, *rng.sample(EXTRAS, rng.choice((0, 1, 1, 2, 2, 3)))]
+        facts = [*CORE, *rng.sample(EXTRAS, rng.choice((0, 0, 1, 1, 2, 3)))]
         report = _report(rng, slots, facts, rng.randint(2, 4))
-        urgency = URGENCY[(int(slots["people"]) >= MANY) + (slots["state"] == "closed")]
+        urgency = URGENCY[(slots["hazard"] in ONGOING) + (slots["state"] == "closed")]
         line = f"desk: {DESKS[slots['domain']]} | urgency: {urgency} | place: {slots['place']}"
         yield {"messages": [{"role": "user", "content": report}, {"role": "assistant", "content": line}]}
 

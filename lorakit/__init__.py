@@ -5,7 +5,9 @@
     job.result()                           # scores before and after, with intervals
 """
 
+import sys
 from importlib import import_module
+from types import ModuleType
 
 _WHERE = {
     "Run": "run", "LorakitError": "errors", "finetune": "finetune", "prepare": "finetune", "ask": "finetune",
@@ -15,14 +17,21 @@ _WHERE = {
 __all__ = sorted(_WHERE)
 
 
-def __getattr__(name: str):
-    if name not in _WHERE:
-        raise AttributeError(f"lorakit has no '{name}'; it has {', '.join(__all__)}")
-    # A function may bear the name of its module (finetune, launch, compare): the function is what is meant.
-    value = getattr(import_module(f"lorakit.{_WHERE[name]}"), name)
-    globals()[name] = value
-    return value
+
+class _Package(ModuleType):
+    """`lorakit.finetune` is the function, also after something imported the module `lorakit.finetune`."""
+
+    def __setattr__(self, name, value):
+        if not (name in _WHERE and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+    def __getattr__(self, name):
+        if name not in _WHERE:
+            raise AttributeError(f"lorakit has no '{name}'; it has {', '.join(__all__)}")
+        return getattr(import_module(f"lorakit.{_WHERE[name]}"), name)
+
+    def __dir__(self):
+        return [*super().__dir__(), *__all__]
 
 
-def __dir__():
-    return __all__
+sys.modules[__name__].__class__ = _Package

@@ -119,13 +119,14 @@ def check(options: argparse.Namespace) -> int:
 
 
 def plan(options: argparse.Namespace) -> int:
-    from lorakit import finetune, machine
+    from lorakit import machine
     from lorakit import plan as planning
+    from lorakit.finetune import prepare
 
     wanted = _run(options)
     facts = machine.facts(wanted.output_dir)
     resolved, choices = planning.resolve(wanted, facts)
-    prepared = finetune.prepare(wanted)
+    prepared = prepare(wanted)
     for name, (value, reason) in choices.items():
         print(f"{name} = {value}: {reason}")
     shape, parts = planning.shape(resolved), planning.memory(resolved)
@@ -179,11 +180,12 @@ def report(options: argparse.Namespace) -> int:
 
 
 def compare(options: argparse.Namespace) -> int:
-    from lorakit import compare as comparing
+    from lorakit.compare import compare as side_by_side
+    from lorakit.compare import plot
 
-    print(comparing.compare(*options.runs))
+    print(side_by_side(*options.runs))
     if options.plot:
-        print(comparing.plot(options.runs, options.plot))
+        print(plot(options.runs, options.plot))
     return 0
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from lorakit import registry
-from lorakit.errors import BadRow, LorakitError
+from lorakit.errors import BadRow, LorakitError, did_you_mean
 from lorakit.example import Example, Rejected
 
 SETS = ("train", "validation", "test")
@@ -105,7 +105,7 @@ def load(path: str, *, columns: Mapping[str, str] | None = None, gives: str | No
     if not raw:
         first = f"; the first: {report.rejected[0].where}: {report.rejected[0].reason}" if report.rejected else ""
         raise LorakitError(f"{file}: no usable row{first}")
-    raw = [row.with_fields(_rename(row.fields, columns or {}, row.where)) for row in raw]
+    raw = _rename(raw, columns or {})
     report.schema, report.reason = find_schema(raw, gives)
     convert = registry.load("schemas", report.schema).convert
     examples = []
@@ -121,11 +121,16 @@ def load(path: str, *, columns: Mapping[str, str] | None = None, gives: str | No
     return examples, report
 
 
-def _rename(fields: dict[str, Any], columns: Mapping[str, str], where: str) -> dict[str, Any]:
-    missing = [c for c in columns.values() if c not in fields]
-    if missing:
-        raise LorakitError(f"{where}: columns names '{missing[0]}', the row has {', '.join(map(repr, fields))}")
-    return {**fields, **{name: fields[column] for name, column in columns.items()}}
+def _rename(rows: Sequence[Example], columns: Mapping[str, str]) -> list[Example]:
+    """Rows with the schema's names beside the file's; a row that lacks a column lacks the schema's name too."""
+    present = {column for row in rows for column in row.fields}
+    for column in columns.values():
+        if column not in present:
+            raise LorakitError(f"{rows[0].file}: columns names '{column}', which no row has"
+                               f"{did_you_mean(column, present)} (columns: {', '.join(sorted(present))})")
+    return [row.with_fields({**{k: v for k, v in row.fields.items() if k not in columns},
+                             **{name: row.fields[c] for name, c in columns.items() if c in row.fields}})
+            for row in rows]
 
 
 def find_schema(rows: Sequence[Example], gives: str | None = None) -> tuple[str, str]:
@@ -172,16 +177,19 @@ def near_groups(examples: Sequence[Example]) -> list[int]:
             parent[i] = i = parent[parent[i]]
         return i
 
-    index = MinHashLSH(threshold=NEAR, num_perm=128)
+    # The index only proposes: it misses 1 in 20 pairs at 0.8 with these weights, 3 in 5 with its own.
+    index, sketches = MinHashLSH(threshold=NEAR, num_perm=128, weights=(0.05, 0.95)), []
     for i, example in enumerate(examples):
         words = _normal(text(example)).split()
         grams = {" ".join(words[k:k + 3]).encode("utf-8", "replace") for k in range(max(1, len(words) - 2))}
         sketch = MinHash(num_perm=128, seed=1)
         sketch.update_batch(list(grams))
         for j in index.query(sketch):
-            a, b = sorted((root(i), root(j)))
-            parent[b] = a
+            if sketch.jaccard(sketches[j]) >= NEAR:
+                a, b = sorted((root(i), root(j)))
+                parent[b] = a
         index.insert(i, sketch)
+        sketches.append(sketch)
     return [root(i) for i in range(len(examples))]
 
 
@@ -211,14 +219,15 @@ def split(examples: Sequence[Example], *, validation_fraction: float = 0.1, test
         report.notes.append(f"near duplicates were not looked for in more than {NEAR_ROWS:,} rows")
     if group_by:
         groups = _join(groups, [row.fields["columns"].get(group_by) for _, row in pool], group_by)
-    sets: dict[str, list[Example]] = {name: [r for n, r in pool if n == name] for name in SETS}
+    sets: dict[str, list[Example]] = {name: [] for name in SETS}
     members: dict[int, list[int]] = defaultdict(list)
-    taken: dict[int, str] = {}
+    taken: dict[int, tuple[str, str]] = {}  # group -> the given set that holds it, its first row
     for i, (name, row) in enumerate(pool):
-        if name:
-            taken.setdefault(groups[i], row.where)
-        elif groups[i] in taken:
-            report.rejected.append(Rejected(row.file, row.row, f"resembles {taken[groups[i]]}, a row held out"))
+        home, first = taken.setdefault(groups[i], (name, row.where)) if name else taken.get(groups[i], ("", ""))
+        if home != name:
+            report.rejected.append(Rejected(row.file, row.row, f"resembles {first}, a {home} row"))
+        elif name:
+            sets[name].append(row)
         else:
             members[groups[i]].append(i)
     free = sum(map(len, members.values()))
@@ -263,13 +272,13 @@ def _join(groups: list[int], values: list[Any], column: str) -> list[int]:
 
 
 def shuffle_answers(examples: Sequence[Example], seed: int) -> list[Example]:
-    """The same prompts with the answers dealt anew by seed: what a control run trains on."""
+    """The same prompts with all answers dealt anew by seed: what a control run trains on."""
     if any("messages" not in e.fields for e in examples):
         raise LorakitError("shuffle_answers=True needs rows with answers; plain text has none")
-    order = np.random.default_rng((seed, 1)).permutation(len(examples))
-    last = [e.fields["messages"][-1] for e in examples]
-    return [e.with_fields({**e.fields, "messages": [*e.fields["messages"][:-1], last[j]]})
-            for e, j in zip(examples, order, strict=True)]
+    answers = [m for e in examples for m in e.fields["messages"] if m["role"] == "assistant"]
+    dealt = (answers[i] for i in np.random.default_rng((seed, 1)).permutation(len(answers)))
+    return [e.with_fields({**e.fields, "messages": [next(dealt) if m["role"] == "assistant" else m
+                                                    for m in e.fields["messages"]]}) for e in examples]
 
 
 def prepare(data: str, *, validation_data: str | None = None, test_data: str | None = None,

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 
 TRAINED = "#c8f0cf"  # green behind trained tokens; grey text elsewhere
+# A terminal obeys control characters: data shows them as pictures (U+2400 on), or not at all (C1).
+SHOWN = {c: 0x2400 + c for c in range(32) if chr(c) not in "\n\t"} | {c: "\ufffd" for c in range(0x7f, 0xa0)}
 
 
 class Preview:
@@ -17,7 +19,8 @@ class Preview:
         self.trained, self.total = sum(map(bool, targets)), len(ids)
 
     def __str__(self) -> str:
-        text = "".join(f"\x1b[30;42m{t}\x1b[0m" if on else f"\x1b[2m{t}\x1b[0m" for t, on in self.spans)
+        spans = [(t.translate(SHOWN), on) for t, on in self.spans]
+        text = "".join(f"\x1b[30;42m{t}\x1b[0m" if on else f"\x1b[2m{t}\x1b[0m" for t, on in spans)
         return f"{text}\n[{self.trained} of {self.total} tokens trained]"
 
     def _repr_html_(self) -> str:
@@ -28,13 +31,12 @@ class Preview:
 
 
 def _spans(ids: list[int], targets: list[bool], tokenizer: Any) -> Iterator[tuple[str, bool]]:
-    """(text, trained) runs. Ids are decoded a run at a time, so that characters of several tokens stay whole."""
-    start = 0
+    """(text, trained) runs; together they are the decoded row. A character of several tokens shows where it ends."""
+    start = done = 0  # first token of the run; characters shown so far
     for end in range(1, len(ids) + 1):
         if end == len(ids) or targets[end] != targets[start]:
             # Decoding with what precedes keeps the leading space that many tokenizers drop at a start.
-            before = tokenizer.decode(ids[:start], skip_special_tokens=False)
-            whole = tokenizer.decode(ids[:end], skip_special_tokens=False)
-            run = whole[len(before):] if whole.startswith(before) else tokenizer.decode(ids[start:end])
-            yield run, targets[start]
-            start = end
+            text = tokenizer.decode(ids[:end], skip_special_tokens=False, clean_up_tokenization_spaces=False)
+            text = text if end == len(ids) else text.rstrip("\ufffd")
+            yield text[done:], targets[start]
+            start, done = end, len(text)

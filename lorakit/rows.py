@@ -44,7 +44,7 @@ def encode(sets: Mapping[str, Sequence[Example]], task: Any, tokenizer: Any, max
     rejected: list[Rejected] = []
     notes = []
     for name, examples in sets.items():
-        encoded[name] = []
+        encoded[name], known = [], len(rejected)
         for example in examples:
             try:
                 encoded[name] += task.encode(example, tokenizer, max_length)
@@ -54,7 +54,8 @@ def encode(sets: Mapping[str, Sequence[Example]], task: Any, tokenizer: Any, max
         if cut:
             notes.append(f"{name}: {len(cut)} rows are longer than max_length={max_length}; {sum(cut):,} tokens were cut")
         if examples and not encoded[name]:
-            raise LorakitError(f"no {name} row can be used; the first: {rejected[0].where}: {rejected[0].reason}")
+            first = rejected[known]
+            raise LorakitError(f"no {name} row can be used; the first: {first.where}: {first.reason}")
         if len(encoded[name]) > len(examples):
             notes.append(f"{name}: {len(examples)} examples became {len(encoded[name])} rows")
     task.guard(encoded["train"], tokenizer)

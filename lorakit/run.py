@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from lorakit.errors import LorakitError, did_you_mean
 
 Auto = Literal["auto"]
+Natural, Positive = Annotated[int, Field(ge=0)], Annotated[int, Field(ge=1)]  # 0, 1, 2, …; 1, 2, 3, …
 # What may differ between a cut run and its continuation; everything else must match.
 FREE_TO_CHANGE = {"max_updates", "processes", "max_minutes", "checkpoint_every", "output_dir", "name"}
 
@@ -23,7 +24,7 @@ FREE_TO_CHANGE = {"max_updates", "processes", "max_minutes", "checkpoint_every",
 class Run(BaseModel):
     """The settings of one run. Raises `LorakitError` naming the setting, its value and the cure."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
 
     # what is tuned, on what
     name: str = "run"  # the run's folder is output_dir/name
@@ -57,13 +58,13 @@ class Run(BaseModel):
     max_grad_norm: float | None = Field(1.0, gt=0)  # None: no clipping
     epochs: int = Field(3, ge=1)  # passes over the training rows
     max_updates: int | None = Field(None, ge=1)  # when set, ends the run instead of `epochs`
-    validate_every: int | Auto = Field("auto", ge=0)  # updates; 0: never
+    validate_every: Natural | Auto = "auto"  # updates; 0: never
     early_stopping: int | None = Field(None, ge=1)  # validations without a better loss before the end
 
     # in what pieces
     global_batch_size: int = Field(8, ge=1)  # rows per update, over all micro-batches and processes
-    micro_batch_size: int | Auto = Field("auto", ge=1)  # rows at a time at most
-    micro_batch_tokens: int | Auto = Field("auto", ge=1)  # tokens at a time at most
+    micro_batch_size: Positive | Auto = "auto"  # rows at a time at most
+    micro_batch_tokens: Positive | Auto = "auto"  # tokens at a time at most
     max_length: int = Field(1024, ge=8)  # tokens per row; longer rows are cut
     packing: bool | Auto = "auto"  # rows end to end in one sequence, none sees another
     gradient_checkpointing: bool | Auto = "auto"  # recompute activations to save memory
@@ -71,9 +72,9 @@ class Run(BaseModel):
 
     # where, how long
     seed: int = Field(0, ge=0)
-    processes: int | Auto = Field("auto", ge=1)
+    processes: Positive | Auto = "auto"
     shard: bool = False  # FSDP2
-    checkpoint_every: int | Auto = Field("auto", ge=1)  # updates
+    checkpoint_every: Positive | Auto = "auto"  # updates
     max_minutes: float | None = Field(None, gt=0)  # stop with a checkpoint before this
     output_dir: str = "outputs"
 
@@ -85,6 +86,10 @@ class Run(BaseModel):
         for name in settings:
             if name not in type(self).model_fields:
                 raise LorakitError(f"unknown setting '{name}'{did_you_mean(name, type(self).model_fields)}")
+        settings = {k: os.fspath(v) if isinstance(v, os.PathLike) else v for k, v in settings.items()}
+        for part in ("validation", "test"):
+            if settings.get(f"{part}_data"):  # a file of its own leaves nothing to take from `data`
+                settings.setdefault(f"{part}_fraction", 0.0)
         try:
             super().__init__(**settings)
         except ValidationError as error:
@@ -92,8 +97,6 @@ class Run(BaseModel):
 
     @model_validator(mode="after")
     def _no_contradictions(self) -> Run:
-        given = self.model_fields_set
-
         def clash(a: str, b: str, why: str):
             raise ValueError(f"{a}={getattr(self, a)!r} and {b}={getattr(self, b)!r} contradict: {why}")
 
@@ -105,7 +108,7 @@ class Run(BaseModel):
             if self.method == "full" and getattr(self, name):
                 clash("method", name, "it is a variant of lora")
         for part in ("validation", "test"):
-            if getattr(self, f"{part}_data") and {f"{part}_fraction"} <= given and getattr(self, f"{part}_fraction"):
+            if getattr(self, f"{part}_data") and getattr(self, f"{part}_fraction"):
                 clash(f"{part}_data", f"{part}_fraction", "name a file or a share, not both")
         if self.validation_fraction + self.test_fraction >= 1:
             clash("validation_fraction", "test_fraction", "nothing is left to train on")

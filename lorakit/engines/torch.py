@@ -132,33 +132,39 @@ class TorchEngine:
         self.notes: dict[str, str] = {}
         self.packing = bool(run.packing)
         if self.packing:
-            self.packing, self.notes["packing"] = self._isolates(packable)
+            self.packing, self.notes["packing"] = self._isolates(packable, run.max_length)
 
     def _bare(self) -> Any:
         return self.model.get_base_model() if self.method == "lora" else self.model
 
-    def _isolates(self, packable: bool) -> tuple[bool, str]:
-        """Whether a document in a pack is untouched by the one before it: tried out, not believed."""
+    def _isolates(self, packable: bool, max_length: int) -> tuple[bool, str]:
+        """Whether a document in a pack is what it is alone in the padded form: tried out, not believed."""
         if not packable:
             return False, "padded: this model's attention has no form over packs here"
+        config = self._bare().config.get_text_config()
+        window = max(getattr(config, name, None) or 0 for name in ("sliding_window", "attention_chunk_size"))
+        length = min(max_length, 24 + (window if max_length > window else 0))  # past the window, where rows get there
         vocabulary = self.model.get_input_embeddings().weight.shape[0]
-        low, high = np.random.default_rng(0).integers(0, vocabulary, (2, 24))
-        second = np.random.default_rng(1).integers(0, vocabulary, 24)
+        low, high, second = np.random.default_rng(0).integers(0, vocabulary, (3, length))
 
-        def logits(first: np.ndarray) -> torch.Tensor:
-            marks = np.tile(np.arange(24) > 0, 2)
-            batch = Batch(np.concatenate([first, second]), marks, np.array([24, 24]), np.arange(2))
-            self.packing = True
+        def logits(*documents: np.ndarray, packed: bool) -> torch.Tensor:
+            """(length - 1, V) of the last document."""
+            number, self.packing = len(documents), packed
+            batch = Batch(np.concatenate(documents), np.tile(np.arange(length) > 0, number),
+                          np.full(number, length), np.arange(number))
             with torch.no_grad(), self._evaluating():
-                return self._logits(batch)[23:].float()
+                return self._logits(batch)[1 - length:].float()
 
-        alone = Batch(second, np.arange(24) > 0, np.array([24]), np.arange(1))
-        a, b = logits(low), logits(high)
-        with torch.no_grad(), self._evaluating():
-            apart = self._logits(alone).float()
+        plain = logits(second, packed=False)
+        try:
+            a, b = logits(low, second, packed=True), logits(high, second, packed=True)
+        except (TypeError, ValueError) as error:
+            return False, f"padded: this model does not run over packs ({error})"
         noise = 1e-3 if self.autocast is None else 0.1
-        if not torch.equal(a, b) or (a - apart).abs().max() > noise * max(1.0, apart.abs().max().item()):
+        if not torch.equal(a, b):
             return False, "padded: in this model a document in a pack would see the one before it (tried at loading)"
+        if (a - plain).abs().max() > noise * max(1.0, plain.abs().max().item()):
+            return False, "padded: this model's own attention differs from the one over packs (tried at loading)"
         return True, "packed: exact attention per document (tried at loading: no document sees another)"
 
     @contextlib.contextmanager
@@ -184,8 +190,9 @@ class TorchEngine:
         position = torch.from_numpy(np.arange(len(batch.ids)) - np.repeat(starts, batch.lengths)).to(self.device)
         if self.packing:
             keep = {"logits_to_keep": places - 1} if self.keeps_logits else {}
-            out = self.model(input_ids=ids[None], position_ids=position[None], use_cache=False,
-                             document_lengths=batch.lengths.tolist(), **keep).logits[0]
+            with attention.packed():
+                out = self.model(input_ids=ids[None], position_ids=position[None], use_cache=False,
+                                 document_lengths=batch.lengths.tolist(), **keep).logits[0]
             return out if keep else out[places - 1]
         document = torch.from_numpy(np.repeat(np.arange(len(batch.lengths)), batch.lengths)).to(self.device)
         shape = (len(batch.lengths), int(batch.lengths.max()))  # (D, T)

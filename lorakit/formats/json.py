@@ -27,6 +27,8 @@ def read(path: str | Path) -> Iterator[Example | Rejected]:
             f"{path}:{error.lineno}: broken JSON: {error.msg} at column {error.colno}. "
             "One object a line? Then name the file .jsonl"
         ) from None
+    except ValueError as error:  # a number of more than 4,300 digits
+        raise LorakitError(f"{path}: broken JSON: {error}") from None
     except RecursionError:
         raise LorakitError(f"{path}: broken JSON: nested too deeply") from None
     for number, fields in enumerate(_rows(content, path), 1):
@@ -41,7 +43,7 @@ def _rows(content, path: Path) -> list:
         return content
     if isinstance(content, dict):
         lists = {k: v for k, v in content.items() if isinstance(v, list)}
-        if len(lists) == 1 and all(isinstance(v, dict) for v in next(iter(lists.values()))):
+        if len(lists) == 1 and any(isinstance(v, dict) for v in next(iter(lists.values()))):
             return next(iter(lists.values()))
         if lists and len(lists) == len(content):
             lengths = {k: len(v) for k, v in lists.items()}

@@ -31,6 +31,8 @@ def read(path: str | Path) -> Iterator[Example | Rejected]:
                 yield Rejected(name, number, f"broken JSON: {error.msg} at column {error.colno}")
             except RecursionError:
                 yield Rejected(name, number, "broken JSON: nested too deeply")
+            except ValueError as error:  # a number of more than 4,300 digits
+                yield Rejected(name, number, f"broken JSON: {error}")
             else:
                 if isinstance(fields, dict):
                     yield Example(fields, name, number)

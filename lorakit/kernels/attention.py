@@ -6,6 +6,10 @@ A transformers model runs it through its `AttentionInterface` under the name `lo
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+from contextvars import ContextVar
+
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
@@ -13,14 +17,30 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 NAME = "lorakit"
+_packed: ContextVar[bool] = ContextVar("packed", default=False)
+
+
+@contextlib.contextmanager
+def packed() -> Iterator[None]:
+    """Inside, models build no mask: `document_lengths` says all there is to say."""
+    token = _packed.set(True)
+    try:
+        yield
+    finally:
+        _packed.reset(token)
 
 
 def packed_attention(module, query, key, value, attention_mask, scaling=None, dropout=0.0, document_lengths=None,
                      sliding_window=None, **kwargs):
-    """query (1, H, N, D), key and value (1, H_kv, N, D), `document_lengths` summing to N -> ((1, N, H, D), None)."""
+    """query (1, H, N, D), key and value (1, H_kv, N, D), `document_lengths` summing to N -> ((1, N, H, D), None).
+
+    Raises `ValueError` for a model that computes a mask of its own.
+    """
     if document_lengths is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, dropout=dropout,
                                       sliding_window=sliding_window, **kwargs)
+    if attention_mask is not None:
+        raise ValueError(f"{type(module).__name__} brings a mask of its own")
     out, start = [], 0
     for length in document_lengths:
         part = slice(start, start := start + length)
@@ -35,9 +55,9 @@ def packed_attention(module, query, key, value, attention_mask, scaling=None, dr
     return torch.cat(out, dim=2).transpose(1, 2).contiguous(), None
 
 
-def _mask(*args, attention_mask=None, **kwargs):
-    # Packed rows come without a mask; padded rows and cached generation always with one.
-    return None if attention_mask is None else sdpa_mask(*args, attention_mask=attention_mask, **kwargs)
+def _mask(*args, **kwargs):
+    # `generate` drops a mask of ones, so that the absence of one says nothing about packs.
+    return None if _packed.get() else sdpa_mask(*args, **kwargs)
 
 
 AttentionInterface.register(NAME, packed_attention)

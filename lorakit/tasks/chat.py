@@ -7,6 +7,7 @@ thoughts) cannot show all answers in one text as they would be asked for; such a
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from typing import Any
 
@@ -17,6 +18,7 @@ GIVES = "messages"
 OBJECTIVE = "tokens"
 UNIT = "target tokens"
 METRICS = ("loss", "perplexity", "token_accuracy", "exact_match", "chrf")
+MARK = "\ue000answer\ue001"  # rendered in an answer's place, it shows what the template writes around one
 
 
 def encode(example: Example, tokenizer: Any, max_length: int) -> list[dict]:
@@ -54,8 +56,8 @@ def render(tokenizer: Any, messages: list[dict], ask: bool) -> str:
 
 
 def prompt_ids(tokenizer: Any, messages: list[dict]) -> list[int]:
-    """What the model is given to answer."""
-    return tokenizer(render(tokenizer, messages, True), add_special_tokens=False)["input_ids"]
+    """What the model is given to answer: the very prompt that training puts before an answer."""
+    return answer_ids(tokenizer, messages, {"role": "assistant", "content": MARK}, "the question")[0]
 
 
 def answer_ids(tokenizer: Any, history: list[dict], message: dict, where: str) -> tuple[list[int], list[int]]:
@@ -64,34 +66,40 @@ def answer_ids(tokenizer: Any, history: list[dict], message: dict, where: str) -
     Raises `BadRow` when the template refuses the conversation, `LorakitError` when it never ends an answer.
     """
     try:
-        before, whole = render(tokenizer, history, True), render(tokenizer, [*history, message], False)
+        asked, whole = render(tokenizer, history, True), render(tokenizer, [*history, message], False)
+        marked = render(tokenizer, [*history, {**message, "content": MARK}], False)
     except Exception as error:  # Jinja's own errors and those a template raises itself
         raise BadRow(f"the chat template refuses it: {error}") from None
-    content = message["content"].strip()
-    found = whole.rfind(content)
-    if not whole.startswith(before):  # the template asks otherwise than it renders: trained from the content on
-        before = whole[:max(found, 0)]
+    head, found, tail = marked.rpartition(MARK)
+    if not found:
+        raise LorakitError(f"{where}: the chat template of this model leaves the words of an answer out (it was "
+                           "written for images and text in parts). Use a model whose template takes plain text")
+    # A template may ask otherwise than it renders ("<think>"): trained from the content on.
+    before = asked if whole.startswith(asked) else os.path.commonprefix([head, whole])
     encoded = tokenizer(whole, add_special_tokens=False, return_offsets_mapping=True)
     ids, starts = encoded["input_ids"], [a for a, _ in encoded["offset_mapping"]]
     special = set(tokenizer.all_special_ids) | set(tokenizer.get_added_vocab().values())
-    content_end = found + len(content) if found >= len(before) else len(before)
-    end = next((i for i, a in enumerate(starts) if a >= content_end and ids[i] in special), None)
+    closing = len(whole) - len(tail) if whole.endswith(tail) else len(before)
+    end = next((i for i, a in enumerate(starts) if a >= closing and ids[i] in special), None)
     if end is None:
         raise LorakitError(
-            f"{where}: the chat template of this model ends an answer without a special token, so that a model trained "
-            "on it would never stop. Use the instruct version of the model, or a tokenizer whose template ends the "
-            "assistant's turn with the end-of-sequence token"
+            f"{where}: the chat template of this model ends an answer without a special token, so that a model "
+            "trained on it would never stop. Use the instruct version of the model, or a tokenizer whose template "
+            "ends the assistant's turn with the end-of-sequence token"
         )
+    # Cohere closes the response and then the turn, in two tokens with nothing between.
+    while end + 1 < len(ids) and ids[end + 1] in special and not whole[starts[end + 1] - 1].isspace():
+        end += 1
+    ids, until = ids[:end + 1], encoded["offset_mapping"][end][1]
     prompt = tokenizer(before, add_special_tokens=False)["input_ids"]
     if ids[:len(prompt)] == prompt:
-        return prompt, ids[len(prompt):end + 1]
+        return prompt, ids[len(prompt):]
     # A token joins the prompt's last character to the answer's first. When asked, the model sees the prompt alone.
-    rest = tokenizer(whole[len(before):], add_special_tokens=False)["input_ids"]
+    rest = tokenizer(whole[len(before):until], add_special_tokens=False)["input_ids"]
     if tokenizer.decode(prompt + rest) == tokenizer.decode(ids):
-        stop = next(i for i in range(len(rest) - 1, -1, -1) if rest[i] == ids[end])
-        return prompt, rest[:stop + 1]
+        return prompt, rest
     start = next(i for i, a in enumerate(starts) if a >= len(before))
-    return ids[:start], ids[start:end + 1]
+    return ids[:start], ids[start:]
 
 
 def guard(rows: Iterable[dict], tokenizer: Any) -> None:

@@ -1,11 +1,14 @@
-"""Plain text: every token but the first is trained, the end of a text included. Long texts become several rows."""
+"""Plain text: every token but the first is trained, the end of a text included.
+
+Long texts become several rows; each begins with the token that ends the one before, so that every token is trained once.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Any
 
-from lorakit.errors import LorakitError
+from lorakit.errors import BadRow, LorakitError
 from lorakit.example import Example
 
 GIVES = "text"
@@ -19,9 +22,11 @@ def encode(example: Example, tokenizer: Any, max_length: int) -> list[dict]:
     ids = tokenizer(example.fields["text"])["input_ids"]
     if tokenizer.eos_token_id is not None and (not ids or ids[-1] != tokenizer.eos_token_id):
         ids = [*ids, tokenizer.eos_token_id]
-    pieces = [ids[i:i + max_length] for i in range(0, len(ids), max_length)]
+    if len(ids) < 2:
+        raise BadRow("the text has no token to train")
+    pieces = [ids[i:i + max_length] for i in range(0, len(ids) - 1, max_length - 1)]
     return [{"ids": piece, "targets": [False] + [True] * (len(piece) - 1), "cut": 0,
-             "file": example.file, "row": example.row} for piece in pieces if len(piece) > 1]
+             "file": example.file, "row": example.row} for piece in pieces]
 
 
 def guard(rows: Iterable[dict], tokenizer: Any) -> None:
