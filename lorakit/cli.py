@@ -26,6 +26,9 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:  # a full disk, a file that may not be read
+        print(f"lorakit: {error}", file=sys.stderr)
+        return 1
 
 
 def parser() -> argparse.ArgumentParser:
@@ -89,7 +92,10 @@ def _run(options: argparse.Namespace):
         name, equals, value = change.partition("=")
         if not equals:
             raise LorakitError(f"--set {change}: expected NAME=VALUE")
-        changes[name.strip()] = yaml.safe_load(value)
+        try:
+            changes[name.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise LorakitError(f"--set {change}: the value cannot be read as YAML") from None
     if getattr(options, "processes", None):
         changes["processes"] = options.processes
     return Run.read(options.run, **changes)

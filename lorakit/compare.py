@@ -38,9 +38,11 @@ class Comparison:
 
 def outcome(folder: Folder) -> tuple[Outcome, list[dict]]:
     """(what the tuned model did, its test rows). Raises `LorakitError` when the run was not scored."""
-    path = folder / "rows" / "after.json"
+    path, status = folder / "rows" / "after.json", folder.record["status"]
+    if status != "done":
+        raise LorakitError(f"{folder.path}: has no scores yet (status {status})")
     if not path.exists():
-        raise LorakitError(f"{folder.path}: has no scores yet (status {folder.record['status']})")
+        raise LorakitError(f"{folder.path}: was not scored: it had no test rows")
     return Outcome.read(path), read_lines(folder / "answers.jsonl")
 
 
@@ -49,6 +51,7 @@ def compare(*paths: str | os.PathLike) -> Comparison:
     if len(paths) < 2:
         raise LorakitError("compare needs two runs or more")
     folders = [Folder.of(p) for p in paths]
+    outcomes = [outcome(f) for f in folders]
     runs = [Run.read(f / "run.yaml").model_dump() for f in folders]
     records = [f.record for f in folders]
     differing = {k: [r[k] for r in runs] for k in runs[0] if any(r[k] != runs[0][k] for r in runs[1:])}
@@ -60,7 +63,6 @@ def compare(*paths: str | os.PathLike) -> Comparison:
         unfair.append("the data differ")
     if "global_batch_size" in settings:
         unfair.append(f"the global batch sizes differ: {settings['global_batch_size']}")
-    outcomes = [outcome(f) for f in folders]
     differences: list[dict[str, dict]] = []
     for (other, rows), folder in zip(outcomes[1:], folders[1:], strict=True):
         first, base_rows = outcomes[0]

@@ -27,6 +27,7 @@ from lorakit.run import Run
 from lorakit.train import State, train
 
 SAMPLE_ROWS, SAMPLE_ANSWERS = 8, 4  # what a fresh process repeats before a run is done
+LAST, BEST = "checkpoint/last.safetensors", "checkpoint/best.safetensors"
 
 
 def finetune(run: Run) -> Folder:
@@ -37,17 +38,18 @@ def finetune(run: Run) -> Folder:
     folder, started = Folder(run.folder), False
     with folder.locked():
         try:
-            started = not (folder / "record.json").exists()  # a refused start leaves what is there as it was
+            started = "settings" not in folder.record  # a refused start leaves what is there as it was
             facts = machine.facts(run.output_dir)
             resolved, choices = plan.resolve(run, facts)
             prepared = prepare(run)
-            if finished(run, folder, prepared.report):
+            if finished(run, folder, prepared):
+                report.write(folder.path)
                 return folder
             started = True
-            folder.note(status="running", pid=os.getpid(), error=None, settings=run.model_dump(), model=run.model,
+            settings = folder.record["settings"] if begun(folder) else run.model_dump()
+            folder.note(status="running", pid=os.getpid(), error=None, settings=settings, model=run.model,
                         method=method(resolved), versions=record.versions(), choices=choices,
-                        machine={**facts.as_dict(), "summary": summary(facts)}, data=prepared.facts(),
-                        base_sha256=base.hash_of(run.model))
+                        machine={**facts.as_dict(), "summary": summary(facts)}, data=prepared.facts())
             prepared.write(folder)
             execute(resolved, choices, folder, prepared)
         except BaseException as error:
@@ -64,8 +66,7 @@ def execute(run: Run, choices: plan.Choices, folder: Folder, prepared: Prepared)
     """From the rows on disk to the evidence."""
     sets, meta = rows.read(folder / "rows")
     engine = registry.load("engines", run.engine).load(run)
-    for name, words in engine.notes.items():
-        choices[name] = (engine.packing if name == "packing" else name, words)
+    choices.update(engine.notes)
     batches = Batches(
         sets["train"], sets["train"].lengths, global_batch_size=run.global_batch_size,
         micro_batch_size=run.micro_batch_size, micro_batch_tokens=run.micro_batch_tokens, packing=engine.packing,
@@ -74,15 +75,15 @@ def execute(run: Run, choices: plan.Choices, folder: Folder, prepared: Prepared)
     run.write(folder / "run.yaml")
     sizes = engine.parameters()
     predicted = plan.memory(run)
-    folder.note(choices=choices, parameters=sum(n for n, _ in sizes.values()),
+    folder.note(choices=choices, base_sha256=base.hash_of(run.model), parameters=sum(n for n, _ in sizes.values()),
                 trained_parameters=sum(n for n, on in sizes.values() if on), updates_planned=len(batches),
                 peak_memory={"predicted": predicted["total"], "measured": 0, "parts": predicted})
 
     untouched = engine.fingerprint()
     before = scored(engine, sets, meta, run, prepared.tokenizer, folder / "rows" / "before.json", "before")
     state, best = State(), {"update": 0, "loss": math.inf, "worse": 0}
-    if (folder / "checkpoint" / "last.safetensors").exists():
-        tensors, kept = checkpoint.read(folder / "checkpoint" / "last.safetensors")
+    if begun(folder):
+        tensors, kept = checkpoint.read(folder / LAST)
         engine.restore(tensors)
         state, best = State(**kept["state"]), kept["best"]
     folder.rewind(state.update)
@@ -95,12 +96,11 @@ def execute(run: Run, choices: plan.Choices, folder: Folder, prepared: Prepared)
         engine.close()
         return
 
-    from_update = state.update
-    if (folder / "checkpoint" / "best.safetensors").exists():
-        tensors, kept = checkpoint.read(folder / "checkpoint" / "best.safetensors")
+    proof, from_update = unchanged(engine, untouched, state), state.update
+    if (folder / BEST).exists():
+        tensors, kept = checkpoint.read(folder / BEST)
         engine.set_weights(tensors)
         from_update = kept["update"]
-    proof = unchanged(engine, untouched, state)
     after = scored(engine, sets, meta, run, prepared.tokenizer, folder / "rows" / "after.json", "after", anew=True)
     engine.save(folder / ("adapter" if run.method == "lora" else "model"))
     said = sample(engine, sets, meta, run)
@@ -147,7 +147,8 @@ class Prepared:
 
     def write(self, folder: Folder) -> None:
         """Once: a run that goes on reads what it began with."""
-        if not (folder / "checkpoint" / "last.safetensors").exists():
+        if not begun(folder):
+            (folder / BEST).unlink(missing_ok=True)
             stop = self.task.stop_ids(self.rows["train"], self.tokenizer)
             rows.write(folder / "rows", self.rows, {"task": self.task_name, "stop_ids": stop})
             record.write_lines(folder / "rejected.jsonl", [asdict(r) for r in self.report.rejected])
@@ -166,23 +167,34 @@ def prepare(run: Run) -> Prepared:
     return Prepared(run)
 
 
-def finished(run: Run, folder: Folder, found: data.DataReport) -> bool:
+def begun(folder: Folder) -> bool:
+    """Whether there is a checkpoint to go on from."""
+    return (folder / LAST).exists()
+
+
+def finished(run: Run, folder: Folder, prepared: Prepared) -> bool:
     """Whether there is nothing left to do. Raises `LorakitError` when the folder holds another run."""
-    if not (folder / "record.json").exists():
-        return False
     known = folder.record
-    if "settings" not in known:
+    if not begun(folder) and known["status"] != "done":
         return False
-    begun = (folder / "checkpoint" / "last.safetensors").exists()
-    differences = [f"{k}: {theirs!r} there, {mine!r} now"
-                   for k, (mine, theirs) in run.differences(Run(**known["settings"])).items()]
-    if known["data"]["sha256"] != found.sha256:
+    if "settings" not in known:
+        raise LorakitError(f"{folder.path} holds a checkpoint, and record.json does not say of which settings; "
+                           "give this run another name, or delete the folder")
+    differing = run.differences(Run(**known["settings"]))
+    if (folder / "run.yaml").exists():  # what `auto` became is no difference
+        resolved = run.differences(Run.read(folder / "run.yaml"))
+        differing = {k: v for k, v in differing.items() if k in resolved}
+    differences = [f"{k}: {theirs!r} there, {mine!r} now" for k, (mine, theirs) in differing.items()]
+    if known["data"]["sha256"] != prepared.report.sha256:
         differences.append(f"the content of the data: {known['data']['file']} has changed since")
-    if differences and (begun or known["status"] == "done"):
+    bases = {known.get("base_sha256", run.model), base.hash_of(run.model)}
+    if len(bases) > 1 and run.model not in bases:  # the name stands for files that were not at hand
+        differences.append(f"the weights of the base: {run.model} has changed since")
+    if differences:
         raise LorakitError(f"{folder.path} holds a run with other settings ({'; '.join(differences)}). "
                            f"Give this run another name, restore the settings, or delete the folder")
-    longer = (run.max_updates or 0) > known.get("updates_planned", 0)
-    return known["status"] == "done" and not differences and not longer
+    updates = run.max_updates or run.epochs * -(-len(prepared.rows["train"]) // run.global_batch_size)
+    return known["status"] == "done" and updates <= known["updates_planned"]
 
 
 def method(run: Run) -> str:
@@ -222,40 +234,43 @@ def schedule(run: Run, updates: int) -> Callable[[int], float]:
 
 def loop(engine: Any, batches: Batches, state: State, best: dict, sets: dict, run: Run, folder: Folder) -> str:
     """Trains; returns "" when all updates are done (or validation stopped them), else why it stopped early."""
-    begun, stop = time.monotonic(), []
+    start, stop = time.monotonic(), []
     limits = {"max_rows": run.micro_batch_size, "max_tokens": run.micro_batch_tokens}
     bar = tqdm(total=len(batches), initial=state.update, desc="training", unit="update", mininterval=0.5)
 
     def save() -> None:
-        checkpoint.write(folder / "checkpoint" / "last.safetensors", engine.state(),
-                         {"state": asdict(state), "best": best})
+        checkpoint.write(folder / LAST, engine.state(), {"state": asdict(state), "best": best})
 
-    def validate() -> bool:
+    def enough() -> bool:
+        return bool(run.early_stopping) and best["worse"] >= run.early_stopping
+
+    def validate() -> None:
         loss = evaluate.mean_loss(engine, sets["validation"], **limits)
         folder.append({"update": state.update, "validation_loss": loss})
         if loss < best["loss"]:
             best.update(update=state.update, loss=loss, worse=0)
-            checkpoint.write(folder / "checkpoint" / "best.safetensors", engine.weights(), {"update": state.update})
+            checkpoint.write(folder / BEST, engine.weights(), {"update": state.update})
         else:
             best["worse"] += 1
-        return bool(run.early_stopping) and best["worse"] >= run.early_stopping
 
     def after_update(state: State, line: dict) -> bool:
         folder.append(line)
         bar.update()
         bar.set_postfix(loss=f"{line['loss']:.3f}", refresh=False)
-        last, enough = state.update == len(batches), False
+        last = state.update == len(batches)
         if run.validate_every and "validation" in sets and (last or state.update % run.validate_every == 0):
-            enough = validate()
-        if run.max_minutes and time.monotonic() - begun > 60 * run.max_minutes and not last:
-            stop.append(f"max_minutes={run.max_minutes:g} is over after update {state.update}; start again to go on")
-        if stop or last or enough or state.update % run.checkpoint_every == 0:
+            validate()
+        if run.max_minutes and time.monotonic() - start > 60 * run.max_minutes:
+            stop.append(f"max_minutes={run.max_minutes:g} is over")
+        ending = bool(stop) or last or enough()
+        if ending or state.update % run.checkpoint_every == 0:
             save()
-        return bool(stop) or enough
+        return ending
 
-    with bar, asked_to_stop(lambda: stop.append(f"stopped on request after update {state.update + 1}; start again to go on")):
-        train(engine, batches, state, schedule(run, len(batches)), after_update)
-    return stop[0] if stop and state.update < len(batches) else ""
+    with bar, asked_to_stop(lambda: stop.append("stopped on request")):
+        if not enough():
+            train(engine, batches, state, schedule(run, len(batches)), after_update)
+    return f"{stop[0]} after update {state.update}; start again to go on" if stop and state.update < len(batches) else ""
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -67,12 +68,16 @@ class Job:
 
     def stop(self, seconds: float = 60) -> Job:
         """Asks the run to end with a checkpoint; starting it again goes on from there."""
-        pid = self.folder.record.get("pid")
-        if self.running and pid:
-            os.kill(pid, signal.SIGTERM)
-            end = time.monotonic() + seconds
-            while self.running and time.monotonic() < end:
-                time.sleep(0.1)
+        end, asked = time.monotonic() + seconds, False
+        while self.running and time.monotonic() < end:
+            record = self.folder.record
+            # Before a run has noted `running`, the record may hold the process of an earlier one.
+            pid = self._child.pid if self._child else record["pid"] if record["status"] == "running" else None
+            with contextlib.suppress(ProcessLookupError):
+                if pid and not asked:
+                    os.kill(pid, signal.SIGTERM)
+                    asked = True
+            time.sleep(0.1)
         return self
 
     def result(self) -> dict[str, Any]:
@@ -90,6 +95,10 @@ def launch(run: Run) -> Job:
     except OSError as error:
         raise LorakitError(f"{folder.path}: cannot be written ({error.strerror}); name another output_dir") from None
     if folder.busy:
+        differing = run.differences(Run(**folder.record.get("settings", run.model_dump())))
+        if differing:
+            raise LorakitError(f"{folder.path}: a run with other settings is going there ({', '.join(differing)}); "
+                               "give this one another name, or stop that one")
         return Job(folder.path)
     write_json(folder / "asked.json", run.given())
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}

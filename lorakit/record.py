@@ -6,10 +6,13 @@ import contextlib
 import json
 import os
 import platform
+import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 from filelock import FileLock, Timeout
 
 from lorakit.errors import LorakitError
@@ -62,47 +65,65 @@ class Folder:
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """The only writer. The lock is the operating system's: it goes with its process, however that ends."""
+        lock = FileLock(self / ".lock")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self / ".lock")
-            with lock.acquire(timeout=0):
-                yield
+            lock.acquire(timeout=1)  # a reader holds it for an instant, see `busy`
         except Timeout:
             raise LorakitError(f"{self.path}: another run is writing here; give this one another name, "
                                "or wait, or stop that one") from None
-        except PermissionError as error:
-            raise LorakitError(f"{self.path}: cannot be written ({error.strerror}); name another output_dir") from None
+        except OSError as error:
+            raise LorakitError(f"{self.path}: cannot be written ({error.strerror}); "
+                               "name another output_dir") from None
+        try:
+            self.sweep()
+            yield
+        finally:
+            lock.release()
+
+    def sweep(self) -> None:
+        """Removes what processes that are gone left half written."""
+        for part in list(self.path.rglob("*.part*")):
+            pid = part.name.rpartition(".part")[2]
+            if pid.isdigit() and not psutil.pid_exists(int(pid)):
+                shutil.rmtree(part) if part.is_dir() else part.unlink(missing_ok=True)
 
     @property
     def busy(self) -> bool:
-        """Whether a process holds the lock."""
+        """Whether a process holds the lock: tried twice, since another reader may hold it for an instant."""
         if not (self / ".lock").exists():
             return False
-        try:
-            with FileLock(self / ".lock").acquire(timeout=0):
+        for pause in (0.002, 0):
+            try:
+                with FileLock(self / ".lock").acquire(timeout=0):
+                    return False
+            except Timeout:
+                time.sleep(pause)
+            except OSError:
                 return False
-        except Timeout:
-            return True
-        except OSError:
-            return False
+        return True
 
     @property
     def record(self) -> dict[str, Any]:
         """`record.json`, its status as it really is: `running` without a process reads `interrupted`."""
+        record = self._noted()
+        if record["status"] == "running" and not self.busy:
+            record = self._noted()  # it may have ended between the two looks
+            if record["status"] == "running":
+                record["status"] = "interrupted"
+        return record
+
+    def _noted(self) -> dict[str, Any]:
         try:
-            record = json.loads((self / "record.json").read_text(encoding="utf-8"))
+            return {"status": "queued", **json.loads((self / "record.json").read_text(encoding="utf-8"))}
         except FileNotFoundError:
             return {"status": "queued"}
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, TypeError) as error:
             raise LorakitError(f"{self / 'record.json'}: is damaged ({error})") from None
-        if record.get("status") == "running" and not self.busy:
-            record["status"] = "interrupted"
-        return record
 
     def note(self, **facts: Any) -> None:
         """Adds to `record.json`."""
-        known = json.loads((self / "record.json").read_text(encoding="utf-8")) if (self / "record.json").exists() else {}
-        write_json(self / "record.json", {**known, **facts})
+        write_json(self / "record.json", {**self._noted(), **facts})
 
     @property
     def scores(self) -> dict[str, dict]:

@@ -25,7 +25,12 @@ def smooth(values: list[float], span: int = 10) -> list[float]:
 
 
 def primary(scores: dict[str, dict]) -> str:
-    """The metric that the headline is about: the most telling one that was scored."""
+    """The metric that the headline is about: the most telling one that was scored.
+
+    Exact match of free text is 0 before and after and says nothing; the loss speaks then.
+    """
+    if not any(scores.get("exact_match", {}).get(k) for k in ("before", "after")) and "loss" in scores:
+        return "loss" if "exact_match" in scores else next(m for m in PRIMARY if m in scores)
     return next((m for m in PRIMARY if m in scores), next(iter(scores), ""))
 
 

@@ -6,8 +6,6 @@ import os
 import tempfile
 from pathlib import Path
 
-import numpy as np
-
 from lorakit import data as loading
 from lorakit import evaluate, record, registry, rows
 from lorakit.errors import LorakitError
@@ -28,9 +26,9 @@ def rescore(path: str | os.PathLike, *, data: str | None = None, metrics: list |
         if data:
             examples, _ = loading.load(data, columns=run.columns, gives=task.GIVES)
             engine, tokenizer, _, _ = tuned(folder.path, adapted=False)
-            seen = {np.asarray(r["ids"]).tobytes() for s in ("train", "validation") if s in sets for r in sets[s]}
+            seen = {tuple(r["ids"].tolist()) for s in ("train", "validation") if s in sets for r in sets[s]}
             encoded, _, notes = rows.encode({"train": examples}, task, tokenizer, run.max_length)
-            fresh = [r for r in encoded["train"] if np.asarray(r["ids"], dtype=np.int32).tobytes() not in seen]
+            fresh = [r for r in encoded["train"] if tuple(r["ids"]) not in seen]
             if not fresh:
                 raise LorakitError(f"{data}: the run trained on every row of it; these rows prove nothing")
             if len(fresh) < len(encoded["train"]):

@@ -18,7 +18,7 @@ class Engine(Protocol):
     """The contract. Arrays are NumPy; no caller sees a device or a dtype."""
 
     packing: bool  # whether documents run end to end (True) or padded
-    notes: dict[str, str]  # choices made while loading, with their reasons
+    notes: dict[str, tuple[Any, str]]  # choices made while loading, with their reasons
 
     def loss(self, batch: Batch) -> tuple[float, int]:
         """(summed loss in nats, targets), in evaluation mode, without gradients."""

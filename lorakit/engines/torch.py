@@ -18,6 +18,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
@@ -85,6 +86,18 @@ def load(run: Run, *, adapter: str | Path | None = None) -> TorchEngine:
     if run.method == "lora":
         model = with_adapter(model, run, spec, adapter)
     return TorchEngine(model, tokenizer, run, where, packable)
+
+
+def threads(model: Any, run: Run) -> tuple[int, str]:
+    """Sets and returns how many threads compute. Small products are over before a second thread has begun."""
+    tokens = min(run.micro_batch_tokens, run.micro_batch_size * run.max_length)
+    work = 2 * sum(p.numel() for p in model.parameters()) * tokens
+    if "OMP_NUM_THREADS" in os.environ:
+        return torch.get_num_threads(), "OMP_NUM_THREADS says so"
+    if work < 1e10:
+        torch.set_num_threads(1)
+        return 1, f"a pass is {work / 1e9:.1f} GFLOP: too little to share"
+    return torch.get_num_threads(), "all cores"
 
 
 def quantization(name: str, dtype: torch.dtype) -> BitsAndBytesConfig:
@@ -327,10 +340,15 @@ class TorchEngine:
         part = path.with_name(f"{path.name}.part{os.getpid()}")
         shutil.rmtree(part, ignore_errors=True)
         options = {"save_embedding_layers": False} if self.method == "lora" else {}
-        self.model.save_pretrained(part, **options)
-        self.tokenizer.save_pretrained(part)
-        shutil.rmtree(path, ignore_errors=True)
-        os.replace(part, path)
+        try:
+            self.model.save_pretrained(part, **options)
+            self.tokenizer.save_pretrained(part)
+            shutil.rmtree(path, ignore_errors=True)
+            os.replace(part, path)
+        except (OSError, SafetensorError) as error:
+            shutil.rmtree(part, ignore_errors=True)
+            raise LorakitError(f"{path}: could not be written: {error}. Free some space and start again: "
+                               "the run goes on from its checkpoint") from None
         return path
 
     def close(self) -> None:
