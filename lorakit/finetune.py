@@ -134,7 +134,7 @@ class Prepared:
             group_by=run.group_by, shuffled=run.shuffle_answers)
         found = registry.load("schemas", self.report.schema).GIVES
         tasks = registry.modules("tasks")
-        self.task_name = run.task if run.task != "auto" else next(n for n, t in tasks.items() if t.GIVES == found)
+        self.task_name = run.task if run.task != "auto" else next(n for n, t in tasks.items() if found == t.GIVES)
         self.task = tasks[self.task_name]
         self.rows, rejected, more = rows.encode(self.sets, self.task, self.tokenizer, run.max_length)
         self.report.rejected += rejected

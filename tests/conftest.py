@@ -1,13 +1,21 @@
 """What several test files share: a tiny base model, built here, and the folder of real data."""
 
+import contextlib
+import importlib
+import io
+import json
 import os
+import random
+import sys
+import types
+from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: a shared machine swings with more
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-from pathlib import Path
-
 import pytest
+
+import lorakit
 
 ROLES = ("system", "user", "assistant")
 SPECIAL = ["<|begin|>", "<|end|>", "<|pad|>", *(f"<|{role}|>" for role in ROLES)]
@@ -66,3 +74,43 @@ def real_data():
     if not folder.is_dir():
         pytest.skip(f"no real data: {folder} is not there; set LORAKIT_TEST_DATA")
     return folder.resolve()
+
+
+@pytest.fixture(scope="session")
+def rows_file(tmp_path_factory):
+    """80 questions of random words, answered by two words that the first letter decides."""
+    rng = random.Random(0)
+    path = tmp_path_factory.mktemp("rows") / "rows.jsonl"
+    words = ["".join(rng.choices("abcdefgh", k=5)) for _ in range(320)]
+    rows = [{"prompt": " ".join(words[i:i + 4]) + "?", "completion": "yes go" if words[i] < "e" else "no"}
+            for i in range(0, 320, 4)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+@pytest.fixture
+def run(base, rows_file, tmp_path):
+    """A run of 12 updates that takes about a second."""
+    return lorakit.Run(name="run", model=base, data=rows_file, output_dir=str(tmp_path / "outputs"), max_length=128,
+                       max_updates=12, learning_rate=1e-3, alpha=64, dropout=0.1, max_new_tokens=8,
+                       validate_every=3, checkpoint_every=4, precision="fp32", quantization="none")
+
+
+def repeat_here(command, **_):
+    """Stands in for the fresh process that repeats what was said: the same code, six seconds less."""
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        sys.modules["lorakit.finetune"]._repeat(command[-1])
+    return types.SimpleNamespace(returncode=0, stdout=out.getvalue(), stderr="")
+
+
+def without_fresh_process():
+    """For children that are not to start a process of their own."""
+    importlib.import_module("lorakit.finetune").subprocess = types.SimpleNamespace(run=repeat_here)
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Runs in this test repeat their answers in this process."""
+    monkeypatch.setattr(importlib.import_module("lorakit.finetune"), "subprocess",
+                        types.SimpleNamespace(run=repeat_here))

@@ -1,6 +1,5 @@
 """The torch engine against plain loops: one curve, exact packs, honest quantization, a state that comes back."""
 
-import itertools
 import math
 from types import SimpleNamespace
 
@@ -92,7 +91,10 @@ def curve(base, rows):
     return history(engine, batches(rows, engine)), engine.weights()
 
 
-@pytest.mark.parametrize(("micro", "packing"), [p for p in itertools.product((8, 4, 2), (True, False)) if p != (8, True)])
+PIECES = [(8, False), (4, True), (4, False), (2, True), (2, False)]
+
+
+@pytest.mark.parametrize(("micro", "packing"), PIECES)
 def test_one_curve_whatever_the_pieces(base, rows, curve, micro, packing):
     engine = load(settings(base, packing=packing))
     assert engine.packing is packing
@@ -200,7 +202,8 @@ def test_attention_over_a_pack_is_that_of_the_dense_mask():
             seen &= place[:, None] - place[None] < window
         scores = q @ k.repeat_interleave(2, 1).transpose(2, 3) / math.sqrt(8)
         plain = scores.masked_fill(~seen, -math.inf).softmax(-1) @ v.repeat_interleave(2, 1)
-        out, _ = attention.packed_attention(None, q, k, v, None, document_lengths=[5, 11, 1], sliding_window=window)
+        out, _ = attention.packed_attention(None, q, k, v, None, document_lengths=[5, 11, 1],
+                                            sliding_window=window)
         torch.testing.assert_close(out, plain.transpose(1, 2), atol=1e-6, rtol=1e-5)
 
 
@@ -353,8 +356,8 @@ VARIANTS = {
     "full": {"method": "full"}, "nf4": {"quantization": "nf4"}, "int8": {"quantization": "int8"},
     "nf4 dora": {"quantization": "nf4", "use_dora": True}, "bf16": {"precision": "bf16"},
     "full bf16": {"method": "full", "precision": "bf16"}, "nf4 bf16": {"quantization": "nf4", "precision": "bf16"},
-    "checkpointing": {"gradient_checkpointing": True}, "padded": {"packing": False}, "one layer": {"target_modules": ["v_proj"]},
-    "expression": {"target_modules": r".*\.1\..*_proj"},
+    "checkpointing": {"gradient_checkpointing": True}, "padded": {"packing": False},
+    "one kind": {"target_modules": ["v_proj"]}, "expression": {"target_modules": r".*\.1\..*_proj"},
     **{name: {"optimizer": name} for name in ("adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit")},
 }
 
@@ -365,12 +368,13 @@ def test_two_updates_move_everything_trained_and_nothing_frozen(base, rows, chan
     tensors = dict(engine.model.named_parameters())
     tensors |= dict(engine.model.named_buffers())
     before, prints = {n: t.detach().clone() for n, t in tensors.items()}, engine.fingerprint()
-    losses = [line["loss"] for line in history(engine, batches(rows, engine, updates=6))]
+    lines = history(engine, batches(rows, engine, updates=2))
     changed = {n for n, t in tensors.items() if not torch.equal(t, before[n])}
     now = engine.fingerprint()
     assert changed == set(engine.trained) == {n for n, (_, trained) in engine.parameters().items() if trained}
     assert {n for n in now if now[n] != prints[n]} == changed
-    assert losses[-1] < losses[0]
+    lines += history(engine, batches(rows, engine, updates=8), state=State(update=2))
+    assert lines[-1]["loss"] < lines[0]["loss"]
     assert all(p.dtype == torch.float32 for p in engine.trained.values())
     if changes.get("method") != "full":
         assert all("lora_" in name for name in changed)
@@ -501,7 +505,7 @@ def test_answers_are_greedy(packed):
 
 
 def test_a_layer_that_is_not_there(base):
-    with pytest.raises(LorakitError, match="no layer 'query'.*down_proj.*q_proj"):
+    with pytest.raises(LorakitError, match=r"no layer 'query'.*down_proj.*q_proj"):
         load(settings(base, target_modules=["q_proj", "query"]))
     with pytest.raises(LorakitError, match="target_modules="):
         load(settings(base, target_modules="nothing.*"))

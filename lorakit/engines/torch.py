@@ -67,7 +67,7 @@ def load(run: Run, *, adapter: str | Path | None = None) -> TorchEngine:
     source = str(adapter) if adapter and run.method == "full" else path
     try:
         model = AutoModelForCausalLM.from_pretrained(source, **options)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise base.hub_error(run.model, error) from None
     if run.quantization == "none":
         model.to(where)
