@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -40,7 +42,22 @@ def path(model: str) -> str:
     if not re.fullmatch(r"[\w.\-]+/[\w.\-]+", found):
         names = ", ".join(registry.names("models"))
         raise LorakitError(f"model={model!r}: no such folder, and not a hub id (owner/name). Known by name: {names}")
+    find_token()
     return found
+
+
+def find_token() -> None:
+    """Puts the hub's token of Colab's or Kaggle's secrets into HF_TOKEN, unless one is there already."""
+    if os.environ.get("HF_TOKEN"):
+        return
+    with contextlib.suppress(Exception):  # not Colab, or no such secret, or access to it was not granted
+        from google.colab import userdata
+
+        os.environ["HF_TOKEN"] = userdata.get("HF_TOKEN")
+    with contextlib.suppress(Exception):  # the same on Kaggle
+        from kaggle_secrets import UserSecretsClient
+
+        os.environ["HF_TOKEN"] = UserSecretsClient().get_secret("HF_TOKEN")
 
 
 def hub_error(model: str, error: Exception) -> LorakitError:

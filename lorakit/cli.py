@@ -140,7 +140,9 @@ def plan(options: argparse.Namespace) -> int:
           + ", ".join(f"{k} {v / 1e9:.2f}" for k, v in parts.items() if k != "total")
           + f"); {facts.device_memory / 1e9:.1f} GB are there")
     lengths = [len(row["ids"]) for row in prepared.rows["train"]]
-    rows = resolved.epochs * len(lengths) if resolved.max_updates is None else resolved.max_updates * resolved.global_batch_size
+    rows = resolved.epochs * len(lengths)
+    if resolved.max_updates is not None:
+        rows = resolved.max_updates * resolved.global_batch_size
     tokens = int(rows * sum(lengths) / len(lengths))
     seconds = planning.seconds(resolved, shape, tokens, planning.matmul_rate())
     print(f"time: about {seconds:.0f} s for {tokens:,} tokens in {-(-rows // resolved.global_batch_size)} updates, "
@@ -173,7 +175,8 @@ def run(options: argparse.Namespace) -> int:
 def evaluate(options: argparse.Namespace) -> int:
     from lorakit.rescore import rescore
 
-    path, lines = rescore(options.run, data=options.data, metrics=options.metrics.split(",") if options.metrics else None)
+    metrics = options.metrics.split(",") if options.metrics else None
+    path, lines = rescore(options.run, data=options.data, metrics=metrics)
     print("\n".join(lines) + f"\nSee {path}")
     return 0
 

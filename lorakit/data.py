@@ -248,7 +248,8 @@ def split(examples: Sequence[Example], *, validation_fraction: float = 0.1, test
             raise LorakitError(f"{report.file}: {free} rows in {len(members)} groups leave no {name} row; "
                                f"add rows, raise {name}_fraction, name {name}_data, or set {name}_fraction to 0")
     if not sets["train"]:
-        raise LorakitError(f"{report.file}: no row is left to train on ({free} rows in {len(members)} groups); add rows")
+        raise LorakitError(f"{report.file}: no row is left to train on ({free} rows in {len(members)} groups); "
+                           "add rows")
     report.sets = {name: len(rows) for name, rows in sets.items()}
     return sets
 

@@ -270,7 +270,8 @@ def loop(engine: Any, batches: Batches, state: State, best: dict, sets: dict, ru
     with bar, asked_to_stop(lambda: stop.append("stopped on request")):
         if not enough():
             train(engine, batches, state, schedule(run, len(batches)), after_update)
-    return f"{stop[0]} after update {state.update}; start again to go on" if stop and state.update < len(batches) else ""
+    early = stop and state.update < len(batches)
+    return f"{stop[0]} after update {state.update}; start again to go on" if early else ""
 
 
 @contextlib.contextmanager
@@ -307,8 +308,9 @@ def scored(engine: Any, sets: dict, meta: dict, run: Run, tokenizer: Any, path: 
         def shown(n: int) -> None:
             bar.update(n - bar.n)
 
-        outcome = Outcome(evaluate.token_sums(engine, test, max_tokens=run.micro_batch_tokens),
-                          evaluate.generate(engine, test, tokenizer, meta["stop_ids"], run.max_new_tokens, progress=shown))
+        sums = evaluate.token_sums(engine, test, max_tokens=run.micro_batch_tokens)
+        outcome = Outcome(sums, evaluate.generate(engine, test, tokenizer, meta["stop_ids"], run.max_new_tokens,
+                                                  progress=shown))
     outcome.write(path)
     return outcome
 
@@ -345,7 +347,8 @@ def sample(engine: Any, sets: dict, meta: dict, run: Run) -> dict[str, list]:
         chosen, lengths, SAMPLE_ROWS, run.micro_batch_tokens, engine.packing)])
     starts = [int(r["answer_start"]) if r.get("answer_start") is not None else len(r["ids"]) // 2 for r in chosen]
     prompts = [np.asarray(r["ids"])[:s].tolist() for r, s in zip(chosen, starts, strict=True)][:SAMPLE_ANSWERS]
-    return {"losses": sums[:, 0].tolist(), "answers": engine.generate(prompts, min(24, run.max_new_tokens), meta["stop_ids"])}
+    answers = engine.generate(prompts, min(24, run.max_new_tokens), meta["stop_ids"])
+    return {"losses": sums[:, 0].tolist(), "answers": answers}
 
 
 def repeated(folder: Folder, said: dict[str, list], run: Run) -> dict[str, str]:

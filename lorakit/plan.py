@@ -22,10 +22,9 @@ def resolve(run: Run, facts: Facts) -> tuple[Run, Choices]:
     Raises `LorakitError` when the machine cannot do what was asked for.
     """
     spec, chosen = base.spec(run.model), {}
-    unserved = {"folds": run.folds, "shard": run.shard or None, "processes": run.processes if run.processes not in ("auto", 1) else None}
-    for name, value in unserved.items():
-        if value is not None:
-            raise LorakitError(f"{name}={value!r} is not served yet by this version; leave it out")
+    for name, harmless in (("folds", (None,)), ("shard", (False,)), ("processes", ("auto", 1))):
+        if getattr(run, name) not in harmless:
+            raise LorakitError(f"{name}={getattr(run, name)!r} is not served yet by this version; leave it out")
     chosen["processes"] = (1, "one process")
     chosen["engine"] = engine(run, facts, spec)
     chosen["precision"] = precision(run, facts, spec)
@@ -144,7 +143,9 @@ def memory(run: Run, of: Shape | None = None) -> dict[str, int]:
         bits = {"nf4": NF4_BITS, "int8": 8.1}.get(run.quantization, 8 * width)
         weights, extra = of.linear * bits / 8 + of.other * width, of.adapter * (4 + 4 + moments)
     layer = tokens * width * (14 * of.hidden + 5 * of.wide)
-    activations = layer + of.layers * tokens * of.hidden * width if run.gradient_checkpointing is True else layer * of.layers
+    activations = layer * of.layers
+    if run.gradient_checkpointing is True:  # one layer at a time, and every layer's input
+        activations = layer + of.layers * tokens * of.hidden * width
     logits = tokens * of.vocabulary * (width + 8)
     parts = {"weights": weights, "trained": extra, "activations": activations, "logits": logits}
     return {k: int(v) for k, v in {**parts, "total": sum(parts.values())}.items()}

@@ -59,7 +59,7 @@ class Folder:
     def of(cls, path: str | os.PathLike) -> Folder:
         """An existing run. Raises `LorakitError` when there is none."""
         if not (Path(path) / "record.json").is_file():
-            raise LorakitError(f"{path}: no run here (record.json is missing); name a folder such as outputs/quickstart")
+            raise LorakitError(f"{path}: no run here (record.json is missing); name a folder like outputs/quickstart")
         return cls(path)
 
     @contextlib.contextmanager

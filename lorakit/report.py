@@ -89,8 +89,8 @@ def loss_png(folder: Folder, path: Path | None = None) -> Path:
     draw_losses(left, updates, validations)
     if scores:
         draw_scores(right[0], scores)
-    part = path.with_name(f"{path.stem}.part{os.getpid()}.png")
-    figure.savefig(part, dpi=130)
+    part = path.with_name(f"{path.name}.part{os.getpid()}")
+    figure.savefig(part, dpi=130, format="png")
     os.replace(part, path)
     return path
 

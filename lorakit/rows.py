@@ -52,7 +52,8 @@ def encode(sets: Mapping[str, Sequence[Example]], task: Any, tokenizer: Any, max
                 rejected.append(Rejected(example.file, example.row, str(error)))
         cut = [row["cut"] for row in encoded[name] if row["cut"]]
         if cut:
-            notes.append(f"{name}: {len(cut)} rows are longer than max_length={max_length}; {sum(cut):,} tokens were cut")
+            notes.append(f"{name}: {len(cut)} rows are longer than max_length={max_length}; "
+                         f"{sum(cut):,} tokens were cut")
         if examples and not encoded[name]:
             first = rejected[known]
             raise LorakitError(f"no {name} row can be used; the first: {first.where}: {first.reason}")

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import random
+import shutil
 import sys
 import types
 from pathlib import Path
@@ -88,12 +89,30 @@ def rows_file(tmp_path_factory):
     return str(path)
 
 
+def tiny_run(base, rows_file, folder, **changes):
+    """A run of 12 updates that takes about a second."""
+    return lorakit.Run(**{
+        "name": "run", "model": base, "data": rows_file, "output_dir": str(folder), "max_length": 128,
+        "max_updates": 12, "learning_rate": 1e-3, "alpha": 64, "dropout": 0.1, "max_new_tokens": 8,
+        "validate_every": 3, "checkpoint_every": 4, "precision": "fp32", "quantization": "none", **changes})
+
+
 @pytest.fixture
 def run(base, rows_file, tmp_path):
-    """A run of 12 updates that takes about a second."""
-    return lorakit.Run(name="run", model=base, data=rows_file, output_dir=str(tmp_path / "outputs"), max_length=128,
-                       max_updates=12, learning_rate=1e-3, alpha=64, dropout=0.1, max_new_tokens=8,
-                       validate_every=3, checkpoint_every=4, precision="fp32", quantization="none")
+    return tiny_run(base, rows_file, tmp_path / "outputs")
+
+
+@pytest.fixture(scope="session")
+def finished(base, rows_file, tmp_path_factory):
+    """The folder of a finished run, proof by a fresh process included. Only to be read: see `copied`."""
+    return lorakit.finetune(tiny_run(base, rows_file, tmp_path_factory.mktemp("finished")))
+
+
+@pytest.fixture
+def copied(finished, tmp_path):
+    """A finished run that a test may write into."""
+    shutil.copytree(finished.path, tmp_path / "copied")
+    return lorakit.Folder(tmp_path / "copied")
 
 
 def repeat_here(command, **_):

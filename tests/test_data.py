@@ -13,7 +13,7 @@ from lorakit import data
 from lorakit.errors import LorakitError
 from lorakit.example import Example
 
-WORDS = ["river", "camp", "water", "well", "tap", "bridge", "road", "truck", "tent", "clinic", "nurse", "rice"]
+WORDS = ["river", "camp", "water", "well", "tap", "bridge", "road", "truck", "tent", "clinic", "rice"]
 
 
 def write(folder, rows, name="rows.jsonl"):
@@ -59,8 +59,8 @@ def test_every_row_is_used_or_named(tmp_path):
     assert report.rows == len(examples) + len(report.rejected) == 6
     assert report.lines()[:2] == [
         f"{path}: 6 rows, jsonl; schema prompt_completion, because the rows have 'prompt' and 'completion'",
-        "4 left out, the first: rows.jsonl:2: broken JSON: Expecting property name enclosed in double quotes at "
-        "column 2"]
+        "4 left out, the first: rows.jsonl:2: broken JSON: Expecting property name enclosed in double quotes "
+        "at column 2"]
 
 
 rows_of_any_kind = st.lists(st.one_of(
@@ -93,7 +93,7 @@ def test_schemas_are_found_with_a_reason(row, schema, because, tmp_path):
 def test_a_task_restricts_the_schemas(tmp_path):
     path = write(tmp_path, [{"text": "t", "prompt": "p", "response": "r"}])
     assert data.load(path, gives="text")[1].schema == "text"
-    with pytest.raises(LorakitError, match=r"the columns prompt fit no schema \(text: text\)\. Name them with"):
+    with pytest.raises(LorakitError, match=r"columns prompt fit no schema \(text: text\)\. Name them"):
         data.load(write(tmp_path, [{"prompt": "p"}]), gives="text")
 
 

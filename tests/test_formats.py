@@ -73,7 +73,7 @@ def test_unusable_json_says_what_and_where(content, words, tmp_path):
 # JSON Lines
 
 def test_jsonl_numbers_rows_by_line(tmp_path):
-    content = '\ufeff{"a": 1}\r\n\n  \n{"a": "\u2028\u0085"}\n{"a": 3}'
+    content = '\ufeff{"a": 1}\r\n\n  \n{"a": "\u2028\u0085"}\n{"a":\r3}'
     assert read(jsonl, tmp_path, content) == [(1, {"a": 1}), (4, {"a": "\u2028\u0085"}), (5, {"a": 3})]
 
 

@@ -276,6 +276,16 @@ def test_thoughts_belong_to_the_answer_that_follows_them():
     assert "easy" not in tokenizer.decode(second["ids"])  # an old thought is dropped, as when asked
 
 
+def test_special_tokens_that_swallow_the_white_space_after_them():
+    """As in Phi-3, where <|end|> takes the newline with it, so that the final end of text follows at once."""
+    tokenizer = bytewise(template("phi3"), eos="<|endoftext|>")
+    tokenizer.add_special_tokens({"additional_special_tokens": [
+        AddedToken(t, rstrip=True, normalized=False) for t in ("<|user|>", "<|assistant|>", "<|end|>")]})
+    assert len(tokenizer("<|end|>\n<|endoftext|>")["input_ids"]) == 2
+    (row,) = encode(tokenizer, talk("hi", "yo", "no", " so"))
+    assert trained(tokenizer, row) == ["yo<|end|>", "so<|end|>"]
+
+
 def test_system_turns_of_stock_templates():
     tokenizer = stock("llama3")
     (row,) = encode(tokenizer, talk("hi", "yo", system="Be brief."))

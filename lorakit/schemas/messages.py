@@ -26,7 +26,8 @@ def convert(fields: dict) -> dict:
         if role not in ROLES:
             raise BadRow(f"turn {number} has the role {role!r}; known: {', '.join(ROLES)}")
         if turn.get("tool_calls"):
-            raise BadRow(f"turn {number} calls a tool; tool calls are not supported, leave the row out or put them in words")
+            raise BadRow(f"turn {number} calls a tool; tool calls are not supported, leave the row out or put them "
+                         "in words")
         try:
             content = text_of(turn, ("content",))
         except BadRow as error:

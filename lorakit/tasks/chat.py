@@ -36,7 +36,8 @@ def encode(example: Example, tokenizer: Any, max_length: int) -> list[dict]:
         row["targets"] += [False] * (len(prompt) - len(row["ids"])) + [True] * len(answer)
         row["ids"] = prompt + answer
         if len(prompt) < max_length:
-            row |= {"answer_start": len(prompt), "prompt": messages[turn - 1]["content"], "reference": message["content"]}
+            row |= {"answer_start": len(prompt), "prompt": messages[turn - 1]["content"],
+                    "reference": message["content"]}
     kept = [cut(row, max_length) for row in rows if any(row["targets"][:max_length])]
     if not kept:
         longest = max(len(row["ids"]) for row in rows)

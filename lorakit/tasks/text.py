@@ -1,6 +1,6 @@
 """Plain text: every token but the first is trained, the end of a text included.
 
-Long texts become several rows; each begins with the token that ends the one before, so that every token is trained once.
+Long texts become several rows; each begins with the token that ends the one before, so that each is trained once.
 """
 
 from __future__ import annotations

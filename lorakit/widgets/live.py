@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from typing import Any
 
 from lorakit.record import Folder
@@ -14,6 +15,7 @@ class Panel:
 
     def __init__(self, folder: Folder):
         self.folder, self._handle, self._text, self._seen = folder, None, None, -1
+        self._next = 0.0  # when the picture may be drawn again: a twentieth of the time at most goes into it
 
     def draw(self, status: str, *, last: bool = False) -> None:
         updates, validations = self.folder.history()
@@ -30,13 +32,15 @@ class Panel:
             self._text = display(content, raw=True, display_id=True)
         else:
             self._text.update(content, raw=True)
-        if updates and (len(updates) != self._seen or last):
+        if updates and (last or (len(updates) != self._seen and time.monotonic() > self._next)):
+            begun = time.monotonic()
             image = Image(data=loss_png(self.folder, self.folder / "loss.png").read_bytes(), width=900)
             if self._handle is None:
                 self._handle = display(image, display_id=True)
             else:
                 self._handle.update(image)
             self._seen = len(updates)
+            self._next = time.monotonic() + 20 * (time.monotonic() - begun)
 
     def line(self, status: str, updates: list[dict], validations: list[dict]) -> str:
         """`running · update 40 of 150 · loss 2.310 · validation 2.402 · 5,210 tokens/s · 12 s left`"""
