@@ -268,7 +268,6 @@ DESKS = {
     "security_access": "transport", "psychosocial": "care", "evacuation_early_warning": "rescue",
     "recovery_livelihoods": "cash",
 }
-URGENCY = ("low", "medium", "high")
 ONGOING = {"a flood", "a drought", "a cholera outbreak", "a wildfire", "armed fighting", "a heat wave", "an eruption",
            "a cyclone"}  # dangers that go on after the report
 MANY = 1000
@@ -540,18 +539,17 @@ def corpus(documents: int, seed: int) -> Iterator[dict]:
 def triage(rows: int, seed: int) -> Iterator[dict]:
     """Yield rows of the tuned task as chat messages: a field report, then its routing line.
 
-    The line is `desk: water | urgency: high | place: Karaba`. The desk follows from the item that is needed
-    (`DOMAINS`, `DESKS`), not from items that are in stock. The urgency needs two facts: high if the danger goes on
-    (`ONGOING`) and the road is closed, medium if one of the two holds, low if neither does. The place is the one in
-    need, not another that the report names.
+    The line is `desk: water | way: air | place: Karaba`. The desk follows from the item that is needed (`DOMAINS`,
+    `DESKS`), not from items that are in stock. The way is `road` where trucks get through and `air` where they do
+    not. The place is the one in need, not another that the report names.
     """
     rng = random.Random(f"triage:{seed}")
     for _ in range(rows):
         slots = _slots(rng, TRIAGE_PLACES)
         facts = [*CORE, *rng.sample(EXTRAS, rng.choice((0, 0, 1, 1, 2, 3)))]
         report = _report(rng, slots, facts, rng.randint(2, 4))
-        urgency = URGENCY[(slots["hazard"] in ONGOING) + (slots["state"] == "closed")]
-        line = f"desk: {DESKS[slots['domain']]} | urgency: {urgency} | place: {slots['place']}"
+        way = "air" if slots["state"] == "closed" else "road"
+        line = f"desk: {DESKS[slots['domain']]} | way: {way} | place: {slots['place']}"
         yield {"messages": [{"role": "user", "content": report}, {"role": "assistant", "content": line}]}
 
 

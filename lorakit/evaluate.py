@@ -53,7 +53,7 @@ def mean_loss(engine: Any, rows: Rows, **limits: int) -> float:
 
 
 def generate(engine: Any, rows: Rows, tokenizer: Any, stop_ids: list[int], max_new_tokens: int, *, together: int = 16,
-             progress: Callable[[int], None] = lambda n: None) -> list[str | None]:
+             opening: int | None = None, progress: Callable[[int], None] = lambda n: None) -> list[str | None]:
     """Greedy answers, prompts of like length together. A row without a question gives None."""
     starts, answers = rows.column("answer_start"), [None] * len(rows)
     asked = sorted((i for i in range(len(rows)) if starts[i] is not None), key=lambda i: -starts[i])
@@ -61,9 +61,16 @@ def generate(engine: Any, rows: Rows, tokenizer: Any, stop_ids: list[int], max_n
         group = asked[k:k + together]
         prompts = [np.asarray(rows[i]["ids"])[:starts[i]].tolist() for i in group]
         for i, ids in zip(group, engine.generate(prompts, max_new_tokens, stop_ids), strict=True):
-            answers[i] = tokenizer.decode(ids, skip_special_tokens=True).strip()
+            answers[i] = words(ids, tokenizer, opening)
         progress(min(k + together, len(asked)))
     return answers
+
+
+def words(ids: list[int], tokenizer: Any, opening: int | None) -> str:
+    """The words of a generated answer: without special tokens, and from behind the last `opening` token on."""
+    if opening in ids:
+        ids = ids[len(ids) - ids[::-1].index(opening):]
+    return tokenizer.decode(ids, skip_special_tokens=True).strip()
 
 
 def choose(wanted: Sequence[str | dict] | str, defaults: Sequence[str], answers: bool) -> dict[str, dict]:

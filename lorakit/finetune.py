@@ -149,8 +149,9 @@ class Prepared:
         """Once: a run that goes on reads what it began with."""
         if not begun(folder):
             (folder / BEST).unlink(missing_ok=True)
-            stop = self.task.stop_ids(self.rows["train"], self.tokenizer)
-            rows.write(folder / "rows", self.rows, {"task": self.task_name, "stop_ids": stop})
+            rows.write(folder / "rows", self.rows, {
+                "task": self.task_name, "stop_ids": self.task.stop_ids(self.rows["train"], self.tokenizer),
+                "opening": self.task.opening(self.tokenizer)})
             record.write_lines(folder / "rejected.jsonl", [asdict(r) for r in self.report.rejected])
             (folder / "history.jsonl").unlink(missing_ok=True)
 
@@ -310,7 +311,7 @@ def scored(engine: Any, sets: dict, meta: dict, run: Run, tokenizer: Any, path: 
 
         sums = evaluate.token_sums(engine, test, max_tokens=run.micro_batch_tokens)
         outcome = Outcome(sums, evaluate.generate(engine, test, tokenizer, meta["stop_ids"], run.max_new_tokens,
-                                                  progress=shown))
+                                                  opening=meta["opening"], progress=shown))
     outcome.write(path)
     return outcome
 
@@ -396,7 +397,7 @@ def ask(path: str | os.PathLike, questions: str | list[str], *, adapted: bool = 
         prompts = [tokenizer(q)["input_ids"] for q in questions]
     answers = engine.generate(prompts, max_new_tokens or run.max_new_tokens, meta["stop_ids"])
     engine.close()
-    return [tokenizer.decode(a, skip_special_tokens=True).strip() for a in answers]
+    return [evaluate.words(a, tokenizer, meta["opening"]) for a in answers]
 
 
 def _repeat(path: str) -> None:

@@ -27,7 +27,8 @@ PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "
 
 def settings(base, **changes):
     return Run(**{"model": base, "data": "-", "engine": "torch", "precision": "fp32", "quantization": "none",
-                  "max_length": 512, "packing": True, "gradient_checkpointing": False, "alpha": 64, **changes})
+                  "max_length": 512, "packing": True, "gradient_checkpointing": False, "alpha": 64,
+                  "micro_batch_size": 8, "micro_batch_tokens": 4096, **changes})
 
 
 def learnable(n, seed=0):
@@ -181,7 +182,7 @@ def packed(base):
 
 def test_a_document_in_a_pack_is_as_if_alone(packed):
     rows = noise(13, 2, 40, 7)
-    assert packed.packing and packed.notes["packing"].startswith("packed")
+    assert packed.packing and packed.notes["packing"][1].startswith("packed")
     with torch.no_grad():
         packed.model.eval()
         together = packed._logits(collate(rows, range(4))).split([12, 1, 39, 6])
@@ -217,7 +218,7 @@ def test_a_leak_between_documents_is_found_at_loading(base, monkeypatch):
     monkeypatch.setitem(attention.AttentionInterface._global_mapping, attention.NAME, leaky)
     engine = load(settings(base))
     assert engine.packing is False
-    assert "would see the one before it" in engine.notes["packing"]
+    assert "would see the one before it" in engine.notes["packing"][1]
 
 
 @pytest.mark.parametrize(("kind", "extra"), [
@@ -259,7 +260,8 @@ def test_models_that_cannot_be_packed_are_padded_with_a_reason(tmp_path, kind, e
     base = save_base(tmp_path, AutoConfig.for_model(kind, **{**SMALL, **extra}))
     engine = load(settings(base, rank=4))
     assert engine.packing is False
-    assert engine.notes["packing"].startswith("padded") and reason in engine.notes["packing"]
+    packed, words = engine.notes["packing"]
+    assert packed is False and words.startswith("padded") and reason in words
     rows = noise(30, 9)
     alone = [engine.predict(collate([row], [0]))[0] for row in rows]
     np.testing.assert_allclose(engine.predict(collate(rows, range(2))), alone, atol=1e-4)

@@ -482,7 +482,8 @@ def test_an_adapter_that_cannot_be_written(base, tmp_path, small_files):
     from lorakit.engines.torch import load
 
     engine = load(lorakit.Run(model=base, data="-", engine="torch", precision="fp32", quantization="none",
-                              max_length=64, packing=False, gradient_checkpointing=False))
+                              max_length=64, packing=False, gradient_checkpointing=False, micro_batch_size=8,
+                              micro_batch_tokens=4096))
     engine.save(tmp_path / "adapter")
     old = (tmp_path / "adapter/adapter_model.safetensors").read_bytes()
     small_files(4096)

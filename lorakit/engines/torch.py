@@ -142,10 +142,11 @@ class TorchEngine:
         self.scaler = torch.amp.GradScaler(where.type, enabled=run.precision == "fp16")
         self.unit = 0  # targets of the update's first micro-batch: keeps summed losses in fp16's range
         self.keeps_logits = "logits_to_keep" in inspect.signature(self._bare().forward).parameters
-        self.notes: dict[str, str] = {}
+        self.notes: dict[str, tuple[Any, str]] = {"threads": threads(model, run)} if where.type == "cpu" else {}
         self.packing = bool(run.packing)
         if self.packing:
-            self.packing, self.notes["packing"] = self._isolates(packable, run.max_length)
+            self.packing, words = self._isolates(packable, run.max_length)
+            self.notes["packing"] = (self.packing, words)
 
     def _bare(self) -> Any:
         return self.model.get_base_model() if self.method == "lora" else self.model

@@ -4,7 +4,8 @@ Contract: `GIVES`, the field of an `Example` it takes; `OBJECTIVE`, what an engi
 marked tokens; `labels`: predict a class); `UNIT`, what is counted; `METRICS`, scored unless the run names others;
 `encode(example, tokenizer, max_length)` gives rows (dicts of lists and strings) and raises `BadRow`;
 `guard(rows, tokenizer)` raises `LorakitError` when training on these rows would be pointless;
-`stop_ids(rows, tokenizer)` lists the tokens that end an answer.
+`stop_ids(rows, tokenizer)` lists the tokens that end an answer; `opening(tokenizer)` is the token after which its words
+begin, or None.
 
 A row of a token task holds `ids` (T,) and `targets` (T,), true where the token is trained. A row with an answer to
 generate also holds `answer_start`, `prompt` and `reference`.

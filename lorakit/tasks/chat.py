@@ -61,6 +61,19 @@ def prompt_ids(tokenizer: Any, messages: list[dict]) -> list[int]:
     return answer_ids(tokenizer, messages, {"role": "assistant", "content": MARK}, "the question")[0]
 
 
+def opening(tokenizer: Any) -> int | None:
+    """The token after which the words of an answer begin, where the template writes something before them.
+
+    Qwen3 opens with an empty thinking block, gpt-oss with a channel's name: trained, but no part of what is scored.
+    """
+    question = [{"role": "user", "content": "?"}]
+    asked = render(tokenizer, question, True)
+    lead = render(tokenizer, [*question, {"role": "assistant", "content": MARK}], False).rpartition(MARK)[0]
+    ids = tokenizer(lead[len(asked):], add_special_tokens=False)["input_ids"] if lead.startswith(asked) else []
+    added = set(tokenizer.get_added_vocab().values())
+    return next((i for i in reversed(ids) if i in added), None)
+
+
 def answer_ids(tokenizer: Any, history: list[dict], message: dict, where: str) -> tuple[list[int], list[int]]:
     """(prompt, answer) as token ids; the answer runs through its end-of-turn token.
 

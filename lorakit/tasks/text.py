@@ -36,3 +36,7 @@ def guard(rows: Iterable[dict], tokenizer: Any) -> None:
 
 def stop_ids(rows: Iterable[dict], tokenizer: Any) -> list[int]:
     return [tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else []
+
+
+def opening(tokenizer: Any) -> None:
+    return None
