@@ -539,17 +539,16 @@ def corpus(documents: int, seed: int) -> Iterator[dict]:
 def triage(rows: int, seed: int) -> Iterator[dict]:
     """Yield rows of the tuned task as chat messages: a field report, then its routing line.
 
-    The line is `desk: water | way: air | place: Karaba`. The desk follows from the item that is needed (`DOMAINS`,
-    `DESKS`), not from items that are in stock. The way is `road` where trucks get through and `air` where they do
-    not. The place is the one in need, not another that the report names.
+    The line is `desk: water | road: closed | place: Karaba`. The desk follows from the item that is needed (`DOMAINS`,
+    `DESKS`), not from items that are in stock. The road is told in many ways. The place is
+    the one in need, not another that the report names.
     """
     rng = random.Random(f"triage:{seed}")
     for _ in range(rows):
         slots = _slots(rng, TRIAGE_PLACES)
         facts = [*CORE, *rng.sample(EXTRAS, rng.choice((0, 0, 1, 1, 2, 3)))]
         report = _report(rng, slots, facts, rng.randint(2, 4))
-        way = "air" if slots["state"] == "closed" else "road"
-        line = f"desk: {DESKS[slots['domain']]} | way: {way} | place: {slots['place']}"
+        line = f"desk: {DESKS[slots['domain']]} | road: {slots['state']} | place: {slots['place']}"
         yield {"messages": [{"role": "user", "content": report}, {"role": "assistant", "content": line}]}
 
 

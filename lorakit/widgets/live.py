@@ -15,6 +15,7 @@ class Panel:
 
     def __init__(self, folder: Folder):
         self.folder, self._handle, self._text, self._seen = folder, None, None, -1
+        self._width = 0
         self._next = 0.0  # when the picture may be drawn again: a twentieth of the time at most goes into it
 
     def draw(self, status: str, *, last: bool = False) -> None:
@@ -22,8 +23,9 @@ class Panel:
         line = self.line(status, updates, validations)
         if not in_notebook():
             if len(updates) != self._seen or last:
-                print(("" if last else "\r") + line, end="\n" if last else "", file=sys.stderr, flush=True)
-                self._seen = len(updates)
+                text = "\r" + line.ljust(self._width)  # over the line before
+                print(text, end="\n" if last else "", file=sys.stderr, flush=True)
+                self._seen, self._width = len(updates), len(line)
             return
         from IPython.display import Image, display
 
