@@ -23,6 +23,11 @@ class Preview:
         text = "".join(f"\x1b[30;42m{t}\x1b[0m" if on else f"\x1b[2m{t}\x1b[0m" for t, on in spans)
         return f"{text}\n[{self.trained} of {self.total} tokens trained]"
 
+    def __repr__(self) -> str:
+        """Without colours: what is trained stands in ⟦ ⟧."""
+        text = "".join(f"⟦{t}⟧" if on else t for t, on in self.spans)
+        return f"{text}\n[{self.trained} of {self.total} tokens trained]"
+
     def _repr_html_(self) -> str:
         parts = [f'<span style="background:{TRAINED};color:#0b3d17">{html.escape(t)}</span>' if on
                  else f'<span style="color:#767676">{html.escape(t)}</span>' for t, on in self.spans]

@@ -37,7 +37,9 @@ def primary(scores: dict[str, dict]) -> str:
 def number(value: float | None) -> str:
     if value is None:
         return "–"
-    return f"{value:.3g}" if abs(value) >= 1000 or (value and abs(value) < 0.001) else f"{value:.3f}"
+    if abs(value) >= 1000:
+        return f"{value:,.0f}" if abs(value) < 1e6 else f"{value:.1e}"
+    return f"{value:.1e}" if value and abs(value) < 0.001 else f"{value:.3f}"
 
 
 def signed(value: float | None) -> str:
@@ -108,7 +110,11 @@ def draw_losses(axes: Any, updates: list[dict], validations: list[dict]) -> None
                       color=ORANGE, ha="right" if vx[best] > 0.7 * max(vx) else "left", fontsize=9)
     axes.set_xlabel("update")
     axes.set_ylabel("loss (nats per target token)")
-    axes.set_ylim(bottom=0)
+    levels = [v for v in smooth(y) if v > 0]
+    if levels and max(levels) > 20 * min(levels):  # a loss that fell far says where it stands only on a log scale
+        axes.set_yscale("log")
+    else:
+        axes.set_ylim(bottom=0)
     axes.legend(frameon=False, loc="upper right")
     axes.grid(alpha=0.2)
     axes.spines[["top", "right"]].set_visible(False)

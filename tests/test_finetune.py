@@ -323,6 +323,7 @@ def test_refused_when_the_fresh_process_answers_otherwise(run, monkeypatch):
     refused(run, "done is refused: the saved adapter, loaded in a fresh process, gives other answers")
 
 
+@pytest.mark.slow
 def test_refused_when_nothing_can_be_loaded(run, monkeypatch):
     """By a real process, which dies of a configuration that is no JSON."""
     real = TorchEngine.save
@@ -334,6 +335,12 @@ def test_refused_when_nothing_can_be_loaded(run, monkeypatch):
     monkeypatch.setattr(TorchEngine, "save", save)
     folder = refused(run.with_(max_updates=2), "could not be loaded in a fresh process: .*JSON")
     assert not (folder / "scores.json").exists()
+
+
+def test_refused_when_the_fresh_process_dies(run, monkeypatch):
+    dead = SimpleNamespace(returncode=1, stdout="", stderr="Traceback …\nOSError: no such file\n")
+    monkeypatch.setattr(module, "subprocess", SimpleNamespace(run=lambda *args, **more: dead))
+    refused(run.with_(max_updates=2), "could not be loaded in a fresh process: OSError: no such file$")
 
 
 def test_a_loss_that_is_no_number_fails_the_run_and_keeps_what_was_written(quick, run, monkeypatch):
