@@ -8,10 +8,10 @@ from lorakit import machine, plan
 from lorakit.run import Run
 
 
-def examine(folder: str = ".") -> dict[str, Any]:
-    """facts, choices, problems (each with its cure) and the same as lines of text."""
+def examine(folder: str = ".", run: Run | None = None) -> dict[str, Any]:
+    """facts, choices (for `run`, else for the embedded model), problems with their cures, and the same as lines."""
     facts = machine.facts(folder)
-    _, choices = plan.resolve(Run(data="-"), facts)
+    _, choices = plan.resolve(run or Run(data="-"), facts)
     wrong = problems(facts)
     lines = [f"{facts.place}: {facts.system}, Python {facts.python}, {facts.cores} cores, {facts.memory / 1e9:.1f} GB "
              f"of memory, {facts.disk_free / 1e9:.1f} GB of disk free"]
