@@ -112,7 +112,10 @@ def doctor(options: argparse.Namespace) -> int:
 def check(options: argparse.Namespace) -> int:
     from lorakit import data, registry
 
-    columns = dict(pair.split("=", 1) for pair in options.columns.split(",") if "=" in pair)
+    pairs = [pair.partition("=") for pair in options.columns.split(",") if pair.strip()]
+    if any(not equals for _, equals, _ in pairs):
+        raise LorakitError(f"--columns {options.columns}: expected NAME=COLUMN, several separated by commas")
+    columns = {name.strip(): column.strip() for name, _, column in pairs}
     gives = None if options.task == "auto" else registry.load("tasks", options.task).GIVES
     examples, found = data.load(options.data, columns=columns, gives=gives)
     repeats = data.duplicates(examples)

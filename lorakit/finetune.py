@@ -72,7 +72,9 @@ def execute(run: Run, choices: plan.Choices, folder: Folder, prepared: Prepared)
         micro_batch_size=run.micro_batch_size, micro_batch_tokens=run.micro_batch_tokens, packing=engine.packing,
         seed=run.seed, epochs=run.epochs, max_updates=run.max_updates)
     run = cadence(run, len(batches), choices)
-    run.write(folder / "run.yaml")
+    part = folder / f"run.yaml.part{os.getpid()}"
+    run.write(part)
+    os.replace(part, folder / "run.yaml")
     sizes = engine.parameters()
     predicted = plan.memory(run)
     folder.note(choices=choices, base_sha256=base.hash_of(run.model), parameters=sum(n for n, _ in sizes.values()),

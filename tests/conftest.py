@@ -73,7 +73,8 @@ def real_data():
     """The folder of public files; tests that use it carry the marker `real` by themselves."""
     folder = Path(os.environ.get("LORAKIT_TEST_DATA") or Path(__file__).parents[2] / "shared" / "data")
     if not folder.is_dir():
-        pytest.skip(f"no real data: {folder} is not there; set LORAKIT_TEST_DATA")
+        say = pytest.fail if os.environ.get("LORAKIT_REQUIRE_REAL") else pytest.skip
+        say(f"no real data: {folder} is not there; set LORAKIT_TEST_DATA")
     return folder.resolve()
 
 

@@ -75,6 +75,7 @@ def refused(command, words, *arguments):
     ("data: x.jsonl\nmicro_batch_size: 16", "micro_batch_size=16 and global_batch_size=8 contradict"),
     ("data: x.jsonl\nprocesses: 2", "processes=2 is not served yet"),
     ("data: x.jsonl\nmodel: nowhere", "model='nowhere': no such folder, and not a hub id"),
+    ("data: x.jsonl\nmodel: nobody/nothing", "nobody/nothing could not be loaded"),
     ("data: x.jsonl\nmodel: {base}", "x.jsonl: no such file (looked from"),
     ("data: {folder}\nmodel: {base}", "is a folder, expected a file"),
 ])
@@ -149,6 +150,7 @@ def test_check_with_columns_and_task(command, tmp_path):
     assert code == 0 and "1 usable rows" in out
     refused(command, "fit no schema", "check", tmp_path / "rows.jsonl", "--columns", "prompt=ask,completion=say",
             "--task", "text")
+    refused(command, "--columns prompt: expected NAME=COLUMN", "check", tmp_path / "rows.jsonl", "--columns", "prompt")
 
 
 def test_doctor(command):

@@ -105,6 +105,8 @@ def test_one_curve_whatever_the_pieces(base, rows, curve, micro, packing):
     losses = [line["loss"] for line in lines]
     assert losses == pytest.approx([line["loss"] for line in curve[0]], abs=1e-5)
     assert [line["target_tokens"] for line in lines] == [line["target_tokens"] for line in curve[0]]
+    # Adam hides the scale of a gradient, its norm does not.
+    assert [line["grad_norm"] for line in lines] == pytest.approx([line["grad_norm"] for line in curve[0]], rel=1e-4)
     assert losses[0] - losses[-1] > 1  # nats: equal because it learns, not because nothing happens
 
 
@@ -134,7 +136,7 @@ def test_the_curve_is_that_of_a_plain_loop(base, rows, curve):
         norms.append(float(torch.nn.utils.clip_grad_norm_(trained.values(), 1.0)))
         optimizer.step()
         optimizer.zero_grad()
-        losses.append(float(loss))
+        losses.append(float(loss.detach()))
     assert [line["loss"] for line in curve[0]] == pytest.approx(losses, abs=1e-5)
     assert [line["grad_norm"] for line in curve[0]] == pytest.approx(norms, rel=1e-4)
     for name, value in curve[1].items():
@@ -501,6 +503,30 @@ def test_answers_are_greedy(packed):
         with torch.no_grad():
             expected.append(int(packed._logits(batch).argmax()))
     assert packed.generate([ids], 5, []) == [expected[len(ids):]]
+
+
+def test_answers_are_greedy_whatever_the_model_recommends(base, packed, tmp_path):
+    model = AutoModelForCausalLM.from_pretrained(base)
+    model.generation_config.update(repetition_penalty=9.0, no_repeat_ngram_size=1, do_sample=True, temperature=2.0)
+    model.save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(base).save_pretrained(tmp_path)
+    prompts = [row["ids"] for row in noise(11, 30)]
+    engine = shaken(load(settings(str(tmp_path))))
+    assert engine.generate(prompts, 12, []) == packed.generate(prompts, 12, [])
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "opt", "llama"])
+def test_answers_end_where_the_positions_do(tmp_path, kind):
+    """Tables of positions have no entry beyond; 64 of them and a prompt of 60 leave 5 new tokens."""
+    base = save_base(tmp_path, AutoConfig.for_model(kind, **{
+        **SMALL, "max_position_embeddings": 64, "n_positions": 64, "n_embd": 64, "n_layer": 2, "n_head": 4,
+        "ffn_dim": 64, "word_embed_proj_dim": 64}))
+    engine = load(settings(base, max_length=64))
+    assert [len(a) for a in engine.generate([[1] * 60, [2] * 5], 20, [])] == [5, 5]
+    assert [len(a) for a in engine.generate([[1] * 64], 20, [])] == [1]
+    assert [len(a) for a in engine.generate([[1] * 9], 20, [])] == [20]
+    with pytest.raises(LorakitError, match="a prompt has 65 tokens, and the model 64 positions"):
+        engine.generate([[1] * 65], 20, [])
 
 
 # Refusals, with the cure

@@ -186,11 +186,11 @@ POINTS = {
     "the base was asked, its answers not kept": ("lorakit.evaluate:Outcome.write", 1),
     "before the first update": ("lorakit.record:Folder.rewind", 1),
     "an update is done, its line is not written": ("lorakit.record:Folder.append", 5),
-    "the best is kept, the last is not": ("lorakit.checkpoint:os.replace", 3),
+    "the best is kept, the last is not": ("lorakit.checkpoint:write", 7),
     "amid a checkpoint": ("lorakit.checkpoint:os.fsync", 4),
     "training is over, nothing is scored": ("lorakit.finetune:unchanged", 1),
-    "the adapter is written, not in place": ("lorakit.engines.torch:os.replace", 1),
-    "the scores are written, done is not": ("lorakit.record:write_lines", 3),
+    "the adapter is half written": ("transformers:PreTrainedTokenizerBase.save_pretrained", 1),
+    "the scores are written, the answers are not": ("lorakit.record:write_lines", 3),
     "done is said, the report is missing": ("lorakit.report:write", 1),
 }
 
@@ -240,6 +240,15 @@ def after_line(monkeypatch, update, act):
             act()
 
     monkeypatch.setattr(Folder, "append", append)
+
+
+@pytest.fixture
+def stopped(quick, run, monkeypatch):
+    """A run that was stopped after update 6."""
+    with monkeypatch.context() as patch:
+        after_line(patch, 6, lambda: signal.raise_signal(signal.SIGTERM))
+        finetune(run)
+    return run
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -310,16 +319,23 @@ def test_a_finished_run_is_left_alone(quick, run, monkeypatch):
     assert after.keys() - before.keys() == {folder / n for n in ("report.html", "report.md", "loss.png")}
 
 
-# Something else changed
+def test_settings_half_written(stopped, whole, monkeypatch):
+    real = Path.write_text
 
+    def half(path, text, **more):
+        if path.name.startswith("run.yaml"):
+            real(path, text[:40], **more)
+            raise KeyboardInterrupt
+        return real(path, text, **more)
 
-@pytest.fixture
-def stopped(quick, run, monkeypatch):
-    """A run that was stopped after update 6."""
     with monkeypatch.context() as patch:
-        after_line(patch, 6, lambda: signal.raise_signal(signal.SIGTERM))
-        finetune(run)
-    return run
+        patch.setattr(Path, "write_text", half)
+        with pytest.raises(KeyboardInterrupt):
+            finetune(stopped)
+    assert evidence(finetune(stopped)) == whole(stopped)
+
+
+# Something else changed
 
 
 @pytest.mark.parametrize(("changes", "words"), [
@@ -540,6 +556,7 @@ def test_readers_do_not_stand_in_the_way(tmp_path):
     def read():
         while time.monotonic() < end:
             assert folder.busy in (True, False)
+            time.sleep(0.001)
 
     readers = [threading.Thread(target=read) for _ in range(3)]
     for reader in readers:

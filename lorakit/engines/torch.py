@@ -134,6 +134,7 @@ class TorchEngine:
     def __init__(self, model: Any, tokenizer: Any, run: Run, where: torch.device, packable: bool):
         self.model, self.tokenizer, self.device = model, tokenizer, where
         self.clip, self.pad_id, self.method = run.max_grad_norm, tokenizer.pad_token_id, run.method
+        self.positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         self.trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
         for parameter in self.trained.values():
             parameter.data = parameter.data.float()
@@ -265,12 +266,17 @@ class TorchEngine:
     @torch.no_grad()
     def generate(self, prompts: list[list[int]], max_new_tokens: int, stop_ids: list[int]) -> list[list[int]]:
         width = max(map(len, prompts))
+        if self.positions:  # the last new token needs no position
+            if width > self.positions:
+                raise LorakitError(f"a prompt has {width} tokens, and the model {self.positions} positions")
+            max_new_tokens = min(max_new_tokens, self.positions - width + 1)
         ids = torch.tensor([[self.pad_id] * (width - len(p)) + p for p in prompts], device=self.device)
         mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=self.device)
         with self._evaluating():
             out = self.model.generate(
                 input_ids=ids, attention_mask=mask, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1,
-                temperature=None, top_p=None, top_k=None, eos_token_id=stop_ids or None, pad_token_id=self.pad_id)
+                temperature=None, top_p=None, top_k=None, repetition_penalty=1.0, no_repeat_ngram_size=0,
+                eos_token_id=stop_ids or None, pad_token_id=self.pad_id)
         answers = []
         for row in out[:, width:].tolist():
             end = next((i for i, token in enumerate(row) if token in stop_ids), len(row))
