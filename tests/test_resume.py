@@ -106,7 +106,7 @@ def begin(processes, run, *more):
 
 
 @pytest.fixture(scope="module")
-def uncut(processes, base, rows_file, tmp_path_factory):
+def uncut(processes, tmp_path_factory):
     """(run) -> (evidence of it when nothing cuts it, its seconds)."""
     known = {}
 
@@ -215,9 +215,8 @@ def test_a_kill_at_a_delicate_place(processes, uncut, run, place):
 
 
 @pytest.fixture(scope="module")
-def whole(base, rows_file, tmp_path_factory):
-    """The same run as `run`, uncut, in this process."""
-    patch = pytest.MonkeyPatch()
+def whole(tmp_path_factory):
+    """(run) -> evidence of it, uncut, in this process."""
     kept = {}
 
     def of(run):
@@ -226,8 +225,7 @@ def whole(base, rows_file, tmp_path_factory):
             kept[key] = evidence(finetune(run.with_(output_dir=str(tmp_path_factory.mktemp("whole")))))
         return kept[key]
 
-    yield of
-    patch.undo()
+    return of
 
 
 def after_line(monkeypatch, update, act):
