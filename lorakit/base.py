@@ -70,6 +70,17 @@ def hub_error(model: str, error: Exception) -> LorakitError:
     return LorakitError(f"{model} could not be loaded: {first}. Without internet, name a local folder instead")
 
 
+def config(model: str) -> Any:
+    """transformers' configuration of a base. Raises `LorakitError` when it cannot be had or makes no sense."""
+    from huggingface_hub.errors import StrictDataclassError
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(path(model))
+    except (OSError, ValueError, StrictDataclassError) as error:
+        raise hub_error(model, error) from None
+
+
 def tokenizer(model: str) -> tuple[Any, list[str]]:
     """(tokenizer, notes on what had to be added to it)."""
     from transformers import AutoTokenizer

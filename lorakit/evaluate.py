@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -77,6 +78,8 @@ def choose(wanted: Sequence[str | dict] | str, defaults: Sequence[str], answers:
     """metric -> its options. Metrics that need answers are dropped from the defaults when no row has one."""
     chosen: dict[str, dict] = {name: {} for name in ALWAYS}
     for entry in defaults if wanted == "auto" else wanted:
+        if isinstance(entry, dict) and len(entry) != 1:
+            raise LorakitError(f"metrics: {entry!r} is not one metric with options, e.g. exact_match: {{pattern: …}}")
         name, options = next(iter(entry.items())) if isinstance(entry, dict) else (entry, {})
         needs = registry.load("metrics", name).NEEDS
         if "tokens" not in needs and "answers" not in needs:
@@ -97,7 +100,7 @@ def statistics(name: str, options: dict, outcome: Outcome, references: Sequence[
             return metric.rows([], outcome.tokens, **options)
         kept = [(r, a) for r, a in zip(references, outcome.answers, strict=True) if r is not None and a is not None]
         return metric.rows([r for r, _ in kept], [a for _, a in kept], **options)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, re.error) as error:
         raise LorakitError(f"metrics: {name}: {error}") from None
 
 

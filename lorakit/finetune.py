@@ -83,6 +83,12 @@ def execute(run: Run, choices: plan.Choices, folder: Folder, prepared: Prepared)
 
     untouched = engine.fingerprint()
     before = scored(engine, sets, meta, run, prepared.tokenizer, folder / "rows" / "before.json", "before")
+    chosen: dict[str, dict] = {}
+    if before:  # a metric that cannot be computed says so before training, not after
+        references = sets["test"].column("reference")
+        chosen = evaluate.choose(run.metrics, registry.load("tasks", meta["task"]).METRICS, any(references))
+        for name, options in chosen.items():
+            evaluate.statistics(name, options, before, references)
     state, best = State(), {"update": 0, "loss": math.inf, "worse": 0}
     if begun(folder):
         tensors, kept = checkpoint.read(folder / LAST)
@@ -110,8 +116,6 @@ def execute(run: Run, choices: plan.Choices, folder: Folder, prepared: Prepared)
     proof |= repeated(folder, said, run)
     if before and after:
         test = sets["test"]
-        references = test.column("reference")
-        chosen = evaluate.choose(run.metrics, registry.load("tasks", meta["task"]).METRICS, any(references))
         found = evaluate.scores(chosen, before, after, references, [r for r in sets["train"].column("reference") if r],
                                 run.seed)
         record.write_json(folder / "scores.json", found)

@@ -23,14 +23,15 @@ def execute(notebook: str | os.PathLike, parameters: dict[str, Any], output_dir:
     path = Path(notebook)
     if not path.is_file():
         raise LorakitError(f"{path}: no such notebook")
-    known = papermill.inspect_notebook(str(path))
+    try:
+        known = papermill.inspect_notebook(str(path))
+    except Exception as error:  # nbformat and papermill raise what they please on a damaged file
+        raise LorakitError(f"{path}: cannot be read as a notebook: {str(error).splitlines()[0]}") from None
     for name in parameters:
         if name not in known:
             raise LorakitError(f"{path}: has no parameter '{name}'{did_you_mean(name, known)} "
                                f"It has {', '.join(known)}.")
-    values = {k: yaml.safe_load(v) if isinstance(v, str) else v for k, v in parameters.items()}
-    # YAML reads 1e-4 as text; a notebook wants the number.
-    values = {k: _number(v) if isinstance(v, str) else v for k, v in values.items()}
+    values = {name: _value(name, v) if isinstance(v, str) else v for name, v in parameters.items()}
     target = Path(output_dir) / path.stem / path.name
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -42,8 +43,13 @@ def execute(notebook: str | os.PathLike, parameters: dict[str, Any], output_dir:
     return target
 
 
-def _number(text: str) -> float | str:
+def _value(name: str, text: str) -> Any:
+    """YAML's reading of a parameter; 1e-4, which YAML takes for text, as the number a notebook wants."""
     try:
-        return float(text)
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise LorakitError(f"-p {name} {text}: the value cannot be read as YAML") from None
+    try:
+        return float(value) if isinstance(value, str) else value
     except ValueError:
-        return text
+        return value

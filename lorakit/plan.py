@@ -101,12 +101,9 @@ class Shape:
 def shape(run: Run) -> Shape:
     """Counts parameters on the meta device, so no weight is read."""
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
-    try:
-        config = AutoConfig.from_pretrained(base.path(run.model))
-    except (OSError, ValueError) as error:
-        raise base.hub_error(run.model, error) from None
+    config = base.config(run.model)
     try:
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config)

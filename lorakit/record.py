@@ -42,8 +42,13 @@ def read_lines(path: Path) -> list[dict]:
     """Complete lines only: a last line without its end was being written."""
     if not path.exists():
         return []
-    lines = path.read_bytes().split(b"\n")[:-1]
-    return [json.loads(line) for line in lines if line.strip()]
+    rows = []
+    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
+        try:
+            rows += [json.loads(line)] if line.strip() else []
+        except ValueError as error:
+            raise LorakitError(f"{path}:{number}: is damaged ({error}); delete the line and start again") from None
+    return rows
 
 
 class Folder:
@@ -128,7 +133,10 @@ class Folder:
     @property
     def scores(self) -> dict[str, dict]:
         path = self / "scores.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        try:
+            return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        except ValueError as error:
+            raise LorakitError(f"{path}: is damaged ({error}); lorakit evaluate writes it again") from None
 
     def history(self) -> tuple[list[dict], list[dict]]:
         """(a line per update, a line per validation)."""

@@ -102,6 +102,11 @@ class Run(BaseModel):
 
         if not re.fullmatch(r"[\w][\w.\- ]*", self.name):
             raise ValueError(f"name={self.name!r} names a folder: letters, digits, '-', '_' and '.' only")
+        if isinstance(self.target_modules, str):
+            try:
+                re.compile(self.target_modules)
+            except re.error as error:
+                raise ValueError(f"target_modules={self.target_modules!r} is no regular expression: {error}") from None
         if self.method == "full" and self.quantization in ("nf4", "int8"):
             clash("method", "quantization", "quantized weights cannot be trained; use lora or quantization=none")
         for name in ("use_rslora", "use_dora"):

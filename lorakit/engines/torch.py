@@ -19,7 +19,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from lorakit import base
@@ -47,10 +47,7 @@ def load(run: Run, *, adapter: str | Path | None = None) -> TorchEngine:
     """The base with a new adapter to train, or with a saved one (`adapter`) to ask."""
     path, spec = base.path(run.model), base.spec(run.model)
     dtype, where = DTYPES[run.precision], device()
-    try:
-        config = AutoConfig.from_pretrained(path)
-    except (OSError, ValueError) as error:
-        raise base.hub_error(run.model, error) from None
+    config = base.config(run.model)
     kind = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
     if kind is None:
         raise LorakitError(f"{run.model}: {config.model_type} is not a causal language model of transformers")
@@ -111,7 +108,11 @@ def with_adapter(model: Any, run: Run, spec: Any, adapter: str | Path | None) ->
     from peft import LoraConfig, PeftModel, get_peft_model
 
     if adapter:
-        return PeftModel.from_pretrained(model, str(adapter))
+        try:
+            return PeftModel.from_pretrained(model, str(adapter))
+        except (OSError, ValueError, RuntimeError, TypeError, SafetensorError) as error:
+            raise LorakitError(f"{adapter}: the adapter cannot be loaded onto {run.model}: "
+                               f"{str(error).strip().splitlines()[0]}") from None
     targets = spec.target_modules if run.target_modules == "auto" else run.target_modules
     if not isinstance(targets, str):
         names = [name for name, _ in model.named_modules()]
