@@ -11,6 +11,7 @@ from pathlib import Path
 
 from lorakit.errors import LorakitError
 from lorakit.example import Example, Rejected
+from lorakit.formats import flaw, text
 
 SUFFIXES = (".json",)
 
@@ -18,10 +19,12 @@ SUFFIXES = (".json",)
 def read(path: str | Path) -> Iterator[Example | Rejected]:
     """Rows are numbered by their place in the array, from 1."""
     path = Path(path)
+    with text(path) as file:
+        words = file.read()
+    if reason := flaw(words):
+        raise LorakitError(f"{path}: {reason}")
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise LorakitError(f"{path}: not UTF-8 at byte {error.start}; save the file as UTF-8") from None
+        content = json.loads(words)
     except json.JSONDecodeError as error:
         raise LorakitError(
             f"{path}:{error.lineno}: broken JSON: {error.msg} at column {error.colno}. "

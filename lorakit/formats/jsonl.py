@@ -9,24 +9,30 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+from lorakit.errors import LorakitError
 from lorakit.example import Example, Rejected
+from lorakit.formats import FIELD, flaw, text
 
 SUFFIXES = (".jsonl", ".ndjson")
 
 
 def read(path: str | Path) -> Iterator[Example | Rejected]:
     """Rows are numbered by line. Blank lines are passed over."""
-    name = Path(path).name
+    name, number = Path(path).name, 0
     # Only "\n" ends a line here: U+2028 and U+0085 are legal inside a JSON string.
-    with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="\n") as lines:
-        for number, line in enumerate(lines, 1):
+    with text(path) as lines:
+        while line := lines.readline(FIELD):
+            number += 1
+            if len(line) == FIELD and not line.endswith("\n"):
+                raise LorakitError(f"{path}:{number}: a line of more than {FIELD // 1024**2} million characters; "
+                                   "one object a line? A JSON array belongs into a file named .json")
             if not line.strip():
                 continue
+            if reason := flaw(line):
+                yield Rejected(name, number, reason)
+                continue
             try:
-                line.encode("utf-8")
                 fields = json.loads(line)
-            except UnicodeEncodeError as error:
-                yield Rejected(name, number, f"not UTF-8 at character {error.start + 1}; save the file as UTF-8")
             except json.JSONDecodeError as error:
                 yield Rejected(name, number, f"broken JSON: {error.msg} at column {error.colno}")
             except RecursionError:
