@@ -5,12 +5,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import tempfile
 from pathlib import Path
 
-from lorakit import machine, plan, registry, rows
-from lorakit.batches import Batches
-from lorakit.finetune import prepare
+from lorakit import machine, plan, registry
+from lorakit.finetune import batches_of
+from lorakit.prepare import prepare
 from lorakit.run import Run
 from lorakit.train import State, train
 
@@ -20,16 +19,11 @@ LAYOUTS = [(size, packing) for packing in (True, False) for size in (8, 4, 2)]
 def curve(run: Run) -> list[dict]:
     """The lines of 30 updates at a constant rate."""
     run, _ = plan.resolve(run, machine.facts())
-    with tempfile.TemporaryDirectory() as scratch:
-        rows.write(Path(scratch) / "rows", prepare(run).rows, {})
-        sets, _ = rows.read(Path(scratch) / "rows")
-        engine = registry.load("engines", run.engine).load(run)
-        batches = Batches(sets["train"], sets["train"].lengths, global_batch_size=run.global_batch_size,
-                          micro_batch_size=run.micro_batch_size, micro_batch_tokens=run.micro_batch_tokens,
-                          packing=engine.packing, seed=run.seed, epochs=1, max_updates=run.max_updates)
-        lines: list[dict] = []
-        train(engine, batches, State(), lambda update: run.learning_rate, lambda state, line: lines.append(line))
-        engine.close()
+    engine = registry.load("engines", run.engine).load(run)
+    lines: list[dict] = []
+    train(engine, batches_of(prepare(run).rows["train"], run, engine.packing), State(),
+          lambda update: run.learning_rate, lambda state, line: lines.append(line))
+    engine.close()
     return lines
 
 

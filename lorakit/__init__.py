@@ -10,9 +10,10 @@ from importlib import import_module
 from types import ModuleType
 
 _WHERE = {
-    "Run": "run", "LorakitError": "errors", "finetune": "finetune", "prepare": "finetune", "ask": "finetune",
-    "tuned": "finetune", "launch": "launch", "attach": "launch", "Job": "launch", "Folder": "record",
-    "compare": "compare", "examine": "doctor", "example_data": "data", "curve": "report", "rescore": "rescore",
+    "Run": "run", "LorakitError": "errors", "finetune": "finetune", "prepare": "prepare", "ask": "ask",
+    "tuned": "ask", "launch": "launch", "attach": "launch", "Job": "launch", "Folder": "record",
+    "compare": "compare", "check": "check", "examine": "doctor", "example_data": "data", "curve": "report",
+    "rescore": "rescore",
 }
 __all__ = sorted(_WHERE)
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import os
 import re
 from pathlib import Path
 from typing import Any
 
-from lorakit import registry
+from lorakit import hub, registry
 from lorakit.data import sha256
 from lorakit.errors import LorakitError
 from lorakit.models import Spec
@@ -42,30 +40,14 @@ def path(model: str) -> str:
     if not re.fullmatch(r"[\w.\-]+/[\w.\-]+", found):
         names = ", ".join(registry.names("models"))
         raise LorakitError(f"model={model!r}: no such folder, and not a hub id (owner/name). Known by name: {names}")
-    find_token()
+    hub.find_token()
     return found
 
 
-def find_token() -> None:
-    """Puts the hub's token of Colab's or Kaggle's secrets into HF_TOKEN, unless one is there already."""
-    if os.environ.get("HF_TOKEN"):
-        return
-    with contextlib.suppress(Exception):  # not Colab, or no such secret, or access to it was not granted
-        from google.colab import userdata
-
-        os.environ["HF_TOKEN"] = userdata.get("HF_TOKEN")
-    with contextlib.suppress(Exception):  # the same on Kaggle
-        from kaggle_secrets import UserSecretsClient
-
-        os.environ["HF_TOKEN"] = UserSecretsClient().get_secret("HF_TOKEN")
-
-
-def hub_error(model: str, error: Exception) -> LorakitError:
-    """What went wrong at the hub, with the cure."""
-    words = f"{type(error).__name__}: {error}"
-    if "gated" in words.lower() or "401" in words or "403" in words:
-        return LorakitError(f"{model} is gated: accept its licence at https://huggingface.co/{model}, then put a token "
-                            "into HF_TOKEN (a Colab or Kaggle secret of that name, or the environment)")
+def unusable(model: str, error: Exception) -> LorakitError:
+    """Why a base could not be loaded, with the cure."""
+    if not Path(spec(model).path).is_dir() and hub.from_hub(error):
+        return hub.refused(model, "model", error)
     first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     return LorakitError(f"{model} could not be loaded: {first}. Without internet, name a local folder instead")
 
@@ -78,7 +60,7 @@ def config(model: str) -> Any:
     try:
         return AutoConfig.from_pretrained(path(model))
     except (OSError, ValueError, StrictDataclassError) as error:
-        raise hub_error(model, error) from None
+        raise unusable(model, error) from None
 
 
 def tokenizer(model: str) -> tuple[Any, list[str]]:
@@ -88,7 +70,7 @@ def tokenizer(model: str) -> tuple[Any, list[str]]:
     try:
         tok = AutoTokenizer.from_pretrained(path(model))
     except (OSError, ValueError) as error:
-        raise hub_error(model, error) from None
+        raise unusable(model, error) from None
     notes = []
     if not tok.is_fast:
         raise LorakitError(f"{model}: its tokenizer has no fast version, which the mask needs for its offsets")

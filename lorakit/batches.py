@@ -27,6 +27,16 @@ class Batch:
         """Tokens to predict."""
         return int(self.targets.sum())
 
+    @property
+    def documents(self) -> np.ndarray:
+        """(N,) which document each token is in."""
+        return np.repeat(np.arange(len(self.lengths)), self.lengths)
+
+    @property
+    def positions(self) -> np.ndarray:
+        """(N,) each token's place in its document."""
+        return np.arange(len(self.ids)) - np.repeat(np.cumsum(self.lengths) - self.lengths, self.lengths)
+
 
 def collate(rows: Sequence[dict[str, Any]], indices: Sequence[int], seed: int = 0) -> Batch:
     """Rows end to end. A first token that is marked has nothing before it to be predicted from: it is unmarked."""

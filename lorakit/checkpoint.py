@@ -11,27 +11,19 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from lorakit.errors import LorakitError
+from lorakit.files import whole
 
 
 def write(path: Path, tensors: dict[str, np.ndarray], meta: dict) -> None:
     """Atomic: the file under `path` is the old one or the new one, whole, also after a kill or on a full disk."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.part{os.getpid()}")
     # safetensors has no 0-d arrays in every version; a shape of (1,) stands for them, noted in the header.
     scalars = [k for k, v in tensors.items() if v.ndim == 0]
     content = save({k: np.ascontiguousarray(np.atleast_1d(v)) for k, v in tensors.items()},
                    {"meta": json.dumps(meta), "scalars": json.dumps(scalars)})
-    try:
-        with open(part, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        kept = f"; {path.name} of before is kept" if path.exists() else ""
-        raise LorakitError(f"{path}: the checkpoint could not be written: {error.strerror}{kept}. "
-                           "Free some space or name another output_dir, then start again: the run goes on") from None
+    with whole(path) as part, open(part, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def read(path: Path) -> tuple[dict[str, np.ndarray], dict]:

@@ -45,9 +45,13 @@ def parser() -> argparse.ArgumentParser:
 
     it = command(doctor, "what this machine is, what would be chosen, and what is wrong")
     it.add_argument("--json", action="store_true")
-    it = command(check, "whether a data file is usable: 0, or 1 with every bad row located")
-    it.add_argument("data")
+    it = command(check, "whether data are usable: 0, or 1 with every bad row located")
+    it.add_argument("data", metavar="DATA|RUN.yaml", help="a file, a folder, a hub id, or the settings of a run")
     it.add_argument("--task", default="auto")
+    it.add_argument("--json", action="store_true", help="report, findings and figures as JSON")
+    it.add_argument("--picture", type=Path, help="draw what was found into this PNG")
+    it.add_argument("--fix", action="store_true", help="write a clean copy and the rejected rows beside the file")
+    settings(it)
     it.add_argument("--columns", default="", metavar="prompt=question,answer=solution")
     it = command(plan, "memory and time of a run, before training")
     it.add_argument("run", metavar="RUN.yaml")
@@ -82,10 +86,9 @@ def settings(it: argparse.ArgumentParser) -> None:
                     help="a setting that replaces the file's, e.g. --set learning_rate=1e-4")
 
 
-def _run(options: argparse.Namespace):
+def _changes(options: argparse.Namespace) -> dict:
+    """What --set says."""
     import yaml
-
-    from lorakit.run import Run
 
     changes = {}
     for change in options.changes:
@@ -96,6 +99,13 @@ def _run(options: argparse.Namespace):
             changes[name.strip()] = yaml.safe_load(value)
         except yaml.YAMLError:
             raise LorakitError(f"--set {change}: the value cannot be read as YAML") from None
+    return changes
+
+
+def _run(options: argparse.Namespace):
+    from lorakit.run import Run
+
+    changes = _changes(options)
     if getattr(options, "processes", None):
         changes["processes"] = options.processes
     return Run.read(options.run, **changes)
@@ -110,27 +120,45 @@ def doctor(options: argparse.Namespace) -> int:
 
 
 def check(options: argparse.Namespace) -> int:
-    from lorakit import data, registry
+    from lorakit.check import check as look
+    from lorakit.check import fix
+
+    run = _checked_run(options)
+    if options.fix:
+        print(*fix(run), sep="\n")
+        return 0
+    found = look(run)
+    if options.picture:
+        options.picture.parent.mkdir(parents=True, exist_ok=True)
+        found.picture().savefig(options.picture, dpi=110)
+    if options.json:
+        print(json.dumps(found.as_dict(), indent=1, ensure_ascii=False, default=str))
+        return 0 if found.usable else 1
+    print(found)
+    for bad in found.report.rejected:
+        print(f"{bad.where}: {bad.reason}")
+    return 0 if found.usable else 1
+
+
+def _checked_run(options: argparse.Namespace):
+    """The settings that bear on data: those of a RUN.yaml, or of a file named directly."""
+    from lorakit.run import Run
 
     pairs = [pair.partition("=") for pair in options.columns.split(",") if pair.strip()]
     if any(not equals for _, equals, _ in pairs):
         raise LorakitError(f"--columns {options.columns}: expected NAME=COLUMN, several separated by commas")
     columns = {name.strip(): column.strip() for name, _, column in pairs}
-    gives = None if options.task == "auto" else registry.load("tasks", options.task).GIVES
-    examples, found = data.load(options.data, columns=columns, gives=gives)
-    repeats = data.duplicates(examples)
-    for line in found.lines():
-        print(line)
-    print(f"{len(examples)} usable rows, {len(repeats)} of them exact repetitions")
-    for bad in found.rejected:
-        print(f"{bad.where}: {bad.reason}")
-    return 1 if found.rejected else 0
+    changes = {**_changes(options), **({"columns": columns} if columns else {}),
+               **({"task": options.task} if options.task != "auto" else {})}
+    if options.data.endswith((".yaml", ".yml")):
+        return Run.read(options.data, **changes)
+    return Run(**{"data": options.data, **changes})
 
 
 def plan(options: argparse.Namespace) -> int:
     from lorakit import machine
     from lorakit import plan as planning
-    from lorakit.finetune import prepare
+    from lorakit.prepare import prepare
 
     wanted = _run(options)
     facts = machine.facts(wanted.output_dir)
@@ -138,15 +166,16 @@ def plan(options: argparse.Namespace) -> int:
     prepared = prepare(wanted)
     for name, (value, reason) in choices.items():
         print(f"{name} = {value}: {reason}")
-    shape, parts = planning.shape(resolved), planning.memory(resolved)
+    shape = planning.shape(resolved)
+    parts = planning.memory(resolved, shape)
     print(f"memory: {parts['total'] / 1e9:.2f} GB at the peak ("
           + ", ".join(f"{k} {v / 1e9:.2f}" for k, v in parts.items() if k != "total")
           + f"); {facts.device_memory / 1e9:.1f} GB are there")
-    lengths = [len(row["ids"]) for row in prepared.rows["train"]]
+    lengths = prepared.rows["train"].lengths
     rows = resolved.epochs * len(lengths)
     if resolved.max_updates is not None:
         rows = resolved.max_updates * resolved.global_batch_size
-    tokens = int(rows * sum(lengths) / len(lengths))
+    tokens = int(rows * lengths.mean())
     seconds = planning.seconds(resolved, shape, tokens, planning.matmul_rate())
     print(f"time: about {seconds:.0f} s for {tokens:,} tokens in {-(-rows // resolved.global_batch_size)} updates, "
           "from this machine's measured matrix products; evaluation comes on top")
@@ -202,7 +231,7 @@ def compare(options: argparse.Namespace) -> int:
 
 
 def ask(options: argparse.Namespace) -> int:
-    from lorakit.finetune import ask as answer
+    from lorakit.ask import ask as answer
 
     for name, adapted in (("base: ", False), ("tuned: ", True)) if options.base else (("", True),):
         print(name + answer(options.run, options.question, adapted=adapted, max_new_tokens=options.max_new_tokens)[0])

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lorakit import evaluate, registry
+from lorakit import evaluate
 from lorakit.errors import LorakitError
 from lorakit.evaluate import Outcome
 from lorakit.record import Folder, read_lines
@@ -72,12 +72,8 @@ def compare(*paths: str | os.PathLike) -> Comparison:
             differences.append({})
             continue
         references = [r["reference"] for r in rows]
-        metrics: dict[str, dict] = {}
-        for name, options in records[0]["metrics"].items():
-            metric = registry.load("metrics", name)
-            one, two = (evaluate.statistics(name, options, o, references) for o in (first, other))
-            metrics[name] = evaluate.entry(metric.score, one, two) | {"higher_is_better": metric.HIGHER_IS_BETTER}
-        differences.append(metrics)
+        differences.append({name: evaluate.entry(name, options, first, other, references)
+                            for name, options in records[0]["metrics"].items()})
     return Comparison([f.path.name for f in folders], settings, unfair, differences)
 
 

@@ -7,22 +7,30 @@ estimated by MinHash, https://ekzhu.com/datasketch/lsh.html) stay together in on
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import chain
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
+from tqdm.auto import tqdm
 
 from lorakit import registry
 from lorakit.errors import BadRow, LorakitError, did_you_mean
-from lorakit.example import Example, Rejected
+from lorakit.example import Chosen, Example, Examples, Joined, Rejected
+from lorakit.schemas import fill, holes
 
 SETS = ("train", "validation", "test")
+HEAD = 1000  # readable rows from which the schema is found
 NEAR = 0.8  # Jaccard index from which two rows count as nearly equal
-NEAR_ROWS = 50_000  # rows up to which near duplicates are looked for
+NEAR_ROWS = 50_000  # of more rows, a sample of so many is searched for near duplicates
+CLASSES, CLASS_LENGTH = 20, 64  # answers so few and so short (characters) are classes, and the split keeps their shares
 
 
 @dataclass
@@ -55,6 +63,11 @@ class DataReport:
         return "\n".join(self.lines())
 
 
+def shown(rows: Iterable[Any], words: str) -> Iterable[Any]:
+    """With a progress bar, once it takes long."""
+    return tqdm(rows, desc=words, unit=" rows", unit_scale=True, delay=3, mininterval=1, leave=False)
+
+
 def example_data(name: str) -> Path:
     """A file of the project's own `data/` folder, in a clone or in an installed package."""
     package = Path(__file__).parent
@@ -64,7 +77,7 @@ def example_data(name: str) -> Path:
     raise LorakitError(f"{name} is not among lorakit's example data")
 
 
-def find(path: str) -> Path:
+def find(path: str) -> Path | None:
     """The file meant: the path as it stands, or lorakit's own example data (`data/relief.jsonl`) from anywhere."""
     if Path(path).exists():
         return Path(path)
@@ -73,7 +86,7 @@ def find(path: str) -> Path:
             return example_data(path[5:])
         except LorakitError:
             pass
-    raise LorakitError(f"{path}: no such file (looked from {Path.cwd()})")
+    return None
 
 
 def sha256(path: Path) -> str:
@@ -81,60 +94,172 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def load(path: str, *, columns: Mapping[str, str] | None = None, gives: str | None = None
-         ) -> tuple[list[Example], DataReport]:
-    """Every usable row of a file in its schema's terms, and a report that names the others.
+@dataclass(frozen=True)
+class Source:
+    """A file, a folder or a hub id, and the format that reads it."""
 
-    `columns` maps a schema's name to the file's column; `gives` restricts the schemas to one task's field.
+    name: str  # as the user gave it
+    path: str  # as it is read
+    format: str
+    options: dict[str, Any]
+
+    @property
+    def module(self) -> ModuleType:
+        return registry.load("formats", self.format)
+
+    def read(self) -> Iterator[Example | Rejected]:
+        return self.module.read(self.path, **self.options)
+
+    @cached_property
+    def identity(self) -> str:
+        """SHA-256 of the content, or the name that the format knows it by."""
+        if hasattr(self.module, "identity"):
+            return self.module.identity(self.path, **self.options)
+        files = [Path(self.path)]
+        if hasattr(self.module, "files"):
+            files = [Path(f) for f in self.module.files(self.path, **self.options)]
+        hashes = [sha256(f) for f in files]
+        return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
+
+
+def source(path: str, format: str | Mapping[str, Mapping[str, Any]] = "auto") -> Source:
+    """Finds what a name means and which format reads it; `format` is a name, or {name: options}.
+
+    Raises `LorakitError` when there is no such thing, no format for it, or no such option.
     """
-    file = find(path)
-    if file.is_dir():
-        raise LorakitError(f"{file}: is a folder, expected a file")
-    formats = {s: name for name, m in registry.modules("formats").items() for s in m.SUFFIXES}
-    if file.suffix.lower() not in formats:
-        known = ", ".join(sorted(formats))
-        raise LorakitError(f"{file}: no format reads '{file.suffix}'; known endings: {known}")
-    report = DataReport(file=str(path), format=formats[file.suffix.lower()], sha256=sha256(file))
-    raw: list[Example] = []
-    for row in registry.load("formats", report.format).read(file):
-        report.rows += 1
-        if isinstance(row, Rejected):
-            report.rejected.append(row)
-        else:
-            raw.append(row)
-    if not raw:
-        first = f"; the first: {report.rejected[0].where}: {report.rejected[0].reason}" if report.rejected else ""
-        raise LorakitError(f"{file}: no usable row{first}")
-    raw = _rename(raw, columns or {})
-    report.schema, report.reason = find_schema(raw, gives)
+    (name, options), = format.items() if isinstance(format, Mapping) else [(format, {})]
+    found, known = find(path), registry.modules("formats")
+    if name == "auto":
+        ending = found.name.lower().removesuffix(".gz") if found else ""
+        there = str(found or path)
+        name = next((n for n, m in known.items() if ending.endswith(m.SUFFIXES) and found.is_file()), None) or next(
+            (n for n, m in known.items() if hasattr(m, "takes") and m.takes(there)), None)
+        if name is None and found is None:
+            raise LorakitError(f"{path}: no such file (looked from {Path.cwd()})")
+        if name is None:
+            endings = ", ".join(sorted(s for m in known.values() for s in m.SUFFIXES))
+            raise LorakitError(f"{path}: no format reads '{found.suffix}'; known endings: {endings}. Name one with "
+                               "`format`, e.g. format: csv")
+    module = registry.load("formats", name)
+    if found is None and not (hasattr(module, "takes") and module.takes(path)):
+        raise LorakitError(f"{path}: no such file (looked from {Path.cwd()})")
+    parameters = inspect.signature(module.read).parameters
+    for option in options:
+        if option not in [*parameters][1:]:
+            raise LorakitError(f"format: {name} has no option '{option}'{did_you_mean(option, [*parameters][1:])} "
+                               f"(options: {', '.join([*parameters][1:]) or 'none'})")
+    missing = [n for n, p in [*parameters.items()][1:] if p.default is p.empty and n not in options]
+    if missing:
+        raise LorakitError(f"format: {name} needs the option '{missing[0]}', e.g. format: {{{name}: "
+                           f"{{{missing[0]}: …}}}}")
+    return Source(path, str(found or path), name, dict(options))
+
+
+def stream(it: Source, report: DataReport, *, columns: Mapping[str, str] | None = None, gives: str | None = None
+           ) -> Iterator[Example | Rejected]:
+    """Every row in its schema's terms, one at a time; `fields["columns"]` are the file's own.
+
+    Raises `LorakitError` when nothing can be read, or the columns of the first rows fit no schema.
+    """
+    report.file, report.format = it.name, it.format
+    rows = shown(it.read(), f"reading {Path(it.name).name}")
+    head, readable, lines = [], [], iter(rows)
+    for row in lines:
+        head.append(row)
+        if isinstance(row, Example):
+            readable.append(row)
+            if len(readable) == HEAD:
+                break
+    if not readable:
+        first = f"; the first: {head[0].where}: {head[0].reason}" if head else ": the file is empty"
+        raise LorakitError(f"{it.name}: no usable row{first}")
+    _columns_exist(readable, columns or {})
+    rename = _renamer(columns or {})
+    report.schema, report.reason = find_schema(_renamed(readable, rename), gives, columns or {})
     convert = registry.load("schemas", report.schema).convert
-    examples = []
-    for row in raw:
-        try:
-            examples.append(row.with_fields({**convert(row.fields), "columns": row.fields}))
-        except (BadRow, KeyError) as error:
-            reason = f"column {error} is missing" if isinstance(error, KeyError) else str(error)
-            report.rejected.append(Rejected(row.file, row.row, reason))
-    if not examples:
+    for row in chain(head, lines):
+        report.rows += 1
+        if isinstance(row, Example):
+            try:
+                row = row.with_fields({**convert(rename(row.fields)), "columns": row.fields})
+            except KeyError as error:
+                row = Rejected(row.file, row.row, f"column {error} is missing")
+            except BadRow as error:
+                row = Rejected(row.file, row.row, str(error))
+        yield row
+
+
+def load(it: Source | str, *, columns: Mapping[str, str] | None = None, gives: str | None = None
+         ) -> tuple[Examples, DataReport]:
+    """Every usable row in its schema's terms, put aside on disk, and a report that names the others.
+
+    `columns` maps a schema's name to the file's column, or to a text with columns in braces; `gives` restricts the
+    schemas to one task's field.
+    """
+    it = source(it) if isinstance(it, str) else it
+    report = DataReport(file=it.name, sha256=it.identity)
+
+    def usable() -> Iterator[Example]:
+        for row in stream(it, report, columns=columns, gives=gives):
+            if isinstance(row, Rejected):
+                report.rejected.append(row)
+            else:
+                yield row
+
+    examples = Examples(usable())
+    if not len(examples):
         bad = report.rejected[0]
-        raise LorakitError(f"{file}: no usable row; the first: {bad.where}: {bad.reason}")
+        raise LorakitError(f"{it.name}: no usable row; the first: {bad.where}: {bad.reason}")
     return examples, report
 
 
-def _rename(rows: Sequence[Example], columns: Mapping[str, str]) -> list[Example]:
-    """Rows with the schema's names beside the file's; a row that lacks a column lacks the schema's name too."""
+def _columns_exist(rows: Sequence[Example], columns: Mapping[str, str]) -> None:
     present = {column for row in rows for column in row.fields}
-    for column in columns.values():
-        if column not in present:
-            raise LorakitError(f"{rows[0].file}: columns names '{column}', which no row has"
-                               f"{did_you_mean(column, present)} (columns: {', '.join(sorted(present))})")
-    return [row.with_fields({**{k: v for k, v in row.fields.items() if k not in columns},
-                             **{name: row.fields[c] for name, c in columns.items() if c in row.fields}})
-            for row in rows]
+    known = {n for m in registry.modules("schemas").values()
+             for names in (*m.REQUIRED, m.OPTIONAL) for n in names}
+    for name, column in columns.items():
+        if name not in known:
+            raise LorakitError(f"columns: no schema has '{name}'{did_you_mean(name, known)} (they have "
+                               f"{', '.join(sorted(known))})")
+        for wanted in holes(column) if "{" in column else [column]:
+            if wanted not in present:
+                raise LorakitError(f"{rows[0].file}: columns names '{wanted}', which no row has"
+                                   f"{did_you_mean(wanted, present)} (columns: {', '.join(sorted(present))})")
 
 
-def find_schema(rows: Sequence[Example], gives: str | None = None) -> tuple[str, str]:
-    """(schema, reason in words). The schema that explains the most columns of the most rows wins."""
+def _renamer(columns: Mapping[str, str]) -> Callable[[dict], dict]:
+    """Fields with the schema's names in place of the file's; a row that lacks a column lacks the schema's name too."""
+    if not columns:
+        return lambda fields: fields
+    # Who says what the answer is does not mean another column that could be one.
+    slots = [names for m in registry.modules("schemas").values() for names in m.REQUIRED]
+    hidden = {other for names in slots for name in columns if name in names for other in names}
+
+    def rename(fields: dict) -> dict:
+        kept = {k: v for k, v in fields.items() if k not in hidden and k not in columns}
+        for name, column in columns.items():
+            if "{" in column:
+                kept[name] = fill(column, fields)
+            elif column in fields:
+                kept[name] = fields[column]
+        return kept
+
+    return rename
+
+
+def _renamed(rows: Iterable[Example], rename: Callable[[dict], dict]) -> list[Example]:
+    out = []
+    for row in rows:
+        try:
+            out.append(row.with_fields(rename(row.fields)))
+        except BadRow:
+            continue
+    return out or list(rows)
+
+
+def find_schema(rows: Sequence[Example], gives: str | None = None, mapped: Iterable[str] = ()) -> tuple[str, str]:
+    """(schema, reason in words). The schema with the most names that the user mapped wins, then the one that explains
+    the most columns of the most rows."""
     columns = Counter(name for row in rows for name in row.fields)
     common = {name for name, n in columns.items() if n * 2 > len(rows)}
     schemas = {n: m for n, m in registry.modules("schemas").items() if gives in (None, m.GIVES)}
@@ -145,131 +270,189 @@ def find_schema(rows: Sequence[Example], gives: str | None = None) -> tuple[str,
             f"{rows[0].file}: the columns {', '.join(sorted(columns))} fit no schema ({wanted}). "
             "Name them with `columns`, e.g. columns: {prompt: question_text, answer: solution}"
         )
-    name = max(fits, key=lambda n: len(fits[n].REQUIRED))
-    found = [next(c for c in names if c in common) for names in fits[name].REQUIRED]
+    def rank(name: str) -> tuple[int, int]:
+        names = {n for slot in (*fits[name].REQUIRED, fits[name].OPTIONAL) for n in slot}
+        return len(names.intersection(mapped)), len(fits[name].REQUIRED)
+
+    name = max(fits, key=rank)
+    found = dict.fromkeys(next(c for c in names if c in common) for names in fits[name].REQUIRED)
     return name, f"schema {name}, because the rows have {' and '.join(map(repr, found))}"
 
 
 def text(example: Example) -> str:
     """All the words of an example, for comparisons."""
     fields = example.fields
-    return "\n".join(m["content"] for m in fields["messages"]) if "messages" in fields else fields["text"]
+    if "messages" not in fields:
+        return fields["text"]
+    return "\n".join(m.get("content") or json.dumps(m.get("tool_calls")) for m in fields["messages"])
 
 
-def _normal(words: str) -> str:
+def normal(words: str) -> str:
+    """Case and white space aside."""
     return " ".join(words.casefold().split())
 
 
-def duplicates(examples: Sequence[Example]) -> dict[int, int]:
-    """Index of every exact repetition (case and white space aside) -> index of the first."""
-    first: dict[str, int] = {}
-    return {i: j for i, e in enumerate(examples) if (j := first.setdefault(_normal(text(e)), i)) != i}
+def fingerprint(example: Example) -> int:
+    """64 bits that equal examples share."""
+    words = normal(text(example)).encode("utf-8", "surrogatepass")
+    return int.from_bytes(hashlib.blake2b(words, digest_size=8).digest())
 
 
-def near_groups(examples: Sequence[Example]) -> list[int]:
-    """For each example the smallest index of the group of near duplicates that it belongs to."""
+def duplicates(fingerprints: Sequence[int] | np.ndarray) -> dict[int, int]:
+    """Index of every exact repetition -> index of the first."""
+    _, first, group = np.unique(np.asarray(fingerprints, dtype=np.uint64), return_index=True, return_inverse=True)
+    again = np.flatnonzero(first[group] != np.arange(len(group)))
+    return {int(i): int(first[group[i]]) for i in again}
+
+
+def joined(n: int, pairs: Iterable[tuple[int, int]]) -> np.ndarray:
+    """(n,) for each of n things the smallest index among those it is linked to, directly or by others."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    ends = np.asarray(list(pairs), dtype=np.int64).reshape(-1, 2)
+    _, group = connected_components(coo_array((np.ones(len(ends), bool), ends.T), shape=(n, n)), directed=False)
+    return np.unique(group, return_index=True)[1][group]
+
+
+def near_pairs(examples: Sequence[Example]) -> list[tuple[int, int]]:
+    """Pairs of near duplicates, enough of them to link each with all it resembles."""
     from datasketch import MinHash, MinHashLSH
 
-    parent = list(range(len(examples)))
-
-    def root(i: int) -> int:
-        while parent[i] != i:
-            parent[i] = i = parent[parent[i]]
-        return i
-
     # The index only proposes: it misses 1 in 20 pairs at 0.8 with these weights, 3 in 5 with its own.
-    index, sketches = MinHashLSH(threshold=NEAR, num_perm=128, weights=(0.05, 0.95)), []
-    for i, example in enumerate(examples):
-        words = _normal(text(example)).split()
+    index, sketches, pairs = MinHashLSH(threshold=NEAR, num_perm=128, weights=(0.05, 0.95)), [], []
+    for i, example in enumerate(shown(examples, "near duplicates")):
+        words = normal(text(example)).split()
         grams = {" ".join(words[k:k + 3]).encode("utf-8", "replace") for k in range(max(1, len(words) - 2))}
         sketch = MinHash(num_perm=128, seed=1)
         sketch.update_batch(list(grams))
-        for j in index.query(sketch):
-            if sketch.jaccard(sketches[j]) >= NEAR:
-                a, b = sorted((root(i), root(j)))
-                parent[b] = a
+        pairs += [(j, i) for j in index.query(sketch) if sketch.jaccard(sketches[j]) >= NEAR]
         index.insert(i, sketch)
         sketches.append(sketch)
-    return [root(i) for i in range(len(examples))]
+    return pairs
+
+
+def classes(examples: Iterable[Example], report: DataReport) -> list[str] | None:
+    """The label of each example; else its answer, where few short answers come again and again; else None.
+
+    Raises `LorakitError` when all labels are the same.
+    """
+    found: list[str] = []
+    kinds: dict[str, str] = {}
+    labels = 0
+    for example in examples:
+        fields = example.fields
+        labels += "label" in fields
+        answer = fields["label"] if "label" in fields else fields.get("messages", [{}])[-1].get("content")
+        if not answer or ("label" not in fields and (len(answer) > CLASS_LENGTH or len(kinds) > CLASSES)):
+            return None
+        found.append(kinds.setdefault(answer, answer))
+    if labels and len(kinds) == 1:
+        raise LorakitError(f"{report.file}: every row has the label {found[0]!r}: there is nothing to tell apart")
+    return found if labels or len(kinds) <= len(found) / 10 else None
 
 
 def split(examples: Sequence[Example], *, validation_fraction: float = 0.1, test_fraction: float = 0.1, seed: int = 0,
           group_by: str | None = None, given: Mapping[str, Sequence[Example]] | None = None,
-          report: DataReport | None = None) -> dict[str, list[Example]]:
+          report: DataReport | None = None) -> dict[str, Sequence[Example]]:
     """Three sets by seed; `given` holds sets that have a file of their own.
 
-    Equal rows are dropped, near duplicates and rows with the same value of `group_by` stay in one set. A row of
-    `examples` that resembles a given validation or test row is left out of training. All of it is noted in `report`.
+    Equal rows are dropped, near duplicates and rows with the same value of `group_by` stay in one set, and every set
+    has its share of each class. A row of `examples` that resembles a given validation or test row is left out of
+    training. All of it is noted in `report`.
     """
     report = report if report is not None else DataReport(file=examples[0].file)
-    given = {name: list(rows) for name, rows in (given or {}).items()}
     # Given sets first, test before validation: of equal rows the first stays.
-    pool = [(name, row) for name in ("test", "validation") for row in given.get(name, ())]
-    pool += [("", row) for row in examples]
-    repeats = duplicates([row for _, row in pool])
+    parts = {name: (given or {}).get(name, ()) for name in ("test", "validation")} | {"": examples}
+    pool = Joined(*parts.values())
+    owner = np.repeat(np.arange(3), [len(p) for p in parts.values()])
+    names = list(parts)
+    repeats = duplicates([fingerprint(row) for row in shown(pool, "exact duplicates")])
     for i, first in repeats.items():
-        row, other = pool[i][1], pool[first][1]
-        report.rejected.append(Rejected(row.file, row.row, f"repeats {other.where}"))
-    pool = [entry for i, entry in enumerate(pool) if i not in repeats]
-    groups = list(range(len(pool)))
-    if len(pool) <= NEAR_ROWS:
-        groups = near_groups([row for _, row in pool])
-        report.near_duplicates = len(groups) - len(set(groups))
-    else:
-        report.notes.append(f"near duplicates were not looked for in more than {NEAR_ROWS:,} rows")
-    if group_by:
-        groups = _join(groups, [row.fields["columns"].get(group_by) for _, row in pool], group_by)
-    sets: dict[str, list[Example]] = {name: [] for name in SETS}
+        report.rejected.append(Rejected(pool[i].file, pool[i].row, f"repeats {pool[first].where}"))
+    kept = np.delete(np.arange(len(pool)), list(repeats))
+    groups = _groups(Chosen(pool, kept), group_by, seed, report)
+    sets: dict[str, list[int]] = {name: [] for name in SETS}
     members: dict[int, list[int]] = defaultdict(list)
-    taken: dict[int, tuple[str, str]] = {}  # group -> the given set that holds it, its first row
-    for i, (name, row) in enumerate(pool):
-        home, first = taken.setdefault(groups[i], (name, row.where)) if name else taken.get(groups[i], ("", ""))
+    taken: dict[int, tuple[str, int]] = {}  # group -> the given set that holds it, its first row
+    for i, group in zip(kept.tolist(), groups.tolist(), strict=True):
+        name = names[owner[i]]
+        home, first = taken.setdefault(group, (name, i)) if name else taken.get(group, ("", 0))
         if home != name:
-            report.rejected.append(Rejected(row.file, row.row, f"resembles {first}, a {home} row"))
-        elif name:
-            sets[name].append(row)
+            report.rejected.append(Rejected(pool[i].file, pool[i].row, f"resembles {pool[first].where}, a {home} row"))
         else:
-            members[groups[i]].append(i)
-    free = sum(map(len, members.values()))
-    wanted = {name: 0 if given.get(name) else round(free * fraction)
-              for name, fraction in (("test", test_fraction), ("validation", validation_fraction))}
-    for name, fraction in (("test", test_fraction), ("validation", validation_fraction)):
-        if fraction and not given.get(name) and not wanted[name]:
-            wanted[name] = 1
-    keys = list(members)
-    for key in (keys[i] for i in np.random.default_rng(seed).permutation(len(keys))):
-        rows = [pool[i][1] for i in members[key]]
-        home = next((n for n, room in wanted.items() if len(rows) <= room), "train")
-        sets[home] += rows
-        if home in wanted:
-            wanted[home] -= len(rows)
-    for name, missing in wanted.items():
-        if missing and not sets[name]:
-            raise LorakitError(f"{report.file}: {free} rows in {len(members)} groups leave no {name} row; "
-                               f"add rows, raise {name}_fraction, name {name}_data, or set {name}_fraction to 0")
-    if not sets["train"]:
-        raise LorakitError(f"{report.file}: no row is left to train on ({free} rows in {len(members)} groups); "
-                           "add rows")
+            (sets[name] if name else members[group]).append(i)
+    fractions = {name: 0 if len(parts[name]) else share
+                 for name, share in (("test", test_fraction), ("validation", validation_fraction))}
+    for name, rows in _deal(list(members.values()), pool, fractions, seed, report).items():
+        sets[name] += rows
     report.sets = {name: len(rows) for name, rows in sets.items()}
+    return {name: Chosen(pool, np.asarray(rows, dtype=np.int64)) for name, rows in sets.items()}
+
+
+def _groups(rows: Sequence[Example], group_by: str | None, seed: int, report: DataReport) -> np.ndarray:
+    """For each row the first of those that have to stay with it."""
+    sample = np.arange(len(rows))
+    if len(rows) > NEAR_ROWS:
+        sample = np.sort(np.random.default_rng((seed, 2)).choice(len(rows), NEAR_ROWS, replace=False))
+        report.notes.append(f"near duplicates were looked for among {NEAR_ROWS:,} of the {len(rows):,} rows")
+    pairs = [(sample[a], sample[b]) for a, b in near_pairs(Chosen(rows, sample))]
+    report.near_duplicates = len(rows) - len(np.unique(joined(len(rows), pairs)))
+    if group_by:
+        first: dict[str, int] = {}
+        for i, row in enumerate(rows):
+            value = row.fields["columns"].get(group_by)
+            if value is not None:
+                pairs.append((first.setdefault(json.dumps(value, default=str), i), i))
+        if not first:
+            raise LorakitError(f"group_by={group_by!r}: no row has that column")
+    return joined(len(rows), pairs)
+
+
+def _deal(groups: list[list[int]], pool: Sequence[Example], fractions: Mapping[str, float], seed: int,
+          report: DataReport) -> dict[str, list[int]]:
+    """Whole groups to the sets, in seeded order, each class up to its share of each set; the rest trains."""
+    flat = [i for group in groups for i in group]
+    kinds = classes((pool[i] for i in flat), report) if flat else None
+    kind = dict(zip(flat, kinds or [""] * len(flat), strict=True))
+    sizes = Counter(kind.values())
+    wanted = {}
+    for name, fraction in fractions.items():
+        wanted[name] = _shares(sizes, max(1, round(len(flat) * fraction)) if fraction else 0)
+    if kinds and len(sizes) > 1:
+        report.notes.append(f"each set has its share of the {len(sizes)} classes")
+    sets: dict[str, list[int]] = {name: [] for name in SETS}
+    left = []  # groups that train
+    for group in (groups[g] for g in np.random.default_rng(seed).permutation(len(groups))):
+        needs = Counter(kind[i] for i in group)
+        home = next((n for n, room in wanted.items() if all(room[k] >= c for k, c in needs.items())), None)
+        if home:
+            sets[home] += group
+            wanted[home].subtract(needs)
+        else:
+            left.append(group)
+    for name in wanted:
+        smallest = min(left, key=len, default=[])
+        if fractions[name] and not sets[name] and len(left) > 2 and len(smallest) <= len(flat) / 3:
+            sets[name] = smallest  # few large groups: one of them, rather than none
+            left.remove(smallest)
+        if fractions[name] and not sets[name]:
+            raise LorakitError(f"{report.file}: {len(flat)} rows in {len(groups)} groups leave no {name} row; "
+                               f"add rows, raise {name}_fraction, name {name}_data, or set {name}_fraction to 0")
+    sets["train"] = [i for group in left for i in group]
+    if not sets["train"]:
+        raise LorakitError(f"{report.file}: no row is left to train on ({len(flat)} rows in {len(groups)} groups); "
+                           "add rows")
     return sets
 
 
-def _join(groups: list[int], values: list[Any], column: str) -> list[int]:
-    if all(v is None for v in values):
-        raise LorakitError(f"group_by={column!r}: no row has that column")
-    parent = {g: g for g in groups}
-
-    def root(g: int) -> int:
-        while parent[g] != g:
-            g = parent[g]
-        return g
-
-    first: dict[str, int] = {}
-    for group, value in zip(groups, values, strict=True):
-        if value is not None:
-            a, b = sorted((root(first.setdefault(json.dumps(value, default=str), group)), root(group)))
-            parent[b] = a
-    return [root(g) for g in groups]
+def _shares(sizes: Mapping[str, int], total: int) -> Counter:
+    """`total` rows dealt to classes in proportion, by largest remainder."""
+    exact = {k: total * n / max(1, sum(sizes.values())) for k, n in sizes.items()}
+    shares = Counter({k: int(x) for k, x in exact.items()})
+    for k in sorted(exact, key=lambda k: shares[k] - exact[k])[:total - shares.total()]:
+        shares[k] += 1
+    return shares
 
 
 def shuffle_answers(examples: Sequence[Example], seed: int) -> list[Example]:
@@ -282,19 +465,17 @@ def shuffle_answers(examples: Sequence[Example], seed: int) -> list[Example]:
                                                     for m in e.fields["messages"]]}) for e in examples]
 
 
-def prepare(data: str, *, validation_data: str | None = None, test_data: str | None = None,
-            columns: Mapping[str, str] | None = None, gives: str | None = None, seed: int = 0,
-            validation_fraction: float = 0.1, test_fraction: float = 0.1, group_by: str | None = None,
-            shuffled: bool = False) -> tuple[dict[str, list[Example]], DataReport]:
-    """The three sets of a run and what was found on the way."""
-    examples, report = load(data, columns=columns, gives=gives)
-    given: dict[str, Iterable[Example]] = {}
-    for name, path in (("validation", validation_data), ("test", test_data)):
-        if path:
-            given[name], other = load(path, columns=columns, gives=registry.load("schemas", report.schema).GIVES)
-            report.notes.append(f"{name} rows: {other.lines()[0]}")
-            report.rejected += other.rejected
-            report.sha256 = hashlib.sha256((report.sha256 + other.sha256).encode()).hexdigest()
+def prepare(sources: Mapping[str, Source], *, columns: Mapping[str, str] | None = None, gives: str | None = None,
+            seed: int = 0, validation_fraction: float = 0.1, test_fraction: float = 0.1, group_by: str | None = None,
+            shuffled: bool = False) -> tuple[dict[str, Sequence[Example]], DataReport]:
+    """The three sets of a run and what was found on the way. `sources`: `train`, and sets with a file of their own."""
+    examples, report = load(sources["train"], columns=columns, gives=gives)
+    given: dict[str, Sequence[Example]] = {}
+    for name in [n for n in ("validation", "test") if n in sources]:
+        given[name], other = load(sources[name], columns=columns, gives=registry.load("schemas", report.schema).GIVES)
+        report.notes.append(f"{name} rows: {other.lines()[0]}")
+        report.rejected += other.rejected
+    report.sha256 = identity(sources)
     sets = split(examples, validation_fraction=validation_fraction, test_fraction=test_fraction, seed=seed,
                  group_by=group_by, given=given, report=report)
     if shuffled:
@@ -302,3 +483,19 @@ def prepare(data: str, *, validation_data: str | None = None, test_data: str | N
         sets["validation"] = shuffle_answers(sets["validation"], seed)
         report.notes.append("control: the answers of the training and validation rows are dealt at random")
     return sets, report
+
+
+def sources(data: str, validation_data: str | None = None, test_data: str | None = None,
+            format: str | Mapping = "auto") -> dict[str, Source]:
+    """The files of a run by the set they are for; `format` also holds for others of the same ending."""
+    found = {"train": source(data, format)}
+    for name, path in (("validation", validation_data), ("test", test_data)):
+        if path:
+            found[name] = source(path, format if Path(path).suffix == Path(data).suffix else "auto")
+    return found
+
+
+def identity(sources: Mapping[str, Source]) -> str:
+    """What the content of all of them is known by."""
+    parts = [sources[name].identity for name in SETS if name in sources]
+    return parts[0] if len(parts) == 1 else hashlib.sha256("".join(parts).encode()).hexdigest()

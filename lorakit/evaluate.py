@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -16,6 +15,7 @@ import numpy as np
 
 from lorakit import batches, intervals, registry
 from lorakit.errors import LorakitError
+from lorakit.files import whole
 from lorakit.rows import Rows
 
 ALWAYS = ("loss", "perplexity")  # of every token task
@@ -29,9 +29,8 @@ class Outcome:
     answers: list[str | None]  # n
 
     def write(self, path: Path) -> None:
-        part = path.with_name(path.name + f".part{os.getpid()}")
-        part.write_text(json.dumps({"tokens": self.tokens.tolist(), "answers": self.answers}), encoding="utf-8")
-        os.replace(part, path)
+        with whole(path) as part:
+            part.write_text(json.dumps({"tokens": self.tokens.tolist(), "answers": self.answers}), encoding="utf-8")
 
     @classmethod
     def read(cls, path: Path) -> Outcome:
@@ -112,22 +111,23 @@ def scores(chosen: dict[str, dict], before: Outcome, after: Outcome, references:
     constant = Outcome(after.tokens, [common[0][0] if common and a is not None else None for a in after.answers])
     out = {}
     for name, options in chosen.items():
-        metric = registry.load("metrics", name)
-        one, two = (statistics(name, options, o, references) for o in (before, after))
-        out[name] = entry(metric.score, one, two, seed) | {"higher_is_better": metric.HIGHER_IS_BETTER}
-        if "answers" in metric.NEEDS and common:
-            three = statistics(name, options, constant, references)
-            versus = entry(metric.score, three, two, seed)
+        out[name] = entry(name, options, before, after, references, seed)
+        if "answers" in registry.load("metrics", name).NEEDS and common:
+            versus = entry(name, options, constant, after, references, seed)
             out[name]["most_frequent_answer"] = {"answer": common[0][0], "score": versus["before"],
                                                  "difference": versus["difference"], "interval": versus["interval"]}
     return out
 
 
-def entry(score: Callable[[np.ndarray], float], one: np.ndarray, two: np.ndarray, seed: int = 0) -> dict:
-    """One comparison on the same rows as it stands in `scores.json`; undefined numbers are null."""
-    low, high, change, interval = intervals.paired_difference(score, one, two, seed=seed)
+def entry(name: str, options: dict, one: Outcome, two: Outcome, references: Sequence[str | None], seed: int = 0
+          ) -> dict:
+    """Two outcomes on the same rows by one metric, as it stands in `scores.json`; undefined numbers are null."""
+    metric = registry.load("metrics", name)
+    first, second = (statistics(name, options, o, references) for o in (one, two))
+    low, high, change, interval = intervals.paired_difference(metric.score, first, second, seed=seed)
     return {"before": _number(low), "after": _number(high), "difference": _number(change),
-            "interval": [_number(interval.low), _number(interval.high)], "rows": len(two)}
+            "interval": [_number(interval.low), _number(interval.high)], "rows": len(second),
+            "higher_is_better": metric.HIGHER_IS_BETTER}
 
 
 def _number(value: float) -> float | None:

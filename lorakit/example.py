@@ -1,7 +1,14 @@
-"""`Example`: one row of data and where it came from."""
+"""`Example`: one row of data and where it came from; `Examples`: as many as the disk holds."""
 
 from __future__ import annotations
 
+import os
+import pickle
+import tempfile
+import weakref
+from array import array
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -34,3 +41,62 @@ class Rejected:
     @property
     def where(self) -> str:
         return f"{self.file}:{self.row}"
+
+
+class Examples(Sequence):
+    """Examples in a temporary file: memory holds 8 bytes a row, and child processes read the same file."""
+
+    def __init__(self, examples: Iterable[Example]):
+        self._ends = array("q", [0])
+        with tempfile.NamedTemporaryFile(prefix="lorakit-", suffix=".rows", delete=False) as file:
+            self._path, self._file, owner = file.name, None, os.getpid()
+            weakref.finalize(self, lambda path: os.getpid() == owner and os.path.exists(path) and os.unlink(path),
+                             file.name)
+            for example in examples:
+                file.write(pickle.dumps((example.fields, example.file, example.row), protocol=5))
+                self._ends.append(file.tell())
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def __getitem__(self, index: int) -> Example:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        if self._file is None:
+            self._file = os.open(self._path, os.O_RDONLY)
+            weakref.finalize(self, os.close, self._file)
+        start = self._ends[index]
+        return Example(*pickle.loads(os.pread(self._file, self._ends[index + 1] - start, start)))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_path": self._path, "_ends": self._ends, "_file": None}
+
+
+class Chosen(Sequence):
+    """Some rows of a sequence, by their indices."""
+
+    def __init__(self, rows: Sequence[Any], indices: Sequence[int]):
+        self.rows, self.indices = rows, indices
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.rows[int(self.indices[index])]
+
+
+class Joined(Sequence):
+    """Several sequences end to end."""
+
+    def __init__(self, *parts: Sequence[Any]):
+        self.parts = parts
+        self.ends = [sum(map(len, parts[:i + 1])) for i in range(len(parts))]
+
+    def __len__(self) -> int:
+        return self.ends[-1] if self.ends else 0
+
+    def __getitem__(self, index: int) -> Any:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        place = bisect_right(self.ends, index)
+        return self.parts[place][index - (self.ends[place - 1] if place else 0)]

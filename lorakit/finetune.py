@@ -3,30 +3,27 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from tqdm.auto import tqdm
 
-from lorakit import base, checkpoint, data, evaluate, machine, plan, record, registry, report, rows
+from lorakit import base, checkpoint, evaluate, machine, plan, prove, record, registry, report, rows
 from lorakit.batches import Batches
 from lorakit.errors import LorakitError
 from lorakit.evaluate import Outcome
+from lorakit.files import whole
+from lorakit.prepare import Prepared, prepare
 from lorakit.record import Folder
 from lorakit.run import Run
 from lorakit.train import State, train
 
-SAMPLE_ROWS, SAMPLE_ANSWERS = 8, 4  # what a fresh process repeats before a run is done
 LAST, BEST = "checkpoint/last.safetensors", "checkpoint/best.safetensors"
 
 
@@ -50,7 +47,11 @@ def finetune(run: Run) -> Folder:
             folder.note(status="running", pid=os.getpid(), error=None, settings=settings, model=run.model,
                         method=method(resolved), versions=record.versions(), choices=choices,
                         machine={**facts.as_dict(), "summary": summary(facts)}, data=prepared.facts())
-            prepared.write(folder)
+            if not begun(folder):  # once: a run that goes on reads what it began with
+                (folder / BEST).unlink(missing_ok=True)
+                prepared.write(folder / "rows")
+                record.write_lines(folder / "rejected.jsonl", [asdict(r) for r in prepared.report.rejected])
+                (folder / "history.jsonl").unlink(missing_ok=True)
             execute(resolved, choices, folder, prepared)
         except BaseException as error:
             if started:
@@ -67,14 +68,10 @@ def execute(run: Run, choices: plan.Choices, folder: Folder, prepared: Prepared)
     sets, meta = rows.read(folder / "rows")
     engine = registry.load("engines", run.engine).load(run)
     choices.update(engine.notes)
-    batches = Batches(
-        sets["train"], sets["train"].lengths, global_batch_size=run.global_batch_size,
-        micro_batch_size=run.micro_batch_size, micro_batch_tokens=run.micro_batch_tokens, packing=engine.packing,
-        seed=run.seed, epochs=run.epochs, max_updates=run.max_updates)
+    batches = batches_of(sets["train"], run, engine.packing)
     run = cadence(run, len(batches), choices)
-    part = folder / f"run.yaml.part{os.getpid()}"
-    run.write(part)
-    os.replace(part, folder / "run.yaml")
+    with whole(folder / "run.yaml") as part:
+        run.write(part)
     sizes = engine.parameters()
     predicted = plan.memory(run)
     folder.note(choices=choices, base_sha256=base.hash_of(run.model), parameters=sum(n for n, _ in sizes.values()),
@@ -104,16 +101,16 @@ def execute(run: Run, choices: plan.Choices, folder: Folder, prepared: Prepared)
         engine.close()
         return
 
-    proof, from_update = unchanged(engine, untouched, state), state.update
+    proof, from_update = prove.unchanged(engine, untouched, state), state.update
     if (folder / BEST).exists():
         tensors, kept = checkpoint.read(folder / BEST)
         engine.set_weights(tensors)
         from_update = kept["update"]
     after = scored(engine, sets, meta, run, prepared.tokenizer, folder / "rows" / "after.json", "after", anew=True)
     engine.save(folder / ("adapter" if run.method == "lora" else "model"))
-    said = sample(engine, sets, meta, run)
+    said = prove.sample(engine, sets, meta, run)
     engine.close()  # the fresh process needs the card
-    proof |= repeated(folder, said, run)
+    proof |= prove.repeated(folder, said, run)
     if before and after:
         test = sets["test"]
         found = evaluate.scores(chosen, before, after, references, [r for r in sets["train"].column("reference") if r],
@@ -128,50 +125,11 @@ def execute(run: Run, choices: plan.Choices, folder: Folder, prepared: Prepared)
     report.write(folder.path)
 
 
-class Prepared:
-    """The data of a run, encoded: what `lorakit check`, the preview and the run itself look at."""
-
-    def __init__(self, run: Run):
-        self.tokenizer, notes = base.tokenizer(run.model)
-        gives = None if run.task == "auto" else registry.load("tasks", run.task).GIVES
-        self.sets, self.report = data.prepare(
-            run.data, validation_data=run.validation_data, test_data=run.test_data, columns=run.columns, gives=gives,
-            seed=run.seed, validation_fraction=run.validation_fraction, test_fraction=run.test_fraction,
-            group_by=run.group_by, shuffled=run.shuffle_answers)
-        found = registry.load("schemas", self.report.schema).GIVES
-        tasks = registry.modules("tasks")
-        self.task_name = run.task if run.task != "auto" else next(n for n, t in tasks.items() if found == t.GIVES)
-        self.task = tasks[self.task_name]
-        self.rows, rejected, more = rows.encode(self.sets, self.task, self.tokenizer, run.max_length)
-        self.report.rejected += rejected
-        self.report.notes += notes + more
-
-    def facts(self) -> dict[str, Any]:
-        return {"file": self.report.file, "sha256": self.report.sha256, "schema": self.report.schema,
-                "task": self.task_name, "rows": {name: len(r) for name, r in self.rows.items()},
-                "lines": self.report.lines()}
-
-    def write(self, folder: Folder) -> None:
-        """Once: a run that goes on reads what it began with."""
-        if not begun(folder):
-            (folder / BEST).unlink(missing_ok=True)
-            rows.write(folder / "rows", self.rows, {
-                "task": self.task_name, "stop_ids": self.task.stop_ids(self.rows["train"], self.tokenizer),
-                "opening": self.task.opening(self.tokenizer)})
-            record.write_lines(folder / "rejected.jsonl", [asdict(r) for r in self.report.rejected])
-            (folder / "history.jsonl").unlink(missing_ok=True)
-
-    def preview(self, index: int = 0, set: str = "train"):
-        """The mask of one encoded row, in colour."""
-        from lorakit.preview import Preview
-
-        row = self.rows[set][index]
-        return Preview(row["ids"], row["targets"], self.tokenizer)
-
-
-def prepare(run: Run) -> Prepared:
-    """Loads, checks, splits and encodes the data of a run. Raises `LorakitError` naming file and row."""
-    return Prepared(run)
+def batches_of(train: rows.Rows, run: Run, packing: bool) -> Batches:
+    """The updates of a run."""
+    return Batches(train, train.lengths, global_batch_size=run.global_batch_size, packing=packing, seed=run.seed,
+                   micro_batch_size=run.micro_batch_size, micro_batch_tokens=run.micro_batch_tokens,
+                   epochs=run.epochs, max_updates=run.max_updates)
 
 
 def begun(folder: Folder) -> bool:
@@ -320,97 +278,3 @@ def scored(engine: Any, sets: dict, meta: dict, run: Run, tokenizer: Any, path: 
                                                   opening=meta["opening"], progress=shown))
     outcome.write(path)
     return outcome
-
-
-def unchanged(engine: Any, untouched: dict[str, int], state: State) -> dict[str, str]:
-    """Proof that training did what it should: finite, everything trained moved, nothing frozen did."""
-    broken = [n for n, w in engine.weights().items() if not np.isfinite(w).all()]
-    if broken:
-        raise LorakitError(f"done is refused: '{broken[0]}' and {len(broken) - 1} other tensors are not finite; "
-                           "lower learning_rate or use precision=fp32 or bf16")
-    applied = state.update - state.skipped
-    if applied < 1:
-        raise LorakitError(f"done is refused: fp16 skipped all {state.skipped} updates; use bf16 or fp32")
-    now = engine.fingerprint()
-    trained = {n for n, (_, on) in engine.parameters().items() if on}
-    still = sorted(n for n in trained if now[n] == untouched[n])
-    moved = sorted(n for n in now.keys() - trained if now[n] != untouched[n])
-    if moved:
-        raise LorakitError(f"done is refused: the frozen tensor '{moved[0]}' changed ({len(moved)} in all)")
-    if applied >= 2 and still:
-        raise LorakitError(f"done is refused: '{still[0]}' did not change in {applied} updates ({len(still)} in all); "
-                           "does the loss depend on it?")
-    out = {"finite": f"all {len(trained)} trained tensors", "applied": f"{applied} updates, {state.skipped} skipped",
-           "frozen": f"{len(now) - len(trained)} tensors, none changed"}
-    return out | ({"trained": f"{len(trained)} tensors, all changed"} if applied >= 2 else {})
-
-
-def sample(engine: Any, sets: dict, meta: dict, run: Run) -> dict[str, list]:
-    """Losses and greedy tokens on a few rows, computed alike here and in a fresh process."""
-    some = sets.get("test") or sets["train"]
-    chosen = [some[i] for i in range(min(SAMPLE_ROWS, len(some)))]
-    lengths = np.asarray([len(r["ids"]) for r in chosen])
-    sums = np.concatenate([engine.predict(b) for b in evaluate.batches.in_order(
-        chosen, lengths, SAMPLE_ROWS, run.micro_batch_tokens, engine.packing)])
-    starts = [int(r["answer_start"]) if r.get("answer_start") is not None else len(r["ids"]) // 2 for r in chosen]
-    prompts = [np.asarray(r["ids"])[:s].tolist() for r, s in zip(chosen, starts, strict=True)][:SAMPLE_ANSWERS]
-    answers = engine.generate(prompts, min(24, run.max_new_tokens), meta["stop_ids"])
-    return {"losses": sums[:, 0].tolist(), "answers": answers}
-
-
-def repeated(folder: Folder, said: dict[str, list], run: Run) -> dict[str, str]:
-    """Proof that what was saved works: a fresh process loads it and says the same."""
-    command = [sys.executable, "-m", "lorakit.finetune", str(folder.path)]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in [str(Path(__file__).parents[1]),
-                                                                        os.environ.get("PYTHONPATH", "")] if p)}
-    child = subprocess.run(command, capture_output=True, text=True, env=environment)
-    if child.returncode:
-        last = child.stderr.strip().splitlines()[-1:] or ["no words"]
-        raise LorakitError(f"done is refused: what was saved could not be loaded in a fresh process: {last[0]}")
-    again = json.loads(child.stdout.strip().splitlines()[-1])
-    tolerance = 1e-4 if run.precision == "fp32" else 2e-2
-    if not np.allclose(again["losses"], said["losses"], rtol=tolerance, atol=tolerance):
-        raise LorakitError("done is refused: the saved adapter, loaded in a fresh process, gives other losses: "
-                           f"{again['losses'][0]:.5f} instead of {said['losses'][0]:.5f} on the first row")
-    if again["answers"] != said["answers"]:
-        raise LorakitError("done is refused: the saved adapter, loaded in a fresh process, gives other answers")
-    off = max(abs(a - b) for a, b in zip(again["losses"], said["losses"], strict=True))
-    return {"reloaded": f"a fresh process repeats {len(said['answers'])} answers token by token and "
-                        f"{len(said['losses'])} losses (largest difference {off:.1e} nats)"}
-
-
-def tuned(path: str | os.PathLike, *, adapted: bool = True) -> tuple[Any, Any, dict, Run]:
-    """(engine, tokenizer, meta, run) of a finished run; with `adapted=False` its base alone."""
-    folder = Folder.of(path)
-    run = Run.read(folder / "run.yaml")
-    saved = folder / ("adapter" if run.method == "lora" else "model")
-    if adapted and not saved.is_dir():
-        raise LorakitError(f"{folder.path}: has nothing saved yet (status {folder.record['status']})")
-    engine = registry.load("engines", run.engine).load(run, adapter=saved if adapted else None)
-    _, meta = rows.read(folder / "rows")
-    return engine, base.tokenizer(run.model)[0], meta, run
-
-
-def ask(path: str | os.PathLike, questions: str | list[str], *, adapted: bool = True, max_new_tokens: int | None = None
-        ) -> list[str]:
-    """Greedy answers of a tuned model (or of its base) to questions, or continuations of plain text."""
-    engine, tokenizer, meta, run = tuned(path, adapted=adapted)
-    questions = [questions] if isinstance(questions, str) else questions
-    if meta["task"] == "chat":
-        from lorakit.tasks.chat import prompt_ids
-        prompts = [prompt_ids(tokenizer, [{"role": "user", "content": q}]) for q in questions]
-    else:
-        prompts = [tokenizer(q)["input_ids"] for q in questions]
-    answers = engine.generate(prompts, max_new_tokens or run.max_new_tokens, meta["stop_ids"])
-    engine.close()
-    return [evaluate.words(a, tokenizer, meta["opening"]) for a in answers]
-
-
-def _repeat(path: str) -> None:
-    engine, _, meta, run = tuned(path)
-    sets, _ = rows.read(Path(path) / "rows")
-    print(json.dumps(sample(engine, sets, meta, run)))
-
-
-if __name__ == "__main__":
-    _repeat(sys.argv[1])

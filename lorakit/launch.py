@@ -8,10 +8,10 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 from lorakit.errors import LorakitError
+from lorakit.machine import child_environment
 from lorakit.record import Folder, write_json
 from lorakit.run import Run
 
@@ -101,12 +101,9 @@ def launch(run: Run) -> Job:
                                "give this one another name, or stop that one")
         return Job(folder.path)
     write_json(folder / "asked.json", run.given())
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    environment["PYTHONPATH"] = os.pathsep.join(p for p in [str(Path(__file__).parents[1]),
-                                                            os.environ.get("PYTHONPATH", "")] if p)
     with open(folder / "log.txt", "ab") as log:
         child = subprocess.Popen([sys.executable, "-m", "lorakit.cli", "train", str(folder / "asked.json")],
-                                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment,
+                                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=child_environment(),
                                  start_new_session=True)
     while child.poll() is None and not folder.busy:
         time.sleep(0.05)

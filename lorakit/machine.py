@@ -91,3 +91,9 @@ def place() -> str:
     if "KAGGLE_KERNEL_RUN_TYPE" in os.environ or Path("/kaggle/working").is_dir():
         return "kaggle"
     return "mac" if platform.system() == "Darwin" else "server"
+
+
+def child_environment() -> dict[str, str]:
+    """The environment of a child process that is to import this very lorakit."""
+    paths = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+    return {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONPATH": os.pathsep.join(p for p in paths if p)}

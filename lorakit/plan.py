@@ -45,7 +45,7 @@ def resolve(run: Run, facts: Facts) -> tuple[Run, Choices]:
         words = f"without it {need / 1e9:.1f} GB are needed, {room / 1e9:.1f} GB may be used"
         chosen["gradient_checkpointing"] = (on, words)
         run = run.with_(gradient_checkpointing=on)
-    return run, {name: choice for name, choice in chosen.items()}
+    return run, chosen
 
 
 def engine(run: Run, facts: Facts, spec: Spec) -> tuple[str, str]:

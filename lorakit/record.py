@@ -6,36 +6,27 @@ import contextlib
 import json
 import os
 import platform
-import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 from filelock import FileLock, Timeout
 
 from lorakit.errors import LorakitError
-
-STATUSES = ("queued", "running", "interrupted", "stopped", "failed", "done")
+from lorakit.files import sweep, whole
 
 
 def write_json(path: Path, content: Any) -> None:
     """Whole or not at all."""
-    part = path.with_name(f"{path.name}.part{os.getpid()}")
-    try:
+    with whole(path) as part:
         part.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
-        os.replace(part, path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise LorakitError(f"{path}: could not be written: {error.strerror}; what was there is kept") from None
 
 
-def write_lines(path: Path, rows: list[dict]) -> None:
+def write_lines(path: Path, rows: Iterable[dict]) -> None:
     """JSON Lines, whole or not at all."""
-    part = path.with_name(f"{path.name}.part{os.getpid()}")
-    part.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    os.replace(part, path)
+    with whole(path) as part, open(part, "w", encoding="utf-8") as file:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
 def read_lines(path: Path) -> list[dict]:
@@ -81,17 +72,10 @@ class Folder:
             raise LorakitError(f"{self.path}: cannot be written ({error.strerror}); "
                                "name another output_dir") from None
         try:
-            self.sweep()
+            sweep(self.path)
             yield
         finally:
             lock.release()
-
-    def sweep(self) -> None:
-        """Removes what processes that are gone left half written."""
-        for part in list(self.path.rglob("*.part*")):
-            pid = part.name.rpartition(".part")[2]
-            if pid.isdigit() and not psutil.pid_exists(int(pid)):
-                shutil.rmtree(part) if part.is_dir() else part.unlink(missing_ok=True)
 
     @property
     def busy(self) -> bool:

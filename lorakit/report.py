@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lorakit.evaluate import better
+from lorakit.files import whole
 from lorakit.record import Folder, read_lines
 
 INK, QUIET, BLUE, ORANGE, GREEN, RED = "#1f2933", "#8896a5", "#2563eb", "#d97706", "#15803d", "#b91c1c"
@@ -91,9 +92,8 @@ def loss_png(folder: Folder, path: Path | None = None) -> Path:
     draw_losses(left, updates, validations)
     if scores:
         draw_scores(right[0], scores)
-    part = path.with_name(f"{path.name}.part{os.getpid()}")
-    figure.savefig(part, dpi=130, format="png")
-    os.replace(part, path)
+    with whole(path) as part:
+        figure.savefig(part, dpi=130, format="png")
     return path
 
 
@@ -279,7 +279,6 @@ def write(path: str | os.PathLike) -> Path:
     values = context(folder) | {"png": png}
     for name, template, escape in (("report.md", MARKDOWN, False), ("report.html", HTML, True)):
         text = Environment(autoescape=escape).from_string(template).render(values)
-        part = folder / f"{name}.part{os.getpid()}"
-        part.write_text(text, encoding="utf-8")
-        os.replace(part, folder / name)
+        with whole(folder / name) as part:
+            part.write_text(text, encoding="utf-8")
     return folder / "report.html"

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from lorakit import data as loading
 from lorakit import evaluate, record, registry, rows
+from lorakit.ask import tuned
 from lorakit.errors import LorakitError
 from lorakit.evaluate import Outcome
-from lorakit.finetune import scored, tuned
+from lorakit.finetune import scored
 from lorakit.record import Folder
 from lorakit.report import score_rows
 from lorakit.run import Run
@@ -24,17 +25,16 @@ def rescore(path: str | os.PathLike, *, data: str | None = None, metrics: list |
     task = registry.load("tasks", meta["task"])
     with tempfile.TemporaryDirectory() as scratch:
         if data:
-            examples, _ = loading.load(data, columns=run.columns, gives=task.GIVES)
+            examples, _ = loading.load(loading.source(data, run.format), columns=run.columns, gives=task.GIVES)
             engine, tokenizer, _, _ = tuned(folder.path, adapted=False)
-            seen = {tuple(r["ids"].tolist()) for s in ("train", "validation") if s in sets for r in sets[s]}
+            seen = {tuple(ids) for s in ("train", "validation") if s in sets for ids in sets[s].column("ids")}
             encoded, _, notes = rows.encode({"train": examples}, task, tokenizer, run.max_length)
-            fresh = [r for r in encoded["train"] if tuple(r["ids"]) not in seen]
+            fresh = [i for i, ids in enumerate(encoded["train"].column("ids")) if tuple(ids) not in seen]
             if not fresh:
                 raise LorakitError(f"{data}: the run trained on every row of it; these rows prove nothing")
             if len(fresh) < len(encoded["train"]):
                 notes.append(f"{len(encoded['train']) - len(fresh)} rows left out: the run trained on them")
-            rows.write(Path(scratch) / "rows", {"test": fresh}, {})
-            sets["test"] = rows.read(Path(scratch) / "rows")[0]["test"]
+            sets["test"] = encoded["train"].chosen(fresh)
             name = f"scores-{Path(data).stem}.json"
         else:
             if "test" not in sets:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -15,93 +16,145 @@ from lorakit.data import SETS
 from lorakit.errors import BadRow, LorakitError
 from lorakit.example import Example, Rejected
 
+PARALLEL = 2000  # examples from which more processes pay for their start
+GUARDED = 1000  # rows that a task's guards look at
+
 
 class Rows(Sequence):
     """One set of encoded rows, memory-mapped: `rows[i]` is a dict of NumPy arrays, numbers and strings."""
 
     def __init__(self, dataset: Any):
-        self._plain, self._arrays = dataset, dataset.with_format("numpy")
-        self.lengths = np.asarray([len(ids) for ids in dataset.with_format("arrow")["ids"]], dtype=np.int64)
+        import pyarrow.compute as pc
+
+        self.dataset, self._arrays = dataset, dataset.with_format("numpy")
+        self.lengths = pc.list_value_length(self.arrow("ids")).to_numpy().astype(np.int64)
 
     def __len__(self) -> int:
-        return len(self._plain)
+        return len(self.dataset)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
         return self._arrays[int(index)]
+
+    def arrow(self, name: str) -> Any:
+        """One column as a pyarrow array."""
+        return self.dataset.select_columns([name]).with_format("arrow")[:][name]
 
     def column(self, name: str) -> list:
         """All values of one column, e.g. `reference`; None where a row lacks it."""
-        return list(self._plain[name]) if name in self._plain.column_names else [None] * len(self)
+        return self.arrow(name).to_pylist() if name in self.dataset.column_names else [None] * len(self)
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        return (self[i] for i in range(len(self)))
+    def chosen(self, indices: Sequence[int]) -> Rows:
+        return Rows(self.dataset.select(indices))
+
+    def first(self, n: int) -> Rows:
+        return self.chosen(range(min(n, len(self))))
 
 
-def encode(sets: Mapping[str, Sequence[Example]], task: Any, tokenizer: Any, max_length: int
-           ) -> tuple[dict[str, list[dict]], list[Rejected], list[str]]:
+def encode(sets: Mapping[str, Sequence[Example]], task: ModuleType, tokenizer: Any, max_length: int
+           ) -> tuple[dict[str, Rows], list[Rejected], list[str]]:
     """(rows of each set, examples that gave none, notes). Raises `LorakitError` when training would be pointless."""
-    encoded: dict[str, list[dict]] = {}
+    encoded: dict[str, Rows] = {}
     rejected: list[Rejected] = []
     notes = []
     for name, examples in sets.items():
-        encoded[name], known = [], len(rejected)
-        for example in examples:
-            try:
-                encoded[name] += task.encode(example, tokenizer, max_length)
-            except BadRow as error:
-                rejected.append(Rejected(example.file, example.row, str(error)))
-        cut = [row["cut"] for row in encoded[name] if row["cut"]]
-        if cut:
-            notes.append(f"{name}: {len(cut)} rows are longer than max_length={max_length}; "
-                         f"{sum(cut):,} tokens were cut")
-        if examples and not encoded[name]:
-            first = rejected[known]
-            raise LorakitError(f"no {name} row can be used; the first: {first.where}: {first.reason}")
+        encoded[name], bad = _encode(examples, name, task, tokenizer, max_length)
+        rejected += bad
+        cut = np.asarray(encoded[name].arrow("cut"))
+        if cut.any():
+            notes.append(f"{name}: {np.count_nonzero(cut)} rows are longer than max_length={max_length}; "
+                         f"{cut.sum():,} tokens were cut")
+        if len(examples) and not len(encoded[name]):
+            raise LorakitError(f"no {name} row can be used; the first: {bad[0].where}: {bad[0].reason}")
         if len(encoded[name]) > len(examples):
             notes.append(f"{name}: {len(examples)} examples became {len(encoded[name])} rows")
-    task.guard(encoded["train"], tokenizer)
+    task.guard(uncut(encoded["train"]), tokenizer)
     return encoded, rejected, notes
 
 
-def write(folder: Path, encoded: Mapping[str, Sequence[dict]], meta: Mapping[str, Any]) -> None:
-    """All sets and what is known of them, under a temporary name first: half a folder is never read."""
+def uncut(rows: Rows) -> list[dict[str, Any]]:
+    """Some rows, the whole ones first: what a task judges a set by."""
+    order = np.argsort(np.asarray(rows.arrow("cut")) > 0, kind="stable")[:GUARDED]
+    return list(rows.chosen(order).dataset)
+
+
+def _encode(examples: Sequence[Example], name: str, task: ModuleType, tokenizer: Any, max_length: int
+            ) -> tuple[Rows, list[Rejected]]:
+    """Through `datasets`: in several processes when it pays, into memory-mapped files."""
     import datasets
 
-    part = folder.with_name(folder.name + f".part{os.getpid()}")
-    shutil.rmtree(part, ignore_errors=True)
-    kinds = {"ids": datasets.Sequence(datasets.Value("int32")), "targets": datasets.Sequence(datasets.Value("bool"))}
-    with quiet(datasets):
+    features = _features(task.COLUMNS)
+    if not len(examples):
+        return Rows(datasets.Dataset.from_dict({n: [] for n in features}, features).remove_columns("reason")), []
+    places = datasets.Dataset.from_dict({"place": range(len(examples))})
+    work = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with quiet(shown=len(examples) >= PARALLEL):
+        table = places.map(
+            _encoded, batched=True, batch_size=500, remove_columns=["place"], features=features,
+            fn_kwargs={"examples": examples, "task": task, "tokenizer": tokenizer, "max_length": max_length},
+            num_proc=work if work > 1 and len(examples) >= PARALLEL else None, desc=f"encoding {name}",
+            load_from_cache_file=False, keep_in_memory=len(examples) < PARALLEL, new_fingerprint=f"lorakit-{name}")
+    bad = [i for i, reason in enumerate(table["reason"]) if reason is not None]
+    rejected = [Rejected(r["file"], r["row"], r["reason"]) for r in (table[i] for i in bad)]
+    kept = table.select(np.delete(np.arange(len(table)), bad)) if bad else table
+    return Rows(kept.remove_columns("reason")), rejected
+
+
+def _features(columns: Mapping[str, Any]) -> Any:
+    """The task's columns, where each row came from, and why it gave nothing."""
+    import datasets
+
+    kinds = {"ids": datasets.List(datasets.Value("int32"))}
+    for name, kind in {**columns, "file": "string", "row": "int64", "reason": "string"}.items():
+        kinds[name] = datasets.List(datasets.Value(kind[0])) if isinstance(kind, list) else datasets.Value(kind)
+    return datasets.Features(kinds)
+
+
+def _encoded(batch: dict[str, list], examples: Sequence[Example], task: ModuleType, tokenizer: Any, max_length: int
+             ) -> dict[str, list]:
+    columns = [*task.COLUMNS, "file", "row", "reason"]
+    rows: list[dict[str, Any]] = []
+    for place in batch["place"]:
+        example = examples[place]
+        try:
+            rows += task.encode(example, tokenizer, max_length)
+        except BadRow as error:
+            rows.append({"file": example.file, "row": example.row, "reason": str(error)})
+    return {name: [row.get(name) for row in rows] for name in columns}
+
+
+def write(folder: Path, encoded: Mapping[str, Rows], meta: Mapping[str, Any]) -> None:
+    """All sets that have rows, and what is known of them, into a new folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with quiet():
         for name, rows in encoded.items():
-            if rows:
-                columns = {k: [row.get(k) for row in rows] for k in {k: None for row in rows for k in row}}
-                table = datasets.Dataset.from_dict(columns)
-                table.cast(datasets.Features({**table.features, **kinds})).save_to_disk(part / name)
-    (part / "meta.json").write_text(json.dumps(meta, indent=1, ensure_ascii=False), encoding="utf-8")
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(part, folder)
+            if len(rows):
+                rows.dataset.save_to_disk(folder / name)
+    (folder / "meta.json").write_text(json.dumps(meta, indent=1, ensure_ascii=False), encoding="utf-8")
 
 
 def read(folder: Path) -> tuple[dict[str, Rows], dict[str, Any]]:
-    """(set name -> rows, meta). A set without rows is absent."""
+    """(set name -> rows, meta). A set without rows is absent. Raises `LorakitError` when there are none here."""
     import datasets
 
-    meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-    with quiet(datasets):
-        sets = {n: Rows(datasets.load_from_disk(folder / n)) for n in SETS if (folder / n).is_dir()}
-    return sets, meta
+    try:
+        meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+        with quiet():
+            return {n: Rows(datasets.load_from_disk(folder / n)) for n in SETS if (folder / n).is_dir()}, meta
+    except (OSError, ValueError) as error:
+        raise LorakitError(f"{folder}: the encoded rows are missing or damaged ({error}); start the run again under "
+                           "another name") from None
 
 
-class quiet:
-    """No progress bars of the library inside, the user's setting restored afterwards."""
+@contextlib.contextmanager
+def quiet(shown: bool = False) -> Iterator[None]:
+    """The progress bars of `datasets` as wanted inside, the user's setting restored afterwards."""
+    import datasets
 
-    def __init__(self, datasets: Any):
-        self.datasets = datasets
-
-    def __enter__(self):
-        self.shown = self.datasets.are_progress_bars_enabled() if hasattr(
-            self.datasets, "are_progress_bars_enabled") else not self.datasets.are_progress_bars_disabled()
-        self.datasets.disable_progress_bars()
-
-    def __exit__(self, *_):
-        if self.shown:
-            self.datasets.enable_progress_bars()
+    hidden = datasets.are_progress_bars_disabled()
+    (datasets.enable_progress_bars if shown else datasets.disable_progress_bars)()
+    try:
+        yield
+    finally:
+        (datasets.disable_progress_bars if hidden else datasets.enable_progress_bars)()

@@ -1,5 +1,6 @@
 """What several test files share: a tiny base model, built here, and the folder of real data."""
 
+import atexit
 import contextlib
 import importlib
 import io
@@ -8,15 +9,19 @@ import os
 import random
 import shutil
 import sys
+import tempfile
 import types
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: a shared machine swings with more
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["LORAKIT_CACHE"] = tempfile.mkdtemp(prefix="lorakit-cache-")
 
 import pytest
 
 import lorakit
+
+atexit.register(shutil.rmtree, os.environ["LORAKIT_CACHE"], ignore_errors=True)
 
 ROLES = ("system", "user", "assistant")
 SPECIAL = ["<|begin|>", "<|end|>", "<|pad|>", *(f"<|{role}|>" for role in ROLES)]
@@ -120,17 +125,17 @@ def repeat_here(command, **_):
     """Stands in for the fresh process that repeats what was said: the same code, six seconds less."""
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
-        sys.modules["lorakit.finetune"]._repeat(command[-1])
+        sys.modules["lorakit.prove"]._repeat(command[-1])
     return types.SimpleNamespace(returncode=0, stdout=out.getvalue(), stderr="")
 
 
 def without_fresh_process():
     """For children that are not to start a process of their own."""
-    importlib.import_module("lorakit.finetune").subprocess = types.SimpleNamespace(run=repeat_here)
+    importlib.import_module("lorakit.prove").subprocess = types.SimpleNamespace(run=repeat_here)
 
 
 @pytest.fixture
 def quick(monkeypatch):
     """Runs in this test repeat their answers in this process."""
-    monkeypatch.setattr(importlib.import_module("lorakit.finetune"), "subprocess",
+    monkeypatch.setattr(importlib.import_module("lorakit.prove"), "subprocess",
                         types.SimpleNamespace(run=repeat_here))

@@ -77,7 +77,7 @@ def refused(command, words, *arguments):
     ("data: x.jsonl\nmodel: nowhere", "model='nowhere': no such folder, and not a hub id"),
     ("data: x.jsonl\nmodel: nobody/nothing", "nobody/nothing could not be loaded"),
     ("data: x.jsonl\nmodel: {base}", "x.jsonl: no such file (looked from"),
-    ("data: {folder}\nmodel: {base}", "is a folder, expected a file"),
+    ("data: {folder}\nmodel: {base}", "no file in it can be read (it has .yaml; known endings: .csv"),
 ])
 @pytest.mark.parametrize("name", ["train", "plan"])
 def test_settings_that_cannot_be(command, tmp_path, base, name, text, words):
@@ -114,13 +114,13 @@ def test_a_full_disk_and_an_interrupt_are_one_line(command, monkeypatch, rows_fi
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device", "x")
 
-    monkeypatch.setattr(data, "load", full)
+    monkeypatch.setattr(data, "stream", full)
     refused(command, "No space left on device: 'x'", "check", rows_file)
 
     def interrupted(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(data, "load", interrupted)
+    monkeypatch.setattr(data, "stream", interrupted)
     refused(command, "interrupted; what was saved is kept", "check", rows_file)
 
 
@@ -130,7 +130,7 @@ def test_a_full_disk_and_an_interrupt_are_one_line(command, monkeypatch, rows_fi
 def test_check(command, tmp_path, rows_file):
     code, out, err = command("check", rows_file)
     assert (code, err) == (0, "")
-    assert "80 rows, jsonl; schema prompt_completion" in out and "80 usable rows, 0 of them exact repetitions" in out
+    assert "80 rows, jsonl; schema prompt_completion" in out and "80 usable, 0 not; by set: train 80" in out
     rows = ['{"prompt": "a?", "completion": "no"}', '{"prompt": "b?", "completion": ""}', '{"prompt": "a?", ',
             '{"prompt": "A? ", "completion": "No"}', '{"prompt": null, "completion": "no"}', "[1]"]
     (tmp_path / "rows.jsonl").write_text("\n".join(rows) + "\n")
@@ -139,15 +139,15 @@ def test_check(command, tmp_path, rows_file):
     for line, words in ((2, "'completion' is empty"), (3, "broken JSON"), (5, "'prompt' is null"),
                         (6, "expected an object {…}, found list")):
         assert f"\nrows.jsonl:{line}: {words}" in out
-    assert "2 usable rows, 1 of them exact repetitions" in out
-    assert "\nrows.jsonl:1: " not in out and "\nrows.jsonl:4: " not in out
+    assert "2 usable, 4 not; by set: train 2" in out and "1 rows repeat an earlier one" in out
+    assert "\nrows.jsonl:1: " not in out and "\n    rows.jsonl:4 repeats rows.jsonl:1\n" in out
 
 
 def test_check_with_columns_and_task(command, tmp_path):
     (tmp_path / "rows.jsonl").write_text('{"ask": "a?", "say": "no"}\n')
     refused(command, "the columns ask, say fit no schema", "check", tmp_path / "rows.jsonl")
     code, out, _ = command("check", tmp_path / "rows.jsonl", "--columns", "prompt=ask,completion=say")
-    assert code == 0 and "1 usable rows" in out
+    assert code == 0 and "1 usable, 0 not" in out
     refused(command, "fit no schema", "check", tmp_path / "rows.jsonl", "--columns", "prompt=ask,completion=say",
             "--task", "text")
     refused(command, "--columns prompt: expected NAME=COLUMN", "check", tmp_path / "rows.jsonl", "--columns", "prompt")

@@ -21,7 +21,8 @@ from conftest import repeat_here, tiny_run
 from transformers import AutoModelForCausalLM
 
 import lorakit
-from lorakit import report, rows
+from lorakit import prove, report, rows
+from lorakit.batches import Batch
 from lorakit.engines.torch import TorchEngine
 from lorakit.record import Folder, read_lines
 
@@ -159,7 +160,7 @@ def test_plain_peft_loads_the_adapter(finished, base):
     logits, text = json.loads(out.stdout.splitlines()[-1])
     assert text == "<|user|>abc?<|end|>"
     engine = lorakit.tuned(finished.path)[0]
-    batch = SimpleNamespace(ids=ids.astype(np.int64), targets=np.arange(len(ids)) > 0, lengths=np.array([len(ids)]))
+    batch = Batch(ids.astype(np.int64), np.arange(len(ids)) > 0, np.array([len(ids)]), np.array([0]))
     with torch.no_grad(), engine._evaluating():
         mine = engine._logits(batch).numpy()
     np.testing.assert_allclose(mine, np.array(logits)[:-1], atol=1e-4)
@@ -319,7 +320,7 @@ def test_refused_when_the_fresh_process_answers_otherwise(run, monkeypatch):
         said["answers"][1] = [1, 2, 3]
         return SimpleNamespace(returncode=0, stdout=json.dumps(said), stderr="")
 
-    monkeypatch.setattr(module, "subprocess", SimpleNamespace(run=other))
+    monkeypatch.setattr(prove, "subprocess", SimpleNamespace(run=other))
     refused(run, "done is refused: the saved adapter, loaded in a fresh process, gives other answers")
 
 
@@ -339,7 +340,7 @@ def test_refused_when_nothing_can_be_loaded(run, monkeypatch):
 
 def test_refused_when_the_fresh_process_dies(run, monkeypatch):
     dead = SimpleNamespace(returncode=1, stdout="", stderr="Traceback …\nOSError: no such file\n")
-    monkeypatch.setattr(module, "subprocess", SimpleNamespace(run=lambda *args, **more: dead))
+    monkeypatch.setattr(prove, "subprocess", SimpleNamespace(run=lambda *args, **more: dead))
     refused(run.with_(max_updates=2), "could not be loaded in a fresh process: OSError: no such file$")
 
 
@@ -468,7 +469,7 @@ def test_an_interactive_curve(finished):
 def second(base, rows_file, tmp_path_factory):
     """The same rows, another rank and another global batch."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "subprocess", SimpleNamespace(run=repeat_here))
+        patch.setattr(prove, "subprocess", SimpleNamespace(run=repeat_here))
         return finetune(tiny_run(base, rows_file, tmp_path_factory.mktemp("second"), name="second", rank=4,
                                  global_batch_size=4))
 

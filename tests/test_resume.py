@@ -188,7 +188,7 @@ POINTS = {
     "an update is done, its line is not written": ("lorakit.record:Folder.append", 5),
     "the best is kept, the last is not": ("lorakit.checkpoint:write", 7),
     "amid a checkpoint": ("lorakit.checkpoint:os.fsync", 4),
-    "training is over, nothing is scored": ("lorakit.finetune:unchanged", 1),
+    "training is over, nothing is scored": ("lorakit.prove:unchanged", 1),
     "the adapter is half written": ("transformers:PreTrainedTokenizerBase.save_pretrained", 1),
     "the scores are written, the answers are not": ("lorakit.record:write_lines", 3),
     "done is said, the report is missing": ("lorakit.report:write", 1),
@@ -633,7 +633,7 @@ def test_early_stopping_keeps_the_best(quick, overfitting):
 def test_a_run_cut_after_early_stopping_trains_no_further(quick, overfitting, monkeypatch):
     expected = evidence(finetune(overfitting.with_(name="whole")))
     with monkeypatch.context() as patch:
-        patch.setattr(sys.modules["lorakit.finetune"], "unchanged", lambda *x: 1 / 0)
+        patch.setattr(sys.modules["lorakit.prove"], "unchanged", lambda *x: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             finetune(overfitting)
     assert evidence(finetune(overfitting)) == expected

@@ -7,7 +7,6 @@ import gc
 import inspect
 import os
 import resource
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -25,11 +24,11 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from lorakit import base
 from lorakit.batches import Batch
 from lorakit.errors import LorakitError
+from lorakit.files import whole
 from lorakit.kernels import attention
 from lorakit.run import Run
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-OBJECTIVES = ("tokens",)
 
 
 def fits(facts: Any, spec: Any) -> str:
@@ -65,7 +64,7 @@ def load(run: Run, *, adapter: str | Path | None = None) -> TorchEngine:
     try:
         model = AutoModelForCausalLM.from_pretrained(source, **options)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise base.hub_error(run.model, error) from None
+        raise base.unusable(run.model, error) from None
     if run.quantization == "none":
         model.to(where)
     for module in model.modules():
@@ -202,15 +201,14 @@ class TorchEngine:
         """(K, V) logits that predict the K targets, in the batch's order."""
         places = torch.from_numpy(np.flatnonzero(batch.targets)).to(self.device)
         ids = torch.from_numpy(batch.ids).to(self.device)
-        starts = np.cumsum(batch.lengths) - batch.lengths
-        position = torch.from_numpy(np.arange(len(batch.ids)) - np.repeat(starts, batch.lengths)).to(self.device)
+        position = torch.from_numpy(batch.positions).to(self.device)
         if self.packing:
             keep = {"logits_to_keep": places - 1} if self.keeps_logits else {}
             with attention.packed():
                 out = self.model(input_ids=ids[None], position_ids=position[None], use_cache=False,
                                  document_lengths=batch.lengths.tolist(), **keep).logits[0]
             return out if keep else out[places - 1]
-        document = torch.from_numpy(np.repeat(np.arange(len(batch.lengths)), batch.lengths)).to(self.device)
+        document = torch.from_numpy(batch.documents).to(self.device)
         shape = (len(batch.lengths), int(batch.lengths.max()))  # (D, T)
         padded = torch.full(shape, self.pad_id, device=self.device)
         mask = torch.zeros(shape, dtype=torch.long, device=self.device)
@@ -235,7 +233,7 @@ class TorchEngine:
     def update(self, learning_rate: float, count: int) -> tuple[float, bool]:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
-        self.scaler.unscale_(self.optimizer) if self.scaler.is_enabled() else None
+        self.scaler.unscale_(self.optimizer)
         gradients = [p.grad for p in self.trained.values() if p.grad is not None]
         for gradient in gradients:
             gradient.mul_(max(self.unit, 1) / max(count, 1))
@@ -260,7 +258,7 @@ class TorchEngine:
         answers = torch.from_numpy(batch.ids[batch.targets]).to(self.device)
         losses = F.cross_entropy(logits, answers, reduction="none").double().cpu().numpy()
         right = (logits.argmax(-1) == answers).cpu().numpy()
-        document = np.repeat(np.arange(len(batch.lengths)), batch.lengths)[batch.targets]
+        document = batch.documents[batch.targets]
         sums = [np.bincount(document, w, minlength=len(batch.lengths)) for w in (losses, np.ones_like(losses), right)]
         return np.stack(sums, axis=1)
 
@@ -343,21 +341,11 @@ class TorchEngine:
         return torch.from_numpy(value.copy()).to(self.device)
 
     def save(self, path: Path) -> Path:
-        """Written beside its final name, then renamed."""
-        path = Path(path)
-        part = path.with_name(f"{path.name}.part{os.getpid()}")
-        shutil.rmtree(part, ignore_errors=True)
         options = {"save_embedding_layers": False} if self.method == "lora" else {}
-        try:
+        with whole(Path(path)) as part:
             self.model.save_pretrained(part, **options)
             self.tokenizer.save_pretrained(part)
-            shutil.rmtree(path, ignore_errors=True)
-            os.replace(part, path)
-        except (OSError, SafetensorError) as error:
-            shutil.rmtree(part, ignore_errors=True)
-            raise LorakitError(f"{path}: could not be written: {error}. Free some space and start again: "
-                               "the run goes on from its checkpoint") from None
-        return path
+        return Path(path)
 
     def close(self) -> None:
         self.trained, self.optimizer, self.model = {}, None, None

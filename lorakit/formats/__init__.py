@@ -29,7 +29,8 @@ SIGNS = {
     b"\xd0\xcf\x11\xe0": "an old Office document (save a table as CSV)", b"PAR1": "a Parquet file",
     b"ARROW1": "an Arrow file", b"SQLite format 3": "an SQLite database", b"BZh": "a bzip2 archive",
     b"\xfd7zXZ": "an xz archive", b"7z\xbc\xaf": "a 7-Zip archive", b"\x28\xb5\x2f\xfd": "a Zstandard archive",
-    b"OggS": "a sound", b"fLaC": "a sound", b"ID3": "a sound", b"GGUF": "a GGUF model", b"\x80\x04\x95": "a pickle",
+    b"OggS": "a sound", b"fLaC": "a sound", b"ID3\x03": "a sound", b"ID3\x04": "a sound", b"GGUF": "a GGUF model",
+    b"\x80\x04\x95": "a pickle", b"version https://git-lfs": "a Git LFS pointer (git lfs pull fetches the file)",
 }
 MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32",
          codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}  # four bytes before two
@@ -40,6 +41,8 @@ def opened(path: str | Path) -> Iterator[BinaryIO]:
     """The bytes of a file, unpacked when it is gzip. What fails while reading raises `LorakitError`."""
     path = Path(path)
     try:
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise LorakitError(f"{path}: is a device or a pipe, expected a file")
         with open(path, "rb") as raw:
             packed = raw.read(2) == b"\x1f\x8b"
             raw.seek(0)
@@ -61,13 +64,12 @@ def text(path: str | Path, newline: str | None = "\n") -> Iterator[TextIO]:
     `LorakitError` when the file is no text at all.
     """
     with opened(path) as file:
-        start = file.read(16)
+        start = file.read(32)
         file.seek(0)
-        for sign, what in SIGNS.items():
-            if start.startswith(sign):
-                raise LorakitError(f"{path}: is {what}, not text, whatever its name says")
+        if what := sign(start):
+            raise LorakitError(f"{path}: is {what}, not text, whatever its name says")
         encoding = next((name for mark, name in MARKS.items() if start.startswith(mark)), "utf-8")
-        if encoding == "utf-8" and len(start) >= 4 and (start[1::2].count(0) > 4 or start[::2].count(0) > 4):
+        if encoding == "utf-8" and (start[1:16:2].count(0) > 4 or start[:16:2].count(0) > 4):
             raise LorakitError(f"{path}: looks like UTF-16 without its mark; save the file as UTF-8")
         errors = "surrogateescape" if encoding.startswith("utf-8") else "strict"
         try:
@@ -75,6 +77,21 @@ def text(path: str | Path, newline: str | None = "\n") -> Iterator[TextIO]:
         except UnicodeDecodeError as error:
             raise LorakitError(f"{path}: begins with the mark of {encoding.upper()} and is not "
                                f"({error.reason} at byte {error.start}); save the file as UTF-8") from None
+
+
+def sign(start: bytes) -> str:
+    """What a file is that begins with these bytes, "" when they do not tell."""
+    return next((what for first, what in SIGNS.items() if start.startswith(first)), "")
+
+
+def numbered(file: TextIO, path: str | Path, advice: str) -> Iterator[tuple[int, str]]:
+    """(number, line with its end) of each line. Raises `LorakitError` for a line of more than `FIELD` characters."""
+    number = 0
+    while line := file.readline(FIELD):
+        number += 1
+        if len(line) == FIELD and not line.endswith(("\n", "\r")):
+            raise LorakitError(f"{path}:{number}: a line of more than {FIELD // 1024**2} million characters; {advice}")
+        yield number, line
 
 
 def flaw(words: str) -> str:

@@ -9,23 +9,18 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from lorakit.errors import LorakitError
 from lorakit.example import Example, Rejected
-from lorakit.formats import FIELD, flaw, text
+from lorakit.formats import flaw, numbered, text
 
 SUFFIXES = (".jsonl", ".ndjson")
 
 
 def read(path: str | Path) -> Iterator[Example | Rejected]:
     """Rows are numbered by line. Blank lines are passed over."""
-    name, number = Path(path).name, 0
+    name = Path(path).name
     # Only "\n" ends a line here: U+2028 and U+0085 are legal inside a JSON string.
-    with text(path) as lines:
-        while line := lines.readline(FIELD):
-            number += 1
-            if len(line) == FIELD and not line.endswith("\n"):
-                raise LorakitError(f"{path}:{number}: a line of more than {FIELD // 1024**2} million characters; "
-                                   "one object a line? A JSON array belongs into a file named .json")
+    with text(path) as file:
+        for number, line in numbered(file, path, "one object a line? A JSON array belongs into a file named .json"):
             if not line.strip():
                 continue
             if reason := flaw(line):

@@ -7,6 +7,7 @@ from lorakit.schemas import text_of
 
 GIVES = "text"
 REQUIRED = (("text",),)
+OPTIONAL = ()
 
 
 def convert(fields: dict) -> dict:

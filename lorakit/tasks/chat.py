@@ -18,6 +18,8 @@ GIVES = "messages"
 OBJECTIVE = "tokens"
 UNIT = "target tokens"
 METRICS = ("loss", "perplexity", "token_accuracy", "exact_match", "chrf")
+COLUMNS = {"ids": ["int32"], "targets": ["bool"], "cut": "int32", "answer_start": "int32", "prompt": "string",
+           "reference": "string"}
 MARK = "\ue000answer\ue001"  # rendered in an answer's place, it shows what the template writes around one
 
 
@@ -56,8 +58,13 @@ def render(tokenizer: Any, messages: list[dict], ask: bool) -> str:
     return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=ask)
 
 
-def prompt_ids(tokenizer: Any, messages: list[dict]) -> list[int]:
+def ask(question: str, tokenizer: Any) -> list[int]:
     """What the model is given to answer: the very prompt that training puts before an answer."""
+    return prompt_ids(tokenizer, [{"role": "user", "content": question}])
+
+
+def prompt_ids(tokenizer: Any, messages: list[dict]) -> list[int]:
+    """The prompt after these turns, the last of them the user's."""
     return answer_ids(tokenizer, messages, {"role": "assistant", "content": MARK}, "the question")[0]
 
 
@@ -90,7 +97,7 @@ def answer_ids(tokenizer: Any, history: list[dict], message: dict, where: str) -
                            "written for images and text in parts). Use a model whose template takes plain text")
     # A template may ask otherwise than it renders ("<think>"): trained from the content on.
     before = asked if whole.startswith(asked) else os.path.commonprefix([head, whole])
-    encoded = tokenizer(whole, add_special_tokens=False, return_offsets_mapping=True)
+    encoded = tokenizer(whole, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     ids, starts = encoded["input_ids"], [a for a, _ in encoded["offset_mapping"]]
     special = set(tokenizer.all_special_ids) | set(tokenizer.get_added_vocab().values())
     closing = len(whole) - len(tail) if whole.endswith(tail) else len(before)
@@ -105,11 +112,11 @@ def answer_ids(tokenizer: Any, history: list[dict], message: dict, where: str) -
     while end + 1 < len(ids) and ids[end + 1] in special and not whole[starts[end + 1] - 1].isspace():
         end += 1
     ids, until = ids[:end + 1], encoded["offset_mapping"][end][1]
-    prompt = tokenizer(before, add_special_tokens=False)["input_ids"]
+    prompt = tokenizer(before, add_special_tokens=False, verbose=False)["input_ids"]
     if ids[:len(prompt)] == prompt:
         return prompt, ids[len(prompt):]
     # A token joins the prompt's last character to the answer's first. When asked, the model sees the prompt alone.
-    rest = tokenizer(whole[len(before):until], add_special_tokens=False)["input_ids"]
+    rest = tokenizer(whole[len(before):until], add_special_tokens=False, verbose=False)["input_ids"]
     if tokenizer.decode(prompt + rest) == tokenizer.decode(ids):
         return prompt, rest
     start = next(i for i, a in enumerate(starts) if a >= len(before))

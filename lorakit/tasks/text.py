@@ -15,11 +15,12 @@ GIVES = "text"
 OBJECTIVE = "tokens"
 UNIT = "target tokens"
 METRICS = ("loss", "perplexity", "token_accuracy")
+COLUMNS = {"ids": ["int32"], "targets": ["bool"], "cut": "int32"}
 
 
 def encode(example: Example, tokenizer: Any, max_length: int) -> list[dict]:
     """Pieces of at most `max_length` tokens; the end-of-sequence token closes the last."""
-    ids = tokenizer(example.fields["text"])["input_ids"]
+    ids = tokenizer(example.fields["text"], verbose=False)["input_ids"]
     if tokenizer.eos_token_id is not None and (not ids or ids[-1] != tokenizer.eos_token_id):
         ids = [*ids, tokenizer.eos_token_id]
     if len(ids) < 2:
@@ -27,6 +28,11 @@ def encode(example: Example, tokenizer: Any, max_length: int) -> list[dict]:
     pieces = [ids[i:i + max_length] for i in range(0, len(ids) - 1, max_length - 1)]
     return [{"ids": piece, "targets": [False] + [True] * (len(piece) - 1), "cut": 0,
              "file": example.file, "row": example.row} for piece in pieces]
+
+
+def ask(question: str, tokenizer: Any) -> list[int]:
+    """The beginning of a text, to be continued."""
+    return tokenizer(question)["input_ids"]
 
 
 def guard(rows: Iterable[dict], tokenizer: Any) -> None:

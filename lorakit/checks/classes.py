@@ -1,0 +1,62 @@
+"""Balance of the labels, or of answers that are few and short."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from lorakit.checks import Finding, bars
+from lorakit.data import CLASS_LENGTH, CLASSES
+from lorakit.example import Example
+
+TITLE = "classes"
+SAMPLED = False
+FEW, MANY = 10, 1000  # rows of a class that are too few to score it; labels that are kept count of
+
+
+class Check:
+    def __init__(self, task: Any, tokenizer: Any, max_length: int):
+        self.counts: Counter[str] | None = Counter()
+        self.labelled = False
+
+    def see(self, example: Example, set: str) -> None:
+        if self.counts is None:
+            return
+        fields = example.fields
+        self.labelled |= "label" in fields
+        answer = fields["label"] if "label" in fields else fields.get("messages", [{}])[-1].get("content")
+        if not answer or len(self.counts) > (MANY if self.labelled else CLASSES) or (
+                not self.labelled and len(answer) > CLASS_LENGTH):
+            self.counts = None
+        else:
+            self.counts[answer] += 1
+
+    @property
+    def classes(self) -> Counter[str]:
+        few = self.counts and (self.labelled or len(self.counts) <= self.counts.total() / 10)
+        return self.counts if few else Counter()
+
+    def findings(self) -> list[Finding]:
+        found = self.classes
+        if not found:
+            return []
+        (most, n), rows = found.most_common(1)[0], found.total()
+        if len(found) == 1:
+            return [Finding("wrong" if self.labelled else "warning",
+                            f"every row has the class {most!r}: there is nothing to tell apart")]
+        out = [Finding("note", f"{len(found)} classes; always saying {most!r} would be right in {n / rows:.1%} of the "
+                               "rows")]
+        rare = {k: c for k, c in found.items() if c < FEW}
+        if rare:
+            words = ", ".join(f"{k!r} {c}" for k, c in sorted(rare.items(), key=lambda x: x[1])[:8])
+            out.append(Finding("warning", f"{len(rare)} classes have fewer than {FEW} rows ({words}): a score on them "
+                                          "says little"))
+        return out
+
+    def facts(self) -> dict[str, Any]:
+        return dict(self.classes.most_common())
+
+    def draw(self, axes: Any) -> bool:
+        if self.classes:
+            bars(axes, dict(self.classes), TITLE)
+        return bool(self.classes)

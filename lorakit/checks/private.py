@@ -1,0 +1,55 @@
+"""Secrets and e-mail-like strings: a tuned model says again what it was trained on. Shown shortened."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from typing import Any
+
+from lorakit import data
+from lorakit.checks import Finding, bars
+from lorakit.example import Example
+
+TITLE = "private strings"
+SAMPLED = False
+# Shapes of keys as their issuers document them.
+SECRETS = re.compile(
+    r"(?P<private_key>-----BEGIN [A-Z ]*PRIVATE KEY-----)"
+    r"|(?<![\w-])(?:(?P<hub_token>hf_[A-Za-z0-9]{30,})|(?P<github_token>gh[pousr]_[A-Za-z0-9]{36,}|github_pat_\w{50,})"
+    r"|(?P<api_key>sk-[A-Za-z0-9_-]{20,})|(?P<aws_key>(?:AKIA|ASIA)[A-Z0-9]{16})|(?P<google_key>AIza[\w-]{35})"
+    r"|(?P<slack_token>xox[abprs]-[\w-]{10,})|(?P<web_token>eyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]{10,}))")
+PASSWORD = re.compile(r"(?i)\b(?:password|passwd|secret|api[_-]?key|access[_-]?token)\s*[:=]\s*['\"]?[^\s'\"]{8,64}")
+MAIL = re.compile(r"[\w.+-]{1,64}@(?:[\w-]{1,63}\.){1,8}[A-Za-z]{2,24}\b")
+
+
+class Check:
+    def __init__(self, task: Any, tokenizer: Any, max_length: int):
+        self.counts: Counter[str] = Counter()
+        self.places: dict[str, list[str]] = {}
+
+    def _note(self, kind: str, found: str, example: Example) -> None:
+        self.counts[kind] += 1
+        places = self.places.setdefault(kind, [])
+        if len(places) < 10:
+            places.append(f"{example.where}: {found[:6]}…")
+
+    def see(self, example: Example, set: str) -> None:
+        words = data.text(example)
+        if found := SECRETS.search(words):
+            self._note(found.lastgroup.replace("_", " "), found[0], example)
+        if (":" in words or "=" in words) and (found := PASSWORD.search(words)):
+            self._note("password", found[0], example)
+        if "@" in words and (found := MAIL.search(words)):
+            self._note("e-mail address", found[0], example)
+
+    def findings(self) -> list[Finding]:
+        return [Finding("warning", f"{n:,} rows hold what looks like: {kind}", self.places[kind])
+                for kind, n in self.counts.items()]
+
+    def facts(self) -> dict[str, Any]:
+        return dict(self.counts)
+
+    def draw(self, axes: Any) -> bool:
+        if self.counts:
+            bars(axes, dict(self.counts), TITLE)
+        return bool(self.counts)

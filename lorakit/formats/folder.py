@@ -1,0 +1,110 @@
+"""A folder of files, each read by its ending, folders inside it too:
+
+reports/2024/march.jsonl
+reports/2024/april.csv.gz
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from lorakit import registry
+from lorakit.errors import LorakitError
+from lorakit.example import Example, Rejected
+
+SUFFIXES = ()
+ABOUT = ("readme", "license", "licence", "notice", "citation", "changelog")  # files about the data, not of it
+
+Options = Mapping[str, Mapping[str, Any]]
+
+
+def takes(path: str | Path) -> bool:
+    """Any folder that no other format takes."""
+    return Path(path).is_dir() and not _whole(Path(path))
+
+
+def read(path: str | Path, *, options: Options | None = None) -> Iterator[Example | Rejected]:
+    """The rows of every file in the order of the names; `options` are those of the formats: {txt: {sample: file}}.
+
+    Hidden files, unknown endings, and a README or a licence are passed over.
+    """
+    path, options = Path(path), _checked(options)
+    top = path.resolve().name
+    for part, name in _parts(path):
+        place = Path(top, part.relative_to(path)).parent
+        for row in registry.load("formats", name).read(part, **options.get(name, {})):
+            file = (place / row.file).as_posix().encode("utf-8", "replace").decode()  # a file's name may be no text
+            yield dataclasses.replace(row, file=file)
+
+
+def files(path: str | Path, *, options: Options | None = None) -> list[Path]:
+    """Every file that holds rows, in the order in which they are read."""
+    options, found = _checked(options), []
+    for part, name in _parts(Path(path)):
+        module = registry.load("formats", name)
+        found += module.files(part, **options.get(name, {})) if hasattr(module, "files") else [part]
+    return found
+
+
+def _checked(options: Options | None) -> Options:
+    options = {} if options is None else options
+    if not isinstance(options, Mapping) or not all(isinstance(values, Mapping) for values in options.values()):
+        raise LorakitError(f"options={options!r} of a folder are a format's options by its name, e.g. "
+                           "{txt: {sample: file}}")
+    for name, values in options.items():
+        try:
+            inspect.signature(registry.load("formats", name).read).bind("", **values)
+        except TypeError as error:
+            raise LorakitError(f"options of {name}: {error}") from None
+    return options
+
+
+def _parts(path: Path) -> list[tuple[Path, str]]:
+    """What is read, and the name of the format that reads it. A folder linked from several places is read once."""
+    if not path.is_dir():
+        raise LorakitError(f"{path}: is no folder")
+    found, passed, seen, places = [], set(), set(), [path]
+    try:
+        while places:
+            place = places.pop()
+            if place != path and place.name.startswith("."):
+                continue
+            if not place.is_dir():
+                name = _by_ending(place)
+                passed.add(place.suffix or place.name)
+            elif (real := place.resolve()) in seen:
+                continue
+            else:
+                seen.add(real)
+                name = _whole(place) if place != path else None
+                places += [] if name else sorted(place.iterdir(), reverse=True)
+            if name:
+                found.append((place, name))
+    except OSError as error:
+        raise LorakitError(f"{error.filename}: cannot be read ({error.strerror})") from None
+    if not found:
+        raise LorakitError(f"{path}: no file in it can be read (it has {', '.join(sorted(passed)) or 'none'}; known "
+                           f"endings: {', '.join(sorted(s for m in _formats().values() for s in m.SUFFIXES))})")
+    return found
+
+
+def _formats() -> dict[str, ModuleType]:
+    return {name: module for name, module in registry.modules("formats").items() if name != "folder"}
+
+
+def _by_ending(path: Path) -> str | None:
+    name = path.name.lower().removesuffix(".gz")
+    if name.split(".")[0] in ABOUT:
+        return None
+    return next((known for known, module in _formats().items() if name.endswith(module.SUFFIXES)), None)
+
+
+def _whole(path: Path) -> str | None:
+    """The other format that takes this folder as one thing."""
+    return next((known for known, module in _formats().items() if hasattr(module, "takes") and module.takes(path)),
+                None)

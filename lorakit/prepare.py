@@ -1,0 +1,84 @@
+"""The data of a run, made once for its content and settings: notebook, run and repetition read the same rows."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from lorakit import base, data, files, registry, rows
+from lorakit.data import DataReport
+from lorakit.example import Rejected
+from lorakit.run import Run
+
+# The settings that decide which rows there are and how they are encoded.
+SETTINGS = ("columns", "task", "seed", "validation_fraction", "test_fraction", "group_by", "shuffle_answers",
+            "max_length")
+MAKERS = ("example.py", "data.py", "rows.py", "prepare.py", "formats", "schemas", "tasks")
+
+
+class Prepared:
+    """What `lorakit check`, the preview and the run itself look at."""
+
+    def __init__(self, run: Run):
+        self.tokenizer, self._notes = base.tokenizer(run.model)
+        self._run, self._sources = run, data.sources(run.data, run.validation_data, run.test_data, run.format)
+        self.path = files.cached(self._key(), self._build)
+        content = json.loads((self.path / "report.json").read_text(encoding="utf-8"))
+        self.report = DataReport(**content | {"rejected": [Rejected(**r) for r in content["rejected"]]})
+        self.rows, self.meta = rows.read(self.path / "rows")
+
+    def _key(self) -> str:
+        """SHA-256 of all that the rows follow from: content, settings, tokenizer, template and the code itself."""
+        settings = {name: getattr(self._run, name) for name in SETTINGS}
+        places = {n: (s.name, s.format, s.options, s.identity) for n, s in self._sources.items()}
+        tokenizer = (self.tokenizer.backend_tokenizer.to_str(), self.tokenizer.chat_template,
+                     str(self.tokenizer.special_tokens_map))
+        here = Path(__file__).parent
+        code = [p.read_text(encoding="utf-8") for m in MAKERS
+                for p in sorted((here / m).glob("*.py") if (here / m).is_dir() else [here / m])]
+        versions = [metadata.version(name) for name in ("transformers", "tokenizers", "datasets")]
+        words = json.dumps([settings, places, tokenizer, code, versions], default=str)
+        return hashlib.sha256(words.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+    def _build(self, folder: Path) -> None:
+        run = self._run
+        gives = None if run.task == "auto" else registry.load("tasks", run.task).GIVES
+        sets, report = data.prepare(
+            self._sources, columns=run.columns, gives=gives, seed=run.seed, test_fraction=run.test_fraction,
+            validation_fraction=run.validation_fraction, group_by=run.group_by, shuffled=run.shuffle_answers)
+        found = registry.load("schemas", report.schema).GIVES
+        tasks = registry.modules("tasks")
+        name = run.task if run.task != "auto" else next(n for n, t in tasks.items() if found == t.GIVES)
+        encoded, rejected, notes = rows.encode(sets, tasks[name], self.tokenizer, run.max_length)
+        report.rejected += rejected
+        report.notes += self._notes + notes
+        rows.write(folder / "rows", encoded, {
+            "task": name, "stop_ids": tasks[name].stop_ids(rows.uncut(encoded["train"]), self.tokenizer),
+            "opening": tasks[name].opening(self.tokenizer)})
+        (folder / "report.json").write_text(json.dumps(asdict(report)), encoding="utf-8")
+
+    def facts(self) -> dict[str, Any]:
+        return {"file": self.report.file, "sha256": self.report.sha256, "schema": self.report.schema,
+                "task": self.meta["task"], "rows": {name: len(r) for name, r in self.rows.items()},
+                "lines": self.report.lines()}
+
+    def write(self, folder: Path) -> None:
+        """The encoded rows into a run's folder."""
+        with files.whole(folder) as part:
+            files.copy_tree(self.path / "rows", part)
+
+    def preview(self, index: int = 0, set: str = "train"):
+        """The mask of one encoded row, in colour."""
+        from lorakit.preview import Preview
+
+        row = self.rows[set][index]
+        return Preview(row["ids"], row["targets"], self.tokenizer)
+
+
+def prepare(run: Run) -> Prepared:
+    """Loads, checks, splits and encodes the data of a run. Raises `LorakitError` naming file and row."""
+    return Prepared(run)

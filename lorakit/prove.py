@@ -1,0 +1,84 @@
+"""Proof that a run may call itself done: what should have moved moved, and a fresh process repeats what was said."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lorakit import evaluate, rows
+from lorakit.ask import tuned
+from lorakit.errors import LorakitError
+from lorakit.machine import child_environment
+from lorakit.record import Folder
+from lorakit.run import Run
+from lorakit.train import State
+
+SAMPLE_ROWS, SAMPLE_ANSWERS = 8, 4  # what a fresh process repeats before a run is done
+
+
+def unchanged(engine: Any, untouched: dict[str, int], state: State) -> dict[str, str]:
+    """Proof that training did what it should: finite, everything trained moved, nothing frozen did."""
+    broken = [n for n, w in engine.weights().items() if not np.isfinite(w).all()]
+    if broken:
+        raise LorakitError(f"done is refused: '{broken[0]}' and {len(broken) - 1} other tensors are not finite; "
+                           "lower learning_rate or use precision=fp32 or bf16")
+    applied = state.update - state.skipped
+    if applied < 1:
+        raise LorakitError(f"done is refused: fp16 skipped all {state.skipped} updates; use bf16 or fp32")
+    now = engine.fingerprint()
+    trained = {n for n, (_, on) in engine.parameters().items() if on}
+    still = sorted(n for n in trained if now[n] == untouched[n])
+    moved = sorted(n for n in now.keys() - trained if now[n] != untouched[n])
+    if moved:
+        raise LorakitError(f"done is refused: the frozen tensor '{moved[0]}' changed ({len(moved)} in all)")
+    if applied >= 2 and still:
+        raise LorakitError(f"done is refused: '{still[0]}' did not change in {applied} updates ({len(still)} in all); "
+                           "does the loss depend on it?")
+    out = {"finite": f"all {len(trained)} trained tensors", "applied": f"{applied} updates, {state.skipped} skipped",
+           "frozen": f"{len(now) - len(trained)} tensors, none changed"}
+    return out | ({"trained": f"{len(trained)} tensors, all changed"} if applied >= 2 else {})
+
+
+def sample(engine: Any, sets: dict, meta: dict, run: Run) -> dict[str, list]:
+    """Losses and greedy tokens on a few rows, computed alike here and in a fresh process."""
+    some = (sets.get("test") or sets["train"]).first(SAMPLE_ROWS)
+    sums = evaluate.token_sums(engine, some, max_rows=SAMPLE_ROWS, max_tokens=run.micro_batch_tokens)
+    starts = [len(row["ids"]) // 2 if start is None else start
+              for row, start in zip(some, some.column("answer_start"), strict=True)]
+    prompts = [row["ids"][:start].tolist() for row, start in zip(some, starts, strict=True)][:SAMPLE_ANSWERS]
+    answers = engine.generate(prompts, min(24, run.max_new_tokens), meta["stop_ids"])
+    return {"losses": sums[:, 0].tolist(), "answers": answers}
+
+
+def repeated(folder: Folder, said: dict[str, list], run: Run) -> dict[str, str]:
+    """Proof that what was saved works: a fresh process loads it and says the same."""
+    command = [sys.executable, "-m", "lorakit.prove", str(folder.path)]
+    child = subprocess.run(command, capture_output=True, text=True, env=child_environment())
+    if child.returncode:
+        last = child.stderr.strip().splitlines()[-1:] or ["no words"]
+        raise LorakitError(f"done is refused: what was saved could not be loaded in a fresh process: {last[0]}")
+    again = json.loads(child.stdout.strip().splitlines()[-1])
+    tolerance = 1e-4 if run.precision == "fp32" else 2e-2
+    if not np.allclose(again["losses"], said["losses"], rtol=tolerance, atol=tolerance):
+        raise LorakitError("done is refused: the saved adapter, loaded in a fresh process, gives other losses: "
+                           f"{again['losses'][0]:.5f} instead of {said['losses'][0]:.5f} on the first row")
+    if again["answers"] != said["answers"]:
+        raise LorakitError("done is refused: the saved adapter, loaded in a fresh process, gives other answers")
+    off = max(abs(a - b) for a, b in zip(again["losses"], said["losses"], strict=True))
+    return {"reloaded": f"a fresh process repeats {len(said['answers'])} answers token by token and "
+                        f"{len(said['losses'])} losses (largest difference {off:.1e} nats)"}
+
+
+def _repeat(path: str) -> None:
+    engine, _, meta, run = tuned(path)
+    sets, _ = rows.read(Path(path) / "rows")
+    print(json.dumps(sample(engine, sets, meta, run)))
+
+
+if __name__ == "__main__":
+    _repeat(sys.argv[1])
