@@ -6,7 +6,7 @@ So "the place in the data" of a checkpoint is that number alone.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,11 +21,12 @@ class Batch:
     lengths: np.ndarray  # (D,) int64, tokens of each document
     rows: np.ndarray  # (D,) int64, index of each document in its set
     seed: int = 0  # of the dropout in this micro-batch
+    idle: bool = False  # computed only because another process needs the company: counts for nothing
 
     @property
     def count(self) -> int:
         """Tokens to predict."""
-        return int(self.targets.sum())
+        return 0 if self.idle else int(self.targets.sum())
 
     @property
     def documents(self) -> np.ndarray:
@@ -52,11 +53,16 @@ def collate(rows: Sequence[dict[str, Any]], indices: Sequence[int], seed: int = 
     )
 
 
-def pieces(lengths: Sequence[int], max_rows: int, max_tokens: int, packing: bool) -> list[list[int]]:
+def pieces(lengths: Sequence[int], max_rows: int, max_tokens: int, packing: bool, processes: int = 1
+           ) -> list[list[int]]:
     """Positions grouped into micro-batches of at most `max_rows` rows and `max_tokens` tokens.
 
-    Longest first into the first piece with room (first-fit decreasing); padded, a piece costs rows × longest.
+    Longest first into the first piece with room (first-fit decreasing); padded, a piece costs rows × longest. With
+    several processes a piece is at most a process's share, so that all have work.
     """
+    if processes > 1:
+        share = -(-sum(lengths) // processes)
+        max_tokens, max_rows = min(max_tokens, max(share, *lengths)), min(max_rows, -(-len(lengths) // processes))
     groups: list[list[int]] = []
     costs: list[int] = []  # packed: tokens; padded: the longest row
     for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
@@ -73,14 +79,18 @@ def pieces(lengths: Sequence[int], max_rows: int, max_tokens: int, packing: bool
 
 
 class Batches:
-    """`batches[u]` is the list of micro-batches of update u; `len(batches)` the number of updates of the run."""
+    """`batches[u]` is the list of micro-batches of update u; `len(batches)` the number of updates of the run.
+
+    With several processes it is this one's share; all have equally many, some of them idle.
+    """
 
     def __init__(self, rows: Sequence[dict[str, Any]], lengths: np.ndarray, *, global_batch_size: int,
                  micro_batch_size: int, micro_batch_tokens: int, packing: bool, seed: int, epochs: int,
-                 max_updates: int | None = None):
+                 max_updates: int | None = None, rank: int = 0, processes: int = 1):
         self.rows, self.lengths = rows, lengths
         self.global_batch_size, self.seed, self.packing = global_batch_size, seed, packing
         self.micro_batch_size, self.micro_batch_tokens = micro_batch_size, micro_batch_tokens
+        self.rank, self.processes = rank, processes
         # A tail smaller than the global batch is an update too.
         self.per_epoch = -(-len(rows) // global_batch_size)
         self.updates = max_updates if max_updates is not None else epochs * self.per_epoch
@@ -100,16 +110,22 @@ class Batches:
         if not 0 <= update < self.updates:
             raise IndexError(update)
         chosen = self.indices(update)
-        groups = pieces(self.lengths[chosen].tolist(), self.micro_batch_size, self.micro_batch_tokens, self.packing)
-        return [collate([self.rows[i] for i in chosen[group]], chosen[group], self._seed(update, number))
-                for number, group in enumerate(groups)]
+        groups = pieces(self.lengths[chosen].tolist(), self.micro_batch_size, self.micro_batch_tokens, self.packing,
+                        self.processes)
+        mine = list(enumerate(groups))[self.rank::self.processes]
+        batches = [collate([self.rows[i] for i in chosen[group]], chosen[group], self._seed(update, number))
+                   for number, group in mine]
+        while len(batches) < -(-len(groups) // self.processes):
+            group = groups[-1][:1]
+            batches.append(replace(collate([self.rows[i] for i in chosen[group]], chosen[group]), idle=True))
+        return batches
 
     def _seed(self, update: int, micro_batch: int) -> int:
         return int(np.random.SeedSequence((self.seed, update, micro_batch)).generate_state(1)[0])
 
 
-def in_order(rows: Sequence[dict[str, Any]], lengths: np.ndarray, max_rows: int, max_tokens: int, packing: bool
-             ) -> Iterator[Batch]:
-    """All rows once, for evaluation; `Batch.rows` says which is which."""
-    for group in pieces(lengths.tolist(), max_rows, max_tokens, packing):
+def in_order(rows: Sequence[dict[str, Any]], lengths: np.ndarray, max_rows: int, max_tokens: int, packing: bool,
+             share: tuple[int, int] = (0, 1)) -> Iterator[Batch]:
+    """All rows once, for evaluation (or one of so many shares of them); `Batch.rows` says which is which."""
+    for group in pieces(lengths.tolist(), max_rows, max_tokens, packing)[share[0]::share[1]]:
         yield collate([rows[i] for i in group], group)

@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
+import io
 import json
 import random
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from lorakit import base, data, registry
-from lorakit.checks import Finding
+from lorakit.checks import LEVELS, Finding, some
 from lorakit.data import DataReport, Source
-from lorakit.errors import LorakitError
+from lorakit.errors import BadRow, LorakitError
 from lorakit.example import Example, Rejected
 from lorakit.files import whole
+from lorakit.formats import flaw
 from lorakit.run import Run
 
 SAMPLE = 10_000  # rows for the checks that need not see all
+BAR = 0.27  # inches that a bar of a picture is high
 
 
 @dataclass
 class Checked:
-    """What was found, for a terminal (`lines`), a notebook (`picture`) and a program (`as_dict`)."""
+    """What was found, for a terminal (`lines`), a notebook (`words`, `picture`) and a program (`as_dict`)."""
 
     report: DataReport
     rows: dict[str, int]  # usable rows of each file, by the set it is for
@@ -34,21 +39,34 @@ class Checked:
     @property
     def usable(self) -> bool:
         """Whether every row can be used and nothing is wrong with the sets."""
-        return not self.report.rejected and not any(f.level == "wrong" for fs in self.found.values() for f in fs)
+        return not any(f.level == "wrong" for _, f in self.findings())
+
+    def findings(self, *names: str) -> list[tuple[str, Finding]]:
+        """(check, finding) of these checks, or of all: what is wrong first, of equals what concerns the most rows."""
+        found = [(n, f) for n in _known(names) or self.found for f in self.found.get(n, ())]
+        return sorted(found, key=lambda pair: (LEVELS.index(pair[1].level), -pair[1].count))
+
+    def words(self, *names: str) -> str:
+        """The findings of these checks, or of all, with the rows they name."""
+        return "\n".join(line for name, f in self.findings(*names) for line in self._lines(name, f))
+
+    def _lines(self, name: str, f: Finding) -> Iterator[str]:
+        total, mark = sum(self.rows.values()), "" if f.level == "note" else f"{f.level.upper()}: "
+        seen = f" (among {self.sampled:,} of {total:,} rows, drawn at random)"
+        yield f"{mark}{f.text}{seen if _module(name).SAMPLED and self.sampled < total else ''}"
+        yield from (f"    {row}" for row in f.rows)
+        if f.rows and f.count > len(f.rows):
+            yield f"    … and {f.count - len(f.rows):,} more"
 
     def lines(self) -> list[str]:
-        total = sum(self.rows.values())
-        out = [f"{self.report.file}: {self.report.rows:,} rows, {self.report.format}; {self.report.reason}",
-               f"{total:,} usable, {len(self.report.rejected):,} not; by set: "
-               + ", ".join(f"{n} {c:,}" for n, c in self.rows.items())]
-        if self.sampled < total:
-            names = ", ".join(c.TITLE for c in map(_module, self.checks) if c.SAMPLED)
-            out.append(f"looked for in a sample of {self.sampled:,} rows: {names}")
-        for findings in self.found.values():
-            for f in findings:
-                out.append(f"{'' if f.level == 'note' else f.level.upper() + ': '}{f.text}")
-                out += [f"    {row}" for row in f.rows]
-        return out + self.report.notes
+        """What was read, how much of it is usable, then the findings, the worst first."""
+        levels = Counter(f.level for _, f in self.findings())
+        return [f"{self.report.file}: {some(self.report.rows)}, {self.report.format}; {self.report.reason}",
+                f"{sum(self.rows.values()):,} usable, {len(self.report.rejected):,} not; by set: "
+                + ", ".join(f"{n} {c:,}" for n, c in self.rows.items()),
+                f"{some(levels['wrong'], 'thing') if levels['wrong'] else 'nothing'} wrong, "
+                f"{levels['warning'] or 'nothing'} to look at",
+                *self.words().splitlines(), *self.report.notes]
 
     def __str__(self) -> str:
         return "\n".join(self.lines())
@@ -56,26 +74,55 @@ class Checked:
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON: report, findings and the figures behind them."""
         return {"usable": self.usable, "rows": self.rows, "sampled": self.sampled, "report": asdict(self.report),
-                "findings": [{"check": n, **asdict(f)} for n, fs in self.found.items() for f in fs],
+                "findings": [{"check": n, **asdict(f)} for n, f in self.findings()],
                 "facts": {n: c.facts() for n, c in self.checks.items()}}
 
     def picture(self, *names: str) -> Any:
         """A matplotlib figure of these checks, or of all that have something to show."""
         from matplotlib.figure import Figure
 
-        drawn = [c for n, c in self.checks.items() if hasattr(c, "draw") and n in (names or self.checks)
-                 and c.draw(Figure().subplots())]
-        wide, high = min(2, max(1, len(drawn))), max(1, -(-len(drawn) // 2))
-        figure = Figure(figsize=(5.5 * wide, 3.2 * high), layout="constrained")
-        for place, check in enumerate(drawn, 1):
-            axes = figure.add_subplot(high, wide, place)
-            check.draw(axes)
-            axes.spines[["top", "right"]].set_visible(False)
+        class Picture(Figure):
+            def _repr_png_(self) -> bytes:
+                self.savefig(out := io.BytesIO(), format="png", dpi=90)
+                return out.getvalue()
+
+        bars = {n: self.checks[n].draw(Figure().subplots()) for n in _known(names) or self.checks}
+        columns: list[list[str]] = [[], []]
+        for name in sorted((n for n in bars if bars[n]), key=lambda n: -bars[n]):
+            min(columns, key=lambda c: sum(0.5 + BAR * bars[n] for n in c)).append(name)
+        high = max(sum(0.5 + BAR * bars[n] for n in c) for c in columns) or 0.5
+        figure = Picture(figsize=(5.5 * sum(map(bool, columns)) or 5.5, high), layout="constrained")
+        columns = [c for c in columns if c]
+        for part, names in zip(figure.subfigures(1, len(columns), squeeze=False)[0] if columns else (), columns):
+            rest = high / BAR - sum(0.5 / BAR + bars[n] for n in names)  # blank below, so that all bars are alike
+            grid = part.add_gridspec(len(names) + 1, 1, height_ratios=[*(bars[n] for n in names), max(rest, 0.01)])
+            for place, name in enumerate(names):
+                self.checks[name].draw(axes := part.add_subplot(grid[place]))
+                axes.spines[["top", "right"]].set_visible(False)
+        if not columns:
+            figure.text(0.5, 0.5, "nothing was found to draw", ha="center", va="center", color="gray")
         return figure
 
 
-def _module(name: str) -> Any:
+def _module(name: str) -> ModuleType:
     return registry.load("checks", name)
+
+
+def _known(names: tuple[str, ...]) -> tuple[str, ...]:
+    """The same names. Raises `LorakitError` for one that no check has."""
+    for name in names:
+        _module(name)
+    return names
+
+
+def _task(name: str, schema: str) -> ModuleType:
+    """The task of this name, for `auto` the one that takes what the schema gives."""
+    tasks, given = registry.modules("tasks"), registry.load("schemas", schema).GIVES
+    return tasks[name] if name != "auto" else next(t for t in tasks.values() if given == t.GIVES)
+
+
+def _gives(task: str) -> str | None:
+    return None if task == "auto" else registry.load("tasks", task).GIVES
 
 
 def check(run: Run) -> Checked:
@@ -90,35 +137,43 @@ def check(run: Run) -> Checked:
 def look(sources: Mapping[str, Source], *, tokenizer: Any, columns: Mapping[str, str] | None = None,
          task: str = "auto", max_length: int = 1024, seed: int = 0, sample: int = SAMPLE) -> Checked:
     """Reads each file once, a row at a time."""
-    gives = None if task == "auto" else registry.load("tasks", task).GIVES
     report, rows, kept, checks = DataReport(""), Counter(), _Sample(sample, seed), {}
+    gives = _gives(task)
     for name, it in sources.items():
-        here = report if name == "train" else DataReport("")
+        here, before = report if name == "train" else DataReport(""), len(report.rejected)
         for row in data.stream(it, here, columns=columns, gives=gives):
             if isinstance(row, Rejected):
                 report.rejected.append(row)
                 continue
             if not checks:
-                found = registry.load("schemas", here.schema).GIVES
-                tasks = registry.modules("tasks")
-                module = tasks[task] if task != "auto" else next(t for t in tasks.values() if found == t.GIVES)
-                checks = {n: m.Check(module, tokenizer, max_length) for n, m in registry.modules("checks").items()}
-                every = [c for n, c in checks.items() if not _module(n).SAMPLED]
+                known, module = registry.modules("checks"), _task(task, here.schema)
+                checks = {n: m.Check(module, tokenizer, max_length) for n, m in known.items()}
+                every = [c for n, c in checks.items() if not known[n].SAMPLED]
             rows[name] += 1
             kept.see(row, name)
             for one in every:
                 one.see(row, name)
         if not rows[name]:
-            bad = report.rejected[-1]
+            bad = report.rejected[before]
             raise LorakitError(f"{it.name}: no usable row; the first: {bad.where}: {bad.reason}")
         if name != "train":
-            report.notes.append(f"{name} rows: {here.file}: {here.rows:,} rows, {here.format}; {here.reason}")
+            report.notes.append(f"{name} rows: {here.file}: {some(here.rows)}, {here.format}; {here.reason}")
+        gives = registry.load("schemas", here.schema).GIVES
     report.sha256 = data.identity(sources)
-    for row, name in data.shown(kept.rows(), "a closer look"):
-        for n, one in checks.items():
-            if _module(n).SAMPLED:
-                one.see(row, name)
-    return Checked(report, dict(rows), len(kept.rows()), {n: c.findings() for n, c in checks.items()}, checks)
+    _finish(checks, report.rejected, kept.rows())
+    return Checked(report, dict(rows), len(kept.kept), {n: c.findings() for n, c in checks.items()}, checks)
+
+
+def _finish(checks: Mapping[str, Any], rejected: list[Rejected], sample: list[tuple[Example, str]]) -> None:
+    """Shows the sample to the checks that look at one, the rejected rows to those that count them."""
+    sampled = [one for name, one in checks.items() if _module(name).SAMPLED]
+    for row, name in data.shown(sample, "a closer look"):
+        for one in sampled:
+            one.see(row, name)
+    for one in checks.values():
+        if hasattr(one, "reject"):
+            for bad in rejected:
+                one.reject(bad)
 
 
 class _Sample:
@@ -140,31 +195,50 @@ class _Sample:
         return [(row, name) for _, row, name in sorted(self.kept, key=lambda k: k[0])]
 
 
-def fix(run: Run) -> tuple[Path, Path]:
-    """(a clean copy as JSON Lines, the rows left out with their reasons), beside the file; exact repetitions go too.
+def fix(run: Run, folder: str | Path | None = None) -> tuple[Path, Path]:
+    """(a clean copy as JSON Lines, the rows left out with their reasons), beside the file or in `folder`.
 
-    Raises `LorakitError` when either is there already: nothing is written over.
+    Left out is what the run would leave out: rows that cannot be read, exact repetitions, rows with nothing to train.
+    Raises `LorakitError` when either file is there already: nothing is written over.
     """
     it = data.source(run.data, run.format)
-    gives = None if run.task == "auto" else registry.load("tasks", run.task).GIVES
     path = Path(it.path) if Path(it.path).exists() else Path(Path(it.path).name)
     stem = path.name.removesuffix(".gz").rpartition(".")[0] or path.name
-    clean, left = path.with_name(f"{stem}.clean.jsonl"), path.with_name(f"{stem}.rejected.jsonl")
-    for target in (clean, left):
+    targets = [(Path(folder) if folder else path.parent) / f"{stem}.{kind}.jsonl" for kind in ("clean", "rejected")]
+    for target in targets:
         if target.exists():
             raise LorakitError(f"{target}: is there already; move it away first, nothing is written over")
-    seen: dict[int, str] = {}
-    report = DataReport("")
-    with whole(clean) as good, whole(left) as bad, open(good, "w", encoding="utf-8") as kept, \
-            open(bad, "w", encoding="utf-8") as rest:
-        for row in data.stream(it, report, columns=run.columns, gives=gives):
-            if isinstance(row, Example):
+    with ExitStack() as stack:
+        parts = [stack.enter_context(whole(target)) for target in targets]
+        kept, rest = (stack.enter_context(open(part, "w", encoding="utf-8")) for part in parts)
+        for row in _sifted(run, it):
+            if isinstance(row, Rejected):
+                rest.write(_line(asdict(row), row))
+            else:
+                kept.write(_line(row.fields["columns"], row))
+    return targets[0], targets[1]
+
+
+def _sifted(run: Run, it: Source) -> Iterator[Example | Rejected]:
+    """The rows of a file, those that a run would not train on as `Rejected`."""
+    (tokenizer, _), report, task, seen = base.tokenizer(run.model), DataReport(""), None, {}
+    for row in data.stream(it, report, columns=run.columns, gives=_gives(run.task)):
+        task = task or _task(run.task, report.schema)
+        if isinstance(row, Example):
+            try:
+                task.encode(row, tokenizer, run.max_length)
+            except BadRow as error:
+                row = Rejected(row.file, row.row, str(error))
+            else:
                 before = seen.setdefault(data.fingerprint(row), row.where)
-                if before == row.where:
-                    kept.write(json.dumps(row.fields["columns"], ensure_ascii=False) + "\n")
-                    continue
-                row = Rejected(row.file, row.row, f"repeats {before}")
-            rest.write(json.dumps(asdict(row), ensure_ascii=False) + "\n")
-    return clean, left
+                row = row if before == row.where else Rejected(row.file, row.row, f"repeats {before}")
+        yield row
 
 
+def _line(fields: dict, row: Example | Rejected) -> str:
+    """One line of JSON, escaped where UTF-8 cannot write it."""
+    try:
+        words = json.dumps(fields, ensure_ascii=False)
+        return (json.dumps(fields) if flaw(words) else words) + "\n"
+    except TypeError as error:
+        raise LorakitError(f"{row.where}: cannot be written as JSON ({error}); only text can be copied") from None

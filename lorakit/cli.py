@@ -186,10 +186,20 @@ def plan(options: argparse.Namespace) -> int:
 
 
 def train(options: argparse.Namespace) -> int:
+    from lorakit import machine, plan, processes
     from lorakit.finetune import finetune
+    from lorakit.launch import together
     from lorakit.report import verdict
 
-    folder = finetune(_run(options))
+    wanted = _run(options)
+    if not processes.started():
+        count, _ = plan.processes(wanted, machine.facts(wanted.output_dir))
+        if count > 1 and together(wanted, count):
+            return 0
+        wanted = wanted.with_(processes=1) if count > 1 else wanted
+    folder = finetune(wanted)
+    if not processes.join().first:
+        return 0
     found = folder.record
     print(f"{folder.path}: status: {found['status']}" + (f": {found['error']}" if found.get("error") else ""))
     if found["status"] == "done":

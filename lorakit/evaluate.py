@@ -41,9 +41,9 @@ class Outcome:
 def token_sums(engine: Any, rows: Rows, *, max_rows: int = 16, max_tokens: int = 4096) -> np.ndarray:
     """(n, 3) per row; no logits are kept."""
     sums = np.zeros((len(rows), 3))
-    for batch in batches.in_order(rows, rows.lengths, max_rows, max_tokens, engine.packing):
+    for batch in batches.in_order(rows, rows.lengths, max_rows, max_tokens, engine.packing, engine.share):
         sums[batch.rows] = engine.predict(batch)
-    return sums
+    return sum(engine.gather(sums)) if engine.share[1] > 1 else sums
 
 
 def mean_loss(engine: Any, rows: Rows, **limits: int) -> float:
@@ -57,13 +57,16 @@ def generate(engine: Any, rows: Rows, tokenizer: Any, stop_ids: list[int], max_n
     """Greedy answers, prompts of like length together. A row without a question gives None."""
     starts, answers = rows.column("answer_start"), [None] * len(rows)
     asked = sorted((i for i in range(len(rows)) if starts[i] is not None), key=lambda i: -starts[i])
-    for k in range(0, len(asked), together):
+    which, of = engine.share
+    for k in range(which * together, len(asked), of * together):
         group = asked[k:k + together]
         prompts = [np.asarray(rows[i]["ids"])[:starts[i]].tolist() for i in group]
         for i, ids in zip(group, engine.generate(prompts, max_new_tokens, stop_ids), strict=True):
             answers[i] = words(ids, tokenizer, opening)
-        progress(min(k + together, len(asked)))
-    return answers
+        progress(min(k + of * together, len(asked)))
+    if of == 1:
+        return answers
+    return [next((a for a in found if a is not None), None) for found in zip(*engine.gather(answers), strict=True)]
 
 
 def words(ids: list[int], tokenizer: Any, opening: int | None) -> str:

@@ -14,13 +14,14 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from lorakit import base, checkpoint, evaluate, machine, plan, prove, record, registry, report, rows
+from lorakit import base, checkpoint, evaluate, machine, plan, processes, prove, record, registry, report, rows
 from lorakit.batches import Batches
 from lorakit.errors import LorakitError
 from lorakit.evaluate import Outcome
 from lorakit.files import whole
 from lorakit.prepare import Prepared, prepare
-from lorakit.record import Folder
+from lorakit.processes import ALONE, Crew
+from lorakit.record import Folder, Onlooker
 from lorakit.run import Run
 from lorakit.train import State, train
 
@@ -30,56 +31,73 @@ LAST, BEST = "checkpoint/last.safetensors", "checkpoint/best.safetensors"
 def finetune(run: Run) -> Folder:
     """Runs it in this process and returns its folder. A run that was cut goes on where its checkpoint stands.
 
-    Raises `LorakitError` when the input or the run is at fault; `record.json` then says `failed` and why.
+    Under torchrun all processes call this; the first one writes. Raises `LorakitError` when the input or the run is at
+    fault; `record.json` then says `failed` and why.
     """
-    folder, started = Folder(run.folder), False
+    crew, started = processes.join(), False
+    folder = Folder(run.folder) if crew.first else Onlooker(run.folder)
     with folder.locked():
         try:
             started = "settings" not in folder.record  # a refused start leaves what is there as it was
             facts = machine.facts(run.output_dir)
-            resolved, choices = plan.resolve(run, facts)
+            resolved, choices = plan.resolve(run, facts, crew.size if processes.started() else None)
             prepared = prepare(run)
-            if finished(run, folder, prepared):
+            started = crew.told(crew.first and not finished(run, folder, prepared))
+            if started:
+                if crew.first:
+                    begin(run, resolved, choices, facts, folder, prepared)
+                execute(resolved, choices, folder, prepared, crew)
+            elif crew.first:
                 report.write(folder.path)
-                return folder
-            started = True
-            settings = folder.record["settings"] if begun(folder) else run.model_dump()
-            folder.note(status="running", pid=os.getpid(), error=None, settings=settings, model=run.model,
-                        method=method(resolved), versions=record.versions(), choices=choices,
-                        machine={**facts.as_dict(), "summary": summary(facts)}, data=prepared.facts())
-            if not begun(folder):  # once: a run that goes on reads what it began with
-                (folder / BEST).unlink(missing_ok=True)
-                prepared.write(folder / "rows")
-                record.write_lines(folder / "rejected.jsonl", [asdict(r) for r in prepared.report.rejected])
-                (folder / "history.jsonl").unlink(missing_ok=True)
-            execute(resolved, choices, folder, prepared)
         except BaseException as error:
             if started:
                 words = str(error) if isinstance(error, LorakitError) else f"{type(error).__name__}: {error}"
                 with contextlib.suppress(Exception):
                     folder.note(status="interrupted" if isinstance(error, KeyboardInterrupt) else "failed", error=words)
                     report.write(folder.path)
+            if isinstance(error, RuntimeError) and not crew.first:  # whoever is left when another one dies
+                raise LorakitError(f"process {crew.rank} stops: {str(error).splitlines()[0]}") from error
             raise
+        finally:
+            processes.leave()
     return folder
 
 
-def execute(run: Run, choices: plan.Choices, folder: Folder, prepared: Prepared) -> None:
-    """From the rows on disk to the evidence."""
-    sets, meta = rows.read(folder / "rows")
+def begin(run: Run, resolved: Run, choices: plan.Choices, facts: machine.Facts, folder: Folder, prepared: Prepared
+          ) -> None:
+    """What a run is, into its folder; its rows once: a run that goes on reads what it began with."""
+    settings = folder.record["settings"] if begun(folder) else run.model_dump()
+    folder.note(status="running", pid=os.getpid(), error=None, settings=settings, model=run.model,
+                method=method(resolved), versions=record.versions(), choices=choices,
+                machine={**facts.as_dict(), "summary": summary(facts)}, data=prepared.facts())
+    if not begun(folder):
+        (folder / BEST).unlink(missing_ok=True)
+        prepared.write(folder / "rows")
+        record.write_lines(folder / "rejected.jsonl", [asdict(r) for r in prepared.report.rejected])
+        (folder / "history.jsonl").unlink(missing_ok=True)
+
+
+def execute(run: Run, choices: plan.Choices, folder: Folder, prepared: Prepared, crew: Crew) -> None:
+    """From the rows on disk to the evidence. The first process writes; the others compute the same beside it."""
+    crew.gather(None)  # the rows are written
+    here = folder / "rows"
+    # Another host has rows of its own, made from the same content.
+    sets, meta = rows.read(here if (here / "meta.json").exists() else prepared.path / "rows")
     engine = registry.load("engines", run.engine).load(run)
     choices.update(engine.notes)
-    batches = batches_of(sets["train"], run, engine.packing)
+    batches = batches_of(sets["train"], run, engine.packing, crew)
     run = cadence(run, len(batches), choices)
-    with whole(folder / "run.yaml") as part:
-        run.write(part)
     sizes = engine.parameters()
     predicted = plan.memory(run)
+    if crew.first:
+        with whole(folder / "run.yaml") as part:
+            run.write(part)
     folder.note(choices=choices, base_sha256=base.hash_of(run.model), parameters=sum(n for n, _ in sizes.values()),
                 trained_parameters=sum(n for n, on in sizes.values() if on), updates_planned=len(batches),
                 peak_memory={"predicted": predicted["total"], "measured": 0, "parts": predicted})
 
     untouched = engine.fingerprint()
-    before = scored(engine, sets, meta, run, prepared.tokenizer, folder / "rows" / "before.json", "before")
+    before = scored(engine, sets, meta, run, prepared.tokenizer, here / "before.json", "before", crew)
     chosen: dict[str, dict] = {}
     if before:  # a metric that cannot be computed says so before training, not after
         references = sets["test"].column("reference")
@@ -87,13 +105,15 @@ def execute(run: Run, choices: plan.Choices, folder: Folder, prepared: Prepared)
         for name, options in chosen.items():
             evaluate.statistics(name, options, before, references)
     state, best = State(), {"update": 0, "loss": math.inf, "worse": 0}
-    if begun(folder):
-        tensors, kept = checkpoint.read(folder / LAST)
+    if saved := crew.told(kept(folder / LAST)):
+        tensors, more = saved
         engine.restore(tensors)
-        state, best = State(**kept["state"]), kept["best"]
+        state, best = State(**more["state"]), more["best"]
     folder.rewind(state.update)
-    stopped = loop(engine, batches, state, best, sets, run, folder)
+    stopped = loop(engine, batches, state, best, sets, run, folder, crew)
     folder.note(peak_memory={"predicted": predicted["total"], "measured": engine.memory(), "parts": predicted},
+                processes=crew.gather({"process": processes.place(), "target_tokens": engine.worked,
+                                       "peak_memory": engine.memory()}),
                 seconds=state.seconds, target_tokens=state.target_tokens, skipped=state.skipped,
                 tokens_per_second=state.target_tokens / max(state.seconds, 1e-9), updates=state.update)
     if stopped:
@@ -102,34 +122,39 @@ def execute(run: Run, choices: plan.Choices, folder: Folder, prepared: Prepared)
         return
 
     proof, from_update = prove.unchanged(engine, untouched, state), state.update
-    if (folder / BEST).exists():
-        tensors, kept = checkpoint.read(folder / BEST)
+    if saved := crew.told(kept(folder / BEST)):
+        tensors, more = saved
         engine.set_weights(tensors)
-        from_update = kept["update"]
-    after = scored(engine, sets, meta, run, prepared.tokenizer, folder / "rows" / "after.json", "after", anew=True)
+        from_update = more["update"]
+    after = scored(engine, sets, meta, run, prepared.tokenizer, here / "after.json", "after", crew, anew=True)
     engine.save(folder / ("adapter" if run.method == "lora" else "model"))
     said = prove.sample(engine, sets, meta, run)
     engine.close()  # the fresh process needs the card
-    proof |= prove.repeated(folder, said, run)
-    if before and after:
-        test = sets["test"]
-        found = evaluate.scores(chosen, before, after, references, [r for r in sets["train"].column("reference") if r],
-                                run.seed)
-        record.write_json(folder / "scores.json", found)
-        record.write_lines(folder / "answers.jsonl", [
-            {"prompt": p, "reference": r, "before": b, "after": a, "where": f"{f}:{n}"}
-            for p, r, b, a, f, n in zip(test.column("prompt"), references, before.answers, after.answers,
-                                        test.column("file"), test.column("row"), strict=True)])
-        folder.note(metrics=chosen)
-    folder.note(status="done", proof=proof, adapter_from_update=from_update)
-    report.write(folder.path)
+    if crew.first:
+        proof |= prove.repeated(folder, said, run)
+        if before and after:
+            test, answers = sets["test"], [r for r in sets["train"].column("reference") if r]
+            record.write_json(folder / "scores.json",
+                              evaluate.scores(chosen, before, after, references, answers, run.seed))
+            record.write_lines(folder / "answers.jsonl", [
+                {"prompt": p, "reference": r, "before": b, "after": a, "where": f"{f}:{n}"}
+                for p, r, b, a, f, n in zip(test.column("prompt"), references, before.answers, after.answers,
+                                            test.column("file"), test.column("row"), strict=True)])
+            folder.note(metrics=chosen)
+        folder.note(status="done", proof=proof, adapter_from_update=from_update)
+        report.write(folder.path)
 
 
-def batches_of(train: rows.Rows, run: Run, packing: bool) -> Batches:
-    """The updates of a run."""
+def kept(path: Path) -> tuple[dict, dict] | None:
+    """A checkpoint, where there is one."""
+    return checkpoint.read(path) if path.exists() else None
+
+
+def batches_of(train: rows.Rows, run: Run, packing: bool, crew: Crew = ALONE) -> Batches:
+    """The updates of a run, this process's share of them."""
     return Batches(train, train.lengths, global_batch_size=run.global_batch_size, packing=packing, seed=run.seed,
                    micro_batch_size=run.micro_batch_size, micro_batch_tokens=run.micro_batch_tokens,
-                   epochs=run.epochs, max_updates=run.max_updates)
+                   epochs=run.epochs, max_updates=run.max_updates, rank=crew.rank, processes=crew.size)
 
 
 def begun(folder: Folder) -> bool:
@@ -197,14 +222,18 @@ def schedule(run: Run, updates: int) -> Callable[[int], float]:
     return rate
 
 
-def loop(engine: Any, batches: Batches, state: State, best: dict, sets: dict, run: Run, folder: Folder) -> str:
+def loop(engine: Any, batches: Batches, state: State, best: dict, sets: dict, run: Run, folder: Folder, crew: Crew
+         ) -> str:
     """Trains; returns "" when all updates are done (or validation stopped them), else why it stopped early."""
     start, stop = time.monotonic(), []
     limits = {"max_rows": run.micro_batch_size, "max_tokens": run.micro_batch_tokens}
-    bar = tqdm(total=len(batches), initial=state.update, desc="training", unit="update", mininterval=0.5)
+    bar = tqdm(total=len(batches), initial=state.update, desc="training", unit="update", mininterval=0.5,
+               disable=not crew.first)
 
     def save() -> None:
-        checkpoint.write(folder / LAST, engine.state(), {"state": asdict(state), "best": best})
+        tensors = engine.state()
+        if crew.first:
+            checkpoint.write(folder / LAST, tensors, {"state": asdict(state), "best": best})
 
     def enough() -> bool:
         return bool(run.early_stopping) and best["worse"] >= run.early_stopping
@@ -214,7 +243,9 @@ def loop(engine: Any, batches: Batches, state: State, best: dict, sets: dict, ru
         folder.append({"update": state.update, "validation_loss": loss})
         if loss < best["loss"]:
             best.update(update=state.update, loss=loss, worse=0)
-            checkpoint.write(folder / BEST, engine.weights(), {"update": state.update})
+            tensors = engine.weights()
+            if crew.first:
+                checkpoint.write(folder / BEST, tensors, {"update": state.update})
         else:
             best["worse"] += 1
 
@@ -227,6 +258,8 @@ def loop(engine: Any, batches: Batches, state: State, best: dict, sets: dict, ru
             validate()
         if run.max_minutes and time.monotonic() - start > 60 * run.max_minutes:
             stop.append(f"max_minutes={run.max_minutes:g} is over")
+        if crew.size > 1:  # all stop after the same update
+            stop[:] = [why for said in crew.gather(stop) for why in said]
         ending = bool(stop) or last or enough()
         if ending or state.update % run.checkpoint_every == 0:
             save()
@@ -260,21 +293,23 @@ def asked_to_stop(note: Callable[[], None]):
             signal.signal(kind, handler)
 
 
-def scored(engine: Any, sets: dict, meta: dict, run: Run, tokenizer: Any, path: Path, when: str, *, anew: bool = False
-           ) -> Outcome | None:
+def scored(engine: Any, sets: dict, meta: dict, run: Run, tokenizer: Any, path: Path, when: str, crew: Crew = ALONE,
+           *, anew: bool = False) -> Outcome | None:
     """What the model does on the test rows; kept on disk, so a run that goes on does not ask the base again."""
     if "test" not in sets:
         return None
-    if path.exists() and not anew:
-        return Outcome.read(path)
+    if not anew and (known := crew.told(Outcome.read(path) if path.exists() else None)):
+        return known
     test = sets["test"]
     asked = sum(start is not None for start in test.column("answer_start"))
-    with tqdm(total=asked, desc=f"answers {when}", unit="row", mininterval=0.5) as bar:
+    with tqdm(total=asked, desc=f"answers {when}", unit="row", mininterval=0.5, disable=not crew.first
+              ) as bar:
         def shown(n: int) -> None:
             bar.update(n - bar.n)
 
         sums = evaluate.token_sums(engine, test, max_tokens=run.micro_batch_tokens)
         outcome = Outcome(sums, evaluate.generate(engine, test, tokenizer, meta["stop_ids"], run.max_new_tokens,
                                                   opening=meta["opening"], progress=shown))
-    outcome.write(path)
+    if crew.first:
+        outcome.write(path)
     return outcome

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 from typing import Any
 
 from lorakit.errors import LorakitError
@@ -108,6 +111,54 @@ def launch(run: Run) -> Job:
     while child.poll() is None and not folder.busy:
         time.sleep(0.05)
     return Job(folder.path, child)
+
+
+def together(run: Run, count: int) -> bool:
+    """Runs `count` processes through torchrun's own launcher and waits. One that dies ends all of them.
+
+    Returns False when several processes did not get to work and one shall try, as `processes: auto` allows; raises
+    `LorakitError` with the last words of the one that died first.
+    """
+    from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, SignalException, Std
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    folder = Folder(run.folder)
+    folder.path.mkdir(parents=True, exist_ok=True)
+    logs = Path(tempfile.mkdtemp(prefix="processes-", dir=folder.path))
+    write_json(folder / "asked.json", run.given())
+    os.environ.update(child_environment() | {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")})
+    config = LaunchConfig(
+        min_nodes=1, max_nodes=1, nproc_per_node=count, run_id=folder.path.name, rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0", max_restarts=0, monitor_interval=0.2,
+        logs_specs=DefaultLogsSpecs(log_dir=str(logs), tee=Std.ALL, local_ranks_filter={0}), log_line_prefix_template=" ")
+    before = len(folder.history()[0])
+    try:
+        elastic_launch(config, sys.executable)("-m", "lorakit.cli", "train", str(folder / "asked.json"))
+    except SignalException:
+        return True  # asked to stop: the processes have said so in the record
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        words = _last_words(logs, rank)
+        how = f"signal {-failure.exitcode}" if failure.exitcode < 0 else f"exit code {failure.exitcode}"
+        if run.processes == "auto" and len(folder.history()[0]) == before and "lorakit:" not in words:
+            print(f"{count} processes did not get to work ({words}): going on with one", file=sys.stderr)
+            return False
+        if failure.exitcode == 1 and words.startswith("lorakit: "):
+            raise LorakitError(words.removeprefix("lorakit: ")) from None
+        raise LorakitError(f"process {rank} of {count} ended with {how}, and the others with it. Its last words: "
+                           f"{words}. Start again: the run goes on from its checkpoint") from None
+    finally:
+        shutil.rmtree(logs, ignore_errors=True)
+    return True
+
+
+def _last_words(logs: Path, rank: int) -> str:
+    """The last line that a process wrote to its standard error."""
+    lines = [line for path in sorted(logs.glob(f"**/{rank}/stderr.log"))
+             for line in path.read_text(encoding="utf-8", errors="replace").replace("\r", "\n").splitlines()
+             if line.strip()]
+    return lines[-1].strip() if lines else "none"
 
 
 def attach(path: str | os.PathLike) -> Job:

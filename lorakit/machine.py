@@ -14,6 +14,11 @@ PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "datasets", "accele
             "ipywidgets", "unsloth", "mlx", "mlx-lm")
 
 
+# What torchrun says to its processes; their own children are none of them.
+LAUNCHED = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "GROUP_WORLD_SIZE", "ROLE_RANK",
+            "ROLE_NAME", "ROLE_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
+
+
 @dataclass(frozen=True)
 class Card:
     """One CUDA card."""
@@ -96,4 +101,5 @@ def place() -> str:
 def child_environment() -> dict[str, str]:
     """The environment of a child process that is to import this very lorakit."""
     paths = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
-    return {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONPATH": os.pathsep.join(p for p in paths if p)}
+    alone = {k: v for k, v in os.environ.items() if k not in LAUNCHED and not k.startswith("TORCHELASTIC_")}
+    return {**alone, "PYTHONUNBUFFERED": "1", "PYTHONPATH": os.pathsep.join(p for p in paths if p)}

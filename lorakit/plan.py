@@ -16,16 +16,18 @@ BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 Choices = dict[str, tuple[Any, str]]  # setting -> (value, reason)
 
 
-def resolve(run: Run, facts: Facts) -> tuple[Run, Choices]:
-    """The run with every `auto` that the machine decides replaced, and why.
+def resolve(run: Run, facts: Facts, started: int | None = None) -> tuple[Run, Choices]:
+    """The run with every `auto` that the machine decides replaced, and why; `started` processes are there already.
 
     Raises `LorakitError` when the machine cannot do what was asked for.
     """
     spec, chosen = base.spec(run.model), {}
-    for name, harmless in (("folds", (None,)), ("shard", (False,)), ("processes", ("auto", 1))):
-        if getattr(run, name) not in harmless:
-            raise LorakitError(f"{name}={getattr(run, name)!r} is not served yet by this version; leave it out")
-    chosen["processes"] = (1, "one process")
+    if run.folds is not None:
+        raise LorakitError(f"folds={run.folds} is not served yet by this version; leave it out")
+    chosen["processes"] = (started, "as they were started") if started else processes(run, facts)
+    if chosen["processes"][0] > run.global_batch_size:
+        raise LorakitError(f"processes={chosen['processes'][0]} and global_batch_size={run.global_batch_size}: some "
+                           "processes would have no row; raise global_batch_size or lower processes")
     chosen["engine"] = engine(run, facts, spec)
     chosen["precision"] = precision(run, facts, spec)
     run = run.with_(**{name: value for name, (value, _) in chosen.items()})
@@ -46,6 +48,16 @@ def resolve(run: Run, facts: Facts) -> tuple[Run, Choices]:
         chosen["gradient_checkpointing"] = (on, words)
         run = run.with_(gradient_checkpointing=on)
     return run, chosen
+
+
+def processes(run: Run, facts: Facts) -> tuple[int, str]:
+    """One per card."""
+    if run.processes != "auto":
+        if len(facts.cards) not in (0, 1) and run.processes > len(facts.cards):
+            raise LorakitError(f"processes={run.processes}, and this machine has {len(facts.cards)} cards; lower it")
+        return run.processes, "asked for"
+    count = max(1, min(len(facts.cards), run.global_batch_size))
+    return count, f"one for each of {count} cards" if count > 1 else "one card" if facts.cards else "one process"
 
 
 def engine(run: Run, facts: Facts, spec: Spec) -> tuple[str, str]:

@@ -81,4 +81,7 @@ def _repeat(path: str) -> None:
 
 
 if __name__ == "__main__":
-    _repeat(sys.argv[1])
+    try:
+        _repeat(sys.argv[1])
+    except LorakitError as failed:
+        sys.exit(str(failed))

@@ -1,16 +1,21 @@
 """What is looked at in a file before training, one module each.
 
 Contract: `TITLE`; `SAMPLED`, whether a sample of many rows will do; `Check(task, tokenizer, max_length)`, whose
-`see(example, set)` is called for every usable row in the order of the files; then `findings()` lists what to know,
-`facts()` is plain JSON, and `draw(axes)`, where there is something to see, returns False when there is nothing.
+`see(example, set)` is called for every usable row in the order of the files, and `reject(row)`, where there is one, for
+every other; then `findings()` lists what to know, `facts()` is plain JSON, and `draw(axes)` returns the height of the
+picture in bars, 0 when there is nothing to see.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
 
 SHOWN = 10  # places named in a finding
+BARS, NAME = 15, 26  # bars in a picture; characters of a bar's name
+LEVELS = ("wrong", "warning", "note")
 BLUE, GREEN, YELLOW, RED = "#4c78a8", "#54a24b", "#f2cf5b", "#e45756"
 
 
@@ -21,19 +26,42 @@ class Finding:
     level: str
     text: str
     rows: list[str] = field(default_factory=list)  # places, the first ten
+    count: int = 0  # rows that it is about, 0 when about the whole
 
 
-def bars(axes, counts: dict[str, float], title: str, unit: str = "rows") -> None:
-    """Horizontal bars, the largest on top."""
-    names = sorted(counts, key=counts.get)[-15:]
-    drawn = axes.barh([n if len(n) <= 24 else n[:23] + "…" for n in names], [counts[n] for n in names], color=BLUE)
-    axes.bar_label(drawn, [f"{counts[n]:,}" for n in names], padding=3, fontsize=8)
-    axes.set(title=title, xlabel=unit)
-    axes.margins(x=0.18)
-    room = max(0, 5 - len(names)) / 2  # few bars stay slim
-    axes.set_ylim(-0.5 - room, len(names) - 0.5 + room)
+def some(n: int, noun: str = "row") -> str:
+    """`1 row`, `2,000 rows`, `3 classes`"""
+    return f"{n:,} {noun}{'' if n == 1 else 'es' if noun.endswith('s') else 's'}"
 
 
 def first(places: Iterable[str]) -> list[str]:
     """The first ten."""
-    return [p for p, _ in zip(places, range(SHOWN), strict=False)]
+    return list(islice(places, SHOWN))
+
+
+def label(name: str) -> str:
+    """A name of the user's as matplotlib can write it: short, printable, no formula."""
+    short = name if len(name) <= NAME else name[:NAME - 1] + "…"
+    return "".join(c if c.isprintable() else "�" for c in short).replace("$", r"\$")
+
+
+def bars(axes: Any, counts: Mapping[str, int], title: str, color: str | Mapping[str, str] = BLUE) -> int:
+    """Horizontal bars, the largest on top; `color` is one for all, or one for each name. Returns how many there are."""
+    names = sorted(counts, key=counts.get)[-BARS:]
+    colors = [color[n] for n in names] if isinstance(color, Mapping) else color
+    drawn = axes.barh(range(len(names)), [counts[n] for n in names], color=colors)
+    axes.bar_label(drawn, [f"{counts[n]:,}" for n in names], padding=3, fontsize=8)
+    axes.margins(x=0.18)
+    rest = f", the largest {BARS} of {len(counts)}" if len(counts) > BARS else ""
+    return listed(axes, names, f"{title}, rows{rest}")
+
+
+def listed(axes: Any, names: list[str], title: str) -> int:
+    """Names beside the bars; figures stand at their ends, so that no axis is needed."""
+    axes.set_yticks(range(len(names)), [label(n) for n in names])
+    axes.set_ylim(-0.5, len(names) - 0.5)
+    axes.xaxis.set_visible(False)
+    axes.spines["bottom"].set_visible(False)
+    axes.tick_params(left=False)
+    axes.set_title(title, loc="left", fontsize=10)
+    return len(names)

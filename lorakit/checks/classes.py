@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from lorakit.checks import Finding, bars
+from lorakit.checks import BLUE, YELLOW, Finding, bars, some
 from lorakit.data import CLASS_LENGTH, CLASSES
 from lorakit.example import Example
 
 TITLE = "classes"
 SAMPLED = False
 FEW, MANY = 10, 1000  # rows of a class that are too few to score it; labels that are kept count of
+NAMED = 8  # small classes named in a finding
 
 
 class Check:
@@ -43,20 +44,19 @@ class Check:
         (most, n), rows = found.most_common(1)[0], found.total()
         if len(found) == 1:
             return [Finding("wrong" if self.labelled else "warning",
-                            f"every row has the class {most!r}: there is nothing to tell apart")]
-        out = [Finding("note", f"{len(found)} classes; always saying {most!r} would be right in {n / rows:.1%} of the "
-                               "rows")]
-        rare = {k: c for k, c in found.items() if c < FEW}
+                            f"every row has the class {most!r}: there is nothing to tell apart", count=rows)]
+        out = [Finding("note", f"{some(len(found), 'class')}; always saying {most!r} would be right in {n / rows:.1%} "
+                               "of the rows")]
+        rare = dict(sorted(((k, c) for k, c in found.items() if c < FEW), key=lambda item: item[1]))
         if rare:
-            words = ", ".join(f"{k!r} {c}" for k, c in sorted(rare.items(), key=lambda x: x[1])[:8])
-            out.append(Finding("warning", f"{len(rare)} classes have fewer than {FEW} rows ({words}): a score on them "
-                                          "says little"))
+            words = ", ".join(f"{k!r} {c}" for k, c in [*rare.items()][:NAMED]) + ", …" * (len(rare) > NAMED)
+            out.append(Finding("warning", f"{some(len(rare), 'class')} of fewer than {FEW} rows ({words}): a score on "
+                                          "so few says little; add rows, or join classes", count=sum(rare.values())))
         return out
 
     def facts(self) -> dict[str, Any]:
         return dict(self.classes.most_common())
 
-    def draw(self, axes: Any) -> bool:
-        if self.classes:
-            bars(axes, dict(self.classes), TITLE)
-        return bool(self.classes)
+    def draw(self, axes: Any) -> int:
+        found = self.classes
+        return bars(axes, found, TITLE, {k: YELLOW if c < FEW else BLUE for k, c in found.items()}) if found else 0

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from array import array
-from collections import Counter
 from typing import Any
 
+import numpy as np
+
 from lorakit import data
-from lorakit.checks import Finding, bars, first
+from lorakit.checks import BLUE, RED, YELLOW, Finding, bars, first, some
 from lorakit.example import Example
 
 TITLE = "exact repetitions"
@@ -17,50 +18,52 @@ SAMPLED = False
 class Check:
     def __init__(self, task: Any, tokenizer: Any, max_length: int):
         self.prints, self.rows, self.files, self.sets = array("Q"), array("L"), array("L"), array("L")
-        self.names: dict[str, int] = {}
+        self.file_numbers: dict[str, int] = {}
+        self.set_numbers: dict[str, int] = {}
         self._pairs: dict[int, int] | None = None
-
-    def _number(self, name: str) -> int:
-        return self.names.setdefault(name, len(self.names))
 
     def see(self, example: Example, set: str) -> None:
         self.prints.append(data.fingerprint(example))
         self.rows.append(example.row)
-        self.files.append(self._number(example.file))
-        self.sets.append(self._number(set))
+        self.files.append(self.file_numbers.setdefault(example.file, len(self.file_numbers)))
+        self.sets.append(self.set_numbers.setdefault(set, len(self.set_numbers)))
 
     @property
     def pairs(self) -> dict[int, int]:
-        """Place of a repetition -> place of the first."""
+        """Place of a row that the run leaves out -> place of the one it keeps: the test row before all others."""
         if self._pairs is None:
-            self._pairs = data.duplicates(self.prints)
+            order = np.argsort(-np.asarray(self.sets, dtype=np.int64), kind="stable")
+            found = data.duplicates(np.asarray(self.prints)[order])
+            self._pairs = {int(order[again]): int(order[kept]) for again, kept in found.items()}
         return self._pairs
 
-    def _where(self, place: int) -> str:
-        return f"{list(self.names)[self.files[place]]}:{self.rows[place]}"
-
-    def _kind(self, again: int, before: int) -> str:
-        sets = list(self.names)
-        one, other = sets[self.sets[before]], sets[self.sets[again]]
-        return f"within {one}" if one == other else f"{one} and {other}"
+    def _kinds(self) -> dict[tuple[str, str], list[tuple[int, int]]]:
+        """(set of the row left out, set of the row kept) -> the pairs."""
+        names, kinds = [*self.set_numbers], {}
+        for pair in self.pairs.items():
+            kinds.setdefault(tuple(names[self.sets[place]] for place in pair), []).append(pair)
+        return kinds
 
     def findings(self) -> list[Finding]:
-        kinds: dict[str, list[tuple[int, int]]] = {}
-        for again, before in self.pairs.items():
-            kinds.setdefault(self._kind(again, before), []).append((again, before))
-        out = []
-        for kind, pairs in kinds.items():
-            places = first(f"{self._where(a)} repeats {self._where(b)}" for a, b in pairs)
-            inside = kind.startswith("within")
-            words = "rows repeat an earlier one; one of each is kept" if inside else (
-                f"rows stand in two sets, {kind}: a score on them proves nothing; they are left out of the later")
-            out.append(Finding("warning" if inside else "wrong", f"{len(pairs):,} {words}", places))
+        files, out = [*self.file_numbers], []
+        for (left, kept), pairs in self._kinds().items():
+            where = ([f"{files[self.files[p]]}:{self.rows[p]}" for p in pair] for pair in pairs)
+            words = f"{some(len(pairs))} left out of {left} as repetitions of rows in {kept}"
+            if left != kept:
+                words += "; a score on rows that were trained on proves nothing"
+            out.append(Finding("warning" if left == kept else "wrong", words,
+                               first(" repeats ".join(both) for both in where), len(pairs)))
         return out
 
     def facts(self) -> dict[str, Any]:
-        return dict(Counter(self._kind(a, b) for a, b in self.pairs.items()))
+        return {f"within {a}" if a == b else f"{a} and {b}": len(pairs) for (a, b), pairs in self._kinds().items()}
 
-    def draw(self, axes: Any) -> bool:
-        if self.pairs:
-            bars(axes, {"different": len(self.prints) - len(self.pairs), **self.facts()}, TITLE)
-        return bool(self.pairs)
+    def draw(self, axes: Any) -> int:
+        if not self.pairs:
+            return 0
+        counts = {"different": len(self.prints) - len(self.pairs)}
+        colors = {"different": BLUE}
+        for (left, kept), pairs in self._kinds().items():
+            name = f"repeated in {left}" if left == kept else f"in {left} and in {kept}"
+            counts[name], colors[name] = len(pairs), YELLOW if left == kept else RED
+        return bars(axes, counts, TITLE, colors)

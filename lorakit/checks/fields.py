@@ -1,11 +1,11 @@
-"""Columns of the file: how many values are there, empty or null, and columns that say the same in every row."""
+"""Columns of the usable rows: how many values are there, empty or null; columns that say the same in every row."""
 
 from __future__ import annotations
 
 from collections import Counter
 from typing import Any
 
-from lorakit.checks import GREEN, RED, YELLOW, Finding
+from lorakit.checks import BARS, GREEN, RED, SHOWN, YELLOW, Finding, listed
 from lorakit.example import Example
 
 TITLE = "columns"
@@ -30,29 +30,28 @@ class Check:
                 self.varied.add(name)
 
     def findings(self) -> list[Finding]:
-        out = []
-        for name in self.there:
-            missing = self.rows - self.there[name] + self.null[name] + self.empty[name]
-            if missing:
-                out.append(Finding("note", f"'{name}' has no value in {missing:,} of {self.rows:,} rows"))
-        same = [n for n in self.there if n not in self.varied and self.rows > 1 and not self.null[n] + self.empty[n]]
-        if same:
-            out.append(Finding("note", "the same in every row: " + ", ".join(f"'{n}'" for n in same)))
-        return out
+        facts = self.facts()
+        gaps = {n: f["empty"] + f["null"] for n, f in facts.items() if f["empty"] + f["null"]}
+        same = [n for n in facts if n not in self.varied and self.rows > 1 and n not in gaps]
+        parts = {f"columns without a value in some of {self.rows:,} rows":
+                 [f"{n!r} {c:,}" for n, c in sorted(gaps.items(), key=lambda item: -item[1])],
+                 "columns that say the same in every row": [repr(n) for n in same]}
+        return [Finding("note", f"{words}: {', '.join(names[:SHOWN])}{', …' * (len(names) > SHOWN)}")
+                for words, names in parts.items() if names]
 
     def facts(self) -> dict[str, Any]:
         return {n: {"values": self.there[n] - self.null[n] - self.empty[n], "empty": self.empty[n],
                     "null": self.null[n] + self.rows - self.there[n]} for n in self.there}
 
-    def draw(self, axes: Any) -> bool:
+    def draw(self, axes: Any) -> int:
         facts = self.facts()
-        names, left = list(facts)[:15][::-1], [0] * min(15, len(facts))
+        names, left = [*facts][:BARS][::-1], [0] * min(BARS, len(facts))
         for kind, color in (("values", GREEN), ("empty", YELLOW), ("null", RED)):
             counts = [facts[n][kind] for n in names]
-            axes.barh(names, counts, left=left, color=color, label=kind)
+            drawn = axes.barh(range(len(names)), counts, left=left, color=color, label=kind)
             left = [a + b for a, b in zip(left, counts, strict=True)]
-        axes.legend(fontsize=8, loc="lower right")
-        room = max(0, 5 - len(names)) / 2
-        axes.set_ylim(-0.5 - room, len(names) - 0.5 + room)
-        axes.set(title=TITLE, xlabel="rows")
-        return True
+        gaps = [self.rows - facts[n]["values"] for n in names]
+        axes.bar_label(drawn, [f"{gap:,} missing" if gap else "" for gap in gaps], padding=3, fontsize=8)
+        axes.margins(x=0.25)
+        axes.legend(fontsize=8, ncols=3, frameon=False, loc="upper left", bbox_to_anchor=(0, 0.02))
+        return listed(axes, names, TITLE + (f", the first {BARS} of {len(facts)}" if len(facts) > BARS else ""))

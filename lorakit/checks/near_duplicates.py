@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lorakit import data
-from lorakit.checks import Finding, first
+from lorakit.checks import BLUE, RED, YELLOW, Finding, bars, first, some
 from lorakit.example import Example
 
 TITLE = "near repetitions"
@@ -24,22 +24,38 @@ class Check:
 
     @property
     def pairs(self) -> list[tuple[int, int]]:
-        """Places of rows that resemble each other and are not the same."""
+        """Places of rows that resemble each other and are not the same, the earlier first."""
         if self._pairs is None:
-            self._pairs = [(a, b) for a, b in data.near_pairs(self.rows)
-                           if data.fingerprint(self.rows[a]) != data.fingerprint(self.rows[b])]
+            prints = [data.fingerprint(row) for row in self.rows]
+            self._pairs = [(a, b) for a, b in data.near_pairs(self.rows) if prints[a] != prints[b]]
         return self._pairs
 
     def findings(self) -> list[Finding]:
         out = []
         for leak in (False, True):
             pairs = [(a, b) for a, b in self.pairs if (self.sets[a] != self.sets[b]) == leak]
-            if pairs:
-                words = ("pairs of rows nearly repeat each other in two sets: the later is left out" if leak else
-                         "pairs of rows nearly repeat each other; they stay together in one set")
+            if leak:  # the sets come as train, validation, test; what resembles a later one is left out of the earlier
+                words = "in two sets that nearly repeat each other; the run leaves out the one named first"
+                places = first(f"{self.rows[a].where} ({self.sets[a]}) resembles {self.rows[b].where} "
+                               f"({self.sets[b]})" for a, b in pairs)
+            else:
+                words = "that nearly repeat each other; the run keeps them in one set"
                 places = first(f"{self.rows[b].where} resembles {self.rows[a].where}" for a, b in pairs)
-                out.append(Finding("wrong" if leak else "warning", f"{len(pairs):,} {words}", places))
+            if pairs:
+                words = f"{some(len(pairs), 'pair')} of rows {words}"
+                out.append(Finding("wrong" if leak else "warning", words, places, len(pairs)))
         return out
 
     def facts(self) -> dict[str, Any]:
-        return {"pairs": len(self.pairs), "across sets": sum(self.sets[a] != self.sets[b] for a, b in self.pairs)}
+        across = sum(self.sets[a] != self.sets[b] for a, b in self.pairs)
+        return {"pairs": len(self.pairs), "across_sets": across}
+
+    def draw(self, axes: Any) -> int:
+        if not self.pairs:
+            return 0
+        leaks = {place for a, b in self.pairs for place in (a, b) if self.sets[a] != self.sets[b]}
+        near = {place for pair in self.pairs for place in pair} - leaks
+        counts = {"like no other": len(self.rows) - len(near) - len(leaks), "like one in their set": len(near),
+                  "like one in another set": len(leaks)}
+        colors = dict(zip(counts, (BLUE, YELLOW, RED), strict=True))
+        return bars(axes, {name: n for name, n in counts.items() if n}, TITLE, colors)

@@ -7,7 +7,7 @@ from collections import Counter
 from typing import Any
 
 from lorakit import data
-from lorakit.checks import Finding, bars
+from lorakit.checks import SHOWN, Finding, bars, some
 from lorakit.example import Example
 
 TITLE = "private strings"
@@ -30,7 +30,7 @@ class Check:
     def _note(self, kind: str, found: str, example: Example) -> None:
         self.counts[kind] += 1
         places = self.places.setdefault(kind, [])
-        if len(places) < 10:
+        if len(places) < SHOWN:
             places.append(f"{example.where}: {found[:6]}…")
 
     def see(self, example: Example, set: str) -> None:
@@ -43,13 +43,12 @@ class Check:
             self._note("e-mail address", found[0], example)
 
     def findings(self) -> list[Finding]:
-        return [Finding("warning", f"{n:,} rows hold what looks like: {kind}", self.places[kind])
+        return [Finding("warning", f"{kind}, or what looks like one, in {some(n)}: a tuned model can say again what it "
+                                   "was trained on; remove or replace it", self.places[kind], n)
                 for kind, n in self.counts.items()]
 
     def facts(self) -> dict[str, Any]:
         return dict(self.counts)
 
-    def draw(self, axes: Any) -> bool:
-        if self.counts:
-            bars(axes, dict(self.counts), TITLE)
-        return bool(self.counts)
+    def draw(self, axes: Any) -> int:
+        return bars(axes, self.counts, TITLE) if self.counts else 0

@@ -8,18 +8,26 @@ from functools import cache
 from typing import Any
 
 from lorakit import data
-from lorakit.checks import Finding, bars
+from lorakit.checks import SHOWN, Finding, bars, some
 from lorakit.example import Example
 
 TITLE = "scripts"
 SAMPLED = True
+RARE = 0.05  # share of the rows below which a script is odd
+NONE = "no letters"
+OTHERWISE = {"Cjk": "Han", "Ideographic": "Han", "Hiragana": "Japanese", "Katakana": "Japanese",
+             "Halfwidth": "Japanese", "Fullwidth": "Latin", "Feminine": "Latin", "Masculine": "Latin", "Micro": "Greek"}
 
 
 @cache
 def script(letter: str) -> str:
     """The first word of the letter's Unicode name: LATIN SMALL LETTER A -> Latin."""
     word = unicodedata.name(letter, "OTHER").split()[0].split("-")[0].capitalize()
-    return {"Cjk": "Han", "Hiragana": "Japanese", "Katakana": "Japanese", "Fullwidth": "Latin"}.get(word, word)
+    return OTHERWISE.get(word, word)
+
+
+def share(n: int, total: int) -> str:
+    return f"{n / total:.1%}" if n >= 0.001 * total else "< 0.1%"
 
 
 class Check:
@@ -34,26 +42,26 @@ class Check:
             if letter.isalpha():
                 here[script(letter)] += n
         self.letters += here
-        main = max(here, key=here.get) if here else "no letters"
+        main = max(here, key=here.get) if here else NONE
         self.rows[main] += 1
         places = self.odd.setdefault(main, [])
-        if len(places) < 10:
+        if len(places) < SHOWN:
             places.append(example.where)
 
     def findings(self) -> list[Finding]:
-        total = self.letters.total()
-        shares = ", ".join(f"{n} {c / total:.1%}" for n, c in self.letters.most_common(5)) if total else "no letters"
-        out = [Finding("note", f"letters: {shares}")]
-        rare = [s for s, n in self.rows.items() if n < 0.05 * self.rows.total() and s != "no letters"]
-        out += [Finding("warning", f"{self.rows[s]} rows are mostly {s}", self.odd[s]) for s in rare]
-        if self.rows["no letters"]:
-            out.append(Finding("note", f"{self.rows['no letters']} rows have no letters", self.odd["no letters"]))
+        total, rows = self.letters.total(), self.rows.total()
+        shares = ", ".join(f"{n} {share(c, total)}" for n, c in self.letters.most_common(5))
+        out = [Finding("note", f"letters: {shares or 'none'}")]
+        for name, n in self.rows.items():
+            if name == NONE:
+                out.append(Finding("note", f"{some(n)} without a letter", self.odd[name], n))
+            elif n < RARE * rows:
+                out.append(Finding("warning", f"{some(n)} mostly in {name} letters, unlike the rest; so few teach "
+                                              "little: are they meant to be there?", self.odd[name], n))
         return out
 
     def facts(self) -> dict[str, Any]:
         return {"letters": dict(self.letters.most_common()), "rows": dict(self.rows.most_common())}
 
-    def draw(self, axes: Any) -> bool:
-        if len(self.rows) > 1:
-            bars(axes, dict(self.rows), "scripts, by a row's most frequent")
-        return len(self.rows) > 1
+    def draw(self, axes: Any) -> int:
+        return bars(axes, self.rows, "main script") if len(self.rows) > 1 else 0

@@ -19,6 +19,8 @@ class Engine(Protocol):
 
     packing: bool  # whether documents run end to end (True) or padded
     notes: dict[str, tuple[Any, str]]  # choices made while loading, with their reasons
+    worked: int  # targets that this process has trained on
+    share: tuple[int, int]  # which part of an evaluation this process does, of how many: (0, 1) is all of it
 
     def loss(self, batch: Batch) -> tuple[float, int]:
         """(summed loss in nats, targets), in evaluation mode, without gradients."""
@@ -27,7 +29,10 @@ class Engine(Protocol):
         """The same in training mode; gradients of the sum are accumulated."""
 
     def reduce(self, total: float, count: int) -> tuple[float, int]:
-        """Both summed over all processes."""
+        """Both summed over all processes, and the accumulated gradients with them."""
+
+    def gather(self, value: Any) -> list[Any]:
+        """What every process has to say, in their order."""
 
     def update(self, learning_rate: float, count: int) -> tuple[float, bool]:
         """One optimizer step on the accumulated gradients divided by `count` -> (norm before clipping, skipped)."""

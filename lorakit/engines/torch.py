@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import inspect
+import math
 import os
 import resource
 import sys
@@ -21,11 +22,12 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
-from lorakit import base
+from lorakit import base, processes
 from lorakit.batches import Batch
 from lorakit.errors import LorakitError
 from lorakit.files import whole
 from lorakit.kernels import attention
+from lorakit.processes import Crew
 from lorakit.run import Run
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -36,16 +38,17 @@ def fits(facts: Any, spec: Any) -> str:
     return "" if facts.packages.get("torch") else "torch is not installed"
 
 
-def device() -> torch.device:
+def device(crew: Crew) -> torch.device:
     if torch.cuda.is_available():
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+        return torch.device("cuda", crew.local_rank)
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
 def load(run: Run, *, adapter: str | Path | None = None) -> TorchEngine:
     """The base with a new adapter to train, or with a saved one (`adapter`) to ask."""
     path, spec = base.path(run.model), base.spec(run.model)
-    dtype, where = DTYPES[run.precision], device()
+    crew = processes.join()
+    dtype, where = DTYPES[run.precision], device(crew)
     config = base.config(run.model)
     kind = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
     if kind is None:
@@ -65,7 +68,8 @@ def load(run: Run, *, adapter: str | Path | None = None) -> TorchEngine:
         model = AutoModelForCausalLM.from_pretrained(source, **options)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise base.unusable(run.model, error) from None
-    if run.quantization == "none":
+    shard = run.shard and crew.size > 1
+    if run.quantization == "none" and not shard:
         model.to(where)
     for module in model.modules():
         # An evaluation on avx512_bf16 CPUs repacks 4-bit weights in place; gradients are wrong from then on.
@@ -81,7 +85,37 @@ def load(run: Run, *, adapter: str | Path | None = None) -> TorchEngine:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     if run.method == "lora":
         model = with_adapter(model, run, spec, adapter)
-    return TorchEngine(model, tokenizer, run, where, packable)
+    if shard:
+        split_layers(model, where)
+    return TorchEngine(model, tokenizer, run, where, packable, crew)
+
+
+def split_layers(model: Any, where: torch.device) -> None:
+    """Spreads every layer's weights over the processes (FSDP2, arXiv 2304.11277), each fetched when its turn comes.
+
+    Adapters stay whole everywhere: they are small, and so is their all-reduce. Outside the layers nothing is split.
+    """
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    mesh = init_device_mesh(where.type, (torch.distributed.get_world_size(),))
+    lora = {p for n, p in model.named_parameters() if p.requires_grad and "lora_" in n}
+    for layer in layers(model):
+        fully_shard(layer, mesh=mesh, reshard_after_forward=True, ignored_params=lora & set(layer.parameters()))
+    model.to(where)
+
+
+def layers(model: Any) -> list[torch.nn.Module]:
+    """The blocks that repeat: the longest list of modules of one kind."""
+    lists = [m for m in model.modules() if isinstance(m, torch.nn.ModuleList) and len({type(x) for x in m}) == 1]
+    if not lists:
+        raise LorakitError("shard=True: this model has no list of equal layers to split; leave shard out")
+    return list(max(lists, key=len))
+
+
+def full(tensor: torch.Tensor) -> torch.Tensor:
+    """All of a tensor that may be spread over the processes. All must call it."""
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
 def threads(model: Any, run: Run) -> tuple[int, str]:
@@ -131,7 +165,7 @@ def with_adapter(model: Any, run: Run, spec: Any, adapter: str | Path | None) ->
 class TorchEngine:
     """See `lorakit.engines.Engine` for the contract."""
 
-    def __init__(self, model: Any, tokenizer: Any, run: Run, where: torch.device, packable: bool):
+    def __init__(self, model: Any, tokenizer: Any, run: Run, where: torch.device, packable: bool, crew: Crew):
         self.model, self.tokenizer, self.device = model, tokenizer, where
         self.clip, self.pad_id, self.method = run.max_grad_norm, tokenizer.pad_token_id, run.method
         self.positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
@@ -141,7 +175,11 @@ class TorchEngine:
         self.autocast = DTYPES[run.precision] if run.precision != "fp32" else None
         self.optimizer = make_optimizer(run, list(self.trained.values())) if self.trained else None
         self.scaler = torch.amp.GradScaler(where.type, enabled=run.precision == "fp16")
-        self.unit = 0  # targets of the update's first micro-batch: keeps summed losses in fp16's range
+        # Keeps summed losses in fp16's range; a power of two, so that in fp32 nothing is rounded.
+        self.unit = 2.0 ** round(math.log2(run.micro_batch_tokens))
+        self.worked = 0
+        self.crew, self.sharded = crew, run.shard and crew.size > 1
+        self.share = (0, 1) if self.sharded else (crew.rank, crew.size)
         self.keeps_logits = "logits_to_keep" in inspect.signature(self._bare().forward).parameters
         self.notes: dict[str, tuple[Any, str]] = {"threads": threads(model, run)} if where.type == "cpu" else {}
         self.packing = bool(run.packing)
@@ -217,18 +255,42 @@ class TorchEngine:
         return out[document[places], position[places] - 1]
 
     def backward(self, batch: Batch) -> tuple[float, int]:
+        if batch.idle and not self.sharded:
+            return 0.0, 0
         self.model.train()
         torch.manual_seed(batch.seed)
-        self.unit = self.unit or batch.count
         with self._precision():
             logits = self._logits(batch)
         answers = torch.from_numpy(batch.ids[batch.targets]).to(self.device)
         total = F.cross_entropy(logits.float(), answers, reduction="sum")
-        self.scaler.scale(total / max(self.unit, 1)).backward()
+        if batch.idle:
+            total = total * 0.0
+        self.worked += batch.count
+        self.scaler.scale(total / self.unit).backward()
         return float(total.detach()), batch.count
 
+    @torch.no_grad()
     def reduce(self, total: float, count: int) -> tuple[float, int]:
-        return total, count
+        if self.crew.size == 1:
+            return total, count
+        whole = [p for p in self.trained.values() if not hasattr(p, "full_tensor")]
+        for parameter in self.trained.values():
+            if parameter.grad is not None and hasattr(parameter, "full_tensor"):
+                parameter.grad.mul_(self.crew.size)  # FSDP has made it a mean
+        for parameter in whole:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        if whole:
+            flat = torch.cat([p.grad.flatten() for p in whole])
+            torch.distributed.all_reduce(flat)
+            for parameter, summed in zip(whole, flat.split([p.numel() for p in whole]), strict=True):
+                parameter.grad.copy_(summed.view_as(parameter))
+        sums = torch.tensor([total, count], dtype=torch.float64)
+        torch.distributed.all_reduce(sums)
+        return float(sums[0]), int(sums[1])
+
+    def gather(self, value: Any) -> list[Any]:
+        return self.crew.gather(value)
 
     def update(self, learning_rate: float, count: int) -> tuple[float, bool]:
         for group in self.optimizer.param_groups:
@@ -236,15 +298,15 @@ class TorchEngine:
         self.scaler.unscale_(self.optimizer)
         gradients = [p.grad for p in self.trained.values() if p.grad is not None]
         for gradient in gradients:
-            gradient.mul_(max(self.unit, 1) / max(count, 1))
-        norm = torch.nn.utils.get_total_norm(gradients)
+            gradient.mul_(self.unit / max(count, 1))
+        norm = torch.linalg.vector_norm(torch.stack([full(torch.linalg.vector_norm(g)) for g in gradients]))
         if self.clip is not None and torch.isfinite(norm):
-            torch.nn.utils.clip_grads_with_norm_(self.trained.values(), self.clip, norm)
+            for gradient in gradients:
+                gradient.mul_(min(1.0, self.clip / (float(norm) + 1e-6)))
         scale = self.scaler.get_scale()
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        self.unit = 0
         return float(norm), self.scaler.get_scale() < scale
 
     def loss(self, batch: Batch) -> tuple[float, int]:
@@ -299,11 +361,14 @@ class TorchEngine:
     def fingerprint(self) -> dict[str, int]:
         whole = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
         tensors = [*self.model.named_parameters(), *self.model.named_buffers()]
-        return {n: int(t.detach().contiguous().view(whole[t.element_size()]).sum(dtype=torch.int64))
-                for n, t in tensors}
+        spread = {n for n, t in tensors if hasattr(t, "full_tensor")}
+        sums = {n: int(getattr(t, "_local_tensor", t).detach().contiguous().view(whole[t.element_size()])
+                       .sum(dtype=torch.int64)) for n, t in tensors}
+        each = self.gather(sums) if spread else [sums]
+        return {n: sum(s[n] for s in each) if n in spread else mine for n, mine in sums.items()}
 
     def weights(self) -> dict[str, np.ndarray]:
-        return {n: p.detach().cpu().numpy().copy() for n, p in self.trained.items()}
+        return {n: full(p.detach()).cpu().numpy().copy() for n, p in self.trained.items()}
 
     @torch.no_grad()
     def set_weights(self, tensors: dict[str, np.ndarray]) -> None:
@@ -314,13 +379,19 @@ class TorchEngine:
             if tensors[name].shape != tuple(parameter.shape):
                 raise LorakitError(f"the checkpoint does not belong to this model: '{name}' has the shape "
                                    f"{tensors[name].shape}, expected {tuple(parameter.shape)}")
-            parameter.copy_(torch.from_numpy(tensors[name]))
+            parameter.copy_(self._spread(torch.from_numpy(tensors[name]), parameter))
+
+    def _spread(self, tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+        """On the device, and over the processes where `like` is."""
+        if not hasattr(like, "full_tensor") or tensor.shape != like.shape:
+            return tensor.to(self.device)
+        return torch.distributed.tensor.distribute_tensor(tensor.to(self.device), like.device_mesh, like.placements)
 
     def state(self) -> dict[str, np.ndarray]:
         out = {f"weight/{n}": w for n, w in self.weights().items()}
         for name, parameter in self.trained.items():
             for key, value in self.optimizer.state.get(parameter, {}).items():
-                value = value.detach().cpu().numpy() if torch.is_tensor(value) else np.asarray(value)
+                value = full(value.detach()).cpu().numpy() if torch.is_tensor(value) else np.asarray(value)
                 out[f"optimizer/{name}/{key}"] = value
         return out | {f"scaler/{k}": np.asarray(v) for k, v in self.scaler.state_dict().items()}
 
@@ -330,18 +401,22 @@ class TorchEngine:
             prefix = f"optimizer/{name}/"
             kept = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
             if kept:
-                self.optimizer.state[parameter] = {k: self._optimizer_value(k, v) for k, v in kept.items()}
+                self.optimizer.state[parameter] = {k: self._optimizer_value(k, v, parameter) for k, v in kept.items()}
         scaler = {k.removeprefix("scaler/"): v.item() for k, v in state.items() if k.startswith("scaler/")}
         if scaler:
             self.scaler.load_state_dict(scaler)
 
-    def _optimizer_value(self, key: str, value: np.ndarray) -> Any:
+    def _optimizer_value(self, key: str, value: np.ndarray, parameter: torch.Tensor) -> Any:
         if key == "step":  # a tensor on the CPU for torch, a number for bitsandbytes
             return torch.tensor(value) if isinstance(self.optimizer, torch.optim.AdamW) else int(value)
-        return torch.from_numpy(value.copy()).to(self.device)
+        return self._spread(torch.from_numpy(value.copy()), parameter)
 
     def save(self, path: Path) -> Path:
-        options = {"save_embedding_layers": False} if self.method == "lora" else {}
+        options: dict[str, Any] = {"save_embedding_layers": False} if self.method == "lora" else {}
+        if self.sharded and self.method == "full":
+            options = {"state_dict": {n: full(t).cpu() for n, t in self.model.state_dict().items()}}
+        if not self.crew.first:
+            return Path(path)
         with whole(Path(path)) as part:
             self.model.save_pretrained(part, **options)
             self.tokenizer.save_pretrained(part)

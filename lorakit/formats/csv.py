@@ -42,7 +42,8 @@ def read(path: str | Path, *, delimiter: str | None = None, header: bool | None 
         start = list(_start(lines))
         dialect, sample = _dialect(start, delimiter)
         named = _names(sample, header, path)
-        names = named or [str(i) for i in range(1, _width(sample) + 1)]
+        width = _width(sample) or "".join(start[:1]).count(dialect["delimiter"]) + 1
+        names = named or [str(column) for column in range(1, width + 1)]
         records = _records(_Lines(chain(start, lines)), dialect, len(names), path)
         for row, cells in islice(records, bool(named), None):
             if cells is None:

@@ -25,7 +25,7 @@ Options = Mapping[str, Mapping[str, Any]]
 
 def takes(path: str | Path) -> bool:
     """Any folder that no other format takes."""
-    return Path(path).is_dir() and not _whole(Path(path))
+    return Path(path).is_dir() and not _whole(Path(path), _formats())
 
 
 def read(path: str | Path, *, options: Options | None = None) -> Iterator[Example | Rejected]:
@@ -68,28 +68,29 @@ def _parts(path: Path) -> list[tuple[Path, str]]:
     """What is read, and the name of the format that reads it. A folder linked from several places is read once."""
     if not path.is_dir():
         raise LorakitError(f"{path}: is no folder")
-    found, passed, seen, places = [], set(), set(), [path]
+    found, passed, seen, places, formats = [], set(), set(), [path], _formats()
     try:
         while places:
             place = places.pop()
             if place != path and place.name.startswith("."):
                 continue
             if not place.is_dir():
-                name = _by_ending(place)
+                name = _by_ending(place, formats)
                 passed.add(place.suffix or place.name)
-            elif (real := place.resolve()) in seen:
+            elif (real := (place.stat().st_dev, place.stat().st_ino)) in seen:
                 continue
             else:
                 seen.add(real)
-                name = _whole(place) if place != path else None
+                name = _whole(place, formats) if place != path else None
                 places += [] if name else sorted(place.iterdir(), reverse=True)
             if name:
                 found.append((place, name))
     except OSError as error:
         raise LorakitError(f"{error.filename}: cannot be read ({error.strerror})") from None
     if not found:
-        raise LorakitError(f"{path}: no file in it can be read (it has {', '.join(sorted(passed)) or 'none'}; known "
-                           f"endings: {', '.join(sorted(s for m in _formats().values() for s in m.SUFFIXES))})")
+        has = ", ".join(sorted(passed)[:9]) or "none"
+        known = ", ".join(sorted(s for module in formats.values() for s in module.SUFFIXES))
+        raise LorakitError(f"{path}: no file in it can be read (it has {has}; known endings: {known})")
     return found
 
 
@@ -97,14 +98,13 @@ def _formats() -> dict[str, ModuleType]:
     return {name: module for name, module in registry.modules("formats").items() if name != "folder"}
 
 
-def _by_ending(path: Path) -> str | None:
+def _by_ending(path: Path, formats: dict[str, ModuleType]) -> str | None:
     name = path.name.lower().removesuffix(".gz")
     if name.split(".")[0] in ABOUT:
         return None
-    return next((known for known, module in _formats().items() if name.endswith(module.SUFFIXES)), None)
+    return next((known for known, module in formats.items() if name.endswith(module.SUFFIXES)), None)
 
 
-def _whole(path: Path) -> str | None:
+def _whole(path: Path, formats: dict[str, ModuleType]) -> str | None:
     """The other format that takes this folder as one thing."""
-    return next((known for known, module in _formats().items() if hasattr(module, "takes") and module.takes(path)),
-                None)
+    return next((known for known, module in formats.items() if hasattr(module, "takes") and module.takes(path)), None)

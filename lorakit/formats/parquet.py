@@ -34,7 +34,8 @@ def read(path: str | Path) -> Iterator[Example | Rejected]:
     path = Path(path)
     with opened(path) as packed, tempfile.TemporaryFile() as room:
         file = _unpacked(packed, room)
-        if what := "" if (start := file.read(32)).startswith(b"PAR1") else sign(start):
+        start = file.read(32)
+        if not start.startswith(b"PAR1") and (what := sign(start)):
             raise LorakitError(f"{path}: is {what}, not Parquet, whatever its name says")
         try:
             with parquet.ParquetFile(file, pre_buffer=False) as table:

@@ -77,7 +77,8 @@ def _folder(path: Path, split: str | None) -> Path:
         raise LorakitError(f"{path / SPLITS}: does not list its splits; write the folder again") from None
     name = split or (splits[0] if len(splits) == 1 else "train")
     if name not in splits:
-        raise LorakitError(f"{path}: has no split '{name}'{did_you_mean(name, splits)} (splits: {', '.join(splits)})")
+        hint = did_you_mean(name, splits) if split else "; name one, e.g. format: {saved: {split: test}}"
+        raise LorakitError(f"{path}: has no split '{name}'{hint} (splits: {', '.join(splits)})")
     return path / name
 
 
