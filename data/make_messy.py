@@ -24,9 +24,9 @@ UKRAINIAN = {
 }
 
 
-def sound(rng: random.Random) -> Iterator[dict]:
-    """Reports in random order, `SIZES` of each category."""
-    left = [category for category, n in SIZES.items() for _ in range(n)]
+def sound(rng: random.Random, sizes: dict[str, int]) -> Iterator[dict]:
+    """Reports in random order, so many of each category."""
+    left = [category for category, n in sizes.items() for _ in range(n)]
     rng.shuffle(left)
     for category in left:
         slots = _slots(rng, TRIAGE_PLACES)
@@ -38,36 +38,32 @@ def sound(rng: random.Random) -> Iterator[dict]:
 
 
 def flawed(rng: random.Random, rows: list[dict]) -> Iterator[dict]:
-    """One or a few rows of each flaw that can be written as JSON, made of sound ones."""
-    pick = iter(rng.sample(rows, 20))
-
-    def changed(**fields: object) -> dict:
-        return next(pick) | fields
-
-    for _ in range(2):
-        yield changed()  # repeats a row
-    for change in (str.upper, lambda words: f"  {words.replace(' ', '  ')}"):
-        row = next(pick)
-        yield row | {"message": change(row["message"]), "category": change(row["category"])}
-    for _ in range(3):
-        row = next(pick)
-        yield row | {"message": row["message"] + rng.choice([" Please confirm.", " Over.", " Answer soon."])}
+    """Rows of each flaw that can be written as JSON. Only the repetitions resemble others."""
+    again = iter(rng.sample(rows, 7))
+    for change in (str, str, str.upper, lambda words: f"  {words.replace(' ', '  ')}"):
+        row = next(again)
+        yield row | {"message": change(row["message"])}
+    for words in (" Please confirm.", " Over.", " Answer soon."):
+        row = next(again)
+        yield row | {"message": row["message"] + words}
+    fresh = sound(rng, {"water": 20})
     for words in (" Write to ana.ruiz@relief.example.org for the list.", " Store code: password: blue-kettle-41",
                   " The upload key is AKIAIOSFODNN7EXAMPLE, keep it.", " The clinic in Saint-RenÃ© is full.",
                   " Signal lost aft\ufffd\ufffd noon.", " End of tape.\0\0", " Rice &amp; oil arrived.</p>"):
-        row = next(pick)
+        row = next(fresh)
         yield row | {"message": row["message"] + words}
-    yield changed(category="")
-    yield changed(message=None)
-    yield {k: v for k, v in next(pick).items() if k != "category"}
-    yield changed(message=" ".join(row["message"] for row in rng.sample(rows, LONG)))
+    yield next(fresh) | {"category": "Water"}  # one class, spelled in two ways
+    yield next(fresh) | {"category": ""}
+    yield next(fresh) | {"message": None}
+    yield {name: value for name, value in next(fresh).items() if name != "category"}
+    yield next(fresh) | {"message": " ".join(next(fresh)["message"] for _ in range(LONG))}
     for words, category in UKRAINIAN.items():
         yield rows[0] | {"message": words, "category": category, "note": None}
 
 
 def lines(seed: int) -> list[str]:
     rng = random.Random(seed)
-    rows = list(sound(rng))
+    rows = list(sound(rng, SIZES))
     bad = list(flawed(rng, rows))
     for row in bad:
         rows.insert(rng.randrange(10, len(rows)), row)  # the first ten rows are sound

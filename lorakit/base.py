@@ -46,20 +46,22 @@ def path(model: str) -> str:
 
 def unusable(model: str, error: Exception) -> LorakitError:
     """Why a base could not be loaded, with the cure."""
-    if not Path(spec(model).path).is_dir() and hub.from_hub(error):
+    here = Path(spec(model).path).is_dir()
+    if not here and hub.from_hub(error):
         return hub.refused(model, "model", error)
-    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return LorakitError(f"{model} could not be loaded: {first}. Without internet, name a local folder instead")
+    cure = "Its files may be cut, or of several models: download it again" if here else \
+        "Without internet, name a local folder instead"
+    return LorakitError(f"{model} could not be loaded: {hub.reason(error).rstrip('.')}. {cure}")
 
 
 def config(model: str) -> Any:
     """transformers' configuration of a base. Raises `LorakitError` when it cannot be had or makes no sense."""
-    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
 
+    where = path(model)
     try:
-        return AutoConfig.from_pretrained(path(model))
-    except (OSError, ValueError, StrictDataclassError) as error:
+        return AutoConfig.from_pretrained(where)
+    except Exception as error:  # transformers checks little: damaged files raise almost anything
         raise unusable(model, error) from None
 
 
@@ -67,9 +69,10 @@ def tokenizer(model: str) -> tuple[Any, list[str]]:
     """(tokenizer, notes on what had to be added to it)."""
     from transformers import AutoTokenizer
 
+    where = path(model)
     try:
-        tok = AutoTokenizer.from_pretrained(path(model))
-    except (OSError, ValueError) as error:
+        tok = AutoTokenizer.from_pretrained(where)
+    except Exception as error:  # see `config`
         raise unusable(model, error) from None
     notes = []
     if not tok.is_fast:

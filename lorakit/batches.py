@@ -28,6 +28,20 @@ class Batch:
         """Tokens to predict."""
         return 0 if self.idle else int(self.targets.sum())
 
+    def parts(self, tokens: int | None) -> list[Batch]:
+        """The same documents in batches of at most so many tokens, one document at least; None: itself."""
+        if tokens is None or len(self.ids) <= tokens or len(self.lengths) == 1:
+            return [self]
+        ends, out, first = np.cumsum(self.lengths), [], 0
+        while first < len(ends):
+            begin = ends[first] - self.lengths[first]
+            last = max(first + 1, int(np.searchsorted(ends, begin + tokens, side="right")))
+            here = slice(begin, ends[last - 1])
+            out.append(replace(self, ids=self.ids[here], targets=self.targets[here], lengths=self.lengths[first:last],
+                               rows=self.rows[first:last], seed=self.seed + len(out)))
+            first = last
+        return out
+
     @property
     def documents(self) -> np.ndarray:
         """(N,) which document each token is in."""

@@ -23,7 +23,7 @@ from lorakit.formats import flaw
 from lorakit.run import Run
 
 SAMPLE = 10_000  # rows for the checks that need not see all
-BAR = 0.27  # inches that a bar of a picture is high
+WIDE, BAR, TITLED = 5.5, 0.27, 2  # inches of a picture's column and of a bar; bars that a title takes
 
 
 @dataclass
@@ -87,21 +87,27 @@ class Checked:
                 return out.getvalue()
 
         bars = {n: self.checks[n].draw(Figure().subplots()) for n in _known(names) or self.checks}
-        columns: list[list[str]] = [[], []]
-        for name in sorted((n for n in bars if bars[n]), key=lambda n: -bars[n]):
-            min(columns, key=lambda c: sum(0.5 + BAR * bars[n] for n in c)).append(name)
-        high = max(sum(0.5 + BAR * bars[n] for n in c) for c in columns) or 0.5
-        figure = Picture(figsize=(5.5 * sum(map(bool, columns)) or 5.5, high), layout="constrained")
-        columns = [c for c in columns if c]
-        for part, names in zip(figure.subfigures(1, len(columns), squeeze=False)[0] if columns else (), columns):
-            rest = high / BAR - sum(0.5 / BAR + bars[n] for n in names)  # blank below, so that all bars are alike
+        columns = _columns({n: high for n, high in bars.items() if high})
+        high = max((sum(TITLED + bars[n] for n in names) for names in columns), default=2)
+        figure = Picture(figsize=(WIDE * max(1, len(columns)), BAR * high), layout="constrained")
+        parts = figure.subfigures(1, max(1, len(columns)), squeeze=False)[0]
+        for part, names in zip(parts, columns):
+            rest = high - sum(TITLED + bars[n] for n in names)  # left blank, so that all bars are alike
             grid = part.add_gridspec(len(names) + 1, 1, height_ratios=[*(bars[n] for n in names), max(rest, 0.01)])
             for place, name in enumerate(names):
                 self.checks[name].draw(axes := part.add_subplot(grid[place]))
                 axes.spines[["top", "right"]].set_visible(False)
         if not columns:
-            figure.text(0.5, 0.5, "nothing was found to draw", ha="center", va="center", color="gray")
+            parts[0].text(0.5, 0.5, "nothing was found to draw", ha="center", va="center", color="gray")
         return figure
+
+
+def _columns(bars: Mapping[str, int]) -> list[list[str]]:
+    """Names in at most two columns of about the same height, the tallest first."""
+    columns: list[list[str]] = [[], []]
+    for name in sorted(bars, key=bars.get, reverse=True):
+        min(columns, key=lambda names: sum(TITLED + bars[n] for n in names)).append(name)
+    return [names for names in columns if names]
 
 
 def _module(name: str) -> ModuleType:

@@ -15,6 +15,9 @@ from lorakit.errors import LorakitError
 def main(arguments: list[str] | None = None) -> int:
     """Parses, calls one function, turns errors of the user's into one message."""
     options = parser().parse_args(arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a file's name may hold what the terminal cannot show
+            stream.reconfigure(errors="backslashreplace")
     try:
         return options.call(options) or 0
     except LorakitError as error:
@@ -97,7 +100,7 @@ def _changes(options: argparse.Namespace) -> dict:
             raise LorakitError(f"--set {change}: expected NAME=VALUE")
         try:
             changes[name.strip()] = yaml.safe_load(value)
-        except yaml.YAMLError:
+        except Exception:  # beside YAML's own errors its values raise almost anything
             raise LorakitError(f"--set {change}: the value cannot be read as YAML") from None
     return changes
 
@@ -156,7 +159,7 @@ def _checked_run(options: argparse.Namespace):
 
 
 def plan(options: argparse.Namespace) -> int:
-    from lorakit import machine
+    from lorakit import cost, machine
     from lorakit import plan as planning
     from lorakit.prepare import prepare
 
@@ -166,8 +169,8 @@ def plan(options: argparse.Namespace) -> int:
     prepared = prepare(wanted)
     for name, (value, reason) in choices.items():
         print(f"{name} = {value}: {reason}")
-    shape = planning.shape(resolved)
-    parts = planning.memory(resolved, shape)
+    shape = cost.shape(resolved)
+    parts = cost.memory(resolved, shape)
     print(f"memory: {parts['total'] / 1e9:.2f} GB at the peak ("
           + ", ".join(f"{k} {v / 1e9:.2f}" for k, v in parts.items() if k != "total")
           + f"); {facts.device_memory / 1e9:.1f} GB are there")
@@ -176,12 +179,10 @@ def plan(options: argparse.Namespace) -> int:
     if resolved.max_updates is not None:
         rows = resolved.max_updates * resolved.global_batch_size
     tokens = int(rows * lengths.mean())
-    seconds = planning.seconds(resolved, shape, tokens, planning.matmul_rate())
+    seconds = cost.seconds(resolved, shape, tokens, cost.matmul_rate())
     print(f"time: about {seconds:.0f} s for {tokens:,} tokens in {-(-rows // resolved.global_batch_size)} updates, "
           "from this machine's measured matrix products; evaluation comes on top")
-    if parts["total"] > facts.device_memory:
-        print("it does not fit: lower micro_batch_tokens or max_length, or take a smaller model")
-        return 1
+    planning.refuse(resolved, facts)
     return 0
 
 

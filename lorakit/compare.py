@@ -43,7 +43,10 @@ def outcome(folder: Folder) -> tuple[Outcome, list[dict]]:
         raise LorakitError(f"{folder.path}: has no scores yet (status {status})")
     if not path.exists():
         raise LorakitError(f"{folder.path}: was not scored: it had no test rows")
-    return Outcome.read(path), read_lines(folder / "answers.jsonl")
+    if not {"data", "metrics"} <= folder.record.keys():
+        raise LorakitError(f"{folder / 'record.json'}: does not name the data and the metrics; start the run again "
+                           "under another name")
+    return Outcome.read(path), read_lines(folder / "answers.jsonl", "prompt", "reference")
 
 
 def compare(*paths: str | os.PathLike) -> Comparison:

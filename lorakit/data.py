@@ -127,22 +127,27 @@ def source(path: str, format: str | Mapping[str, Mapping[str, Any]] = "auto") ->
 
     Raises `LorakitError` when there is no such thing, no format for it, or no such option.
     """
+    if isinstance(format, Mapping) and len(format) != 1:
+        raise LorakitError(f"format={dict(format)!r} is not one format with its options, e.g. format: {{csv: {{header: "
+                           "false}}")
     (name, options), = format.items() if isinstance(format, Mapping) else [(format, {})]
     found, known = find(path), registry.modules("formats")
+    if found and not found.is_file() and not found.is_dir():
+        raise LorakitError(f"{path}: is a device or a pipe, expected a file or a folder")
     if name == "auto":
         ending = found.name.lower().removesuffix(".gz") if found else ""
         there = str(found or path)
         name = next((n for n, m in known.items() if ending.endswith(m.SUFFIXES) and found.is_file()), None) or next(
             (n for n, m in known.items() if hasattr(m, "takes") and m.takes(there)), None)
         if name is None and found is None:
-            raise LorakitError(f"{path}: no such file (looked from {Path.cwd()})")
+            raise _nothing(path)
         if name is None:
             endings = ", ".join(sorted(s for m in known.values() for s in m.SUFFIXES))
             raise LorakitError(f"{path}: no format reads '{found.suffix}'; known endings: {endings}. Name one with "
                                "`format`, e.g. format: csv")
     module = registry.load("formats", name)
     if found is None and not (hasattr(module, "takes") and module.takes(path)):
-        raise LorakitError(f"{path}: no such file (looked from {Path.cwd()})")
+        raise _nothing(path)
     parameters = inspect.signature(module.read).parameters
     for option in options:
         if option not in [*parameters][1:]:
@@ -153,6 +158,12 @@ def source(path: str, format: str | Mapping[str, Mapping[str, Any]] = "auto") ->
         raise LorakitError(f"format: {name} needs the option '{missing[0]}', e.g. format: {{{name}: "
                            f"{{{missing[0]}: …}}}}")
     return Source(path, str(found or path), name, dict(options))
+
+
+def _nothing(path: str) -> LorakitError:
+    if Path(path).is_symlink():
+        return LorakitError(f"{path}: is a link that leads to no file; name the file itself")
+    return LorakitError(f"{path}: no such file (looked from {Path.cwd()})")
 
 
 def stream(it: Source, report: DataReport, *, columns: Mapping[str, str] | None = None, gives: str | None = None
@@ -171,7 +182,7 @@ def stream(it: Source, report: DataReport, *, columns: Mapping[str, str] | None 
             if len(readable) == HEAD:
                 break
     if not readable:
-        first = f"; the first: {head[0].where}: {head[0].reason}" if head else ": the file is empty"
+        first = f"; the first: {head[0].where}: {head[0].reason}" if head else ": it is empty, or has a header alone"
         raise LorakitError(f"{it.name}: no usable row{first}")
     _columns_exist(readable, columns or {})
     rename = _renamer(columns or {})
@@ -267,7 +278,7 @@ def find_schema(rows: Sequence[Example], gives: str | None = None, mapped: Itera
     if not fits:
         wanted = "; ".join(f"{n}: {' + '.join('/'.join(c) for c in m.REQUIRED)}" for n, m in schemas.items())
         raise LorakitError(
-            f"{rows[0].file}: the columns {', '.join(sorted(columns))} fit no schema ({wanted}). "
+            f"{rows[0].file}: the columns {', '.join(sorted(columns)) or '(none)'} fit no schema ({wanted}). "
             "Name them with `columns`, e.g. columns: {prompt: question_text, answer: solution}"
         )
     def rank(name: str) -> tuple[int, int]:
@@ -382,6 +393,9 @@ def split(examples: Sequence[Example], *, validation_fraction: float = 0.1, test
             report.rejected.append(Rejected(pool[i].file, pool[i].row, f"resembles {pool[first].where}, a {home} row"))
         else:
             (sets[name] if name else members[group]).append(i)
+    if not members and len(examples):
+        raise LorakitError(f"{report.file}: no row is left to train on: each stands in the rows given for "
+                           f"{' or '.join(n for n in SETS if sets[n])} too, or resembles one there; name other rows")
     fractions = {name: 0 if len(parts[name]) else share
                  for name, share in (("test", test_fraction), ("validation", validation_fraction))}
     for name, rows in _deal(list(members.values()), pool, fractions, seed, report).items():
@@ -405,7 +419,9 @@ def _groups(rows: Sequence[Example], group_by: str | None, seed: int, report: Da
             if value is not None:
                 pairs.append((first.setdefault(json.dumps(value, default=str), i), i))
         if not first:
-            raise LorakitError(f"group_by={group_by!r}: no row has that column")
+            known = sorted({name for row in rows for name in row.fields["columns"]})
+            raise LorakitError(f"group_by={group_by!r}: no row has that column{did_you_mean(group_by, known)} "
+                               f"(columns: {', '.join(known)})")
     return joined(len(rows), pairs)
 
 

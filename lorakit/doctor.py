@@ -2,25 +2,74 @@
 
 from __future__ import annotations
 
+import os
+import re
+import socket
 from typing import Any
 
 from lorakit import machine, plan
+from lorakit.errors import LorakitError
 from lorakit.run import Run
+
+# What lorakit was run with, from the first to the last; others may work.
+TESTED = {"torch": ("2.11", "2.13"), "transformers": ("5.5", "5.23"), "peft": ("0.18", "0.21"),
+          "bitsandbytes": ("0.48", "0.50"), "datasets": ("4.0", "5.2")}
 
 
 def examine(folder: str = ".", run: Run | None = None) -> dict[str, Any]:
-    """facts, choices (for `run`, else for the embedded model), problems with their cures, and the same as lines."""
+    """facts, choices (for `run`, else for the embedded model), problems and notes with cures; the same as lines."""
     facts = machine.facts(folder)
-    _, choices = plan.resolve(run or Run(data="-"), facts)
-    wrong = problems(facts)
+    wrong, notes = problems(facts), remarks(facts, internet())
+    try:
+        _, choices = plan.resolve(run or Run(data="-"), facts)
+    except LorakitError as error:
+        choices = {}
+        wrong.append({"what": str(error), "cure": "see above, or name the setting yourself"})
     lines = [f"{facts.place}: {facts.system}, Python {facts.python}, {facts.cores} cores, {facts.memory / 1e9:.1f} GB "
              f"of memory, {facts.disk_free / 1e9:.1f} GB of disk free"]
-    lines += [f"card: {c.name}, {c.memory / 1e9:.1f} GB, sm_{c.capability[0]}{c.capability[1]}, "
+    lines += [f"card: {c.name}, {c.memory / 1e9:.1f} GB, {c.arch}, "
               + ("bf16 in hardware" if c.bf16 else "no bf16 hardware") for c in facts.cards]
     lines += [", ".join(f"{k} {v}" for k, v in facts.packages.items())]
     lines += [f"{name} = {value}: {reason}" for name, (value, reason) in choices.items()]
+    lines += [f"note: {n['what']}. {n['cure']}" for n in notes]
     lines += [f"WRONG: {p['what']}. Cure: {p['cure']}" for p in wrong] or ["nothing is wrong"]
-    return {"facts": facts.as_dict(), "choices": choices, "problems": wrong, "lines": lines}
+    return {"facts": facts.as_dict(), "choices": choices, "problems": wrong, "notes": notes, "lines": lines}
+
+
+def internet(host: str = "huggingface.co", seconds: float = 3) -> bool | None:
+    """Whether the hub can be reached; None where the environment forbids to try."""
+    if os.environ.get("HF_HUB_OFFLINE"):
+        return None
+    try:
+        socket.create_connection((host, 443), timeout=seconds).close()
+    except OSError:
+        return False
+    return True
+
+
+def remarks(facts: machine.Facts, online: bool | None) -> list[dict[str, str]]:
+    """What works, and is good to know."""
+    found = [{"what": f"{c.name} has no bf16 hardware; torch emulates it, slowly, and says it is supported",
+              "cure": "precision: auto takes fp16 there"} for c in dict.fromkeys(facts.cards) if not c.bf16]
+    for name, (low, high) in TESTED.items():
+        here = version(facts.packages.get(name, low))
+        if not version(low) <= here <= version(high):
+            found.append({"what": f"{name} {facts.packages[name]} was not tested (tested: {low} to {high})",
+                          "cure": f"If something breaks: pip install '{name}=={high}.*'"})
+    if online is False:
+        where = {"kaggle": "Turn the internet on in the notebook's settings, or attach",
+                 "colab": "Look at the connection, or upload"}.get(facts.place, "Look at the connection, or copy")
+        found.append({"what": "the hub cannot be reached", "cure": f"{where} model and data as folders"})
+    if facts.place == "colab" and not facts.drive:
+        found.append({"what": "Colab deletes its disk with the session",
+                      "cure": "from google.colab import drive; drive.mount('/content/drive')"})
+    return found
+
+
+def version(text: str) -> tuple[int, int]:
+    """(major, minor) of `5.23.1+cu128`."""
+    numbers = re.findall(r"\d+", text)
+    return (int(numbers[0]), int(numbers[1])) if len(numbers) > 1 else (0, 0)
 
 
 def problems(facts: machine.Facts) -> list[dict[str, str]]:
@@ -35,6 +84,15 @@ def problems(facts: machine.Facts) -> list[dict[str, str]]:
             wrong(f"{name} is not installed", "pip install lorakit, or make env in a clone")
     if "bitsandbytes" not in facts.packages:
         wrong("bitsandbytes is not installed, so QLoRA is not possible", "pip install bitsandbytes")
+    installed = facts.packages.get("torch", "")
+    if facts.torch_loaded and installed and facts.torch_loaded.split("+")[0] != installed.split("+")[0]:
+        wrong(f"this process has imported torch {facts.torch_loaded}, and {installed} is installed now",
+              "restart the kernel: a package that is imported cannot be exchanged")
+    for card in dict.fromkeys(facts.cards):
+        if not card.served(facts.torch_archs):
+            wrong(f"torch {installed} was not built for {card.name} ({card.arch}; it knows "
+                  f"{', '.join(facts.torch_archs)})", "take another card, or a torch built for this one: P100 (sm_60) "
+                  "needs torch < 2.8 or a build for CUDA 12.6")
     if facts.disk_free < 2e9:
         wrong(f"only {facts.disk_free / 1e9:.1f} GB of disk are free", "free some, or name an output_dir elsewhere")
     if facts.memory < 4e9:

@@ -15,7 +15,7 @@ import numpy as np
 
 from lorakit import batches, intervals, registry
 from lorakit.errors import LorakitError
-from lorakit.files import whole
+from lorakit.files import sound, whole
 from lorakit.rows import Rows
 
 ALWAYS = ("loss", "perplexity")  # of every token task
@@ -34,8 +34,11 @@ class Outcome:
 
     @classmethod
     def read(cls, path: Path) -> Outcome:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return cls(np.asarray(content["tokens"], dtype=np.float64).reshape(-1, 3), content["answers"])
+        try:
+            content = sound(json.loads(path.read_text(encoding="utf-8")), "tokens", "answers")
+            return cls(np.asarray(content["tokens"], dtype=np.float64).reshape(-1, 3), list(content["answers"]))
+        except (OSError, ValueError, TypeError, RecursionError) as error:
+            raise LorakitError(f"{path}: is damaged ({error}); start the run again under another name") from None
 
 
 def token_sums(engine: Any, rows: Rows, *, max_rows: int = 16, max_tokens: int = 4096) -> np.ndarray:

@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 from filelock import FileLock
@@ -15,6 +16,15 @@ from safetensors import SafetensorError
 from lorakit.errors import LorakitError
 
 CACHE_BYTES = 10e9  # the cache forgets what was longest unused beyond this
+
+
+def sound(content: Any, *needed: str) -> dict[str, Any]:
+    """The same object, read from a file. Raises `ValueError` when it is none, or lacks one of these keys."""
+    if not isinstance(content, dict):
+        raise ValueError(f"expected an object {{…}}, found {type(content).__name__}")
+    if lost := [key for key in needed if key not in content]:
+        raise ValueError(f"'{lost[0]}' is missing")
+    return content
 
 
 def remove(path: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from lorakit import base, checkpoint, evaluate, machine, plan, processes, prove, record, registry, report, rows
+from lorakit import base, checkpoint, cost, evaluate, machine, plan, processes, prove, record, registry, report, rows
 from lorakit.batches import Batches
 from lorakit.errors import LorakitError
 from lorakit.evaluate import Outcome
@@ -28,21 +28,23 @@ from lorakit.train import State, train
 LAST, BEST = "checkpoint/last.safetensors", "checkpoint/best.safetensors"
 
 
-def finetune(run: Run) -> Folder:
+def finetune(run: Run, alone: str = "") -> Folder:
     """Runs it in this process and returns its folder. A run that was cut goes on where its checkpoint stands.
 
-    Under torchrun all processes call this; the first one writes. Raises `LorakitError` when the input or the run is at
-    fault; `record.json` then says `failed` and why.
+    Under torchrun all processes call this; the first one writes. `alone` says why this is one process where several
+    were to be. Raises `LorakitError` when the input or the run is at fault; `record.json` then says `failed` and why.
     """
     crew, started = processes.join(), False
     folder = Folder(run.folder) if crew.first else Onlooker(run.folder)
     with folder.locked():
         try:
-            started = "settings" not in folder.record  # a refused start leaves what is there as it was
+            # a refused start leaves what is there as it was
+            started = "settings" not in folder.record and not begun(folder)
             facts = machine.facts(run.output_dir)
-            resolved, choices = plan.resolve(run, facts, crew.size if processes.started() else None)
+            resolved, choices = plan.resolve(run, facts, plan.here(run, facts, crew.size, alone))
+            plan.refuse(resolved, facts)
             prepared = prepare(run)
-            started = crew.told(crew.first and not finished(run, folder, prepared))
+            started = crew.told(lambda: not finished(run, folder, prepared))
             if started:
                 if crew.first:
                     begin(run, resolved, choices, facts, folder, prepared)
@@ -50,17 +52,26 @@ def finetune(run: Run) -> Folder:
             elif crew.first:
                 report.write(folder.path)
         except BaseException as error:
+            status, words = ending(error)
             if started:
-                words = str(error) if isinstance(error, LorakitError) else f"{type(error).__name__}: {error}"
                 with contextlib.suppress(Exception):
-                    folder.note(status="interrupted" if isinstance(error, KeyboardInterrupt) else "failed", error=words)
-                    report.write(folder.path)
-            if isinstance(error, RuntimeError) and not crew.first:  # whoever is left when another one dies
-                raise LorakitError(f"process {crew.rank} stops: {str(error).splitlines()[0]}") from error
+                    folder.note(status=status, error=words)
+                    if crew.first:
+                        report.write(folder.path)
+            if processes.lost(error):
+                raise LorakitError(words) from error
             raise
         finally:
             processes.leave()
     return folder
+
+
+def ending(error: BaseException) -> tuple[str, str]:
+    """(status, words) of a run that ends by this."""
+    if processes.lost(error):
+        return "interrupted", f"{processes.LOST}; start again: the run goes on from its checkpoint"
+    words = str(error) if isinstance(error, LorakitError) else f"{type(error).__name__}: {error}"
+    return "interrupted" if isinstance(error, KeyboardInterrupt) else "failed", words
 
 
 def begin(run: Run, resolved: Run, choices: plan.Choices, facts: machine.Facts, folder: Folder, prepared: Prepared
@@ -79,16 +90,23 @@ def begin(run: Run, resolved: Run, choices: plan.Choices, facts: machine.Facts, 
 
 def execute(run: Run, choices: plan.Choices, folder: Folder, prepared: Prepared, crew: Crew) -> None:
     """From the rows on disk to the evidence. The first process writes; the others compute the same beside it."""
-    crew.gather(None)  # the rows are written
+    contents = crew.gather(prepared.report.sha256)  # the rows are written
+    if len(set(contents)) > 1:
+        other = next(i for i, content in enumerate(contents) if content != contents[0])
+        raise LorakitError(f"process {other} has other data than process 0 ({prepared.report.file}); every host needs "
+                           "the same file")
     here = folder / "rows"
     # Another host has rows of its own, made from the same content.
     sets, meta = rows.read(here if (here / "meta.json").exists() else prepared.path / "rows")
     engine = registry.load("engines", run.engine).load(run)
     choices.update(engine.notes)
+    if len(sets["train"]) < crew.size:
+        raise LorakitError(f"{crew.size} processes and {len(sets['train'])} training rows: some would have none; "
+                           "lower processes")
     batches = batches_of(sets["train"], run, engine.packing, crew)
     run = cadence(run, len(batches), choices)
     sizes = engine.parameters()
-    predicted = plan.memory(run)
+    predicted = cost.memory(run)
     if crew.first:
         with whole(folder / "run.yaml") as part:
             run.write(part)
@@ -105,24 +123,29 @@ def execute(run: Run, choices: plan.Choices, folder: Folder, prepared: Prepared,
         for name, options in chosen.items():
             evaluate.statistics(name, options, before, references)
     state, best = State(), {"update": 0, "loss": math.inf, "worse": 0}
-    if saved := crew.told(kept(folder / LAST)):
+    if saved := crew.told(lambda: kept(folder / LAST)):
         tensors, more = saved
         engine.restore(tensors)
         state, best = State(**more["state"]), more["best"]
     folder.rewind(state.update)
+    resumed = state.update
     stopped = loop(engine, batches, state, best, sets, run, folder, crew)
+    workers = crew.gather({"process": processes.place(), "target_tokens": engine.worked,
+                           "peak_memory": engine.memory()})
     folder.note(peak_memory={"predicted": predicted["total"], "measured": engine.memory(), "parts": predicted},
-                processes=crew.gather({"process": processes.place(), "target_tokens": engine.worked,
-                                       "peak_memory": engine.memory()}),
-                seconds=state.seconds, target_tokens=state.target_tokens, skipped=state.skipped,
+                processes=workers,
+                stepped_down=engine.steps, seconds=state.seconds, target_tokens=state.target_tokens,
+                skipped=state.skipped,
                 tokens_per_second=state.target_tokens / max(state.seconds, 1e-9), updates=state.update)
     if stopped:
         folder.note(status="stopped", error=stopped)
         engine.close()
         return
 
-    proof, from_update = prove.unchanged(engine, untouched, state), state.update
-    if saved := crew.told(kept(folder / BEST)):
+    proof, from_update = prove.unchanged(engine, untouched, state, batches[0]), state.update
+    if any(len(batches.indices(update)) >= crew.size for update in range(resumed, state.update)):
+        proof |= prove.shared([w["target_tokens"] for w in workers])
+    if saved := crew.told(lambda: kept(folder / BEST)):
         tensors, more = saved
         engine.set_weights(tensors)
         from_update = more["update"]
@@ -167,7 +190,7 @@ def finished(run: Run, folder: Folder, prepared: Prepared) -> bool:
     known = folder.record
     if not begun(folder) and known["status"] != "done":
         return False
-    if "settings" not in known:
+    if not {"settings", "data", "updates_planned"} <= known.keys():
         raise LorakitError(f"{folder.path} holds a checkpoint, and record.json does not say of which settings; "
                            "give this run another name, or delete the folder")
     differing = run.differences(Run(**known["settings"]))
@@ -298,7 +321,7 @@ def scored(engine: Any, sets: dict, meta: dict, run: Run, tokenizer: Any, path: 
     """What the model does on the test rows; kept on disk, so a run that goes on does not ask the base again."""
     if "test" not in sets:
         return None
-    if not anew and (known := crew.told(Outcome.read(path) if path.exists() else None)):
+    if not anew and (known := crew.told(lambda: Outcome.read(path) if path.exists() else None)):
         return known
     test = sets["test"]
     asked = sum(start is not None for start in test.column("answer_start"))

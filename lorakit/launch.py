@@ -131,7 +131,8 @@ def together(run: Run, count: int) -> bool:
     config = LaunchConfig(
         min_nodes=1, max_nodes=1, nproc_per_node=count, run_id=folder.path.name, rdzv_backend="c10d",
         rdzv_endpoint="localhost:0", max_restarts=0, monitor_interval=0.2,
-        logs_specs=DefaultLogsSpecs(log_dir=str(logs), tee=Std.ALL, local_ranks_filter={0}), log_line_prefix_template=" ")
+        logs_specs=DefaultLogsSpecs(log_dir=str(logs), tee=Std.ALL, local_ranks_filter={0}),
+        log_line_prefix_template=" ")
     before = len(folder.history()[0])
     try:
         elastic_launch(config, sys.executable)("-m", "lorakit.cli", "train", str(folder / "asked.json"))

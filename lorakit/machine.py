@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shutil
+import subprocess
+import sys
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -12,7 +15,7 @@ from typing import Any
 
 PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "datasets", "accelerate", "papermill", "jupyterlab",
             "ipywidgets", "unsloth", "mlx", "mlx-lm")
-
+DRIVE = "/content/drive/MyDrive"
 
 # What torchrun says to its processes; their own children are none of them.
 LAUNCHED = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "GROUP_WORLD_SIZE", "ROLE_RANK",
@@ -24,13 +27,29 @@ class Card:
     """One CUDA card."""
 
     name: str
-    memory: int  # bytes
+    memory: int  # bytes that programs can use
     capability: tuple[int, int]
 
     @property
     def bf16(self) -> bool:
         """In hardware: compute capability 8.0 (Ampere) and later. Older cards emulate it slowly."""
         return self.capability >= (8, 0)
+
+    def served(self, archs: tuple[str, ...]) -> bool:
+        """Whether a torch built for these architectures runs on it: same major version, or PTX to compile from."""
+        for arch in archs:
+            kind, _, number = arch.partition("_")
+            digits = re.match(r"\d+", number)
+            if digits:
+                built = divmod(int(digits[0]), 10)
+                if built <= self.capability and (built[0] == self.capability[0] or kind == "compute"):
+                    return True
+        return not archs
+
+    @property
+    def arch(self) -> str:
+        """`sm_75`"""
+        return "sm_{}{}".format(*self.capability)
 
 
 @dataclass(frozen=True)
@@ -46,6 +65,9 @@ class Facts:
     cards: tuple[Card, ...] = ()
     mps: bool = False
     packages: dict[str, str] = field(default_factory=dict)  # name -> installed version
+    torch_archs: tuple[str, ...] = ()  # cards that the installed torch was built for; empty: unknown
+    torch_loaded: str = ""  # version of the torch that this process has imported
+    drive: bool = False  # Colab's Google Drive is mounted
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -56,8 +78,8 @@ class Facts:
 
     @property
     def device_memory(self) -> int:
-        """Bytes where the model will live: of the first card, else of the machine."""
-        return self.cards[0].memory if self.cards else self.memory
+        """Bytes where the model will live: of the smallest card, else of the machine."""
+        return min(c.memory for c in self.cards) if self.cards else self.memory
 
 
 def facts(folder: str | os.PathLike = ".") -> Facts:
@@ -70,23 +92,52 @@ def facts(folder: str | os.PathLike = ".") -> Facts:
             packages[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    cards, mps = (), False
+    loaded, archs, mps = sys.modules.get("torch"), (), False
     if "torch" in packages:
         import torch
 
-        if torch.cuda.is_available():
-            found = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
-            cards = tuple(Card(p.name, p.total_memory, (p.major, p.minor)) for p in found)
-        mps = torch.backends.mps.is_available()
+        archs, mps = tuple(torch.cuda.get_arch_list()), torch.backends.mps.is_available()
     home = Path(folder)
     while not home.exists():
         home = home.parent
     return Facts(
         place=place(), system=f"{platform.system()} {platform.machine()}", python=platform.python_version(),
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
-        memory=psutil.virtual_memory().total, disk_free=shutil.disk_usage(home).free, cards=cards, mps=mps,
-        packages=packages,
+        memory=psutil.virtual_memory().total, disk_free=shutil.disk_usage(home).free, cards=cards(), mps=mps,
+        packages=packages, torch_archs=archs, torch_loaded=str(getattr(loaded, "__version__", "")),
+        drive=Path(DRIVE).is_dir(),
     )
+
+
+def cards() -> tuple[Card, ...]:
+    """The visible CUDA cards, asked from the driver: CUDA itself stays untouched, its context would take memory."""
+    ask = ["nvidia-smi", "--query-gpu=name,memory.total,compute_cap", "--format=csv,noheader,nounits"]
+    try:
+        out = subprocess.run(ask, capture_output=True, text=True, timeout=30, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return ()
+    return visible(read_cards(out), os.environ.get("CUDA_VISIBLE_DEVICES"))
+
+
+def read_cards(answer: str) -> list[Card]:
+    """The lines of nvidia-smi: `Tesla T4, 15360, 7.5`. The driver keeps about 3 % of the memory for itself."""
+    found = []
+    for line in answer.splitlines():
+        parts = [p.strip() for p in line.rsplit(",", 2)]
+        if len(parts) == 3 and re.fullmatch(r"\d+", parts[1]) and re.fullmatch(r"\d+\.\d+", parts[2]):
+            major, minor = parts[2].split(".")
+            found.append(Card(parts[0], int(int(parts[1]) * 1024**2 * 0.97), (int(major), int(minor))))
+    return found
+
+
+def visible(found: list[Card], wanted: str | None) -> tuple[Card, ...]:
+    """Those that CUDA_VISIBLE_DEVICES leaves; names instead of numbers tell only how many."""
+    if wanted is None:
+        return tuple(found)
+    names = [w.strip() for w in wanted.split(",") if w.strip()]
+    if all(re.fullmatch(r"\d+", n) for n in names):
+        return tuple(found[int(n)] for n in names if int(n) < len(found))
+    return tuple(found[:len([n for n in names if n != "-1"])])
 
 
 def place() -> str:

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
+
+from lorakit.errors import LorakitError
+
+LOST = "another process of this run is gone"
 
 
 @dataclass(frozen=True)
@@ -32,13 +37,13 @@ class Crew:
         dist.all_gather_object(values, value)
         return values
 
-    def told(self, value: Any) -> Any:
-        """What the first process has to say. All must call it; only the first's value counts."""
+    def told(self, find: Callable[[], Any]) -> Any:
+        """What the first process finds; the others do not look. All must call it."""
         if self.size == 1:
-            return value
+            return find()
         import torch.distributed as dist
 
-        values = [value]
+        values = [find() if self.first else None]
         dist.broadcast_object_list(values, src=0)
         return values[0]
 
@@ -53,19 +58,36 @@ def started() -> bool:
 
 @cache
 def join() -> Crew:
-    """Meets the others, where there are others: gloo between CPUs, nccl between cards."""
+    """Meets the others, where there are others: gloo between CPUs, nccl between cards.
+
+    Raises `LorakitError` when the environment names no place to meet, or nobody comes there.
+    """
     if not started():
         return ALONE
     import torch
     import torch.distributed as dist
 
-    crew = Crew(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), int(os.environ.get("LOCAL_RANK", 0)))
-    cards = torch.cuda.is_available()
-    if cards:
-        torch.cuda.set_device(crew.local_rank)
-    if not dist.is_initialized():
-        dist.init_process_group("cpu:gloo,cuda:nccl" if cards else "gloo")
+    try:
+        crew = Crew(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), int(os.environ.get("LOCAL_RANK", 0)))
+        cards = torch.cuda.is_available()
+        if cards:
+            torch.cuda.set_device(crew.local_rank)
+        if not dist.is_initialized():
+            dist.init_process_group("cpu:gloo,cuda:nccl" if cards else "gloo")
+    except (KeyError, ValueError, RuntimeError) as error:
+        raise LorakitError(f"WORLD_SIZE={os.environ['WORLD_SIZE']}, and the processes do not meet: "
+                           f"{type(error).__name__}: {str(error).splitlines()[0]}. Start them by torchrun, or unset "
+                           "WORLD_SIZE") from error
     return crew
+
+
+def lost(error: BaseException) -> bool:
+    """Whether this is what remains of a talk with a process that is gone."""
+    if not started():
+        return False
+    import torch.distributed as dist
+
+    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
 
 
 def leave() -> None:

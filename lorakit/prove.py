@@ -12,6 +12,7 @@ import numpy as np
 
 from lorakit import evaluate, rows
 from lorakit.ask import tuned
+from lorakit.batches import Batch
 from lorakit.errors import LorakitError
 from lorakit.machine import child_environment
 from lorakit.record import Folder
@@ -21,7 +22,7 @@ from lorakit.train import State
 SAMPLE_ROWS, SAMPLE_ANSWERS = 8, 4  # what a fresh process repeats before a run is done
 
 
-def unchanged(engine: Any, untouched: dict[str, int], state: State) -> dict[str, str]:
+def unchanged(engine: Any, untouched: dict[str, int], state: State, some: list[Batch]) -> dict[str, str]:
     """Proof that training did what it should: finite, everything trained moved, nothing frozen did."""
     broken = [n for n, w in engine.weights().items() if not np.isfinite(w).all()]
     if broken:
@@ -29,7 +30,8 @@ def unchanged(engine: Any, untouched: dict[str, int], state: State) -> dict[str,
                            "lower learning_rate or use precision=fp32 or bf16")
     applied = state.update - state.skipped
     if applied < 1:
-        raise LorakitError(f"done is refused: fp16 skipped all {state.skipped} updates; use bf16 or fp32")
+        raise LorakitError(f"done is refused: fp16 skipped all {state.skipped} updates; {engine.blame(some)}; use bf16 or "
+                           "fp32")
     now = engine.fingerprint()
     trained = {n for n, (_, on) in engine.parameters().items() if on}
     still = sorted(n for n in trained if now[n] == untouched[n])
@@ -42,6 +44,15 @@ def unchanged(engine: Any, untouched: dict[str, int], state: State) -> dict[str,
     out = {"finite": f"all {len(trained)} trained tensors", "applied": f"{applied} updates, {state.skipped} skipped",
            "frozen": f"{len(now) - len(trained)} tensors, none changed"}
     return out | ({"trained": f"{len(trained)} tensors, all changed"} if applied >= 2 else {})
+
+
+def shared(targets: list[int]) -> dict[str, str]:
+    """Proof that every process did its part: how many target tokens each has trained on."""
+    idle = [number for number, count in enumerate(targets) if not count]
+    if idle:
+        raise LorakitError(f"done is refused: process {idle[0]} trained on nothing; start again with fewer processes")
+    return {"processes": f"all {len(targets)} trained: {', '.join(f'{n:,}' for n in targets)} target tokens"
+            } if len(targets) > 1 else {}
 
 
 def sample(engine: Any, sets: dict, meta: dict, run: Run) -> dict[str, list]:

@@ -14,30 +14,31 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from lorakit.errors import LorakitError
-from lorakit.files import sweep, whole
+from lorakit.files import sound, sweep, whole
 
 
 def write_json(path: Path, content: Any) -> None:
     """Whole or not at all."""
     with whole(path) as part:
-        part.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
+        # A file's name may be no text: what is no UTF-8 becomes JSON's own escape.
+        part.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8", errors="backslashreplace")
 
 
 def write_lines(path: Path, rows: Iterable[dict]) -> None:
     """JSON Lines, whole or not at all."""
-    with whole(path) as part, open(part, "w", encoding="utf-8") as file:
+    with whole(path) as part, open(part, "w", encoding="utf-8", errors="backslashreplace") as file:
         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
-def read_lines(path: Path) -> list[dict]:
-    """Complete lines only: a last line without its end was being written."""
+def read_lines(path: Path, *needed: str) -> list[dict]:
+    """Complete lines only: a last line without its end was being written. Each has these keys."""
     if not path.exists():
         return []
     rows = []
     for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
         try:
-            rows += [json.loads(line)] if line.strip() else []
-        except ValueError as error:
+            rows += [sound(json.loads(line), *needed)] if line.strip() else []
+        except (ValueError, RecursionError) as error:
             raise LorakitError(f"{path}:{number}: is damaged ({error}); delete the line and start again") from None
     return rows
 
@@ -104,11 +105,15 @@ class Folder:
 
     def _noted(self) -> dict[str, Any]:
         try:
-            return {"status": "queued", **json.loads((self / "record.json").read_text(encoding="utf-8"))}
+            found = sound(json.loads((self / "record.json").read_text(encoding="utf-8")))
+            for name in ("settings", "data"):
+                sound(found.get(name, {}))
+            return {"status": "queued", **found}
         except FileNotFoundError:
             return {"status": "queued"}
-        except (OSError, ValueError, TypeError) as error:
-            raise LorakitError(f"{self / 'record.json'}: is damaged ({error})") from None
+        except (OSError, ValueError, RecursionError) as error:
+            raise LorakitError(f"{self / 'record.json'}: is damaged ({error}); restore it, or give the run another "
+                               "name") from None
 
     def note(self, **facts: Any) -> None:
         """Adds to `record.json`."""
@@ -118,13 +123,15 @@ class Folder:
     def scores(self) -> dict[str, dict]:
         path = self / "scores.json"
         try:
-            return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        except ValueError as error:
+            found = sound(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
+            return {name: sound(entry, "before", "after", "difference", "interval", "rows", "higher_is_better")
+                    for name, entry in found.items()}
+        except (OSError, ValueError, RecursionError) as error:
             raise LorakitError(f"{path}: is damaged ({error}); lorakit evaluate writes it again") from None
 
     def history(self) -> tuple[list[dict], list[dict]]:
         """(a line per update, a line per validation)."""
-        lines = read_lines(self / "history.jsonl")
+        lines = read_lines(self / "history.jsonl", "update")
         return [x for x in lines if "loss" in x], [x for x in lines if "validation_loss" in x]
 
     def append(self, line: dict) -> None:
@@ -138,7 +145,7 @@ class Folder:
 
     def rewind(self, update: int) -> None:
         """Drops the history after `update`: a continued run writes those lines again."""
-        kept = [x for x in read_lines(self / "history.jsonl") if x["update"] <= update]
+        kept = [x for x in read_lines(self / "history.jsonl", "update") if x["update"] <= update]
         write_lines(self / "history.jsonl", kept)
 
 

@@ -202,7 +202,7 @@ def context(folder: Folder) -> dict[str, Any]:
         "scores": score_rows(scores), "facts": {k: v for k, v in facts.items() if v not in (None, "")},
         "data": record.get("data", {}).get("lines", []), "choices": record.get("choices", {}),
         "proof": record.get("proof", {}), "error": record.get("error"),
-        "answers": sorted(read_lines(folder / "answers.jsonl"), key=lambda a: a["before"] == a["after"])[:12],
+        "answers": sorted(read_lines(folder / "answers.jsonl", "before", "after"), key=lambda a: a["before"] == a["after"])[:12],
         "versions": record.get("versions", {}),
     }
 
@@ -280,5 +280,5 @@ def write(path: str | os.PathLike) -> Path:
     for name, template, escape in (("report.md", MARKDOWN, False), ("report.html", HTML, True)):
         text = Environment(autoescape=escape).from_string(template).render(values)
         with whole(folder / name) as part:
-            part.write_text(text, encoding="utf-8")
+            part.write_text(text, encoding="utf-8", errors="backslashreplace")
     return folder / "report.html"

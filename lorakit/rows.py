@@ -15,6 +15,7 @@ import numpy as np
 from lorakit.data import SETS
 from lorakit.errors import BadRow, LorakitError
 from lorakit.example import Example, Rejected
+from lorakit.files import sound
 
 PARALLEL = 2000  # examples from which more processes pay for their start
 GUARDED = 1000  # rows that a task's guards look at
@@ -139,12 +140,12 @@ def read(folder: Path) -> tuple[dict[str, Rows], dict[str, Any]]:
     import datasets
 
     try:
-        meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+        meta = sound(json.loads((folder / "meta.json").read_text(encoding="utf-8")), "task", "stop_ids", "opening")
         with quiet():
             return {n: Rows(datasets.load_from_disk(folder / n)) for n in SETS if (folder / n).is_dir()}, meta
-    except (OSError, ValueError) as error:
-        raise LorakitError(f"{folder}: the encoded rows are missing or damaged ({error}); start the run again under "
-                           "another name") from None
+    except Exception as error:  # `datasets` checks little: a damaged folder raises almost anything
+        raise LorakitError(f"{folder}: the encoded rows are missing or damaged ({type(error).__name__}: {error}); "
+                           "start the run again under another name") from None
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from lorakit.errors import LorakitError, did_you_mean
 
 Auto = Literal["auto"]
+KEPT = ("/content/drive/MyDrive", "/kaggle/working")  # what outlives a session of Colab (its Drive) and of Kaggle
 Natural, Positive = Annotated[int, Field(ge=0)], Annotated[int, Field(ge=1)]  # 0, 1, 2, …; 1, 2, 3, …
 # What may differ between a cut run and its continuation; everything else must match.
 FREE_TO_CHANGE = {"max_updates", "processes", "max_minutes", "checkpoint_every", "output_dir", "name"}
@@ -28,8 +29,8 @@ class Run(BaseModel):
 
     # what is tuned, on what
     name: str = "run"  # the run's folder is output_dir/name
-    model: str = "tiny"  # hub id, local folder, or a name from lorakit/models/
-    data: str  # file, folder or hub id
+    model: str = Field("tiny", min_length=1)  # hub id, local folder, or a name from lorakit/models/
+    data: str = Field(min_length=1)  # file, folder or hub id
     validation_data: str | None = None  # file of its own; else taken from `data`
     validation_fraction: float = Field(0.1, ge=0, lt=1)  # share of the rows of `data`
     test_data: str | None = None
@@ -57,8 +58,8 @@ class Run(BaseModel):
     warmup_ratio: float = Field(0.03, ge=0, lt=1)  # share of all updates
     weight_decay: float = Field(0.0, ge=0)
     max_grad_norm: float | None = Field(1.0, gt=0)  # None: no clipping
-    epochs: int = Field(3, ge=1)  # passes over the training rows
-    max_updates: int | None = Field(None, ge=1)  # when set, ends the run instead of `epochs`
+    epochs: int = Field(3, ge=1, le=10**9)  # passes over the training rows
+    max_updates: int | None = Field(None, ge=1, le=10**9)  # when set, ends the run instead of `epochs`
     validate_every: Natural | Auto = "auto"  # updates; 0: never
     early_stopping: int | None = Field(None, ge=1)  # validations without a better loss before the end
 
@@ -69,15 +70,16 @@ class Run(BaseModel):
     max_length: int = Field(1024, ge=8)  # tokens per row; longer rows are cut
     packing: bool | Auto = "auto"  # rows end to end in one sequence, none sees another
     gradient_checkpointing: bool | Auto = "auto"  # recompute activations to save memory
+    offload: bool | Auto = "auto"  # keep what the backward pass needs in the host's memory
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
 
     # where, how long
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**63)
     processes: Positive | Auto = "auto"
     shard: bool = False  # FSDP2
     checkpoint_every: Positive | Auto = "auto"  # updates
     max_minutes: float | None = Field(None, gt=0)  # stop with a checkpoint before this
-    output_dir: str = "outputs"
+    output_dir: str = "auto"  # its folders hold the runs; auto: where this machine keeps files
 
     # evidence
     metrics: list[str | dict[str, dict[str, Any]]] | Auto = "auto"  # names from lorakit/metrics/
@@ -87,6 +89,8 @@ class Run(BaseModel):
         for name in settings:
             if name not in type(self).model_fields:
                 raise LorakitError(f"unknown setting '{name}'{did_you_mean(name, type(self).model_fields)}")
+        if settings.get("output_dir", "auto") == "auto":
+            settings["output_dir"] = next((f"{home}/outputs" for home in KEPT if Path(home).is_dir()), "outputs")
         settings = {k: os.fspath(v) if isinstance(v, os.PathLike) else v for k, v in settings.items()}
         for part in ("validation", "test"):
             if settings.get(f"{part}_data"):  # a file of its own leaves nothing to take from `data`
@@ -103,6 +107,9 @@ class Run(BaseModel):
 
         if not re.fullmatch(r"[\w][\w.\- ]*", self.name):
             raise ValueError(f"name={self.name!r} names a folder: letters, digits, '-', '_' and '.' only")
+        for name, value in self:
+            if isinstance(value, str) and "\0" in value:
+                raise ValueError(f"{name}={value!r} holds a NUL character; remove it")
         if isinstance(self.target_modules, str):
             try:
                 re.compile(self.target_modules)
@@ -156,7 +163,7 @@ class Run(BaseModel):
             settings = yaml.safe_load(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise LorakitError(f"{path}: no such file; write the settings of a run there (see README)") from None
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        except Exception as error:  # of the disk, of UTF-8, and of YAML, whose values raise almost anything
             raise LorakitError(f"{path}: cannot be read as YAML: {error}") from None
         if not isinstance(settings, dict):
             raise LorakitError(f"{path}: expected 'setting: value' lines, found {type(settings).__name__}")

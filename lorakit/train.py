@@ -36,7 +36,8 @@ def train(engine: Any, batches: Sequence[list[Batch]], state: State, rate: Calla
             total, count = total + loss, count + targets
         total, count = engine.reduce(total, count)
         if not math.isfinite(total):
-            raise LorakitError(f"the loss became {total} at update {state.update + 1}; lower learning_rate "
+            raise LorakitError(f"the loss became {total} at update {state.update + 1}: "
+                               f"{engine.blame(batches[state.update])}; lower learning_rate "
                                f"({rate(state.update):g} now), or use precision=fp32 or bf16")
         norm, skipped = engine.update(rate(state.update), count)
         seconds = time.perf_counter() - start

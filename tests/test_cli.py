@@ -192,19 +192,19 @@ def test_precision_is_chosen_by_the_card(base, card, expected):
 
 def test_quantization_and_checkpointing_are_chosen_by_the_room(base, monkeypatch):
     """The parts add up; a base that does not fit is quantized, activations that do not fit are recomputed."""
-    from lorakit import machine, plan
+    from lorakit import cost, machine, plan
 
     wanted = lorakit.Run(data="-", model=base, max_length=512)
     facts = lambda memory: machine.Facts(memory=memory, packages={"torch": "2.13"})
     run, choices = plan.resolve(wanted, facts(10**12))
     assert (run.quantization, run.gradient_checkpointing) == ("none", False)
-    parts = plan.memory(run)
+    parts = cost.memory(run)
     assert parts["total"] == pytest.approx(sum(v for k, v in parts.items() if k != "total"), abs=4)
     run, choices = plan.resolve(wanted, facts(10**6))
     assert (run.quantization, run.gradient_checkpointing) == ("nf4", True)
     assert "may be used" in choices["quantization"][1]
-    assert plan.memory(run)["activations"] < parts["activations"]
-    assert plan.memory(run)["weights"] < parts["weights"]
+    assert cost.memory(run)["activations"] < parts["activations"]
+    assert cost.memory(run)["weights"] < parts["weights"]
 
 
 def test_plan(command, tmp_path, base, rows_file):

@@ -14,7 +14,7 @@ from itertools import islice
 from typing import Any
 
 SHOWN = 10  # places named in a finding
-BARS, NAME = 15, 26  # bars in a picture; characters of a bar's name
+BARS, NAME = 15, 30  # bars in a picture; characters of a bar's name
 LEVELS = ("wrong", "warning", "note")
 BLUE, GREEN, YELLOW, RED = "#4c78a8", "#54a24b", "#f2cf5b", "#e45756"
 
@@ -37,6 +37,25 @@ def some(n: int, noun: str = "row") -> str:
 def first(places: Iterable[str]) -> list[str]:
     """The first ten."""
     return list(islice(places, SHOWN))
+
+
+def repetitions(kinds: Mapping[tuple[str, str], list[str]], what: str, inside: str) -> list[Finding]:
+    """Findings from (set of a row, set of the row it repeats) -> the places of such rows. In two sets it is a leak."""
+    out = []
+    for (left, kept), places in kinds.items():
+        words = f"{some(len(places))} {inside.format(left)}" if left == kept else (
+            f"{some(len(places))} left out of {left} as {what} of rows in {kept}; a score on rows that were trained on "
+            "proves nothing")
+        out.append(Finding("warning" if left == kept else "wrong", words, first(places), len(places)))
+    return out
+
+
+def draw_repetitions(axes: Any, kinds: Mapping[tuple[str, str], list[str]], total: int, title: str) -> int:
+    """How many rows repeat none, how many one of their set (yellow), how many one of another (red)."""
+    named = {pair: f"again in {pair[0]}" if pair[0] == pair[1] else f"in {pair[0]} and in {pair[1]}" for pair in kinds}
+    counts = {"different": total - sum(map(len, kinds.values())), **{named[p]: len(rows) for p, rows in kinds.items()}}
+    colors = {"different": BLUE, **{named[p]: YELLOW if p[0] == p[1] else RED for p in kinds}}
+    return bars(axes, counts, title, colors) if kinds else 0
 
 
 def label(name: str) -> str:

@@ -7,7 +7,7 @@ from collections import Counter
 from typing import Any
 
 from lorakit import data
-from lorakit.checks import SHOWN, Finding, bars, some
+from lorakit.checks import SHOWN, YELLOW, Finding, bars, some
 from lorakit.example import Example
 
 TITLE = "odd characters"
@@ -55,4 +55,4 @@ class Check:
         return dict(self.counts)
 
     def draw(self, axes: Any) -> int:
-        return bars(axes, self.counts, TITLE) if self.counts else 0
+        return bars(axes, self.counts, TITLE, YELLOW) if self.counts else 0

@@ -6,7 +6,7 @@ from collections import Counter
 from typing import Any
 
 from lorakit.checks import BLUE, YELLOW, Finding, bars, some
-from lorakit.data import CLASS_LENGTH, CLASSES
+from lorakit.data import CLASS_LENGTH, CLASSES, normal
 from lorakit.example import Example
 
 TITLE = "classes"
@@ -52,7 +52,18 @@ class Check:
             words = ", ".join(f"{k!r} {c}" for k, c in [*rare.items()][:NAMED]) + ", …" * (len(rare) > NAMED)
             out.append(Finding("warning", f"{some(len(rare), 'class')} of fewer than {FEW} rows ({words}): a score on "
                                           "so few says little; add rows, or join classes", count=sum(rare.values())))
+        for names in self._alike().values():
+            words = ", ".join(f"{name!r} {found[name]:,}" for name in names)
+            words = f"{len(names)} classes differ in case or blanks alone ({words}); use one name"
+            out.append(Finding("warning", words, count=sum(found[name] for name in names[1:])))
         return out
+
+    def _alike(self) -> dict[str, list[str]]:
+        """Spellings of a class that has several, the commonest first."""
+        spellings: dict[str, list[str]] = {}
+        for name, _ in self.classes.most_common():
+            spellings.setdefault(normal(name), []).append(name)
+        return {name: found for name, found in spellings.items() if len(found) > 1}
 
     def facts(self) -> dict[str, Any]:
         return dict(self.classes.most_common())

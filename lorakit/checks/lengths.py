@@ -101,6 +101,7 @@ class Check:
         axes.yaxis.get_major_locator().set_params(integer=True)
         axes.set_title(TITLE, loc="left", fontsize=10)
         axes.set(ylabel="rows")
-        if self.lost or self.max_length <= 1.5 * high:
-            axes.legend(fontsize=8, ncols=2, frameon=False, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0)
+        if axes.get_legend_handles_labels()[1]:
+            axes.legend(fontsize=8, ncols=2, columnspacing=1, handlelength=1.4, borderaxespad=0, frameon=False,
+                        loc="lower right", bbox_to_anchor=(1, 1))
         return HIGH

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 from lorakit import data
-from lorakit.checks import BLUE, RED, YELLOW, Finding, bars, first, some
+from lorakit.checks import Finding, draw_repetitions, repetitions
 from lorakit.example import Example
 
 TITLE = "near repetitions"
@@ -14,48 +15,36 @@ SAMPLED = True
 
 class Check:
     def __init__(self, task: Any, tokenizer: Any, max_length: int):
-        self.rows: list[Example] = []
-        self.sets: list[str] = []
-        self._pairs: list[tuple[int, int]] | None = None
+        self.rows: list[tuple[str, Example]] = []
 
     def see(self, example: Example, set: str) -> None:
-        self.rows.append(example)
-        self.sets.append(set)
+        self.rows.append((set, example))
 
-    @property
-    def pairs(self) -> list[tuple[int, int]]:
-        """Places of rows that resemble each other and are not the same, the earlier first."""
-        if self._pairs is None:
-            prints = [data.fingerprint(row) for row in self.rows]
-            self._pairs = [(a, b) for a, b in data.near_pairs(self.rows) if prints[a] != prints[b]]
-        return self._pairs
+    @cached_property
+    def kept(self) -> list[tuple[str, Example]]:
+        """One of each row, as in the split: a test row goes before all others."""
+        out: dict[int, tuple[str, Example]] = {}
+        for set, example in sorted(self.rows, key=lambda row: -data.SETS.index(row[0])):
+            out.setdefault(data.fingerprint(example), (set, example))
+        return [*out.values()]
 
-    def findings(self) -> list[Finding]:
-        out = []
-        for leak in (False, True):
-            pairs = [(a, b) for a, b in self.pairs if (self.sets[a] != self.sets[b]) == leak]
-            if leak:  # the sets come as train, validation, test; what resembles a later one is left out of the earlier
-                words = "in two sets that nearly repeat each other; the run leaves out the one named first"
-                places = first(f"{self.rows[a].where} ({self.sets[a]}) resembles {self.rows[b].where} "
-                               f"({self.sets[b]})" for a, b in pairs)
-            else:
-                words = "that nearly repeat each other; the run keeps them in one set"
-                places = first(f"{self.rows[b].where} resembles {self.rows[a].where}" for a, b in pairs)
-            if pairs:
-                words = f"{some(len(pairs), 'pair')} of rows {words}"
-                out.append(Finding("wrong" if leak else "warning", words, places, len(pairs)))
+    @cached_property
+    def kinds(self) -> dict[tuple[str, str], list[str]]:
+        """(set of the row, set of the first of those it resembles, directly or through others) -> places."""
+        examples, out = [example for _, example in self.kept], {}
+        homes = data.joined(len(examples), data.near_pairs(examples)).tolist() if examples else []
+        for place, home in enumerate(homes):
+            if place != home:
+                (set, row), (other, like) = self.kept[place], self.kept[home]
+                out.setdefault((set, other), []).append(f"{row.where} resembles {like.where}")
         return out
 
+    def findings(self) -> list[Finding]:
+        return repetitions(self.kinds, "near repetitions",
+                           "much like others in {}; the run keeps what is alike in one set")
+
     def facts(self) -> dict[str, Any]:
-        across = sum(self.sets[a] != self.sets[b] for a, b in self.pairs)
-        return {"pairs": len(self.pairs), "across_sets": across}
+        return {f"within {a}" if a == b else f"{a} and {b}": len(rows) for (a, b), rows in self.kinds.items()}
 
     def draw(self, axes: Any) -> int:
-        if not self.pairs:
-            return 0
-        leaks = {place for a, b in self.pairs for place in (a, b) if self.sets[a] != self.sets[b]}
-        near = {place for pair in self.pairs for place in pair} - leaks
-        counts = {"like no other": len(self.rows) - len(near) - len(leaks), "like one in their set": len(near),
-                  "like one in another set": len(leaks)}
-        colors = dict(zip(counts, (BLUE, YELLOW, RED), strict=True))
-        return bars(axes, {name: n for name, n in counts.items() if n}, TITLE, colors)
+        return draw_repetitions(axes, self.kinds, len(self.kept), TITLE)

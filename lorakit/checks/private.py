@@ -7,7 +7,7 @@ from collections import Counter
 from typing import Any
 
 from lorakit import data
-from lorakit.checks import SHOWN, Finding, bars, some
+from lorakit.checks import SHOWN, YELLOW, Finding, bars, some
 from lorakit.example import Example
 
 TITLE = "private strings"
@@ -15,9 +15,9 @@ SAMPLED = False
 # Shapes of keys as their issuers document them.
 SECRETS = re.compile(
     r"(?P<private_key>-----BEGIN [A-Z ]*PRIVATE KEY-----)"
-    r"|(?<![\w-])(?:(?P<hub_token>hf_[A-Za-z0-9]{30,})|(?P<github_token>gh[pousr]_[A-Za-z0-9]{36,}|github_pat_\w{50,})"
-    r"|(?P<api_key>sk-[A-Za-z0-9_-]{20,})|(?P<aws_key>(?:AKIA|ASIA)[A-Z0-9]{16})|(?P<google_key>AIza[\w-]{35})"
-    r"|(?P<slack_token>xox[abprs]-[\w-]{10,})|(?P<web_token>eyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]{10,}))")
+    r"|(?<![\w-])(?:(?P<Hugging_Face_token>hf_[A-Za-z0-9]{30,})|(?P<GitHub_token>gh[pousr]_[A-Za-z0-9]{36,}|github_pat_\w{50,})"
+    r"|(?P<API_key>sk-[A-Za-z0-9_-]{20,})|(?P<AWS_key>(?:AKIA|ASIA)[A-Z0-9]{16})|(?P<Google_key>AIza[\w-]{35})"
+    r"|(?P<Slack_token>xox[abprs]-[\w-]{10,})|(?P<web_token>eyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]{10,}))")
 PASSWORD = re.compile(r"(?i)\b(?:password|passwd|secret|api[_-]?key|access[_-]?token)\s*[:=]\s*['\"]?[^\s'\"]{8,64}")
 MAIL = re.compile(r"[\w.+-]{1,64}@(?:[\w-]{1,63}\.){1,8}[A-Za-z]{2,24}\b")
 
@@ -51,4 +51,4 @@ class Check:
         return dict(self.counts)
 
     def draw(self, axes: Any) -> int:
-        return bars(axes, self.counts, TITLE) if self.counts else 0
+        return bars(axes, self.counts, TITLE, YELLOW) if self.counts else 0

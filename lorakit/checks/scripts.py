@@ -8,7 +8,7 @@ from functools import cache
 from typing import Any
 
 from lorakit import data
-from lorakit.checks import SHOWN, Finding, bars, some
+from lorakit.checks import BLUE, SHOWN, YELLOW, Finding, bars, some
 from lorakit.example import Example
 
 TITLE = "scripts"
@@ -48,14 +48,17 @@ class Check:
         if len(places) < SHOWN:
             places.append(example.where)
 
+    def _odd(self, name: str) -> bool:
+        return name != NONE and self.rows[name] < RARE * self.rows.total()
+
     def findings(self) -> list[Finding]:
-        total, rows = self.letters.total(), self.rows.total()
+        total = self.letters.total()
         shares = ", ".join(f"{n} {share(c, total)}" for n, c in self.letters.most_common(5))
         out = [Finding("note", f"letters: {shares or 'none'}")]
         for name, n in self.rows.items():
             if name == NONE:
                 out.append(Finding("note", f"{some(n)} without a letter", self.odd[name], n))
-            elif n < RARE * rows:
+            elif self._odd(name):
                 out.append(Finding("warning", f"{some(n)} mostly in {name} letters, unlike the rest; so few teach "
                                               "little: are they meant to be there?", self.odd[name], n))
         return out
@@ -64,4 +67,5 @@ class Check:
         return {"letters": dict(self.letters.most_common()), "rows": dict(self.rows.most_common())}
 
     def draw(self, axes: Any) -> int:
-        return bars(axes, self.rows, "main script") if len(self.rows) > 1 else 0
+        colors = {name: YELLOW if self._odd(name) else BLUE for name in self.rows}
+        return bars(axes, self.rows, "main script", colors) if len(self.rows) > 1 else 0

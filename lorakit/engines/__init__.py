@@ -19,6 +19,7 @@ class Engine(Protocol):
 
     packing: bool  # whether documents run end to end (True) or padded
     notes: dict[str, tuple[Any, str]]  # choices made while loading, with their reasons
+    steps: list[str]  # what was done when memory ran out
     worked: int  # targets that this process has trained on
     share: tuple[int, int]  # which part of an evaluation this process does, of how many: (0, 1) is all of it
 
@@ -36,6 +37,9 @@ class Engine(Protocol):
 
     def update(self, learning_rate: float, count: int) -> tuple[float, bool]:
         """One optimizer step on the accumulated gradients divided by `count` -> (norm before clipping, skipped)."""
+
+    def blame(self, batches: list[Batch]) -> str:
+        """Which layer's output is the first that is not finite, in words."""
 
     def predict(self, batch: Batch) -> np.ndarray:
         """(D, 3) float64 for D documents: summed loss in nats, targets, targets predicted right."""

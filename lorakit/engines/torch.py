@@ -18,7 +18,6 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
@@ -35,7 +34,10 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 def fits(facts: Any, spec: Any) -> str:
     """It serves everywhere that torch runs."""
-    return "" if facts.packages.get("torch") else "torch is not installed"
+    if not facts.packages.get("torch"):
+        return "torch is not installed"
+    lost = next((c for c in facts.cards if not c.served(facts.torch_archs)), None)
+    return f"torch {facts.packages['torch']} was not built for {lost.name} ({lost.arch})" if lost else ""
 
 
 def device(crew: Crew) -> torch.device:
@@ -65,9 +67,12 @@ def load(run: Run, *, adapter: str | Path | None = None) -> TorchEngine:
     torch.manual_seed(run.seed)
     source = str(adapter) if adapter and run.method == "full" else path
     try:
-        model = AutoModelForCausalLM.from_pretrained(source, **options)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        model, loaded = AutoModelForCausalLM.from_pretrained(source, output_loading_info=True, **options)
+    except Exception as error:  # transformers checks little: damaged files raise almost anything
         raise base.unusable(run.model, error) from None
+    if lost := sorted(loaded["missing_keys"]):
+        raise LorakitError(f"{source}: the files lack {len(lost)} of the model's tensors, which would be random: "
+                           f"'{lost[0]}', …; download it again, or name the model that they belong to")
     shard = run.shard and crew.size > 1
     if run.quantization == "none" and not shard:
         model.to(where)
@@ -142,10 +147,14 @@ def with_adapter(model: Any, run: Run, spec: Any, adapter: str | Path | None) ->
 
     if adapter:
         try:
+            for name in ("adapter_config.json", "adapter_model.safetensors"):  # else PEFT would ask the hub for it
+                if not (Path(adapter) / name).is_file():
+                    raise FileNotFoundError(f"{name} is missing")
             return PeftModel.from_pretrained(model, str(adapter))
-        except (OSError, ValueError, RuntimeError, TypeError, SafetensorError) as error:
-            raise LorakitError(f"{adapter}: the adapter cannot be loaded onto {run.model}: "
-                               f"{str(error).strip().splitlines()[0]}") from None
+        except Exception as error:  # PEFT checks little: damaged files raise almost anything
+            words = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise LorakitError(f"{adapter}: the adapter cannot be loaded onto {run.model}: {words}. Was it made for "
+                               "another base? Else start the run again under another name") from None
     targets = spec.target_modules if run.target_modules == "auto" else run.target_modules
     if not isinstance(targets, str):
         names = [name for name, _ in model.named_modules()]
@@ -160,6 +169,9 @@ def with_adapter(model: Any, run: Run, spec: Any, adapter: str | Path | None) ->
         return get_peft_model(model, config)  # adapters are fp32
     except ValueError as error:
         raise LorakitError(f"target_modules={targets!r}: {error}") from None
+    except RuntimeError as error:
+        raise LorakitError(f"rank={run.rank}: the adapters cannot be made ({str(error).splitlines()[0]}); lower rank"
+                           ) from None
 
 
 class TorchEngine:
@@ -177,7 +189,8 @@ class TorchEngine:
         self.scaler = torch.amp.GradScaler(where.type, enabled=run.precision == "fp16")
         # Keeps summed losses in fp16's range; a power of two, so that in fp32 nothing is rounded.
         self.unit = 2.0 ** round(math.log2(run.micro_batch_tokens))
-        self.worked = 0
+        self.worked, self.pending = 0, []  # targets trained on; the micro-batches since the last update
+        self.limit, self.offload, self.steps = None, run.offload is True, []  # tokens at a time; steps down taken
         self.crew, self.sharded = crew, run.shard and crew.size > 1
         self.share = (0, 1) if self.sharded else (crew.rank, crew.size)
         self.keeps_logits = "logits_to_keep" in inspect.signature(self._bare().forward).parameters
@@ -257,17 +270,81 @@ class TorchEngine:
     def backward(self, batch: Batch) -> tuple[float, int]:
         if batch.idle and not self.sharded:
             return 0.0, 0
+        self.pending.append(batch)
+        try:
+            return self._backward(batch)
+        except torch.OutOfMemoryError:
+            pass  # outside of this clause the failed graph is free
+        while True:
+            self._step_down()
+            try:
+                return [self._backward(again) for again in self.pending][-1]
+            except torch.OutOfMemoryError:
+                continue
+
+    def _backward(self, batch: Batch) -> tuple[float, int]:
         self.model.train()
-        torch.manual_seed(batch.seed)
-        with self._precision():
-            logits = self._logits(batch)
-        answers = torch.from_numpy(batch.ids[batch.targets]).to(self.device)
-        total = F.cross_entropy(logits.float(), answers, reduction="sum")
-        if batch.idle:
-            total = total * 0.0
-        self.worked += batch.count
-        self.scaler.scale(total / self.unit).backward()
-        return float(total.detach()), batch.count
+        loss = 0.0
+        for part in batch.parts(self.limit):
+            torch.manual_seed(part.seed)
+            keep = torch.autograd.graph.save_on_cpu(self.device.type == "cuda") if self.offload else None
+            with self._precision(), keep or contextlib.nullcontext():
+                logits = self._logits(part)
+                answers = torch.from_numpy(part.ids[part.targets]).to(self.device)
+                total = F.cross_entropy(logits.float(), answers, reduction="sum") * (0.0 if part.idle else 1.0)
+            self.scaler.scale(total / self.unit).backward()
+            loss += float(total.detach())
+        return loss, batch.count
+
+    def _step_down(self) -> None:
+        """Out of memory: what was accumulated is dropped, and the next rung makes the same update in less."""
+        longest, most = (max(int(f(b.lengths)) for b in self.pending) for f in (np.max, np.sum))
+        if self.sharded:
+            raise LorakitError(f"out of memory with {most} tokens at a time, and processes that share the weights have "
+                               "to keep step; lower micro_batch_tokens and start again: the run goes on")
+        if most > longest and (self.limit is None or self.limit > longest):
+            self.limit = max(longest, min(most, self.limit or most) // 2)
+            step = f"at most {self.limit} tokens at a time"
+        elif not self.model.is_gradient_checkpointing:
+            self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            step = "activations recomputed"
+        elif not self.offload:
+            self.offload, step = True, "activations kept in the host's memory"
+        else:
+            raise LorakitError(f"out of memory with one row of {longest} tokens, recomputed and offloaded; lower "
+                               "max_length or rank, or take a smaller model")
+        self.steps.append(step)
+        self.optimizer.zero_grad(set_to_none=True)
+        self._free()
+
+    def _free(self) -> None:
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def blame(self, batches: list[Batch]) -> str:
+        """The first module whose output is not finite, or whose output's gradient is not, in the order of a pass."""
+        found: list[str] = []
+
+        def look(name: str, what: str):
+            def hook(module: Any, _: Any, values: Any) -> None:
+                values = values if isinstance(values, (tuple, list)) else [values]
+                if not found and any(torch.is_tensor(v) and v.is_floating_point() and not v.isfinite().all()
+                                     for v in values):
+                    found.append(f"{what} {name}")
+            return hook
+
+        leaves = [(n, m) for n, m in self.model.named_modules() if not list(m.children())]
+        hooks = [m.register_forward_hook(look(n, "the first layer that overflows is")) for n, m in leaves]
+        hooks += [m.register_full_backward_hook(look(n, "the gradient overflows first behind")) for n, m in leaves]
+        try:
+            for batch in batches:
+                self._backward(batch)
+        finally:
+            for hook in hooks:
+                hook.remove()
+            self.optimizer.zero_grad(set_to_none=True)
+        return found[0] if found else "no layer overflows by itself"
 
     @torch.no_grad()
     def reduce(self, total: float, count: int) -> tuple[float, int]:
@@ -307,14 +384,25 @@ class TorchEngine:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
+        self.worked += sum(b.count for b in self.pending)
+        self.pending.clear()
         return float(norm), self.scaler.get_scale() < scale
 
     def loss(self, batch: Batch) -> tuple[float, int]:
         per_document = self.predict(batch)
         return float(per_document[:, 0].sum()), int(per_document[:, 1].sum())
 
-    @torch.no_grad()
     def predict(self, batch: Batch) -> np.ndarray:
+        try:
+            return self._predict(batch)
+        except torch.OutOfMemoryError:
+            if self.sharded or len(batch.lengths) == 1:
+                raise LorakitError(f"out of memory with one row of {len(batch.ids)} tokens; lower max_length") from None
+        self._free()
+        return np.concatenate([self.predict(part) for part in batch.parts(len(batch.ids) // 2)])
+
+    @torch.no_grad()
+    def _predict(self, batch: Batch) -> np.ndarray:
         with self._evaluating():
             logits = self._logits(batch).float()
         answers = torch.from_numpy(batch.ids[batch.targets]).to(self.device)
@@ -324,8 +412,19 @@ class TorchEngine:
         sums = [np.bincount(document, w, minlength=len(batch.lengths)) for w in (losses, np.ones_like(losses), right)]
         return np.stack(sums, axis=1)
 
-    @torch.no_grad()
     def generate(self, prompts: list[list[int]], max_new_tokens: int, stop_ids: list[int]) -> list[list[int]]:
+        try:
+            return self._generate(prompts, max_new_tokens, stop_ids)
+        except torch.OutOfMemoryError:
+            if self.sharded or len(prompts) == 1:
+                raise LorakitError(f"out of memory while answering a prompt of {len(prompts[0])} tokens; lower "
+                                   "max_new_tokens or max_length") from None
+        self._free()
+        half = len(prompts) // 2
+        return [a for some in (prompts[:half], prompts[half:]) for a in self.generate(some, max_new_tokens, stop_ids)]
+
+    @torch.no_grad()
+    def _generate(self, prompts: list[list[int]], max_new_tokens: int, stop_ids: list[int]) -> list[list[int]]:
         width = max(map(len, prompts))
         if self.positions:  # the last new token needs no position
             if width > self.positions:
@@ -424,9 +523,7 @@ class TorchEngine:
 
     def close(self) -> None:
         self.trained, self.optimizer, self.model = {}, None, None
-        gc.collect()
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
+        self._free()
 
 
 def make_optimizer(run: Run, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:

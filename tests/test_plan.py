@@ -1,0 +1,287 @@
+"""What is chosen on which machine, from recorded facts; and what happens when memory runs out all the same."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+import lorakit
+from lorakit import doctor, machine, plan, registry
+from lorakit.batches import Batch
+from lorakit.engines.torch import load
+from lorakit.machine import Facts
+from lorakit.record import Folder
+
+GB = 10**9
+PACKAGES = {"torch": "2.13.0", "transformers": "5.23.0", "peft": "0.21.2", "bitsandbytes": "0.50.2", "datasets": "5.2.0"}
+ARCHS = ("sm_70", "sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120", "compute_120")
+# As nvidia-smi reports them.
+T4, P100, V100, L4, A10, A100, H100, H200, RTX = machine.read_cards("""\
+Tesla T4, 15360, 7.5
+Tesla P100-PCIE-16GB, 16384, 6.0
+Tesla V100-SXM2-16GB, 16384, 7.0
+NVIDIA L4, 23034, 8.9
+NVIDIA A10G, 23028, 8.6
+NVIDIA A100-SXM4-80GB, 81920, 8.0
+NVIDIA H100 80GB HBM3, 81559, 9.0
+NVIDIA H200, 143771, 9.0
+NVIDIA GeForce RTX 5090, 32607, 12.0""")
+
+
+def facts(*cards, **more):
+    return Facts(**{"packages": PACKAGES, "memory": 32 * GB, "disk_free": 100 * GB, "cores": 4, "python": "3.12.1",
+                    "cards": cards, "torch_archs": ARCHS if cards else (), **more})
+
+
+MACHINES = {
+    "Colab, T4": (facts(T4, place="colab", memory=13 * GB), "cuda", 1, "fp16", 4096),
+    "Colab, L4": (facts(L4, place="colab"), "cuda", 1, "bf16", 4096),
+    "Colab, A100": (facts(A100, place="colab", drive=True), "cuda", 1, "bf16", 16384),
+    "Colab, CPU": (facts(place="colab", memory=13 * GB), "cpu", 1, "fp32", 4096),
+    "Kaggle, one T4": (facts(T4, place="kaggle"), "cuda", 1, "fp16", 4096),
+    "Kaggle, two T4": (facts(T4, T4, place="kaggle"), "cuda", 2, "fp16", 4096),
+    "server, V100": (facts(V100), "cuda", 1, "fp16", 4096),
+    "server, A10G": (facts(A10), "cuda", 1, "bf16", 4096),
+    "server, eight H100": (facts(*[H100] * 8, memory=1000 * GB), "cuda", 8, "bf16", 16384),
+    "server, H200": (facts(H200), "cuda", 1, "bf16", 16384),
+    "desktop, RTX 5090": (facts(RTX), "cuda", 1, "bf16", 4096),
+    "mixed, T4 and L4": (facts(L4, T4), "cuda", 2, "fp16", 4096),
+    "Mac, 16 GB": (facts(place="mac", mps=True, memory=16 * GB), "mps", 1, "fp32", 4096),
+    "server, CPU": (facts(), "cpu", 1, "fp32", 4096),
+}
+
+
+@pytest.mark.parametrize("name", MACHINES)
+def test_choices(name, base):
+    here, device, processes, precision, tokens = MACHINES[name]
+    run, choices = plan.resolve(lorakit.Run(data="-", model=base, max_length=512), here)
+    assert here.device == device
+    assert (run.processes, run.precision, run.micro_batch_tokens) == (processes, precision, tokens)
+    assert (run.engine, run.quantization, run.gradient_checkpointing, run.offload) == ("torch", "none", False, False)
+    assert all(reason and isinstance(reason, str) for _, reason in choices.values())
+    assert {"engine", "precision", "quantization", "processes", "output_dir"} <= set(choices)
+
+
+def test_reasons_are_those_of_the_machine(base):
+    def reason(here, name, **settings):
+        return plan.resolve(lorakit.Run(data="-", model=base, **settings), here)[1][name][1]
+
+    assert reason(facts(T4), "precision") == "Tesla T4 has no bf16 hardware"
+    assert reason(facts(T4, T4), "processes") == "one for each of 2 cards"
+    assert "mount Google Drive before" in reason(facts(T4, place="colab"), "output_dir")
+    assert "Drive is mounted" in reason(facts(T4, place="colab", drive=True), "output_dir")
+    assert "Kaggle keeps only /kaggle/working" in reason(facts(place="kaggle"), "output_dir")
+    assert "kept with the notebook" in reason(facts(place="kaggle"), "output_dir", output_dir="/kaggle/working/outputs")
+
+
+def test_a_card_that_torch_was_not_built_for_is_refused(base):
+    with pytest.raises(lorakit.LorakitError, match=r"torch 2\.13\.0 was not built for Tesla P100-PCIE-16GB \(sm_60\)"):
+        plan.resolve(lorakit.Run(data="-", model=base), facts(P100))
+    (wrong,) = doctor.problems(facts(P100))
+    assert "sm_60" in wrong["what"] and "P100 (sm_60) needs torch < 2.8" in wrong["cure"]
+    assert not doctor.problems(facts(T4)) and P100.served(("sm_60",)) and P100.served(())
+    assert RTX.served(("sm_80", "compute_90")) and not RTX.served(("sm_80", "sm_90"))
+
+
+def test_the_ladder_goes_down_in_its_order(base):
+    """Tokens at a time, then recomputing, then the host's memory; and what was set stays."""
+    wanted = lorakit.Run(data="-", model=base, max_length=256, quantization="none", precision="fp32")
+    from lorakit import cost
+
+    seen = []
+    for room in np.geomspace(3e9, 1e6, 60):
+        run, choices = plan.resolve(wanted, facts(memory=int(room)))
+        rung = (run.gradient_checkpointing, run.offload, -run.micro_batch_tokens)
+        seen += [rung] if rung not in seen else []
+        if run.micro_batch_tokens > 256 or not run.offload:
+            assert cost.memory(run)["total"] <= 0.85 * room
+    assert seen == sorted(seen) and seen[0] == (False, False, -4096) and seen[-1] == (True, True, -256)
+    run, _ = plan.resolve(wanted.with_(micro_batch_tokens=512, gradient_checkpointing=False), facts(memory=10**6))
+    assert (run.micro_batch_tokens, run.gradient_checkpointing) == (512, False)
+
+
+def test_what_cannot_fit_is_refused_with_settings_that_would(base):
+    run, _ = plan.resolve(lorakit.Run(data="-", model=base, max_length=512, rank=64), facts(memory=10**12))
+    from lorakit import cost
+
+    need = cost.memory(run)["total"]
+    plan.refuse(run, facts(memory=need))
+    with pytest.raises(lorakit.LorakitError, match=r"are needed and .* are there, one row at a time; it would fit with "
+                                                   r".*max_length="):
+        plan.refuse(run, facts(memory=int(need * 0.9)))
+    with pytest.raises(lorakit.LorakitError, match="take a smaller model"):
+        plan.refuse(run, facts(memory=1000))
+
+
+def test_more_processes_than_cards_or_rows(base):
+    with pytest.raises(lorakit.LorakitError, match="processes=3, and this machine has 2 cards"):
+        plan.resolve(lorakit.Run(data="-", model=base, processes=3), facts(T4, T4))
+    with pytest.raises(lorakit.LorakitError, match="processes=2 and global_batch_size=1: some"):
+        plan.resolve(lorakit.Run(data="-", model=base, processes=2, global_batch_size=1), facts())
+    assert plan.processes(lorakit.Run(data="-", global_batch_size=4), facts(*[H100] * 8))[0] == 4
+
+
+@pytest.mark.parametrize(("wanted", "left"), [
+    (None, 2), ("", 0), ("1", 1), ("0,1", 2), ("0,7", 1), ("-1", 0), ("GPU-8d5c4a3e", 1)])
+def test_visible_cards(wanted, left):
+    assert len(machine.visible([T4, L4], wanted)) == left
+
+
+def test_facts_of_cards_need_no_cuda(monkeypatch, tmp_path):
+    smi = tmp_path / "nvidia-smi"
+    smi.write_text("#!/bin/sh\necho 'Tesla T4, 15360, 7.5'\necho 'Tesla T4, 15360, 7.5'\necho 'No devices, [N/A], x'\n")
+    smi.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert machine.cards() == (T4, T4) and 15.4e9 < T4.memory < 15.7e9
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    assert machine.facts().cards == (T4,)
+
+
+def test_doctor_says_what_is_wrong_and_what_is_good_to_know():
+    def words(found):
+        return " | ".join(f"{f['what']} -> {f['cure']}" for f in found)
+
+    assert "has imported torch 2.11.0+cu126, and 2.13.0 is installed now -> restart the kernel" in words(
+        doctor.problems(facts(torch_loaded="2.11.0+cu126")))
+    assert not doctor.problems(facts(torch_loaded="2.13.0+cpu"))
+    assert "0.5 GB of disk" in words(doctor.problems(facts(disk_free=GB // 2)))
+    assert doctor.remarks(facts(), True) == []
+    assert "torch emulates it" in words(doctor.remarks(facts(T4, T4), True))
+    assert "transformers 6.1.0 was not tested (tested: 5.5 to 5.23)" in words(
+        doctor.remarks(facts(packages={**PACKAGES, "transformers": "6.1.0"}), True))
+    assert "Turn the internet on in the notebook's settings" in words(doctor.remarks(facts(place="kaggle"), False))
+    assert "drive.mount" in words(doctor.remarks(facts(place="colab"), None))
+
+
+# When memory runs out all the same
+
+def documents(*lengths, seed=0):
+    rng = np.random.default_rng(seed)
+    n = sum(lengths)
+    starts = np.repeat(np.cumsum(lengths) - lengths, lengths)
+    return Batch(rng.integers(0, 256, n), np.arange(n) != starts, np.asarray(lengths), np.arange(len(lengths)), seed)
+
+
+@pytest.fixture
+def engine(base):
+    run, _ = plan.resolve(lorakit.Run(data="-", model=base, max_length=64, precision="fp32", quantization="none",
+                                      micro_batch_tokens=256), facts())
+    return load(run)
+
+
+def scarce(engine, monkeypatch, tokens, checkpointing=False, offload=False):
+    """Memory for so many tokens at a time, unless these rungs have been taken."""
+    plain = engine._logits
+
+    def logits(batch):
+        enough = len(batch.ids) <= tokens and engine.model.is_gradient_checkpointing >= checkpointing
+        if engine.model.training and not (enough and engine.offload >= offload):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return plain(batch)
+
+    monkeypatch.setattr(engine, "_logits", logits)
+
+
+def gradients(engine):
+    return {n: p.grad.clone() for n, p in engine.trained.items()}
+
+
+def test_parts_of_a_batch():
+    whole = documents(10, 20, 5, 30)
+    assert [list(p.lengths) for p in whole.parts(30)] == [[10, 20], [5], [30]]
+    assert [list(p.lengths) for p in whole.parts(4)] == [[10], [20], [5], [30]]
+    assert whole.parts(None) == [whole] and whole.parts(65) == [whole]
+    parts = whole.parts(30)
+    assert np.array_equal(np.concatenate([p.ids for p in parts]), whole.ids)
+    assert sum(p.count for p in parts) == whole.count == 61
+    assert [list(p.rows) for p in parts] == [[0, 1], [2], [3]]
+
+
+@pytest.mark.parametrize(("limits", "steps"), [
+    ({"tokens": 40}, ["at most 32 tokens at a time"]),
+    ({"tokens": 40, "checkpointing": True}, ["at most 12 tokens at a time", "activations recomputed"]),
+    ({"tokens": 40, "checkpointing": True, "offload": True}, [
+        "at most 12 tokens at a time", "activations recomputed", "activations kept in the host's memory"]),
+])
+def test_out_of_memory_changes_nothing_but_the_pieces(engine, monkeypatch, limits, steps):
+    """The micro-batch before is not lost, nor counted twice: the gradients are those of the whole update."""
+    first, second = documents(10, 12, seed=1), documents(10, 20, 5, 30, seed=2)
+    losses = [engine.backward(b) for b in (first, second)]
+    expected = gradients(engine)
+    engine.optimizer.zero_grad(set_to_none=True)
+    engine.pending.clear()
+    scarce(engine, monkeypatch, **limits)
+    again = [engine.backward(b) for b in (first, second)]
+    assert engine.steps == steps
+    assert [c for _, c in again] == [c for _, c in losses]
+    assert [x for x, _ in again] == pytest.approx([x for x, _ in losses], rel=1e-6)
+    for name, gradient in gradients(engine).items():
+        assert torch.allclose(gradient, expected[name], atol=1e-7, rtol=1e-4), name
+    engine.update(1e-3, first.count + second.count)
+    assert engine.worked == first.count + second.count and engine.pending == []
+
+
+def test_out_of_memory_with_a_single_row_says_what_to_do(engine, monkeypatch):
+    scarce(engine, monkeypatch, tokens=20)
+    with pytest.raises(lorakit.LorakitError, match="out of memory with one row of 30 tokens, recomputed and offloaded; "
+                                                   "lower max_length or rank"):
+        engine.backward(documents(30, 10))
+
+
+def test_out_of_memory_in_an_evaluation(engine, monkeypatch):
+    whole, plain = documents(10, 20, 5, 30), engine._logits
+    expected = engine.predict(whole)
+    prompts = [[1, 2, 3], [4, 5], [6, 7, 8, 9]]
+    answers = engine.generate(prompts, 4, [257])
+
+    def logits(batch):
+        if len(batch.ids) > 30:
+            raise torch.OutOfMemoryError
+        return plain(batch)
+
+    monkeypatch.setattr(engine, "_logits", logits)
+    assert np.allclose(engine.predict(whole), expected, rtol=1e-5)
+    generate = engine.model.generate
+
+    def scarcely(**options):
+        if len(options["input_ids"]) > 1:
+            raise torch.OutOfMemoryError
+        return generate(**options)
+
+    monkeypatch.setattr(engine.model, "generate", scarcely)
+    assert engine.generate(prompts, 4, [257]) == answers
+    with pytest.raises(lorakit.LorakitError, match="one row of 31 tokens; lower max_length"):
+        engine.predict(documents(31))
+
+
+def test_a_run_that_runs_out_of_memory_ends_the_same_and_says_so(run, quick, monkeypatch):
+    whole = lorakit.finetune(run.with_(name="whole", dropout=0.0))
+    module = registry.load("engines", "torch")
+    plain = module.TorchEngine._logits
+
+    def logits(self, batch):
+        if self.model.training and len(batch.ids) > 100:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return plain(self, batch)
+
+    monkeypatch.setattr(module.TorchEngine, "_logits", logits)
+    folder = lorakit.finetune(run.with_(name="scarce", dropout=0.0))
+    assert folder.record["status"] == "done" and folder.record["stepped_down"][0].startswith("at most ")
+    assert Folder(run.with_(name="whole").folder).record["stepped_down"] == []
+    one, two = ([u["loss"] for u in f.history()[0]] for f in (whole, folder))
+    assert one == pytest.approx(two, abs=1e-5)
+
+
+def test_the_layer_that_overflows_first_is_named(engine):
+    from peft.tuners.lora import LoraLayer
+
+    batch = documents(10, 12)
+    assert engine.blame([batch]) == "no layer overflows by itself"
+    name, layer = [(n, m) for n, m in engine.model.named_modules() if isinstance(m, LoraLayer)][3]
+    with torch.no_grad():
+        layer.base_layer.weight.fill_(3e38)
+    assert engine.blame([batch]) == f"the first layer that overflows is {name}.base_layer"
+    assert all(p.grad is None for p in engine.trained.values())
+    assert replace(batch, idle=True).count == 0
