@@ -4,7 +4,7 @@ BIN := .venv/bin
 # The build that development and tests are pinned to; the package accepts what Colab and Kaggle hold.
 TORCH := torch==2.13.0
 
-.PHONY: env quickstart test test-slow test-real lint notebooks pretrain bench clean
+.PHONY: env quickstart test test-slow test-real gpu gpu-older lint notebooks pretrain bench clean
 
 env: .venv/.ready  ## the environment alone
 
@@ -28,6 +28,18 @@ test-slow: env  ## what takes minutes: twenty kills, the notebooks at full size
 test-real: env  ## the tests on real data; fails when the folder is missing
 	LORAKIT_REQUIRE_REAL=1 $(BIN)/python -m pytest -m real
 
+gpu: env  ## on a machine with a CUDA card: what only that can show, offline, in one table
+	$(BIN)/python -m pytest -m gpu -s tests/test_gpu.py
+
+gpu-older: .venv-older/.ready  ## the same with a torch and a transformers a little older
+	.venv-older/bin/python -m pytest -m gpu -s tests/test_gpu.py
+
+.venv-older/.ready: pyproject.toml
+	$(PYTHON) -m venv .venv-older
+	.venv-older/bin/python -m pip install --quiet --disable-pip-version-check torch==2.11.0 transformers==5.17.0
+	.venv-older/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[notebooks,test]"
+	touch $@
+
 lint: env
 	$(BIN)/ruff check
 	$(BIN)/nbstripout --verify notebooks/*.ipynb
@@ -43,4 +55,4 @@ bench: env  ## one curve in many layouts, and the speed of each
 	$(BIN)/python bench/layouts.py
 
 clean:
-	rm -rf .venv outputs
+	rm -rf .venv .venv-older outputs

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from pathlib import Path
 from typing import Any
 
-from lorakit import hub, registry
+from lorakit import hub, models
 from lorakit.data import sha256
-from lorakit.errors import LorakitError
+from lorakit.errors import LorakitError, did_you_mean
 from lorakit.models import Spec
 
+NOTES = "lorakit_notes"  # what a tokenizer's own file has to say to whoever uses it
 # For a base without a chat template: plain words around the turns, the tokenizer's own end token after an answer.
 PLAIN_TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}"
@@ -23,11 +25,15 @@ PLAIN_TEMPLATE = (
 
 
 def spec(model: str) -> Spec:
-    """The `SPEC` of a name in models/, or of the hub id that such a file names; else a general one."""
-    known = registry.modules("models")
+    """What is known of a name or a hub id in models/, or of a folder's family; else a general `Spec`."""
+    known = models.known()
     if model in known:
-        return known[model].SPEC
-    return next((m.SPEC for m in known.values() if m.SPEC.path == model), Spec(path=model))
+        return known[model]
+    found = next((s for s in known.values() if s.path == model), None)
+    try:
+        return found or models.family(json.loads((Path(model) / "config.json").read_text(encoding="utf-8")), model)
+    except (OSError, ValueError, AttributeError):  # no such folder, or `config` will say what is wrong with it
+        return Spec(path=model)
 
 
 def path(model: str) -> str:
@@ -38,8 +44,9 @@ def path(model: str) -> str:
             raise LorakitError(f"model={model!r}: {found} holds no config.json, so it is not a saved model")
         return found
     if not re.fullmatch(r"[\w.\-]+/[\w.\-]+", found):
-        names = ", ".join(registry.names("models"))
-        raise LorakitError(f"model={model!r}: no such folder, and not a hub id (owner/name). Known by name: {names}")
+        names = models.known()
+        raise LorakitError(f"model={model!r}: no such folder, and not a hub id (owner/name). Known by name: "
+                           f"{', '.join(names)}{did_you_mean(model, names)}")
     hub.find_token()
     return found
 
@@ -74,7 +81,7 @@ def tokenizer(model: str) -> tuple[Any, list[str]]:
         tok = AutoTokenizer.from_pretrained(where)
     except Exception as error:  # see `config`
         raise unusable(model, error) from None
-    notes = []
+    notes = list(tok.init_kwargs.get(NOTES, []))
     if not tok.is_fast:
         raise LorakitError(f"{model}: its tokenizer has no fast version, which the mask needs for its offsets")
     if tok.eos_token is None:

@@ -19,7 +19,6 @@ from lorakit.data import DataReport, Source
 from lorakit.errors import BadRow, LorakitError
 from lorakit.example import Example, Rejected
 from lorakit.files import whole
-from lorakit.formats import flaw
 from lorakit.run import Run
 
 SAMPLE = 10_000  # rows for the checks that need not see all
@@ -244,7 +243,10 @@ def _sifted(run: Run, it: Source) -> Iterator[Example | Rejected]:
 def _line(fields: dict, row: Example | Rejected) -> str:
     """One line of JSON, escaped where UTF-8 cannot write it."""
     try:
-        words = json.dumps(fields, ensure_ascii=False)
-        return (json.dumps(fields) if flaw(words) else words) + "\n"
+        words = json.dumps(fields, ensure_ascii=False) + "\n"
+        words.encode("utf-8")
+        return words
+    except UnicodeEncodeError:
+        return json.dumps(fields) + "\n"
     except TypeError as error:
         raise LorakitError(f"{row.where}: cannot be written as JSON ({error}); only text can be copied") from None

@@ -67,6 +67,10 @@ def parser() -> argparse.ArgumentParser:
     it.add_argument("notebook")
     it.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), dest="parameters")
     it.add_argument("--output-dir", default="outputs")
+    it = command(rehearse, "the same notebook or run on a shrunken model, offline, in about a minute")
+    it.add_argument("what", metavar="NOTEBOOK|RUN.yaml")
+    it.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), dest="parameters")
+    settings(it)
     it = command(evaluate, "score the base and the tuned model again, also on other rows or by other metrics")
     it.add_argument("run", metavar="RUN_DIR")
     it.add_argument("--data", help="rows to score on instead of the run's test rows")
@@ -192,13 +196,13 @@ def train(options: argparse.Namespace) -> int:
     from lorakit.launch import together
     from lorakit.report import verdict
 
-    wanted = _run(options)
+    wanted, alone = _run(options), ""
     if not processes.started():
         count, _ = plan.processes(wanted, machine.facts(wanted.output_dir))
-        if count > 1 and together(wanted, count):
+        alone = together(wanted, count) if count > 1 else ""
+        if count > 1 and not alone:
             return 0
-        wanted = wanted.with_(processes=1) if count > 1 else wanted
-    folder = finetune(wanted)
+    folder = finetune(wanted, alone)
     if not processes.join().first:
         return 0
     found = folder.record
@@ -212,6 +216,13 @@ def run(options: argparse.Namespace) -> int:
     from lorakit.notebook import execute
 
     print(execute(options.notebook, dict(options.parameters), options.output_dir))
+    return 0
+
+
+def rehearse(options: argparse.Namespace) -> int:
+    from lorakit.rehearse import rehearse as whole
+
+    whole(options.what, {**_changes(options), **dict(options.parameters)})
     return 0
 
 

@@ -46,7 +46,11 @@ def outcome(folder: Folder) -> tuple[Outcome, list[dict]]:
     if not {"data", "metrics"} <= folder.record.keys():
         raise LorakitError(f"{folder / 'record.json'}: does not name the data and the metrics; start the run again "
                            "under another name")
-    return Outcome.read(path), read_lines(folder / "answers.jsonl", "prompt", "reference")
+    found, rows = Outcome.read(path), read_lines(folder / "answers.jsonl", "prompt", "reference")
+    if not len(found.tokens) == len(found.answers) == len(rows):
+        raise LorakitError(f"{path}: is damaged (it has other rows than answers.jsonl); start the run again under "
+                           "another name")
+    return found, rows
 
 
 def compare(*paths: str | os.PathLike) -> Comparison:

@@ -200,12 +200,12 @@ def stream(it: Source, report: DataReport, *, columns: Mapping[str, str] | None 
         yield row
 
 
-def load(it: Source | str, *, columns: Mapping[str, str] | None = None, gives: str | None = None
-         ) -> tuple[Examples, DataReport]:
+def load(it: Source | str, *, columns: Mapping[str, str] | None = None, gives: str | None = None,
+         max_rows: int | None = None, seed: int = 0) -> tuple[Sequence[Example], DataReport]:
     """Every usable row in its schema's terms, put aside on disk, and a report that names the others.
 
     `columns` maps a schema's name to the file's column, or to a text with columns in braces; `gives` restricts the
-    schemas to one task's field.
+    schemas to one task's field. Of more than `max_rows` a sample of so many is kept, in the file's order.
     """
     it = source(it) if isinstance(it, str) else it
     report = DataReport(file=it.name, sha256=it.identity)
@@ -221,7 +221,11 @@ def load(it: Source | str, *, columns: Mapping[str, str] | None = None, gives: s
     if not len(examples):
         bad = report.rejected[0]
         raise LorakitError(f"{it.name}: no usable row; the first: {bad.where}: {bad.reason}")
-    return examples, report
+    if max_rows is None or len(examples) <= max_rows:
+        return examples, report
+    report.notes.append(f"max_rows={max_rows}: a sample of {max_rows:,} of the {len(examples):,} usable rows")
+    drawn = np.random.default_rng((seed, 3)).choice(len(examples), max_rows, replace=False)
+    return Chosen(examples, np.sort(drawn)), report
 
 
 def _columns_exist(rows: Sequence[Example], columns: Mapping[str, str]) -> None:
@@ -482,14 +486,15 @@ def shuffle_answers(examples: Sequence[Example], seed: int) -> list[Example]:
 
 
 def prepare(sources: Mapping[str, Source], *, columns: Mapping[str, str] | None = None, gives: str | None = None,
-            seed: int = 0, validation_fraction: float = 0.1, test_fraction: float = 0.1, group_by: str | None = None,
-            shuffled: bool = False) -> tuple[dict[str, Sequence[Example]], DataReport]:
+            seed: int = 0, validation_fraction: float = 0.1, test_fraction: float = 0.1, max_rows: int | None = None,
+            group_by: str | None = None, shuffled: bool = False) -> tuple[dict[str, Sequence[Example]], DataReport]:
     """The three sets of a run and what was found on the way. `sources`: `train`, and sets with a file of their own."""
-    examples, report = load(sources["train"], columns=columns, gives=gives)
+    some = {"columns": columns, "max_rows": max_rows, "seed": seed}
+    examples, report = load(sources["train"], gives=gives, **some)
     given: dict[str, Sequence[Example]] = {}
     for name in [n for n in ("validation", "test") if n in sources]:
-        given[name], other = load(sources[name], columns=columns, gives=registry.load("schemas", report.schema).GIVES)
-        report.notes.append(f"{name} rows: {other.lines()[0]}")
+        given[name], other = load(sources[name], gives=registry.load("schemas", report.schema).GIVES, **some)
+        report.notes += [f"{name} rows: {line}" for line in (other.lines()[0], *other.notes)]
         report.rejected += other.rejected
     report.sha256 = identity(sources)
     sets = split(examples, validation_fraction=validation_fraction, test_fraction=test_fraction, seed=seed,

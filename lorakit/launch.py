@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
-import tempfile
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from lorakit.errors import LorakitError
 from lorakit.machine import child_environment
+from lorakit.processes import LOST
 from lorakit.record import Folder, write_json
 from lorakit.run import Run
 
 ENDED = ("interrupted", "stopped", "failed", "done")
+NOISE = re.compile(r"\s|.*%\||\S+:\d+: \w*Warning: |\[rank\d+\]:\[W")  # bars and warnings
 
 
 class Job:
@@ -73,15 +80,26 @@ class Job:
         """Asks the run to end with a checkpoint; starting it again goes on from there."""
         end, asked = time.monotonic() + seconds, False
         while self.running and time.monotonic() < end:
-            record = self.folder.record
-            # Before a run has noted `running`, the record may hold the process of an earlier one.
-            pid = self._child.pid if self._child else record["pid"] if record["status"] == "running" else None
             with contextlib.suppress(ProcessLookupError):
-                if pid and not asked:
+                if not asked and (pid := self._first()):
                     os.kill(pid, signal.SIGTERM)
                     asked = True
             time.sleep(0.1)
         return self
+
+    def _first(self) -> int | None:
+        """The process to ask: the first of the run, or our child as long as that has not noted itself.
+
+        Until then the record may hold the process of an earlier run.
+        """
+        record = self.folder.record
+        noted = record["pid"] if record["status"] == "running" else None
+        if self._child is None:
+            return noted
+        with contextlib.suppress(psutil.Error):
+            if noted in [p.pid for p in psutil.Process(self._child.pid).children(recursive=True)]:
+                return noted
+        return self._child.pid
 
     def result(self) -> dict[str, Any]:
         """Scores of a finished run. Raises `LorakitError` when it is not done."""
@@ -92,11 +110,7 @@ class Job:
 
 def launch(run: Run) -> Job:
     """Starts the run in a process group of its own. A run that is already going is attached to instead."""
-    folder = Folder(run.folder)
-    try:
-        folder.path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise LorakitError(f"{folder.path}: cannot be written ({error.strerror}); name another output_dir") from None
+    folder = _made(run)
     if folder.busy:
         differing = run.differences(Run(**folder.record.get("settings", run.model_dump())))
         if differing:
@@ -113,53 +127,92 @@ def launch(run: Run) -> Job:
     return Job(folder.path, child)
 
 
-def together(run: Run, count: int) -> bool:
+def _made(run: Run) -> Folder:
+    """The folder of a run, there to be written into."""
+    try:
+        run.folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise LorakitError(f"{run.folder}: cannot be written ({error.strerror}); name another output_dir") from None
+    return Folder(run.folder)
+
+
+def together(run: Run, count: int) -> str:
     """Runs `count` processes through torchrun's own launcher and waits. One that dies ends all of them.
 
-    Returns False when several processes did not get to work and one shall try, as `processes: auto` allows; raises
-    `LorakitError` with the last words of the one that died first.
+    Returns "", or why one process shall try instead, as `processes: auto` allows when several did not get to work.
+    Raises `LorakitError` with the last words of the one that died first.
     """
     from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, SignalException, Std
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    folder = Folder(run.folder)
-    folder.path.mkdir(parents=True, exist_ok=True)
-    logs = Path(tempfile.mkdtemp(prefix="processes-", dir=folder.path))
+    folder = _made(run)
+    logs = folder / f"processes.part{os.getpid()}"  # swept where this process does not live to remove it
     write_json(folder / "asked.json", run.given())
-    os.environ.update(child_environment() | {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")})
     config = LaunchConfig(
         min_nodes=1, max_nodes=1, nproc_per_node=count, run_id=folder.path.name, rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0", max_restarts=0, monitor_interval=0.2,
+        rdzv_endpoint="localhost:0", local_addr="localhost", max_restarts=0, monitor_interval=0.2,
         logs_specs=DefaultLogsSpecs(log_dir=str(logs), tee=Std.ALL, local_ranks_filter={0}),
         log_line_prefix_template=" ")
     before = len(folder.history()[0])
     try:
-        elastic_launch(config, sys.executable)("-m", "lorakit.cli", "train", str(folder / "asked.json"))
+        with _undone():
+            os.environ.update(child_environment() | {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")})
+            elastic_launch(config, sys.executable)("-m", "lorakit.cli", "train", str(folder / "asked.json"))
     except SignalException:
-        return True  # asked to stop: the processes have said so in the record
+        print(f"asked to stop; {folder.path} is {folder.record['status']}", file=sys.stderr)
     except ChildFailedError as error:
-        rank, failure = error.get_first_failure()
+        # Who lost the others, or was ended with them, is not the one that died.
+        *_, rank, code = min((LOST in _last_words(logs, n) or f.exitcode == -signal.SIGTERM, f.timestamp, n, f.exitcode)
+                             for n, f in error.failures.items())
         words = _last_words(logs, rank)
-        how = f"signal {-failure.exitcode}" if failure.exitcode < 0 else f"exit code {failure.exitcode}"
-        if run.processes == "auto" and len(folder.history()[0]) == before and "lorakit:" not in words:
-            print(f"{count} processes did not get to work ({words}): going on with one", file=sys.stderr)
-            return False
-        if failure.exitcode == 1 and words.startswith("lorakit: "):
+        if words.startswith("lorakit: "):
             raise LorakitError(words.removeprefix("lorakit: ")) from None
-        raise LorakitError(f"process {rank} of {count} ended with {how}, and the others with it. Its last words: "
-                           f"{words}. Start again: the run goes on from its checkpoint") from None
+        words = f"process {rank} of {count} {_how(code, words)}"
+        if run.processes == "auto" and len(folder.history()[0]) == before:
+            print(f"{words}. Going on with one process", file=sys.stderr)
+            return f"{count} did not get to work: {words}"
+        words += ". The others were ended with it. Start again: the run goes on from its checkpoint"
+        if folder.record["status"] == "interrupted":  # else it says why itself
+            with folder.locked():
+                folder.note(status="interrupted", error=words)
+        raise LorakitError(words) from None
     finally:
         shutil.rmtree(logs, ignore_errors=True)
-    return True
+    return ""
+
+
+@contextlib.contextmanager
+def _undone() -> Iterator[None]:
+    """What the launcher does to this process: its environment, its signal handlers, its loggers' words."""
+    environment, main = dict(os.environ), threading.current_thread() is threading.main_thread()
+    handlers = {kind: signal.getsignal(kind) for kind in
+                (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)} if main else {}
+    for name in list(logging.root.manager.loggerDict):
+        if name.startswith("torch.distributed.elastic"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)  # it repeats in its own way what is said here
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(environment)
+        for kind, handler in handlers.items():
+            signal.signal(kind, handler)
+
+
+def _how(code: int, words: str) -> str:
+    if code == -signal.SIGKILL:
+        return "was killed by SIGKILL, as happens when memory runs out, and could say nothing"
+    how = f"ended with exit code {code}" if code >= 0 else f"was killed by {signal.Signals(-code).name}"
+    return f"{how}. Its last words: {words or 'none'}"
 
 
 def _last_words(logs: Path, rank: int) -> str:
-    """The last line that a process wrote to its standard error."""
+    """The last line that a process wrote to its standard error, bars and warnings aside."""
     lines = [line for path in sorted(logs.glob(f"**/{rank}/stderr.log"))
              for line in path.read_text(encoding="utf-8", errors="replace").replace("\r", "\n").splitlines()
-             if line.strip()]
-    return lines[-1].strip() if lines else "none"
+             if line.strip() and not NOISE.match(line)]
+    return lines[-1].strip() if lines else ""
 
 
 def attach(path: str | os.PathLike) -> Job:

@@ -6,17 +6,18 @@ import hashlib
 import json
 from dataclasses import asdict
 from importlib import metadata
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from lorakit import base, data, files, registry, rows
 from lorakit.data import DataReport
-from lorakit.example import Rejected
+from lorakit.example import Example, Rejected
 from lorakit.run import Run
 
 # The settings that decide which rows there are and how they are encoded.
-SETTINGS = ("columns", "task", "seed", "validation_fraction", "test_fraction", "group_by", "shuffle_answers",
-            "max_length")
+SETTINGS = ("columns", "task", "seed", "validation_fraction", "test_fraction", "max_rows", "group_by",
+            "shuffle_answers", "max_length")
 MAKERS = ("example.py", "data.py", "rows.py", "prepare.py", "formats", "schemas", "tasks")
 
 
@@ -41,7 +42,7 @@ class Prepared:
         code = [p.read_text(encoding="utf-8") for m in MAKERS
                 for p in sorted((here / m).glob("*.py") if (here / m).is_dir() else [here / m])]
         versions = [metadata.version(name) for name in ("transformers", "tokenizers", "datasets")]
-        words = json.dumps([settings, places, tokenizer, code, versions], default=str)
+        words = json.dumps([settings, places, tokenizer, self._notes, code, versions], default=str)
         return hashlib.sha256(words.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
     def _build(self, folder: Path) -> None:
@@ -49,7 +50,8 @@ class Prepared:
         gives = None if run.task == "auto" else registry.load("tasks", run.task).GIVES
         sets, report = data.prepare(
             self._sources, columns=run.columns, gives=gives, seed=run.seed, test_fraction=run.test_fraction,
-            validation_fraction=run.validation_fraction, group_by=run.group_by, shuffled=run.shuffle_answers)
+            validation_fraction=run.validation_fraction, max_rows=run.max_rows, group_by=run.group_by,
+            shuffled=run.shuffle_answers)
         found = registry.load("schemas", report.schema).GIVES
         tasks = registry.modules("tasks")
         name = run.task if run.task != "auto" else next(n for n, t in tasks.items() if found == t.GIVES)
@@ -70,6 +72,12 @@ class Prepared:
         """The encoded rows into a run's folder."""
         with files.whole(folder) as part:
             files.copy_tree(self.path / "rows", part)
+
+    def raw(self, n: int = 1) -> list[Example]:
+        """The first usable rows of the file, as they stand there (`fields["columns"]`) and as they are understood."""
+        found = data.stream(self._sources["train"], DataReport(""), columns=self._run.columns,
+                            gives=registry.load("schemas", self.report.schema).GIVES)
+        return list(islice((row for row in found if isinstance(row, Example)), n))
 
     def preview(self, index: int = 0, set: str = "train"):
         """The mask of one encoded row, in colour."""

@@ -30,8 +30,8 @@ def unchanged(engine: Any, untouched: dict[str, int], state: State, some: list[B
                            "lower learning_rate or use precision=fp32 or bf16")
     applied = state.update - state.skipped
     if applied < 1:
-        raise LorakitError(f"done is refused: fp16 skipped all {state.skipped} updates; {engine.blame(some)}; use bf16 or "
-                           "fp32")
+        raise LorakitError(f"done is refused: fp16 skipped all {state.skipped} updates ({engine.blame(some)}); "
+                           "use bf16 or fp32")
     now = engine.fingerprint()
     trained = {n for n, (_, on) in engine.parameters().items() if on}
     still = sorted(n for n in trained if now[n] == untouched[n])

@@ -203,8 +203,14 @@ def context(folder: Folder) -> dict[str, Any]:
         "data": record.get("data", {}).get("lines", []), "choices": record.get("choices", {}),
         "proof": record.get("proof", {}), "error": record.get("error"),
         "answers": sorted(read_lines(folder / "answers.jsonl", "before", "after"), key=lambda a: a["before"] == a["after"])[:12],
-        "versions": record.get("versions", {}),
+        "versions": record.get("versions", {}), "beside": record.get("beside"),
     }
+
+
+def beside(path: str | os.PathLike, title: str, rows: list[tuple[str, str, str]], note: str) -> Path:
+    """Puts figures published elsewhere next to this run's into its report: rows of (what, published, this run's)."""
+    Folder.of(path).note(beside={"title": title, "rows": [list(r) for r in rows], "note": note})
+    return write(path)
 
 
 MARKDOWN = """# {{ name }}: {{ status }}
@@ -224,6 +230,14 @@ MARKDOWN = """# {{ name }}: {{ status }}
 ## Proof
 {% for k, v in proof.items() %}
 - {{ k }}: {{ v }}{% endfor %}
+{% endif %}{% if beside %}
+## {{ beside.title }}
+
+| | published | this run |
+|---|---|---|
+{% for r in beside.rows %}| {{ r[0] }} | {{ r[1] }} | {{ r[2] }} |
+{% endfor %}
+{{ beside.note }}
 {% endif %}
 ## Facts
 {% for k, v in facts.items() %}
@@ -263,6 +277,9 @@ td.t{white-space:pre-wrap;overflow-wrap:anywhere;max-width:18rem}</style>
 <tr><td class="t">{{ a.prompt }}<td class="t">{{ a.reference }}<td class="t">{{ a.before }}<td class="t">{{ a.after }}{% endfor %}</table></div>
 <p><small>The first rows whose answer changed; all of them are in answers.jsonl.</small></p>{% endif %}
 {% if proof %}<h2>Proof</h2><table>{% for k, v in proof.items() %}<tr><td>{{ k }}<td>{{ v }}{% endfor %}</table>{% endif %}
+{% if beside %}<h2>{{ beside.title }}</h2><div class="scroll"><table><tr><th><th>published<th>this run
+{% for r in beside.rows %}<tr><td>{{ r[0] }}<td class="n">{{ r[1] }}<td class="n">{{ r[2] }}{% endfor %}</table></div>
+<p>{{ beside.note }}</p>{% endif %}
 <h2>Facts</h2><table>{% for k, v in facts.items() %}<tr><td class="quiet">{{ k }}<td><code>{{ v }}</code>{% endfor %}</table>
 <h2>Data</h2><ul>{% for line in data %}<li>{{ line }}{% endfor %}</ul>
 <h2>Choices, each with its reason</h2><table>{% for k, v in choices.items() %}<tr><td>{{ k }}<td><code>{{ v[0] }}</code><td>{{ v[1] }}{% endfor %}</table>

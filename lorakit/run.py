@@ -35,6 +35,7 @@ class Run(BaseModel):
     validation_fraction: float = Field(0.1, ge=0, lt=1)  # share of the rows of `data`
     test_data: str | None = None
     test_fraction: float = Field(0.1, ge=0, lt=1)
+    max_rows: int | None = Field(None, ge=1)  # of each file at most so many rows, drawn by seed; None: all
     format: str | dict[str, dict[str, Any]] = "auto"  # a name from lorakit/formats/, or {name: options}
     columns: dict[str, str] = {}  # the schema's name -> the file's column, or text with columns in braces
     group_by: str | None = None  # column whose equal values stay in one set (one leaf, one speaker)

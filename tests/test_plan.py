@@ -14,7 +14,8 @@ from lorakit.machine import Facts
 from lorakit.record import Folder
 
 GB = 10**9
-PACKAGES = {"torch": "2.13.0", "transformers": "5.23.0", "peft": "0.21.2", "bitsandbytes": "0.50.2", "datasets": "5.2.0"}
+PACKAGES = {"torch": "2.13.0", "transformers": "5.23.0", "peft": "0.21.2", "bitsandbytes": "0.50.2",
+            "datasets": "5.2.0"}
 ARCHS = ("sm_70", "sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120", "compute_120")
 # As nvidia-smi reports them.
 T4, P100, V100, L4, A10, A100, H100, H200, RTX = machine.read_cards("""\

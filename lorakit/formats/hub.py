@@ -26,9 +26,10 @@ OFFLINE = "Without internet name a local file or folder, or attach it"
 
 def takes(path: str | Path) -> bool:
     """Whether this can only be a hub id: nothing of that name is here, and it has no ending of a file."""
+    if not ID.fullmatch(str(path)) or Path(path).exists():
+        return False
     endings = tuple(s for module in registry.modules("formats").values() for s in module.SUFFIXES)
-    name = str(path).lower().removesuffix(".gz")
-    return bool(ID.fullmatch(str(path))) and not name.endswith(endings) and not Path(path).exists()
+    return not str(path).lower().removesuffix(".gz").endswith(endings)
 
 
 def read(path: str | Path, *, split: str = "train", subset: str | None = None, revision: str | None = None,

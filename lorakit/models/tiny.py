@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from lorakit.models import Spec
+from lorakit.models import GATED, Spec
 
 SPEC = Spec(
     path=str(Path(__file__).parent.parent / "assets" / "tiny"),
     licence="Apache-2.0",
-    target_modules=("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+    target_modules=GATED,
     source="notebooks/pretrain_tiny.ipynb",
 )

@@ -1,0 +1,27 @@
+"""Gemma 3 that also sees images: the same language model beside a SigLIP tower."""
+
+from dataclasses import replace
+
+from lorakit.models.gemma3 import SPEC as TEXT
+
+SPEC = replace(
+    TEXT,
+    source="https://huggingface.co/google/gemma-3-4b-it",
+    config={
+        "model_type": "gemma3", "mm_tokens_per_image": 256,
+        "text_config": {"model_type": "gemma3_text", "vocab_size": 262208, "head_dim": 256, "sliding_window": 1024,
+                        "max_position_embeddings": 131072},
+        "vision_config": {"model_type": "siglip_vision_model", "hidden_size": 1152, "intermediate_size": 4304,
+                          "num_hidden_layers": 27, "num_attention_heads": 16, "image_size": 896, "patch_size": 14,
+                          "vision_use_head": False},
+    },
+    small={
+        "text_config": TEXT.small, "mm_tokens_per_image": 4,
+        "vision_config": {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1,
+                          "num_attention_heads": 2, "image_size": 28},
+    },
+    sizes={
+        "4b": {"text_config": {"hidden_size": 2560, "intermediate_size": 10240, "num_hidden_layers": 34,
+                               "num_attention_heads": 8, "num_key_value_heads": 4}},
+    },
+)

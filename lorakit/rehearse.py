@@ -1,0 +1,159 @@
+"""A notebook or a run whole, on the user's own data, on a shrunken model: before a minute of GPU quota is spent.
+
+Overridden are `model`, `max_updates`, `max_rows` and `output_dir`, nothing else.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import os
+import re
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from lorakit import base, models
+from lorakit.errors import LorakitError
+from lorakit.files import remove, whole
+from lorakit.finetune import finetune
+from lorakit.models import Spec
+from lorakit.notebook import execute
+from lorakit.record import Folder
+from lorakit.run import Run
+
+UPDATES, ROWS = 4, 64
+SMALL = 20e6  # weights up to which a model of the user's own is taken as it is
+SPECIAL = re.compile(r"<\|\w+\|>|</?think>|<(?:start|end)_of_turn>")  # what chat templates write around turns
+
+
+def rehearse(what: str | os.PathLike, changes: Mapping[str, Any] | None = None, say: Callable[[str], Any] = print
+             ) -> Path:
+    """The executed notebook, or the run's folder. `changes` are settings, or parameters of a notebook.
+
+    Raises `LorakitError` as the notebook or the run would.
+    """
+    path, changes, began = Path(what), dict(changes or {}), time.perf_counter()
+    run = None if path.suffix == ".ipynb" else Run.read(path, **changes)
+    settings = run.model_dump() if run else {**parameters(path), **changes}
+    root = Path(Run(data="-", output_dir=settings.get("output_dir", "auto")).output_dir) / "rehearsal"
+    clear(root)
+    over, notes = overridden(path, settings, root)
+    say("\n".join(notes))
+    try:
+        made = finetune(run.with_(**over)).path if run else execute(path, changes | over, root)
+    except LorakitError as error:
+        raise LorakitError("\n".join([str(error), "In this rehearsal:", *notes])) from None
+    say(f"rehearsed {path} in {time.perf_counter() - began:.0f} s: {made}\n"
+        f"with {', '.join(f'{k}={v}' for k, v in over.items()) or 'nothing overridden'}; all else as it will be\n"
+        + "\n".join([*notes, f"the real thing: the same with 'lorakit {'train' if run else 'run'}'"]))
+    return made
+
+
+def parameters(notebook: Path) -> dict[str, Any]:
+    """The values in a notebook's parameters cell; none where it cannot be read, which `execute` will explain."""
+    try:
+        import papermill
+
+        return {n: ast.literal_eval(p["default"]) for n, p in papermill.inspect_notebook(str(notebook)).items()}
+    except Exception:  # nbformat and papermill raise what they please on a damaged file
+        return {}
+
+
+def overridden(what: Path, settings: Mapping[str, Any], root: Path) -> tuple[dict[str, Any], list[str]]:
+    """(the settings of a rehearsal, what is a stand-in there). Raises `LorakitError` for a notebook without them."""
+    over = {"model": "", "max_updates": UPDATES, "max_rows": ROWS, "output_dir": str(root)}
+    lost = [name for name in over if name not in settings]
+    if "model" in lost:
+        return {k: v for k, v in over.items() if k not in lost}, [f"{what} has no parameter 'model': it runs as it is"]
+    if lost:
+        raise LorakitError(f"{what}: has no parameter '{lost[0]}'; a notebook that can be rehearsed hands "
+                           f"{', '.join(over)} from its parameters to Run")
+    over["model"], notes = stand_in(settings["model"], root / "models", settings.get("seed", 0))
+    return over, notes
+
+
+def clear(root: Path) -> None:
+    """Forgets earlier rehearsals: a run that is done would not start again."""
+    for record in root.glob("*/record.json"):
+        if not Folder(record.parent).busy:
+            remove(record.parent)
+
+
+def stand_in(model: str, home: Path, seed: int = 0) -> tuple[str, list[str]]:
+    """(the model to train instead, made under `home`; what is a stand-in in it).
+
+    A folder of less than 20 M weights is taken as it is. Raises `LorakitError` for an architecture that no file in
+    models/ knows how to shrink.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    spec = base.spec(model)
+    if Path(spec.path).is_dir() and weights(model) < SMALL:
+        return model, [f"model={model}: small enough to be taken as it is"]
+    config = spec.config or base.config(model).to_dict()
+    small = spec.small or models.family(config, model).small
+    if not small:
+        raise LorakitError(f"{model}: no file in lorakit/models/ says how to shrink a {config['model_type']}; add one, "
+                           "or rehearse with another model")
+    tokenizer, words = tokenizer_of(model, spec)
+    config = fitted(models.shrunk(config, small), tokenizer)
+    torch.manual_seed(seed)
+    made = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config))
+    notes = [f"REHEARSAL: {made.num_parameters():,} random weights of its architecture stand in for {model}", *words]
+    tokenizer.init_kwargs[base.NOTES] = notes
+    folder = home / Path(model).name
+    with whole(folder) as part:
+        made.save_pretrained(part)
+        tokenizer.save_pretrained(part)
+    return str(folder), notes
+
+
+def weights(model: str) -> int:
+    """How many weights a saved model has, by its configuration."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    try:
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(base.config(model)).num_parameters()
+    except ValueError as error:
+        raise base.unusable(model, error) from None
+
+
+def fitted(config: dict[str, Any], tokenizer: Any) -> dict[str, Any]:
+    """The configuration with this tokenizer's vocabulary and special tokens, and no quantization of its own."""
+    ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
+    for part in (config, config.get("text_config") or {}):
+        part |= {k: len(tokenizer) for k in ("vocab_size", "vocab_size_per_layer_input") if k in part}
+        part |= ids if "vocab_size" in part else {}
+    return {k: v for k, v in config.items() if k != "quantization_config"}
+
+
+def tokenizer_of(model: str, spec: Spec) -> tuple[Any, list[str]]:
+    """The model's own tokenizer where it is on this machine, else lorakit's with the model's chat template."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(base.path(model), local_files_only=True), []
+    except (OSError, ValueError) as error:
+        if Path(spec.path).is_dir():
+            raise base.unusable(model, error) from None
+    tokenizer, _ = base.tokenizer("tiny")
+    template = template_of(spec)
+    if template:
+        tokenizer.chat_template = template
+        tokenizer.add_special_tokens({"additional_special_tokens": sorted({*SPECIAL.findall(template)})})
+    return tokenizer, [
+        f"STAND-IN TOKENIZER: that of {spec.path} is not on this machine; lorakit's own takes its place, with "
+        f"{'the chat template of the model' if template else 'a chat template of its own'}. How long rows are, and "
+        f"what max_length cuts, will differ. To have it here: hf download {spec.path} --include '*token*' '*.jinja'"]
+
+
+def template_of(spec: Spec) -> str:
+    """The model's chat template, where TRL is installed and carries it."""
+    found = importlib.util.find_spec("trl")
+    file = Path(found.origin).parent / "chat_templates" / f"{spec.template}.jinja" if found and found.origin else None
+    return file.read_text(encoding="utf-8") if spec.template and file and file.is_file() else ""
