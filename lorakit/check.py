@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import random
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
@@ -47,7 +48,10 @@ class Checked:
 
     def words(self, *names: str) -> str:
         """The findings of these checks, or of all, with the rows they name."""
-        return "\n".join(line for name, f in self.findings(*names) for line in self._lines(name, f))
+        return "\n".join(self._all(*names))
+
+    def _all(self, *names: str) -> Iterator[str]:
+        return (line for name, f in self.findings(*names) for line in self._lines(name, f))
 
     def _lines(self, name: str, f: Finding) -> Iterator[str]:
         total, mark = sum(self.rows.values()), "" if f.level == "note" else f"{f.level.upper()}: "
@@ -65,7 +69,7 @@ class Checked:
                 + ", ".join(f"{n} {c:,}" for n, c in self.rows.items()),
                 f"{some(levels['wrong'], 'thing') if levels['wrong'] else 'nothing'} wrong, "
                 f"{levels['warning'] or 'nothing'} to look at",
-                *self.words().splitlines(), *self.report.notes]
+                *self._all(), *self.report.notes]
 
     def __str__(self) -> str:
         return "\n".join(self.lines())
@@ -81,6 +85,11 @@ class Checked:
         from matplotlib.figure import Figure
 
         class Picture(Figure):
+            def savefig(self, *args: Any, **kwargs: Any) -> None:
+                with warnings.catch_warnings():  # letters that the font lacks become boxes
+                    warnings.filterwarnings("ignore", "Glyph .* missing from")
+                    super().savefig(*args, **kwargs)
+
             def _repr_png_(self) -> bytes:
                 self.savefig(out := io.BytesIO(), format="png", dpi=90)
                 return out.getvalue()

@@ -144,6 +144,8 @@ def check(options: argparse.Namespace) -> int:
     print(found)
     for bad in found.report.rejected:
         print(f"{bad.where}: {bad.reason}")
+    if found.report.rejected:
+        print(f"A run leaves these rows out. Correct them, or write a copy without them: lorakit check {options.data} --fix")
     return 0 if found.usable else 1
 
 

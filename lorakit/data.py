@@ -28,6 +28,7 @@ from lorakit.schemas import fill, holes
 
 SETS = ("train", "validation", "test")
 HEAD = 1000  # readable rows from which the schema is found
+DEEP = 100  # lists and objects inside each other; Python writes and compares values by recursion
 NEAR = 0.8  # Jaccard index from which two rows count as nearly equal
 NEAR_ROWS = 50_000  # of more rows, a sample of so many is searched for near duplicates
 CLASSES, CLASS_LENGTH = 20, 64  # answers so few and so short (characters) are classes, and the split keeps their shares
@@ -190,6 +191,8 @@ def stream(it: Source, report: DataReport, *, columns: Mapping[str, str] | None 
     convert = registry.load("schemas", report.schema).convert
     for row in chain(head, lines):
         report.rows += 1
+        if isinstance(row, Example) and _deeper(row.fields, DEEP):
+            row = Rejected(row.file, row.row, f"more than {DEEP} lists or objects inside each other")
         if isinstance(row, Example):
             try:
                 row = row.with_fields({**convert(rename(row.fields)), "columns": row.fields})
@@ -198,6 +201,12 @@ def stream(it: Source, report: DataReport, *, columns: Mapping[str, str] | None 
             except BadRow as error:
                 row = Rejected(row.file, row.row, str(error))
         yield row
+
+
+def _deeper(value: Any, levels: int) -> bool:
+    """Whether lists and objects stand in each other more than so many levels deep."""
+    inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return levels < 0 or any(_deeper(v, levels - 1) for v in inside if isinstance(v, (dict, list)))
 
 
 def load(it: Source | str, *, columns: Mapping[str, str] | None = None, gives: str | None = None,
@@ -336,10 +345,11 @@ def near_pairs(examples: Sequence[Example]) -> list[tuple[int, int]]:
 
     # The index only proposes: it misses 1 in 20 pairs at 0.8 with these weights, 3 in 5 with its own.
     index, sketches, pairs = MinHashLSH(threshold=NEAR, num_perm=128, weights=(0.05, 0.95)), [], []
+    blank = MinHash(num_perm=128, seed=1)
     for i, example in enumerate(shown(examples, "near duplicates")):
         words = normal(text(example)).split()
         grams = {" ".join(words[k:k + 3]).encode("utf-8", "replace") for k in range(max(1, len(words) - 2))}
-        sketch = MinHash(num_perm=128, seed=1)
+        sketch = blank.copy()  # its permutations, 2 kB, are shared
         sketch.update_batch(list(grams))
         pairs += [(j, i) for j in index.query(sketch) if sketch.jaccard(sketches[j]) >= NEAR]
         index.insert(i, sketch)

@@ -36,7 +36,7 @@ def remove(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def whole(path: Path) -> Iterator[Path]:
+def whole(path: Path, cure: str = "name another output_dir, then start again: the run goes on") -> Iterator[Path]:
     """A name to write a file or a folder under; it becomes `path` when the block ends, and nothing when it fails.
 
     Under `path` stands the old or the new, whole, at any instant (of a folder: or nothing, for an instant).
@@ -55,7 +55,7 @@ def whole(path: Path) -> Iterator[Path]:
             remove(part)
         kept = f"; {path.name} of before is kept" if path.exists() else ""
         raise LorakitError(f"{path}: could not be written: {getattr(error, 'strerror', None) or error}{kept}. Free "
-                           "some space or name another output_dir, then start again: the run goes on") from None
+                           f"some space or {cure}") from None
     except BaseException:
         with contextlib.suppress(OSError):
             remove(part)
@@ -98,7 +98,7 @@ def cached(key: str, build: Callable[[Path], None]) -> Path:
         with FileLock(folder.with_name(f"{key}.lock")):
             if not folder.is_dir():
                 sweep(folder.parent)
-                with whole(folder) as part:
+                with whole(folder, "name another folder in LORAKIT_CACHE") as part:
                     part.mkdir()
                     build(part)
                 _forget(folder)

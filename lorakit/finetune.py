@@ -101,8 +101,8 @@ def execute(run: Run, choices: plan.Choices, folder: Folder, prepared: Prepared,
     engine = registry.load("engines", run.engine).load(run)
     choices.update(engine.notes)
     if len(sets["train"]) < crew.size:
-        raise LorakitError(f"{crew.size} processes and {len(sets['train'])} training rows: some would have none; "
-                           "lower processes")
+        raise LorakitError(f"{len(sets['train'])} training rows for {crew.size} processes: some would have none; lower "
+                           "processes")
     batches = batches_of(sets["train"], run, engine.packing, crew)
     run = cadence(run, len(batches), choices)
     sizes = engine.parameters()

@@ -20,7 +20,7 @@ import psutil
 
 from lorakit.errors import LorakitError
 from lorakit.machine import child_environment
-from lorakit.processes import LOST
+from lorakit.processes import LOST, UNMET
 from lorakit.record import Folder, write_json
 from lorakit.run import Run
 
@@ -159,27 +159,44 @@ def together(run: Run, count: int) -> str:
         with _undone():
             os.environ.update(child_environment() | {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")})
             elastic_launch(config, sys.executable)("-m", "lorakit.cli", "train", str(folder / "asked.json"))
+        return ""
     except SignalException:
-        print(f"asked to stop; {folder.path} is {folder.record['status']}", file=sys.stderr)
+        died = ""
     except ChildFailedError as error:
-        # Who lost the others, or was ended with them, is not the one that died.
-        *_, rank, code = min((LOST in _last_words(logs, n) or f.exitcode == -signal.SIGTERM, f.timestamp, n, f.exitcode)
-                             for n, f in error.failures.items())
-        words = _last_words(logs, rank)
-        if words.startswith("lorakit: "):
-            raise LorakitError(words.removeprefix("lorakit: ")) from None
-        words = f"process {rank} of {count} {_how(code, words)}"
-        if run.processes == "auto" and len(folder.history()[0]) == before:
-            print(f"{words}. Going on with one process", file=sys.stderr)
-            return f"{count} did not get to work: {words}"
-        words += ". The others were ended with it. Start again: the run goes on from its checkpoint"
-        if folder.record["status"] == "interrupted":  # else it says why itself
-            with folder.locked():
-                folder.note(status="interrupted", error=words)
-        raise LorakitError(words) from None
+        died = _died(error.failures, logs, count)
     finally:
         shutil.rmtree(logs, ignore_errors=True)
-    return ""
+    print(file=sys.stderr)  # a bar that was cut has no end of line
+    if not died:
+        print(f"asked to stop; {folder.path} is {folder.record['status']}", file=sys.stderr)
+        return ""
+    if run.processes == "auto" and len(folder.history()[0]) == before:
+        print(f"{died}. Going on with one process", file=sys.stderr)
+        return f"{count} did not get to work: {died}"
+    died += ". The others were ended with it. Start again: the run goes on from its checkpoint"
+    if folder.record["status"] == "interrupted":  # else it says why itself
+        with folder.locked():
+            folder.note(status="interrupted", error=died)
+    raise LorakitError(died)
+
+
+def _died(failures: dict[int, Any], logs: Path, count: int) -> str:
+    """Which process died first, how, and its last words; "" when all were only asked to end.
+
+    Raises `LorakitError` with those words when they are a cause that the process has found itself.
+    """
+    # Who lost the others, or was ended with them, is not the one that died.
+    *_, rank, code = min((LOST in _last_words(logs, n) or f.exitcode == -signal.SIGTERM, f.timestamp, n, f.exitcode)
+                         for n, f in failures.items())
+    words, who = _last_words(logs, rank), f"process {rank} of {count}"
+    if words.startswith("lorakit: ") and not any(w in words for w in (LOST, UNMET)):
+        raise LorakitError(words.removeprefix("lorakit: ")) from None
+    if code == -signal.SIGTERM:
+        return ""
+    if code == -signal.SIGKILL:
+        return f"{who} was killed by SIGKILL, as happens when memory runs out, and could say nothing"
+    how = f"ended with exit code {code}" if code >= 0 else f"was killed by {signal.Signals(-code).name}"
+    return f"{who} {how}. Its last words: {words or 'none'}"
 
 
 @contextlib.contextmanager
@@ -198,13 +215,6 @@ def _undone() -> Iterator[None]:
         os.environ.update(environment)
         for kind, handler in handlers.items():
             signal.signal(kind, handler)
-
-
-def _how(code: int, words: str) -> str:
-    if code == -signal.SIGKILL:
-        return "was killed by SIGKILL, as happens when memory runs out, and could say nothing"
-    how = f"ended with exit code {code}" if code >= 0 else f"was killed by {signal.Signals(-code).name}"
-    return f"{how}. Its last words: {words or 'none'}"
 
 
 def _last_words(logs: Path, rank: int) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 from lorakit.errors import LorakitError
 
-LOST = "another process of this run is gone"
+LOST, UNMET = "another process of this run is gone", "the processes do not meet"
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def join() -> Crew:
         if not dist.is_initialized():
             dist.init_process_group("cpu:gloo,cuda:nccl" if cards else "gloo")
     except (KeyError, ValueError, RuntimeError) as error:
-        raise LorakitError(f"WORLD_SIZE={os.environ['WORLD_SIZE']}, and the processes do not meet: "
+        raise LorakitError(f"WORLD_SIZE={os.environ['WORLD_SIZE']}, and {UNMET}: "
                            f"{type(error).__name__}: {str(error).splitlines()[0]}. Start them by torchrun, or unset "
                            "WORLD_SIZE") from error
     return crew

@@ -51,8 +51,7 @@ def shared(targets: list[int]) -> dict[str, str]:
     idle = [number for number, count in enumerate(targets) if not count]
     if idle:
         raise LorakitError(f"done is refused: process {idle[0]} trained on nothing; start again with fewer processes")
-    return {"processes": f"all {len(targets)} trained: {', '.join(f'{n:,}' for n in targets)} target tokens"
-            } if len(targets) > 1 else {}
+    return {"processes": f"all {len(targets)} trained"} if len(targets) > 1 else {}
 
 
 def sample(engine: Any, sets: dict, meta: dict, run: Run) -> dict[str, list]:

@@ -26,4 +26,4 @@ def load(folder: str, name: str) -> ModuleType:
 
 def modules(folder: str) -> dict[str, ModuleType]:
     """Every file of a folder by its name."""
-    return {name: load(folder, name) for name in names(folder)}
+    return {name: importlib.import_module(f"lorakit.{folder}.{name}") for name in names(folder)}

@@ -18,6 +18,7 @@ from lorakit import base, models
 from lorakit.errors import LorakitError
 from lorakit.files import remove, whole
 from lorakit.finetune import finetune
+from lorakit.launch import launch
 from lorakit.models import Spec
 from lorakit.notebook import execute
 from lorakit.record import Folder
@@ -42,7 +43,7 @@ def rehearse(what: str | os.PathLike, changes: Mapping[str, Any] | None = None, 
     over, notes = overridden(path, settings, root)
     say("\n".join(notes))
     try:
-        made = finetune(run.with_(**over)).path if run else execute(path, changes | over, root)
+        made = trained(run.with_(**over)) if run else execute(path, changes | over, root)
     except LorakitError as error:
         raise LorakitError("\n".join([str(error), "In this rehearsal:", *notes])) from None
     say(f"rehearsed {path} in {time.perf_counter() - began:.0f} s: {made}\n"
@@ -51,27 +52,47 @@ def rehearse(what: str | os.PathLike, changes: Mapping[str, Any] | None = None, 
     return made
 
 
+def trained(run: Run) -> Path:
+    """In this process; in several where the run asks for them."""
+    return (finetune(run) if run.processes in ("auto", 1) else launch(run).watch().folder).path
+
+
 def parameters(notebook: Path) -> dict[str, Any]:
-    """The values in a notebook's parameters cell; none where it cannot be read, which `execute` will explain."""
+    """The values in a notebook's parameters cell, as text where they are no literals."""
     try:
         import papermill
 
-        return {n: ast.literal_eval(p["default"]) for n, p in papermill.inspect_notebook(str(notebook)).items()}
+        found = papermill.inspect_notebook(str(notebook))
     except Exception:  # nbformat and papermill raise what they please on a damaged file
-        return {}
+        execute(notebook, {})  # refuses what it cannot read, and says why
+        raise
+    return {name: _literal(parameter["default"]) for name, parameter in found.items()}
+
+
+def _literal(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
 
 
 def overridden(what: Path, settings: Mapping[str, Any], root: Path) -> tuple[dict[str, Any], list[str]]:
-    """(the settings of a rehearsal, what is a stand-in there). Raises `LorakitError` for a notebook without them."""
+    """(the settings of a rehearsal, what is a stand-in there). Raises `LorakitError` for a notebook that lacks them."""
     over = {"model": "", "max_updates": UPDATES, "max_rows": ROWS, "output_dir": str(root)}
     lost = [name for name in over if name not in settings]
-    if "model" in lost:
-        return {k: v for k, v in over.items() if k not in lost}, [f"{what} has no parameter 'model': it runs as it is"]
-    if lost:
+    if lost and "model" not in lost and trains(what):
         raise LorakitError(f"{what}: has no parameter '{lost[0]}'; a notebook that can be rehearsed hands "
                            f"{', '.join(over)} from its parameters to Run")
-    over["model"], notes = stand_in(settings["model"], root / "models", settings.get("seed", 0))
+    over = {name: value for name, value in over.items() if name not in lost}
+    if "model" in lost:
+        return over, [f"{what} has no parameter 'model': what it trains, it makes itself"]
+    over["model"], notes = stand_in(str(settings["model"]), root / "models")
     return over, notes
+
+
+def trains(notebook: Path) -> bool:
+    """Whether a notebook starts a run."""
+    return re.search(r"\b(launch|finetune)\(", notebook.read_text(encoding="utf-8")) is not None
 
 
 def clear(root: Path) -> None:
@@ -81,7 +102,7 @@ def clear(root: Path) -> None:
             remove(record.parent)
 
 
-def stand_in(model: str, home: Path, seed: int = 0) -> tuple[str, list[str]]:
+def stand_in(model: str, home: Path) -> tuple[str, list[str]]:
     """(the model to train instead, made under `home`; what is a stand-in in it).
 
     A folder of less than 20 M weights is taken as it is. Raises `LorakitError` for an architecture that no file in
@@ -100,7 +121,7 @@ def stand_in(model: str, home: Path, seed: int = 0) -> tuple[str, list[str]]:
                            "or rehearse with another model")
     tokenizer, words = tokenizer_of(model, spec)
     config = fitted(models.shrunk(config, small), tokenizer)
-    torch.manual_seed(seed)
+    torch.manual_seed(0)
     made = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config))
     notes = [f"REHEARSAL: {made.num_parameters():,} random weights of its architecture stand in for {model}", *words]
     tokenizer.init_kwargs[base.NOTES] = notes

@@ -96,7 +96,8 @@ def _encode(examples: Sequence[Example], name: str, task: ModuleType, tokenizer:
             fn_kwargs={"examples": examples, "task": task, "tokenizer": tokenizer, "max_length": max_length},
             num_proc=work if work > 1 and len(examples) >= PARALLEL else None, desc=f"encoding {name}",
             load_from_cache_file=False, keep_in_memory=len(examples) < PARALLEL, new_fingerprint=f"lorakit-{name}")
-    bad = [i for i, reason in enumerate(table["reason"]) if reason is not None]
+    reasons = table.select_columns(["reason"]).with_format("arrow")[:]["reason"]
+    bad = np.flatnonzero(reasons.is_valid()).tolist()
     rejected = [Rejected(r["file"], r["row"], r["reason"]) for r in (table[i] for i in bad)]
     kept = table.select(np.delete(np.arange(len(table)), bad)) if bad else table
     return Rows(kept.remove_columns("reason")), rejected
@@ -142,7 +143,10 @@ def read(folder: Path) -> tuple[dict[str, Rows], dict[str, Any]]:
     try:
         meta = sound(json.loads((folder / "meta.json").read_text(encoding="utf-8")), "task", "stop_ids", "opening")
         with quiet():
-            return {n: Rows(datasets.load_from_disk(folder / n)) for n in SETS if (folder / n).is_dir()}, meta
+            tables = {n: datasets.load_from_disk(folder / n) for n in SETS if (folder / n).is_dir()}
+            for table in tables.values():  # Arrow trusts offsets: a damaged one would end the process without a word
+                table.data.table.validate(full=True)
+            return {n: Rows(table) for n, table in tables.items()}, meta
     except Exception as error:  # `datasets` checks little: a damaged folder raises almost anything
         raise LorakitError(f"{folder}: the encoded rows are missing or damaged ({type(error).__name__}: {error}); "
                            "start the run again under another name") from None

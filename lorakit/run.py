@@ -109,8 +109,8 @@ class Run(BaseModel):
         if not re.fullmatch(r"[\w][\w.\- ]*", self.name):
             raise ValueError(f"name={self.name!r} names a folder: letters, digits, '-', '_' and '.' only")
         for name, value in self:
-            if isinstance(value, str) and "\0" in value:
-                raise ValueError(f"{name}={value!r} holds a NUL character; remove it")
+            if isinstance(value, str) and re.search("[\0\ud800-\udfff]", value):
+                raise ValueError(f"{name}={value!r} holds NUL or a byte that is not UTF-8; use another name")
         if isinstance(self.target_modules, str):
             try:
                 re.compile(self.target_modules)

@@ -173,6 +173,7 @@ def test_lengths(looked):
         ("warning", "max_length=16 cuts 1 of 2 rows, 10 tokens (30.3%); such an answer is trained without its end", [],
          1),
         ("note", "tokens per row: half have at most 16, 95 % at most 25, the longest 26; 13 are trained", [], 0)]
+    assert checked.checks["lengths"].lost == [35]  # drawn as well
     assert not checked.usable and looked(lines, settings={"max_length": 64}).usable
 
 
@@ -251,10 +252,18 @@ def test_leaks_between_files(looked):
     assert "\ntest rows: " in str(checked) and "\nvalidation rows: " in str(checked)
 
 
+def test_another_file_has_to_serve_the_same_task(looked):
+    with pytest.raises(LorakitError, match=r"test\.jsonl: the columns text fit no schema"):
+        looked([qa("a")], test=[{"text": "plain"}])
+    with pytest.raises(LorakitError, match=r"test\.jsonl: no usable row; the first: test\.jsonl:1: 'prompt' is empty"):
+        looked([qa("a"), qa("a", "")], test=[qa(""), "{", qa("")])
+
+
 # The sample
 
 def test_the_sample_is_uniform_and_in_order():
-    drawn, size, total, tries = np.zeros(30), 6, 30, 3000
+    size, total, tries = 2, 12, 4000
+    drawn = np.zeros(total)
     for seed in range(tries):
         sample = checking._Sample(size, seed)
         for i in range(total):
@@ -308,8 +317,9 @@ def test_the_json_is_plain_and_complete(looked):
     assert all(f["text"] in str(checked) for f in plain["findings"])
 
 
+@pytest.mark.filterwarnings("error")
 def test_a_picture_of_each_check(looked, tmp_path):
-    checked = looked([*labelled(water=12, **{"$x$ \\frac": 2, "n\0ul": 1, "long " * 20: 1}), "{"])
+    checked = looked([*labelled(water=12, **{"水": 3, "$\\frac$": 2, "n\0ul": 1, "long " * 20: 1}), "{"])
     for names in ((), ("classes",), ("lengths", "rejected"), ("private",)):
         figure = checked.picture(*names)
         figure.savefig(tmp_path / "p.png")
@@ -421,6 +431,27 @@ def test_a_clean_copy_that_cannot_be_made_leaves_nothing(command, base, tmp_path
     code, _, err = command("check", path, "--fix", *settings_for(base))
     assert code == 1 and "rows.jsonl:1: cannot be written as JSON" in err
     assert [p.name for p in tmp_path.iterdir()] == ["rows.jsonl"]
+
+
+# The file with planted flaws
+
+def test_the_messy_file_is_what_its_program_writes(monkeypatch):
+    monkeypatch.syspath_prepend(str(MESSY.parent))
+    made = importlib.import_module("make_messy").lines(seed=3)
+    assert MESSY.read_text(encoding="utf-8").splitlines() == made and MESSY.stat().st_size < 60_000
+
+
+def test_each_check_finds_something_in_the_messy_file():
+    checked = lorakit.check(lorakit.Run(data=str(MESSY), max_length=256))
+    assert {name for name, f in checked.findings() if f.level != "note"} == set(registry.names("checks")) - {"fields"}
+    assert len(checked.picture().axes) == len(registry.names("checks"))
+    assert checked.checks["characters"].facts() == {
+        "letters decoded twice": 1, "HTML": 1, "control characters": 1, "replacement marks": 1}
+    assert checked.checks["private"].facts() == {"e-mail address": 1, "AWS key": 1, "password": 1}
+    assert checked.checks["classes"].facts() == {"water": 68, "transport": 34, "health": 25, "shelter": 6, "Water": 1}
+    assert checked.checks["scripts"].facts()["rows"] == {"Latin": 131, "Cyrillic": 3}
+    assert (checked.checks["duplicates"].facts(), checked.checks["near_duplicates"].facts()) == (
+        {"within train": 4}, {"within train": 3})
 
 
 # A run does what was said

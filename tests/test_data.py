@@ -15,6 +15,9 @@ from lorakit.example import Example
 
 WORDS = ["river", "camp", "water", "well", "tap", "bridge", "road", "truck", "tent", "clinic", "rice"]
 
+LOST_PROMPT = "column 'prompt' (or question, query, problem, input) is missing"
+LOST_ANSWER = "column 'completion' (or answer, response, solution, output) is missing"
+
 
 def write(folder, rows, name="rows.jsonl"):
     path = folder / name
@@ -55,7 +58,7 @@ def test_every_row_is_used_or_named(tmp_path):
         ("rows.jsonl:1", "p"), ("rows.jsonl:6", "q")]
     assert {r.where: r.reason.split(":")[0] for r in report.rejected} == {
         "rows.jsonl:2": "broken JSON", "rows.jsonl:3": "'prompt' is empty",
-        "rows.jsonl:4": "expected an object {…}, found str", "rows.jsonl:5": "column 'completion' is missing"}
+        "rows.jsonl:4": "expected an object {…}, found str", "rows.jsonl:5": LOST_ANSWER}
     assert report.rows == len(examples) + len(report.rejected) == 6
     assert report.lines()[:2] == [
         f"{path}: 6 rows, jsonl; schema prompt_completion, because the rows have 'prompt' and 'completion'",
@@ -101,7 +104,7 @@ def test_the_schema_of_most_rows_counts(tmp_path):
     path = write(tmp_path, [{"text": "t"}, *pairs(3)])
     examples, report = data.load(path)
     assert report.schema == "prompt_completion" and len(examples) == 3
-    assert [(r.row, r.reason) for r in report.rejected] == [(1, "column 'prompt' is missing")]
+    assert [(r.row, r.reason) for r in report.rejected] == [(1, LOST_PROMPT)]
 
 
 def test_columns_rename(tmp_path):
@@ -110,7 +113,7 @@ def test_columns_rename(tmp_path):
     path = write(tmp_path, rows)
     examples, report = data.load(path, columns={"prompt": "body", "answer": "genre"})
     assert [(e.row, *asked([e]), *answered([e])) for e in examples] == [(1, "b", "g"), (3, "c", "h")]
-    assert [(r.where, r.reason) for r in report.rejected] == [("rows.jsonl:2", "column 'prompt' is missing")]
+    assert [(r.where, r.reason) for r in report.rejected] == [("rows.jsonl:2", LOST_PROMPT)]
     with pytest.raises(LorakitError, match=r"columns names 'boddy', which no row has; did you mean 'body'\?"):
         data.load(path, columns={"prompt": "boddy"})
 

@@ -131,8 +131,8 @@ def test_a_system_column_stands_first_unless_a_turn_does():
 # What does not fit says why
 
 @pytest.mark.parametrize(("schema", "fields", "words"), [
-    (alpaca, {"output": "x"}, "column 'instruction' is missing"),
-    (alpaca, {"instruction": "x"}, "column 'output' is missing"),
+    (alpaca, {"output": "x"}, "column 'instruction'.* is missing"),
+    (alpaca, {"instruction": "x"}, "column 'output'.* is missing"),
     (alpaca, {"instruction": " ", "output": "x"}, "'instruction' is empty"),
     (alpaca, {"instruction": "x", "output": None}, "'output' is null"),
     (alpaca, {"instruction": "x", "output": float("nan")}, "'output' is NaN"),
@@ -159,8 +159,8 @@ def test_a_system_column_stands_first_unless_a_turn_does():
     (text_label, {"text": "t", "label": 0.5}, "'label' is 0.5, expected a class: text or a whole number"),
     (text_label, {"text": "t", "label": float("inf")}, "'label' is inf, expected a class"),
     (text_label, {"text": None, "label": "a"}, "'text' is null"),
-    (translation, {"source": "a"}, "column 'target' is missing"),
-    (translation, {"translation": "a"}, "column 'source' is missing"),
+    (translation, {"source": "a"}, "column 'target'.* is missing"),
+    (translation, {"translation": "a"}, "column 'source'.* is missing"),
     (translation, {"translation": {}}, r"'translation' has the languages \[\], expected two; name two columns"),
     (translation, {"translation": {"de": "a", "en": "b", "fr": "c"}}, r"languages \['de', 'en', 'fr'\], expected two"),
     (translation, {"translation": {"de": "a", "en": None}}, "'en' is null"),
@@ -186,7 +186,7 @@ def asked(*parts):
     (turns(("narrator", "x")), "turn 1 has the role 'narrator'; known: system, developer, user, human, assistant, gpt"),
     ([{"content": "x"}], "turn 1 has no role; known: system"),
     ([{"role": ["user"], "content": "x"}], "turn 1 has no role"),
-    ([{"role": "user"}, {"role": "assistant", "content": "a"}], r"turn 1 \(user\): column 'content' is missing"),
+    ([{"role": "user"}, {"role": "assistant", "content": "a"}], r"turn 1 \(user\): column 'content'.* is missing"),
     (turns(("user", "u"), ("assistant", "")), r"turn 2 \(assistant\): 'content' is empty"),
     (turns(("user", None), ("assistant", "a")), r"turn 1 \(user\): 'content' is null"),
     (turns(("user", "u"), ("assistant", 7)), r"turn 2 \(assistant\): 'content' is int, expected text"),

@@ -101,7 +101,10 @@ def flaw(words: str) -> str:
     try:
         words.encode("utf-8")
     except UnicodeEncodeError as error:
-        raw = words.encode("utf-8", "surrogateescape")
+        try:
+            raw = words.encode("utf-8", "surrogateescape")
+        except UnicodeEncodeError:
+            return f"half a character (a lone surrogate) at character {error.start + 1}; write the file again"
         near = raw[max(0, error.start - 12):error.start + 12].decode("cp1252", "replace").strip()
         return (f"not UTF-8 at character {error.start + 1} (Windows-1252 would read …{near}…); "
                 "save the file as UTF-8")

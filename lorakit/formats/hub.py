@@ -39,7 +39,7 @@ def read(path: str | Path, *, split: str = "train", subset: str | None = None, r
     Images and sounds stay as they are stored ({bytes, path}); a class is its name, and None where it has none.
     """
     path, row = str(path), 0
-    _check(rows=rows, split=split, subset=subset, revision=revision)
+    _check(path, rows=rows, split=split, subset=subset, revision=revision)
     builder = _builder(path, subset, revision)
     splits = [str(name) for name in builder.config.data_files or builder.info.splits or ()]
     if split not in splits:
@@ -56,7 +56,7 @@ def identity(path: str | Path, *, split: str = "train", subset: str | None = Non
              streaming: bool = False, rows: int | None = None) -> str:
     """The commit, and which part of it."""
     path = str(path)
-    _check(rows=rows, split=split, subset=subset, revision=revision)
+    _check(path, rows=rows, split=split, subset=subset, revision=revision)
     from datasets import config
 
     commit = _builder(path, subset, revision).hash if config.HF_HUB_OFFLINE else _commit(path, revision)
@@ -64,7 +64,9 @@ def identity(path: str | Path, *, split: str = "train", subset: str | None = Non
     return f"{part}[:{rows}]" if rows else part
 
 
-def _check(rows: Any, **names: Any) -> None:
+def _check(path: str, rows: Any, **names: Any) -> None:
+    if not ID.fullmatch(path):
+        raise LorakitError(f"{path}: is no name at the hub, such as owner/name; leave `format` away to read a file")
     if rows is not None and (type(rows) is not int or rows < 1):
         raise LorakitError(f"format: hub: rows={rows!r}, expected a whole number from 1")
     for option, name in names.items():

@@ -27,7 +27,7 @@ def read(path: str | Path) -> Iterator[Example | Rejected]:
                 yield Rejected(name, number, reason)
                 continue
             try:
-                fields = json.loads(line)
+                fields = json.loads(line.rstrip("\r\n"))
             except json.JSONDecodeError as error:
                 yield Rejected(name, number, f"broken JSON: {error.msg} at column {error.colno}")
             except RecursionError:

@@ -24,7 +24,8 @@ def column(fields: Mapping[str, Any], names: tuple[str, ...]) -> str:
     for name in names:
         if name in fields:
             return name
-    raise BadRow(f"column {names[0]!r} is missing")
+    others = f" (or {', '.join(names[1:])})" if names[1:] else ""
+    raise BadRow(f"column {names[0]!r}{others} is missing")
 
 
 def text_of(fields: Mapping[str, Any], names: tuple[str, ...], *, empty: bool = False, number: bool = False) -> str:
