@@ -145,7 +145,8 @@ def check(options: argparse.Namespace) -> int:
     for bad in found.report.rejected:
         print(f"{bad.where}: {bad.reason}")
     if found.report.rejected:
-        print(f"A run leaves these rows out. Correct them, or write a copy without them: lorakit check {options.data} --fix")
+        print("A run leaves these rows out. Correct them, or write a copy without them: "
+              f"lorakit check {options.data} --fix")
     return 0 if found.usable else 1
 
 

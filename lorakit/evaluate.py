@@ -27,16 +27,19 @@ class Outcome:
 
     tokens: np.ndarray  # (n, 3): summed loss in nats, targets, targets predicted right
     answers: list[str | None]  # n
+    sources: list[str] | None = None  # n, the row of the file that each is a piece of
 
     def write(self, path: Path) -> None:
         with whole(path) as part:
-            part.write_text(json.dumps({"tokens": self.tokens.tolist(), "answers": self.answers}), encoding="utf-8")
+            part.write_text(json.dumps({"tokens": self.tokens.tolist(), "answers": self.answers,
+                                        "sources": self.sources}), encoding="utf-8")
 
     @classmethod
     def read(cls, path: Path) -> Outcome:
         try:
             content = sound(json.loads(path.read_text(encoding="utf-8")), "tokens", "answers")
-            return cls(np.asarray(content["tokens"], dtype=np.float64).reshape(-1, 3), list(content["answers"]))
+            return cls(np.asarray(content["tokens"], dtype=np.float64).reshape(-1, 3), list(content["answers"]),
+                       content.get("sources"))
         except (OSError, ValueError, TypeError, RecursionError) as error:
             raise LorakitError(f"{path}: is damaged ({error}); start the run again under another name") from None
 
@@ -130,7 +133,10 @@ def entry(name: str, options: dict, one: Outcome, two: Outcome, references: Sequ
     """Two outcomes on the same rows by one metric, as it stands in `scores.json`; undefined numbers are null."""
     metric = registry.load("metrics", name)
     first, second = (statistics(name, options, o, references) for o in (one, two))
-    low, high, change, interval = intervals.paired_difference(metric.score, first, second, seed=seed)
+    groups = two.sources
+    if groups and "tokens" not in metric.NEEDS:
+        groups = [s for s, r, a in zip(groups, references, two.answers, strict=True) if r is not None and a is not None]
+    low, high, change, interval = intervals.paired_difference(metric.score, first, second, groups=groups, seed=seed)
     return {"before": _number(low), "after": _number(high), "difference": _number(change),
             "interval": [_number(interval.low), _number(interval.high)], "rows": len(second),
             "higher_is_better": metric.HIGHER_IS_BETTER}

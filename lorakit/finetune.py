@@ -331,8 +331,10 @@ def scored(engine: Any, sets: dict, meta: dict, run: Run, tokenizer: Any, path: 
             bar.update(n - bar.n)
 
         sums = evaluate.token_sums(engine, test, max_tokens=run.micro_batch_tokens)
-        outcome = Outcome(sums, evaluate.generate(engine, test, tokenizer, meta["stop_ids"], run.max_new_tokens,
-                                                  opening=meta["opening"], progress=shown))
+        answers = evaluate.generate(engine, test, tokenizer, meta["stop_ids"], run.max_new_tokens,
+                                    opening=meta["opening"], progress=shown)
+    sources = [f"{f}:{n}" for f, n in zip(test.column("file"), test.column("row"), strict=True)]
+    outcome = Outcome(sums, answers, sources)
     if crew.first:
         outcome.write(path)
     return outcome

@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import pickle
 import time
 from types import SimpleNamespace
 
@@ -40,16 +41,19 @@ SEEDS = {
              json.dumps({"version": 1, "data": ROWS[:1] * 2}, indent=1).encode()],
     "jsonl": [json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in ROWS],
     "parquet": [table(prompt=["a?", None], completion=["b", "c"]), table(messages=[TURNS, TURNS]),
-                table(text=["a", "b"], label=pa.array([1, 2]).dictionary_encode(), at=pa.array([0, 2**62], "timestamp[ns]"))],
+                table(text=["a", "b"], label=pa.array([1, 2]).dictionary_encode(), at=pa.array([0, 2**62],
+                    "timestamp[ns]"))],
     "parallel": [LINES, b"a\nb\nc\n"],
 }
 EVERY = [seed for seeds in SEEDS.values() for seed in seeds]
 PIECES = [
-    b'"', b"'", b",", b";", b"\t", b"\n", b"\r", b"\r\n", b"\\", b"\0", b"[", b"]", b"{", b"}", b":", b"null", b"true", b"NaN",
+    b'"', b"'", b",", b";", b"\t", b"\n", b"\r", b"\r\n", b"\\", b"\0", b"[", b"]", b"{", b"}", b":", b"null",
+        b"true", b"NaN",
     b"1e999", b"-0", b'""', b"[]", b"{}", b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff", b"\x1f\x8b", b"PAR1", b"\xe9",
-    b"\xed\xa0\x80", b"\\ud800", b"\\u0000", "\u2028\u0085\u00a0".encode(), b"<|endoftext|>", b"<|end|>", b"<|assistant|>",
+    b"\xed\xa0\x80", b"\\ud800", b"\\u0000", "\u2028\u0085\u00a0".encode(), b"<|endoftext|>", b"<|end|>",
+        b"<|assistant|>",
     "\ue000answer\ue001".encode(), b"{{", b"{%", b"role", b"content", b"assistant", b"label", b"text", b"9" * 5000,
-    b"[" * 2000, b'{"a":' * 300, b"[" * 150 + b"]" * 150, b'"' * 999, b"," * 999, b"\n" * 999, b"x" * 9999]
+    b"[" * 2000, b'{"a":' * 300, b"[" * 600 + b"]" * 600, b'"' * 999, b"," * 999, b"\n" * 999, b"x" * 9999]
 ENCODINGS = ("utf-16", "utf-16-le", "utf-16-be", "utf-32", "latin-1", "cp1252", "utf-7")
 
 
@@ -131,6 +135,7 @@ def used(rows, tokenizer):
     assert report.rows == len(rows) == len(found)
     task = next(task for task in TASKS.values() if task.GIVES == SCHEMAS[report.schema].GIVES)
     for row in [row for row in found if isinstance(row, Example)][:2]:
+        pickle.dumps(row.fields)  # as it is put aside
         data.fingerprint(row)
         try:
             encoded = task.encode(row, tokenizer, 64)

@@ -1,14 +1,14 @@
-"""Files that cannot be used, files that can, and what `lorakit check` says of each: the place, the cause and the cure."""
+"""Files that cannot be used, and files that can: `lorakit check` names the place, the cause and the cure."""
 
 import gzip
 import io
 import json
 import os
+import re
 import time
 
 import pyarrow as pa
 import pytest
-from conftest import byte_tokenizer
 from pyarrow import parquet
 
 from lorakit.cli import main
@@ -23,12 +23,14 @@ def said(capsys, *arguments):
     return code, out.out, out.err
 
 
-def refusal(capsys, *arguments):
-    """The one message of a command that is refused, behind the progress bars."""
+def refused(capsys, words, *arguments):
+    """The one message of a command that is refused, behind the progress bars: these words, where … stands for any."""
     code, _, err = said(capsys, *arguments)
-    bars, *messages = ("\n" + err).split("\nlorakit: ")
+    _, *messages = ("\n" + err).split("\nlorakit: ")
     assert code == 1 and len(messages) == 1, err
-    return messages[0].removesuffix("\n")
+    message = messages[0].removesuffix("\n")
+    assert re.fullmatch(re.escape(words).replace("…", ".*"), message, re.DOTALL), message
+    return message
 
 
 def lines(*rows):
@@ -62,93 +64,98 @@ def put(path, content):
 
 GOOD = lines(*qa())
 TABLE = table(["a?", "b?"], ["c", "d"], names=["prompt", "completion"])
-NO_ROW = "no usable row: it is empty, or has a header alone"
-LINE = "a line of more than 32 million characters"
-CUT = "Compressed file ended before the end-of-stream marker was reached"
-NAME_THEM = "Name them with `columns`, e.g. columns: {prompt: question_text, answer: solution}"
+EMPTY = ": no usable row: it is empty, or has a header alone"
+CUT = ": the gzip file is cut or damaged (Compressed file ended before …); download or write it again"
+PARQUET = ": not Parquet, or cut or damaged (…); download or write it again"
+UTF16 = ": looks like UTF-16 without its mark; save the file as UTF-8"
+SCHEMA = "fit no schema (alpaca: …). Name them with `columns`, e.g. columns: {prompt: question_text, answer: solution}"
 ENDINGS = ".csv, .json, .jsonl, .md, .ndjson, .parquet, .pq, .tab, .text, .tsv, .txt"
 
-# name of the file: (content, the beginning of the message behind the name, its end)
+# name of the file: (content, the message behind the name; … stands for any words)
 UNUSABLE = {
     # nothing in it
-    "empty.jsonl": ("", f": {NO_ROW}", ""),
-    "blank.jsonl": ("\n \n\r\n", f": {NO_ROW}", ""),
-    "empty.csv": ("", f": {NO_ROW}", ""),
-    "header.csv": ("prompt,completion\n", f": {NO_ROW}", ""),
-    "header.tsv": ("prompt\tcompletion\n", f": {NO_ROW}", ""),
-    "empty.txt": ("", f": {NO_ROW}", ""),
-    "array.json": ("[]", f": {NO_ROW}", ""),
-    "inside.json": ('{"data": []}', f": {NO_ROW}", ""),
-    "rows.parquet": (table([], [], names=["prompt", "completion"]), f": {NO_ROW}", ""),
-    "empty.json": ("", ":1: broken JSON: Expecting value at column 1", ""),
-    "empty.parquet": (b"", ": not Parquet, or cut or damaged (", "download or write it again"),
+    "empty.jsonl": ("", EMPTY),
+    "blank.jsonl": ("\n \n\r\n", EMPTY),
+    "empty.csv": ("", EMPTY),
+    "header.csv": ("prompt,completion\n", EMPTY),
+    "header.tsv": ("prompt\tcompletion\n", EMPTY),
+    "empty.txt": ("", EMPTY),
+    "array.json": ("[]", EMPTY),
+    "inside.json": ('{"data": []}', EMPTY),
+    "rows.parquet": (table([], [], names=["prompt", "completion"]), EMPTY),
+    "empty.json": ("", ":1: broken JSON: Expecting value at column 1…"),
+    "empty.parquet": (b"", PARQUET),
     # broken
-    "line317.json": ("[\n" + ",\n".join(map(json.dumps, qa(315))) + ',\n{"prompt": }]',
-                     ":317: broken JSON: Expecting value at column 12", "Then name the file .jsonl"),
-    "lines.json": (GOOD, ":2: broken JSON: Extra data at column 1. One object a line? Then name the file .jsonl", ""),
-    "deep.json": ("[" * 100_000, ": broken JSON: nested too deeply", ""),
-    "digits.json": ("[" + "9" * 5000 + "]", ": broken JSON: Exceeds the limit (4300 digits)", ""),
+    "late.json": ("[\n" + ",\n".join(map(json.dumps, qa(315))) + ',\n{"prompt": }]',
+                  ":317: broken JSON: Expecting value at column 12. One object a line? Then name the file .jsonl"),
+    "lines.json": (GOOD, ":2: broken JSON: Extra data at column 1. One object a line? Then name the file .jsonl"),
+    "deep.json": ("[" * 100_000, ": broken JSON: nested too deeply"),
+    "digits.json": ("[" + "9" * 5000 + "]", ": broken JSON: Exceeds the limit (4300 digits)…"),
     "unequal.json": ('{"prompt": ["a", "b"], "completion": ["c"]}',
-                     ": the columns have unequal lengths: {'prompt': 2, 'completion': 1}", ""),
-    "number.json": ("3", ": expected an array of rows, found int without one", ""),
-    "object.json": ('{"prompt": "a?"}', ": expected an array of rows, found dict without one", ""),
-    "array.jsonl": (json.dumps(qa()), ": no usable row; the first: array.jsonl:1: expected an object {…}, found list", ""),
-    "page.jsonl": ("<!DOCTYPE html>\n", ": no usable row; the first: page.jsonl:1: broken JSON: Expecting value at column 1",
-                   ""),
+                     ": the columns have unequal lengths: {'prompt': 2, 'completion': 1}"),
+    "number.json": ("3", ": expected an array of rows, found int without one"),
+    "object.json": ('{"prompt": "a?"}', ": expected an array of rows, found dict without one"),
+    "array.jsonl": (json.dumps(qa()),
+                    ": no usable row; the first: array.jsonl:1: expected an object {…}, found list"),
+    "page.jsonl": ("<!DOCTYPE html>\n",
+                   ": no usable row; the first: page.jsonl:1: broken JSON: Expecting value at column 1"),
     "open.csv": ('prompt,completion\na?,b\n"c?,d\ne?,f\n',
-                 ':3: a quote is opened here and never closed; inside quotes a quote is written twice: ""', ""),
-    "cut.parquet": (TABLE[:len(TABLE) // 2], ": not Parquet, or cut or damaged (", "download or write it again"),
-    "words.parquet": (GOOD, ": not Parquet, or cut or damaged (", "download or write it again"),
-    "cut.jsonl.gz": (gzip.compress(GOOD.encode())[:-20], f": the gzip file is cut or damaged ({CUT}); download or write "
-                     "it again", ""),
-    "sum.jsonl.gz": (gzip.compress(GOOD.encode())[:-8] + bytes(8), ": the gzip file is cut or damaged (CRC check failed",
-                     "download or write it again"),
-    "cut.parquet.gz": (gzip.compress(TABLE)[:-9], f": the gzip file is cut or damaged ({CUT})", ""),
-    "long.jsonl": ('{"prompt": "' + "x" * 2**25, f":1: {LINE}; one object a line? A JSON array belongs into a file named "
-                   ".json", ""),
-    "long.csv": ('prompt,completion\n"' + "x" * 2**25, f":2: {LINE}; is a quote never closed? ", 'is written twice: ""'),
+                 ':3: a quote is opened here and never closed; inside quotes a quote is written twice: ""'),
+    "cut.parquet": (TABLE[:len(TABLE) // 2], PARQUET),
+    "words.parquet": (GOOD, PARQUET),
+    "cut.jsonl.gz": (gzip.compress(GOOD.encode())[:-20], CUT),
+    "cut.parquet.gz": (gzip.compress(TABLE)[:-9], CUT),
+    "sum.jsonl.gz": (gzip.compress(GOOD.encode())[:-8] + bytes(8),
+                     ": the gzip file is cut or damaged (CRC check failed …); download or write it again"),
+    "long.jsonl": ('{"prompt": "' + "x" * 2**25,
+                   ":1: a line of more than 32 million characters; one object a line? A JSON array belongs into a file "
+                   "named .json"),
+    "long.csv": ('prompt,completion\n"' + "x" * 2**25,
+                 ":2: a line of more than 32 million characters; is a quote never closed? inside quotes a quote is "
+                 'written twice: ""'),
     # not text, or in another encoding
-    "image.json": (b"\x89PNG\r\n\x1a\n" + bytes(99), ": is a PNG image, not text, whatever its name says", ""),
-    "photo.jsonl": (b"\xff\xd8\xff\xe0" + bytes(99), ": is a JPEG image, not text, whatever its name says", ""),
-    "document.txt": (b"%PDF-1.7\n", ": is a PDF document, not text, whatever its name says", ""),
-    "office.csv": (b"PK\x03\x04" + bytes(99), ": is a ZIP archive or an Office document (save a table as CSV), not text, "
-                   "whatever its name says", ""),
-    "parquet.jsonl": (TABLE, ": is a Parquet file, not text, whatever its name says", ""),
-    "image.parquet": (b"\x89PNG\r\n\x1a\n" + bytes(99), ": is a PNG image, not Parquet, whatever its name says", ""),
+    "image.json": (b"\x89PNG\r\n\x1a\n" + bytes(99), ": is a PNG image, not text, whatever its name says"),
+    "photo.jsonl": (b"\xff\xd8\xff\xe0" + bytes(99), ": is a JPEG image, not text, whatever its name says"),
+    "document.txt": (b"%PDF-1.7\n", ": is a PDF document, not text, whatever its name says"),
+    "office.csv": (b"PK\x03\x04" + bytes(99),
+                   ": is a ZIP archive or an Office document (save a table as CSV), not text, whatever its name says"),
+    "parquet.jsonl": (TABLE, ": is a Parquet file, not text, whatever its name says"),
+    "image.parquet": (b"\x89PNG\r\n\x1a\n" + bytes(99), ": is a PNG image, not Parquet, whatever its name says"),
     "pointer.csv": ("version https://git-lfs.github.com/spec/v1\n",
-                    ": is a Git LFS pointer (git lfs pull fetches the file), not text, whatever its name says", ""),
-    "little.jsonl": (GOOD.encode("utf-16-le"), ": looks like UTF-16 without its mark; save the file as UTF-8", ""),
-    "big.csv": ("prompt,completion\na?,b\n".encode("utf-16-be"),
-                ": looks like UTF-16 without its mark; save the file as UTF-8", ""),
-    "odd.jsonl": (GOOD.encode("utf-16")[:-1], ": begins with the mark of UTF-16 and is not (truncated data at byte ",
-                  "; save the file as UTF-8"),
-    "latin.json": (json.dumps(qa()).replace("answer", "café").encode("latin-1"), ": not UTF-8 at character 49 (Windows-1252 "
-                   "would read …etion\": \"café 0\"}, {\"pro…); save the file as UTF-8", ""),
-    "latin.csv": ("prömpt,completion\na?,b\n".encode("latin-1"), ": the header is not UTF-8 at character 3 (Windows-1252 "
-                  "would read …prömpt complet…); save the file as UTF-8", ""),
+                    ": is a Git LFS pointer (git lfs pull fetches the file), not text, whatever its name says"),
+    "little.jsonl": (GOOD.encode("utf-16-le"), UTF16),
+    "big.csv": ("prompt,completion\na?,b\n".encode("utf-16-be"), UTF16),
+    "odd.jsonl": (GOOD.encode("utf-16")[:-1],
+                  ": begins with the mark of UTF-16 and is not (truncated data at byte …); save the file as UTF-8"),
+    "latin.json": (json.dumps(qa()).replace("answer", "café").encode("latin-1"),
+                   ': not UTF-8 at character 49 (Windows-1252 would read …etion": "café 0"}, {"pro…); save the file as '
+                   "UTF-8"),
+    "latin.csv": ("prömpt,completion\na?,b\n".encode("latin-1"),
+                  ": the header is not UTF-8 at character 3 (Windows-1252 would read …prömpt complet…); save the file "
+                  "as UTF-8"),
     # columns
-    "twice.csv": ("prompt,prompt\na?,b\n", ": the header is unusable: 'prompt' stands twice; name each column once. Is the "
-                  "first record data? Then set header: false", ""),
+    "twice.csv": ("prompt,prompt\na?,b\n",
+                  ": the header is unusable: 'prompt' stands twice; name each column once. Is the first record data? "
+                  "Then set header: false"),
     "twice.parquet": (table(["a?"], ["b"], names=["prompt", "prompt"]),
-                      ": several columns are named 'prompt'; name each column once", ""),
-    "wrong.jsonl": (lines({"prmpt": "a?", "answr": "b"}), ": the columns answr, prmpt fit no schema (alpaca: ", NAME_THEM),
-    "one.jsonl": (lines({"prompt": "a?"}), ": the columns prompt fit no schema (alpaca: ", NAME_THEM),
-    "none.jsonl": ("{}\n{}\n", ": the columns (none) fit no schema (alpaca: ", NAME_THEM),
-    "headless.csv": ("How much?,Much\nWhere?,There\n", ": the columns How much?, Much fit no schema (", NAME_THEM),
-    "numbers.csv": ("1,2\n3,4\n", ": the columns 1, 2 fit no schema (", NAME_THEM),
+                      ": several columns are named 'prompt'; name each column once"),
+    "wrong.jsonl": (lines({"prmpt": "a?", "answr": "b"}), f": the columns answr, prmpt {SCHEMA}"),
+    "one.jsonl": (lines({"prompt": "a?"}), f": the columns prompt {SCHEMA}"),
+    "none.jsonl": ("{}\n{}\n", f": the columns (none) {SCHEMA}"),
+    "headless.csv": ("How much?,Much\nWhere?,There\n", f": the columns How much?, Much {SCHEMA}"),
+    "numbers.csv": ("1,2\n3,4\n", f": the columns 1, 2 {SCHEMA}"),
     # names
-    "table.xlsx": (b"PK\x03\x04", f": no format reads '.xlsx'; known endings: {ENDINGS}. Name one with `format`, e.g. "
-                   "format: csv", ""),
-    "table": ("a", f": no format reads ''; known endings: {ENDINGS}. Name one with `format`, e.g. format: csv", ""),
+    "table.xlsx": (b"PK\x03\x04",
+                   f": no format reads '.xlsx'; known endings: {ENDINGS}. Name one with `format`, e.g. format: csv"),
+    "table": ("a", f": no format reads ''; known endings: {ENDINGS}. Name one with `format`, e.g. format: csv"),
 }
 
 
 @pytest.mark.parametrize("name", UNUSABLE)
 def test_a_file_that_cannot_be_used(folder, capsys, name):
-    content, start, end = UNUSABLE[name]
+    content, words = UNUSABLE[name]
     put(folder / name, content)
-    message = refusal(capsys, "check", name)
-    assert message.startswith(name + start) and message.endswith(end), message
+    refused(capsys, name + words, "check", name)
     assert [p.name for p in folder.iterdir()] == [name]  # nothing is left behind
 
 
@@ -192,7 +199,7 @@ BAD_TURNS = {
     f"turn 2 calls a tool or is a tool's; {TOOLS}": {"messages": CALL},
     "'tools' offers tools to the model, which cannot be trained; remove the column to train the words alone":
         {**turns("user", "assistant"), "tools": [{"name": "search"}]},
-    "turn 2 (assistant): column 'content' is missing": {"messages": [{"role": "user", "content": "a?"}, {"role": "assistant"}]},
+    "turn 2 (assistant): column 'content' is missing": {"messages": [turns("user")["messages"][0], {"role": "assistant"}]},
 }
 BAD_LABELS = {
     "'label' is NaN": '{"text": "a", "label": NaN}',
@@ -279,7 +286,7 @@ def test_rows_that_are_sound_and_of_no_use(folder, capsys, rows, words):
 def test_a_file_that_works(folder, capsys, name, content, rows):
     put(folder / name, content)
     if rows is None:  # columns without a name are given by number
-        put(folder / "run.yaml", f"data: {name}\nformat: {{tsv: {{header: false}}}}\ncolumns: {{text: '1', label: '2'}}")
+        put(folder / "run.yaml", f"data: {name}\nformat: {{tsv: {{header: false}}}}\ncolumns: {{text: '1', label: '2'}}\n")
     code, out, err = said(capsys, "check", "run.yaml" if rows is None else name)
     assert (code, err) == (0, "")
     assert f"{rows or 2} usable, 0 not" in out
@@ -312,7 +319,8 @@ PATHS = {
     "/dev/zero": ": is a device or a pipe, expected a file or a folder",
     "folder.jsonl": f": no file in it can be read (it has none; known endings: {ENDINGS})",
     "pictures": f": no file in it can be read (it has .png; known endings: {ENDINGS})",
-    "nobody/nothing": ": HF_HUB_OFFLINE is set, and this is not in the local cache (",
+    "nobody/nothing": ": HF_HUB_OFFLINE is set, and this is not in the local cache (…). Without internet name a local file "
+                      "or folder, or attach it",
 }
 
 
@@ -324,29 +332,30 @@ def test_a_path_that_leads_to_no_data(folder, capsys, path):
     (folder / "folder.jsonl").mkdir()
     (folder / "pictures").mkdir()
     put(folder / "pictures/a.png", b"\x89PNG")
-    assert refusal(capsys, "check", path).startswith(path + PATHS[path].replace("{folder}", str(folder)))
+    refused(capsys, path + PATHS[path].replace("{folder}", str(folder)), "check", path)
 
 
-def test_names_that_are_no_names(folder, capsys):
-    assert refusal(capsys, "check", "") == "data='': string should have at least 1 character"
-    assert refusal(capsys, "check", "a\0b") == (
-        "data='a\\x00b' holds NUL or a byte that is not UTF-8; use another name")
-    assert "data='caf\\udce9.jsonl': input should be a valid string" in refusal(
-        capsys, "check", os.fsdecode(b"caf\xe9.jsonl"))
+@pytest.mark.parametrize(("path", "words"), [
+    ("", "data='': string should have at least 1 character"),
+    ("a\0b", "data='a\\x00b' holds NUL or a byte that is not UTF-8; use another name"),
+    (os.fsdecode(b"caf\xe9.jsonl"), "data='caf\\udce9.jsonl': input should be a valid string, …"),
+], ids=["empty", "NUL", "no UTF-8"])
+def test_a_name_that_is_none(folder, capsys, path, words):
+    refused(capsys, words, "check", path)
 
 
-# Settings of the data, on two sound files
+# Settings of the data, of which rows.jsonl is sound
 
 SETTINGS = {
     "task: knit": "there is no 'knit' in tasks/ Present: chat, text.",
-    "task: text": "rows.jsonl: the columns completion, prompt fit no schema (text: text). " + NAME_THEM,
-    "format: xlsx": "there is no 'xlsx' in formats/ Present: csv, folder, hub, json, jsonl, parallel, parquet, saved, tsv, "
-                    "txt.",
-    "format: {csv: {delim: ;}}": "format: csv has no option 'delim'; did you mean 'delimiter'? (options: delimiter, header)",
+    "task: text": "rows.jsonl: the columns completion, prompt fit no schema (text: text). Name them with `columns`, …",
+    "format: xlsx": "there is no 'xlsx' in formats/ Present: csv, folder, hub, json, jsonl, …",
+    "format: {csv: {delim: ;}}":
+        "format: csv has no option 'delim'; did you mean 'delimiter'? (options: delimiter, header)",
     "format: {csv: {delimiter: ;;}}": "rows.jsonl: delimiter=';;' is not one character such as ',' or ';'",
     "format: {csv: {header: 3}}": "rows.jsonl: header=3 is neither true nor false",
-    "format: {csv: {}, tsv: {}}": "format={'csv': {}, 'tsv': {}} is not one format with its options, e.g. format: {csv: "
-                                  "{header: false}}",
+    "format: {csv: {}, tsv: {}}":
+        "format={'csv': {}, 'tsv': {}} is not one format with its options, e.g. format: {csv: {header: false}}",
     "format: {}": "format={} is not one format with its options, e.g. format: {csv: {header: false}}",
     "format: {hub: {}}": "rows.jsonl: is no name at the hub, such as owner/name; leave `format` away to read a file",
     "format: {hub: {rows: 0}}\ndata: a/b": "format: hub: rows=0, expected a whole number from 1",
@@ -357,13 +366,13 @@ SETTINGS = {
     "format: {parallel: {target: short.txt}}":
         "rows.jsonl: has 3 lines and short.txt 1; line n of one must be the translation of line n of the other",
     "format: {txt: {sample: page}}": "rows.jsonl: there is no sample='page' (samples: auto, line, paragraph, file)",
-    "columns: {promt: prompt}": "columns: no schema has 'promt'; did you mean 'prompt'? (they have answer, ",
+    "columns: {promt: prompt}": "columns: no schema has 'promt'; did you mean 'prompt'? (they have answer, …)",
     "columns: {prompt: promt}":
         "rows.jsonl: columns names 'promt', which no row has; did you mean 'prompt'? (columns: completion, prompt)",
     "columns: {prompt: 'Q: {promt}'}":
         "rows.jsonl: columns names 'promt', which no row has; did you mean 'prompt'? (columns: completion, prompt)",
-    "columns: {prompt: 'Q: {prompt'}": "the template 'Q: {prompt' has a single '{'; write '{{' for the character, {name} "
-                                       "for a column",
+    "columns: {prompt: 'Q: {prompt'}":
+        "the template 'Q: {prompt' has a single '{'; write '{{' for the character, {name} for a column",
     "columns: [prompt]": "run.yaml: columns=['prompt']: input should be a valid dictionary",
 }
 
@@ -373,20 +382,20 @@ def test_settings_of_the_data_that_cannot_be(folder, capsys, text):
     put(folder / "rows.jsonl", GOOD)
     put(folder / "short.txt", "one\n")
     put(folder / "run.yaml", text if "data" in text else f"data: rows.jsonl\n{text}")
-    assert refusal(capsys, "check", "run.yaml").startswith(SETTINGS[text].replace("{folder}", str(folder)))
+    refused(capsys, SETTINGS[text].replace("{folder}", str(folder)), "check", "run.yaml")
 
 
 def test_the_test_rows_are_the_training_rows(folder, capsys):
     put(folder / "rows.jsonl", GOOD)
     code, out, _ = said(capsys, "check", "rows.jsonl", "--set", "test_data=rows.jsonl")
-    assert code == 1 and "stand in two sets" in out
+    assert code == 1 and "WRONG: 3 rows left out of train as repetitions of rows in test" in out
 
 
 def test_fixing_writes_over_nothing(folder, capsys):
     put(folder / "rows.jsonl", lines(*qa(), NULL))
     put(folder / "rows.clean.jsonl", "mine")
-    assert refusal(capsys, "check", "rows.jsonl", "--fix") == (
-        "rows.clean.jsonl: is there already; move it away first, nothing is written over")
+    refused(capsys, "rows.clean.jsonl: is there already; move it away first, nothing is written over",
+            "check", "rows.jsonl", "--fix")
     assert (folder / "rows.clean.jsonl").read_text() == "mine"
     assert sorted(p.name for p in folder.iterdir()) == ["rows.clean.jsonl", "rows.jsonl"]
 

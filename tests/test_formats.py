@@ -30,7 +30,8 @@ from lorakit.formats import json as json_format
 
 DATA = Path(__file__).parent.parent / "data"
 SHIPPED = sorted(p for folder in (DATA, DATA / "examples") for p in folder.iterdir()
-                 if p.name != "README.md" and any(p.suffix in m.SUFFIXES for m in registry.modules("formats").values()))
+                 if p.name not in ("README.md", "messy.jsonl")
+                 and any(p.suffix in m.SUFFIXES for m in registry.modules("formats").values()))
 
 
 def file(folder, name, content):

@@ -1,5 +1,6 @@
 """Several processes are one: the same curve, also cut and resumed on another number, killed, or started by others."""
 
+import gc
 import hashlib
 import json
 import os
@@ -53,6 +54,7 @@ def repeat_alone(command, real=conftest.repeat_here, **more):
 
 def member(settings, place, act=None, *more):
     """One process of several, told what torchrun, accelerate and deepspeed tell theirs."""
+    gc.freeze()  # what was imported before the fork is no garbage: a second less
     os.environ.update(place)
     conftest.repeat_here = repeat_alone
     if act:
@@ -333,6 +335,7 @@ def two_cards(tmp_path, monkeypatch):
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", str(tool.parent), prepend=os.pathsep)
     monkeypatch.setenv("PYTHONPATH", str(tool.parent))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     return (tool.parent / "sitecustomize.py").write_text
 
 

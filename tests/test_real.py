@@ -9,7 +9,6 @@ import pytest
 
 import lorakit
 from lorakit.cli import main
-from lorakit.evaluate import excludes_zero
 from lorakit.record import read_lines
 
 BASE = {"model": "stories260K/hf", "quantization": "none", "precision": "fp32", "rank": 8, "alpha": 16,
@@ -124,8 +123,7 @@ def test_a_public_file_trains_as_it_is(real_data, quick, tmp_path, capsys, name)
     assert score["rows"] == case["rows"]["test"]
     assert score["before"] == pytest.approx(case["before"], abs=0.02)
     assert score["after"] <= case["after"]
-    assert score["interval"][1] <= case["interval"]
-    assert excludes_zero(score)
+    assert score["interval"][1] <= case["interval"]  # below zero
 
 
 def likeness(prepared):
