@@ -20,7 +20,7 @@ quickstart: env  ## the main job: a QLoRA run from a raw file to evidence, offli
 	@$(BIN)/python -c "import lorakit; print('status:', lorakit.Folder('outputs/quickstart').record['status'])"
 
 test: env  ## the whole suite but what is marked slow
-	$(BIN)/python -m pytest -m "not slow and not gpu"
+	$(BIN)/python -m pytest -m "not slow and not gpu" --numprocesses 2 --dist loadfile
 
 test-slow: env  ## what takes minutes: twenty kills, the notebooks at full size
 	$(BIN)/python -m pytest -m slow --timeout 3000

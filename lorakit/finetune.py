@@ -297,12 +297,19 @@ def loop(engine: Any, batches: Batches, state: State, best: dict, sets: dict, ru
 
 @contextlib.contextmanager
 def asked_to_stop(note: Callable[[], None]):
-    """An interrupt or a termination ends the update in progress, not the run's files. A second one ends at once."""
-    kinds, before = (signal.SIGINT, signal.SIGTERM), {}
+    """An interrupt or a termination ends the update in progress, not the run's files. A second one ends at once.
+
+    Terminations in quick succession are one: the launcher and the system (Slurm, say) both pass it on.
+    """
+    kinds, before, asked = (signal.SIGINT, signal.SIGTERM), {}, []
 
     def handle(number: int, frame: Any) -> None:
-        note()
-        signal.signal(number, before[number])
+        asked.append(time.monotonic())
+        if len(asked) == 1:
+            note()
+        elif number == signal.SIGINT or asked[-1] - asked[0] > 5:
+            signal.signal(number, before[number])
+            signal.raise_signal(number)
 
     try:
         for kind in kinds:

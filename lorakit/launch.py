@@ -157,7 +157,9 @@ def together(run: Run, count: int) -> str:
     before = len(folder.history()[0])
     try:
         with _undone():
-            os.environ.update(child_environment() | {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")})
+            os.environ.update(child_environment() | {
+                "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
+                "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "300"})  # seconds for the update in progress and its checkpoint
             elastic_launch(config, sys.executable)("-m", "lorakit.cli", "train", str(folder / "asked.json"))
         return ""
     except SignalException:

@@ -124,6 +124,8 @@ def processes(run: Run, facts: Facts) -> tuple[int, str]:
     if run.processes != "auto":
         if len(facts.cards) not in (0, 1) and run.processes > len(facts.cards):
             raise LorakitError(f"processes={run.processes}, and this machine has {len(facts.cards)} cards; lower it")
+        if facts.mps and run.processes > 1:
+            raise LorakitError(f"processes={run.processes}: a Mac's GPU serves one process; leave processes out")
         return run.processes, "asked for"
     count = max(1, min(len(facts.cards), run.global_batch_size))
     return count, f"one for each of {count} cards" if count > 1 else "one card" if facts.cards else "one process"

@@ -24,7 +24,7 @@ ROWS = [
     {"text": "no water", "label": "need"}, {"text": "a", "label": 1}, {"text": "b", "label": 0.5, "x": [{"y": {}}]},
     {"translation": {"de": "Wasser", "en": "water"}}, {"source": "eau", "target": "water"}]
 CSV = b'prompt,completion\n"How much, at least?",15\n"a ""b""\nc?","d\n"\nwhere?,there\n'
-LINES = "Where is the well?\nBehind the school.\n\nThe river <|endoftext|> rose.\n".encode()
+LINES = b"Where is the well?\nBehind the school.\n\nThe river <|endoftext|> rose.\n"
 
 
 def table(**columns):
@@ -102,7 +102,7 @@ def damaged(folder, rng):
 
 
 def tried(name, options, path, tokenizer):
-    """(rows, CPU seconds) of a file that is read, converted by every schema and encoded. Nothing but a refusal may end it."""
+    """(rows, CPU seconds) of a file that is read, converted by every schema and encoded; refused at most."""
     start = time.process_time()
     rows = []
     try:

@@ -171,7 +171,7 @@ BAD_ROWS = {
     "broken JSON: nested too deeply": "[" * 100_000,
     "expected an object {…}, found list": '["a?", "b"]',
     "expected an object {…}, found NoneType": "null",
-    "column 'completion' is missing": '{"prompt": "a?"}',
+    "column 'completion' (or answer, response, solution, output) is missing": '{"prompt": "a?"}',
     "'completion' is null": NULL,
     "'completion' is NaN": NULL.replace("null", "NaN"),
     "'completion' is empty": NULL.replace("null", '" \\n"'),
@@ -199,7 +199,8 @@ BAD_TURNS = {
     f"turn 2 calls a tool or is a tool's; {TOOLS}": {"messages": CALL},
     "'tools' offers tools to the model, which cannot be trained; remove the column to train the words alone":
         {**turns("user", "assistant"), "tools": [{"name": "search"}]},
-    "turn 2 (assistant): column 'content' is missing": {"messages": [turns("user")["messages"][0], {"role": "assistant"}]},
+    "turn 2 (assistant): column 'content' (or value) is missing":
+        {"messages": [turns("user")["messages"][0], {"role": "assistant"}]},
 }
 BAD_LABELS = {
     "'label' is NaN": '{"text": "a", "label": NaN}',
@@ -286,7 +287,8 @@ def test_rows_that_are_sound_and_of_no_use(folder, capsys, rows, words):
 def test_a_file_that_works(folder, capsys, name, content, rows):
     put(folder / name, content)
     if rows is None:  # columns without a name are given by number
-        put(folder / "run.yaml", f"data: {name}\nformat: {{tsv: {{header: false}}}}\ncolumns: {{text: '1', label: '2'}}\n")
+        put(folder / "run.yaml", f"data: {name}\nformat: {{tsv: {{header: false}}}}\n"
+                                 "columns: {text: '1', label: '2'}\n")
     code, out, err = said(capsys, "check", "run.yaml" if rows is None else name)
     assert (code, err) == (0, "")
     assert f"{rows or 2} usable, 0 not" in out
@@ -319,8 +321,8 @@ PATHS = {
     "/dev/zero": ": is a device or a pipe, expected a file or a folder",
     "folder.jsonl": f": no file in it can be read (it has none; known endings: {ENDINGS})",
     "pictures": f": no file in it can be read (it has .png; known endings: {ENDINGS})",
-    "nobody/nothing": ": HF_HUB_OFFLINE is set, and this is not in the local cache (…). Without internet name a local file "
-                      "or folder, or attach it",
+    "nobody/nothing": ": HF_HUB_OFFLINE is set, and this is not in the local cache (…). Without internet name a local "
+                      "file or folder, or attach it",
 }
 
 

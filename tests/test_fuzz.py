@@ -1,5 +1,7 @@
 """Any bytes whatever: rows and reasons come out, or one refusal; nothing else, and never late."""
 
+import csv
+import io
 import json
 import random
 import tempfile
@@ -77,7 +79,7 @@ cell = st.text(alphabet='ab,;"\t\r\n é\u2028', max_size=6)
 
 
 def counted(name, content, given):
-    """All rows of the file are usable or named, each place once; `given` is how many there are, None when unknown."""
+    """Every row of the file is usable or named, once; `given` is how many there are, None where that is a question."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / name
         path.write_bytes(content)
@@ -91,25 +93,22 @@ def counted(name, content, given):
     assert given is None or report.rows == given
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(lines=st.lists(line, min_size=1, max_size=8), end=st.sampled_from(["\n", "\r\n"]))
 def test_no_row_of_json_lines_is_lost(lines, end):
     content = end.join(lines).encode("utf-8", "surrogatepass")
     counted("f.jsonl", content, sum(1 for one in lines if one.strip()))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(header=st.sampled_from(["prompt,completion", "text;label", "text", ""]), cells=st.lists(cell, max_size=12))
 def test_no_row_of_a_table_is_lost(header, cells):
     counted("f.csv", (header + "\n" + "".join(cells)).encode(), None)
 
 
-@settings(max_examples=200, deadline=None)
-@given(rows=st.lists(st.tuples(cell, cell), min_size=1, max_size=6), delimiter=st.sampled_from(",;\t"))
+@settings(max_examples=100, deadline=None)
+@given(rows=st.lists(st.tuples(cell, cell), min_size=1, max_size=6), delimiter=st.sampled_from(",;"))
 def test_every_row_of_a_sound_table_is_found(rows, delimiter):
-    import csv
-    import io
-
     out = io.StringIO()
     csv.writer(out, delimiter=delimiter).writerows([("prompt", "completion"), *rows])
     counted("f.csv", out.getvalue().encode(), len(rows))

@@ -1,5 +1,6 @@
 """A run in a child: files are the only channel, and nothing that happens to the parent stops it."""
 
+import base64
 import os
 import re
 import signal
@@ -8,10 +9,12 @@ import sys
 import time
 from types import SimpleNamespace
 
+import psutil
 import pytest
 from conftest import tiny_run
 
 import lorakit
+from lorakit import checkpoint
 from lorakit.record import Folder
 from lorakit.widgets import live
 
@@ -89,6 +92,114 @@ def test_a_child_is_watched_attached_to_and_stopped(base, rows_file, tmp_path, m
     assert (folder / "checkpoint/last.safetensors").exists()
     with pytest.raises(lorakit.LorakitError, match="is stopped, not done"):
         lorakit.attach(folder.path).result()
+
+
+def endless(base, rows_file, tmp_path):
+    """Two processes that train until they are asked to stop."""
+    return tiny_run(base, rows_file, tmp_path, processes=2, max_updates=1_000_000, checkpoint_every=1_000_000,
+                    validate_every=0)
+
+
+def nobody_is_left(tmp_path):
+    return not [p for p in psutil.process_iter(["cmdline"]) if str(tmp_path) in " ".join(p.info["cmdline"] or [])]
+
+
+def stopped(folder):
+    """The checkpoint is of the last line of the history."""
+    done = len(folder.history()[0])
+    assert folder.record["error"] == f"stopped on request after update {done}; start again to go on"
+    assert checkpoint.read(folder / "checkpoint/last.safetensors")[1]["state"]["update"] == done
+    return folder.record["status"] == "stopped"
+
+
+def test_two_processes_outlive_who_launched_them_and_stop_when_asked(base, rows_file, tmp_path, monkeypatch, capsys):
+    """The parent is killed, another one attaches, watches and interrupts: both processes end with a checkpoint."""
+    run = endless(base, rows_file, tmp_path)
+    folder, parent = Folder(run.folder), subprocess.Popen(
+        [sys.executable, "-c", PARENT, run.model_dump_json(include=run.model_fields_set)], stdout=subprocess.DEVNULL)
+    until(lambda: len(folder.history()[0]) > 2)
+    parent.kill()
+    assert parent.wait() == -signal.SIGKILL
+    job, seen = lorakit.attach(run.folder), len(folder.history()[0])
+    until(lambda: len(folder.history()[0]) > seen + 2)
+    real, drawn = live.Panel.draw, []
+
+    def draw(panel, status, last=False):
+        drawn.append((status, last))
+        real(panel, status, last=last)
+        if len(drawn) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(live.Panel, "draw", draw)
+    assert job.watch(every=0.1).status == "stopped" and stopped(folder)
+    assert drawn == [("running", False)] * 3 + [("stopped", True)]
+    assert "running · update" in capsys.readouterr().err
+    each = folder.record["processes"]
+    assert len({p["process"] for p in each}) == 2 and min(p["target_tokens"] for p in each) > 0
+    until(lambda: nobody_is_left(tmp_path), 20)
+
+
+@pytest.mark.slow
+def test_two_processes_are_stopped_by_who_launched_them_and_survive_their_launcher(base, rows_file, tmp_path):
+    """Stopped as a job's own child; started again, they train on when torchrun's agent is killed."""
+    run = endless(base, rows_file, tmp_path)
+    job = lorakit.launch(run)
+    folder = job.folder
+    until(lambda: len(folder.history()[0]) > 2)
+    assert (job.status, lorakit.launch(run)._child) == ("running", None)
+    assert job.stop().status == "stopped" and stopped(folder)
+    assert job._child.returncode == 0 and "Traceback" not in job.log(1000)
+    until(lambda: nobody_is_left(tmp_path), 20)
+    job, seen = lorakit.launch(run), len(folder.history()[0])
+    until(lambda: len(folder.history()[0]) > seen + 2)
+    job._child.kill()
+    job._child.wait()
+    seen = len(folder.history()[0])
+    until(lambda: len(folder.history()[0]) > seen + 2)
+    assert lorakit.attach(folder.path).stop().status == "stopped" and stopped(folder)
+    assert [u["update"] for u in folder.history()[0]] == list(range(1, len(folder.history()[0]) + 1))
+    until(lambda: nobody_is_left(tmp_path), 20)
+
+
+@pytest.mark.slow
+def test_a_launch_of_two_is_stopped_before_it_trains(base, rows_file, tmp_path):
+    job = lorakit.launch(endless(base, rows_file, tmp_path))
+    assert job.stop().status == "interrupted"
+    assert not job.running and job.folder.history() == ([], [])
+    until(lambda: nobody_is_left(tmp_path), 20)
+
+
+@pytest.mark.slow
+def test_a_kernel_is_killed_and_a_new_one_goes_on_watching(base, rows_file, tmp_path):
+    """In Jupyter kernels: the first launches and is killed, the second attaches; its output holds the whole curve."""
+    from jupyter_client.manager import start_new_kernel
+
+    run = tiny_run(base, rows_file, tmp_path, processes=2, max_updates=300, validate_every=100)
+    folder = Folder(run.folder)
+    given = run.model_dump_json(include=run.model_fields_set)
+    manager, client = start_new_kernel(cwd=tmp_path)
+    client.execute(f"import json, lorakit; job = lorakit.launch(lorakit.Run(**json.loads({given!r}))); job.watch(0.2)")
+    until(lambda: len(folder.history()[0]) > 5)
+    client.stop_channels()
+    manager.shutdown_kernel(now=True)  # SIGKILL
+    seen = len(folder.history()[0])
+    assert folder.record["status"] == "running" and seen < 300
+    manager, client = start_new_kernel(cwd=tmp_path)
+    shown = []
+    try:
+        reply = client.execute_interactive(f"import lorakit; lorakit.attach({str(folder.path)!r}).watch(0.2).status",
+                                           timeout=200, output_hook=shown.append)
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
+    assert reply["content"]["status"] == "ok", reply
+    assert folder.record["status"] == "done" and len(folder.history()[0]) == 300
+    contents = [m["content"]["data"] for m in shown if "data" in m["content"]]
+    pictures = [base64.b64decode(c["image/png"]) for c in contents if "image/png" in c]
+    assert len(pictures) > 1 and pictures[-1] == (folder / "loss.png").read_bytes()
+    lines = [c["text/plain"] for c in contents if "update" in c.get("text/plain", "")]
+    assert lines[0].startswith("running · update ") and lines[-1].startswith("done · update 300 of 300 · loss ")
+    until(lambda: nobody_is_left(tmp_path), 20)
 
 
 def test_a_child_that_fails_says_why(base, tmp_path):

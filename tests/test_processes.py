@@ -256,21 +256,23 @@ def launched(tmp_path, run, *changes):
 
 def struck(tmp_path, run, rank, moment, capsys):
     """Launches, kills process `rank` when `moment()` is true; (exit code, its message, seconds until all had ended)."""
-    times = []
+    times, over = [time.monotonic()], threading.Event()
 
     def strike():
-        end = time.monotonic() + 120
-        while time.monotonic() < end and not (moment() and rank in workers()):
-            time.sleep(0.01)
-        times.append(time.monotonic())
-        workers()[rank].kill()
+        while not over.wait(0.01):
+            if moment() and (found := workers().get(rank)):
+                times.append(time.monotonic())
+                return found.kill()
 
     capsys.readouterr()
     thread = threading.Thread(target=strike)
     thread.start()
-    code = launched(tmp_path, run, "--processes", "2")
-    thread.join()
-    return code, capsys.readouterr().err.splitlines()[-1], time.monotonic() - times[0]
+    try:
+        code = launched(tmp_path, run, "--processes", "2")
+    finally:
+        over.set()
+        thread.join()
+    return code, capsys.readouterr().err.splitlines()[-1], time.monotonic() - times[-1]
 
 
 @pytest.fixture(scope="module")
@@ -307,6 +309,7 @@ def test_a_process_is_killed_while_training(finish, uncut, base, rows_file, tmp_
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1500)
 def test_ten_kills(finish, uncut, base, rows_file, tmp_path, capsys):
     """At a random moment each, from the start of the processes to their end; either of them."""
     start = time.monotonic()

@@ -644,3 +644,15 @@ def test_the_best_of_the_first_update_is_good_enough(quick, overfitting):
     folder = finetune(overfitting.with_(learning_rate=1.0, max_updates=4, early_stopping=None))
     assert folder.record["adapter_from_update"] == 1
     assert folder.record["status"] == "done"
+
+
+def test_one_termination_said_twice_is_one(quick, whole, run, monkeypatch):
+    """Slurm signals every process of a step, and torchrun passes it on to its own."""
+    def twice():
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        after_line(patch, 6, twice)
+        assert finetune(run).record["status"] == "stopped"
+    assert evidence(finetune(run)) == whole(run)

@@ -21,6 +21,7 @@ class Spec:
     name: str = ""  # what a user types; empty: the file's name
     licence: str = "see the model's page"
     target_modules: tuple[str, ...] | str = "all-linear"  # layers that get an adapter: training must change it
+    unquantized: tuple[str, ...] = ()  # layers that a quantized base keeps whole, in transformers' own patterns
     fp16: bool = True  # False where activations overflow half precision
     source: str = ""  # where these facts are from
     template: str = ""  # its chat template among those that TRL carries

@@ -1,7 +1,8 @@
 """Gemma 3n, its language model: inputs per layer, AltUp, LAuReL, sparse first layers, last layers that share keys.
 
 The file at the hub also holds towers for images and sound (983,281,504 weights, built by timm); text never reaches
-them, and a bare `k_proj` would match the one for sound.
+them, and a bare `k_proj` would match the one for sound. AltUp clamps its weights in place when it trains, which a
+quantized one refuses.
 """
 
 from lorakit.models import Spec
@@ -11,6 +12,7 @@ SPEC = Spec(
     path="google/gemma-3n-{size}-it",
     licence="Gemma Terms of Use (accepted on the model's page)",
     target_modules=r"model\.(language_model\.)?layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)",
+    unquantized=("lm_head", r".*\.altup"),
     fp16=False,
     source="https://huggingface.co/google/gemma-3n-E4B-it, text_config",
     template="gemma3",
