@@ -28,7 +28,7 @@ def resolve(run: Run, facts: Facts, started: tuple[int, str] | None = None) -> t
     chosen["engine"] = engine(run, facts, spec)
     chosen["precision"] = precision(run, facts, spec)
     run = run.with_(**{name: value for name, (value, _) in chosen.items()})
-    chosen["quantization"] = quantization(run, facts)
+    chosen["quantization"] = quantization(run, facts, spec)
     run = run.with_(quantization=chosen["quantization"][0])
     chosen["output_dir"] = home(run, facts)
     if run.shard and run.processes == 1:
@@ -158,7 +158,12 @@ def precision(run: Run, facts: Facts, spec: Spec) -> tuple[str, str]:
     return "fp32", f"{old.name} has no bf16 hardware, and {run.model} overflows in fp16"
 
 
-def quantization(run: Run, facts: Facts) -> tuple[str, str]:
+def quantization(run: Run, facts: Facts, spec: Spec) -> tuple[str, str]:
+    if spec.stored and run.quantization in ("nf4", "int8"):
+        raise LorakitError(f"quantization={run.quantization!r}: the weights of {run.model} are stored as {spec.stored} "
+                           "already and cannot be quantized again; leave quantization out")
+    if spec.stored and run.quantization == "auto":
+        return "none", f"its weights are stored as {spec.stored}"
     if run.quantization != "auto":
         return run.quantization, "asked for"
     if run.method == "full":

@@ -22,6 +22,11 @@ Natural, Positive = Annotated[int, Field(ge=0)], Annotated[int, Field(ge=1)]  # 
 FREE_TO_CHANGE = {"max_updates", "processes", "max_minutes", "checkpoint_every", "output_dir", "name"}
 
 
+def home() -> str:
+    """Where runs are kept unless a folder is named."""
+    return next((f"{folder}/outputs" for folder in KEPT if Path(folder).is_dir()), "outputs")
+
+
 class Run(BaseModel):
     """The settings of one run. Raises `LorakitError` naming the setting, its value and the cure."""
 
@@ -80,7 +85,7 @@ class Run(BaseModel):
     shard: bool = False  # FSDP2
     checkpoint_every: Positive | Auto = "auto"  # updates
     max_minutes: float | None = Field(None, gt=0)  # stop with a checkpoint before this
-    output_dir: str = "auto"  # its folders hold the runs; auto: where this machine keeps files
+    output_dir: str = Field(default_factory=home)  # holds the runs; auto: where this machine keeps files
 
     # evidence
     metrics: list[str | dict[str, dict[str, Any]]] | Auto = "auto"  # names from lorakit/metrics/
@@ -90,8 +95,8 @@ class Run(BaseModel):
         for name in settings:
             if name not in type(self).model_fields:
                 raise LorakitError(f"unknown setting '{name}'{did_you_mean(name, type(self).model_fields)}")
-        if settings.get("output_dir", "auto") == "auto":
-            settings["output_dir"] = next((f"{home}/outputs" for home in KEPT if Path(home).is_dir()), "outputs")
+        if settings.get("output_dir") == "auto":
+            del settings["output_dir"]
         settings = {k: os.fspath(v) if isinstance(v, os.PathLike) else v for k, v in settings.items()}
         for part in ("validation", "test"):
             if settings.get(f"{part}_data"):  # a file of its own leaves nothing to take from `data`

@@ -24,6 +24,7 @@ ROWS = [
     {"text": "no water", "label": "need"}, {"text": "a", "label": 1}, {"text": "b", "label": 0.5, "x": [{"y": {}}]},
     {"translation": {"de": "Wasser", "en": "water"}}, {"source": "eau", "target": "water"}]
 CSV = b'prompt,completion\n"How much, at least?",15\n"a ""b""\nc?","d\n"\nwhere?,there\n'
+DEEP = b'{"text": "a", "label": "b", "c": ' + b"[" * 600 + b"]" * 600 + b"}\n"
 LINES = b"Where is the well?\nBehind the school.\n\nThe river <|endoftext|> rose.\n"
 
 
@@ -39,21 +40,18 @@ SEEDS = {
     "txt": [LINES, LINES.replace(b"<|endoftext|>", b"")],
     "json": [json.dumps(ROWS[2:4]).encode(), json.dumps({"text": ["a", "b"], "label": [1, 2]}).encode(),
              json.dumps({"version": 1, "data": ROWS[:1] * 2}, indent=1).encode()],
-    "jsonl": [json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in ROWS],
+    "jsonl": [*(json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in ROWS), DEEP * 2],
     "parquet": [table(prompt=["a?", None], completion=["b", "c"]), table(messages=[TURNS, TURNS]),
-                table(text=["a", "b"], label=pa.array([1, 2]).dictionary_encode(), at=pa.array([0, 2**62],
-                    "timestamp[ns]"))],
+                table(text=["a"], label=pa.array([1]).dictionary_encode(), at=pa.array([2**62], "timestamp[ns]"))],
     "parallel": [LINES, b"a\nb\nc\n"],
 }
 EVERY = [seed for seeds in SEEDS.values() for seed in seeds]
 PIECES = [
-    b'"', b"'", b",", b";", b"\t", b"\n", b"\r", b"\r\n", b"\\", b"\0", b"[", b"]", b"{", b"}", b":", b"null",
-        b"true", b"NaN",
-    b"1e999", b"-0", b'""', b"[]", b"{}", b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff", b"\x1f\x8b", b"PAR1", b"\xe9",
-    b"\xed\xa0\x80", b"\\ud800", b"\\u0000", "\u2028\u0085\u00a0".encode(), b"<|endoftext|>", b"<|end|>",
-        b"<|assistant|>",
-    "\ue000answer\ue001".encode(), b"{{", b"{%", b"role", b"content", b"assistant", b"label", b"text", b"9" * 5000,
-    b"[" * 2000, b'{"a":' * 300, b"[" * 600 + b"]" * 600, b'"' * 999, b"," * 999, b"\n" * 999, b"x" * 9999]
+    b'"', b"'", b",", b";", b"\t", b"\n", b"\r", b"\r\n", b"\\", b"\0", b"[", b"]", b"{", b"}", b":", b"null", b"true",
+    b"NaN", b"1e999", b"-0", b'""', b"[]", b"{}", b"{{", b"{%", b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff", b"\x1f\x8b",
+    b"PAR1", b"\xe9", b"\xed\xa0\x80", b"\\ud800", b"\\u0000", "\u2028\u0085\u00a0".encode(), b"<|endoftext|>",
+    b"<|end|>", b"<|assistant|>", "\ue000answer\ue001".encode(), b"role", b"content", b"assistant", b"label", b"text",
+    b"9" * 5000, b"[" * 2000, b'{"a":' * 300, b'"' * 999, b"," * 999, b"\n" * 999, b"x" * 9999]
 ENCODINGS = ("utf-16", "utf-16-le", "utf-16-be", "utf-32", "latin-1", "cp1252", "utf-7")
 
 
@@ -104,18 +102,27 @@ def damaged(folder, rng):
 def tried(name, options, path, tokenizer):
     """(rows, CPU seconds) of a file that is read, converted by every schema and encoded; refused at most."""
     start = time.process_time()
-    rows = []
+    rows, used = [], []
     try:
         rows = list(FORMATS[name].read(path, **options))
         for row in rows[:20]:
             converted(row)
-        used(rows, tokenizer)
+        task, used = streamed(rows)
     except LorakitError as error:
         assert str(error).strip()
+    for row in used[:2]:
+        pickle.dumps(row.fields)  # as it is put aside
+        data.fingerprint(row)
+        try:
+            encoded = task.encode(row, tokenizer, 64)
+        except BadRow:
+            continue
+        assert all(len(one["ids"]) == len(one["targets"]) <= 64 and any(one["targets"]) for one in encoded)
     return len(rows), time.process_time() - start
 
 
 def converted(row):
+    """One row by each schema, whether it is its own or not."""
     assert row.row >= 1 and row.file
     if not isinstance(row, Example):
         assert row.reason.encode()
@@ -127,18 +134,10 @@ def converted(row):
             assert str(error).strip()
 
 
-def used(rows, tokenizer):
-    """What a run makes of these rows: the schema is found, each becomes one or is rejected, the first are encoded."""
+def streamed(rows):
+    """(task, usable rows) as a run finds them; each row is usable or rejected."""
     report = data.DataReport("")
-    stand_in = SimpleNamespace(name="f", format="", read=lambda: iter(rows))
-    found = list(data.stream(stand_in, report))
+    found = list(data.stream(SimpleNamespace(name="f", format="", read=lambda: iter(rows)), report))
     assert report.rows == len(rows) == len(found)
     task = next(task for task in TASKS.values() if task.GIVES == SCHEMAS[report.schema].GIVES)
-    for row in [row for row in found if isinstance(row, Example)][:2]:
-        pickle.dumps(row.fields)  # as it is put aside
-        data.fingerprint(row)
-        try:
-            encoded = task.encode(row, tokenizer, 64)
-        except BadRow:
-            continue
-        assert all(len(one["ids"]) == len(one["targets"]) <= 64 and any(one["targets"]) for one in encoded)
+    return task, [row for row in found if isinstance(row, Example)]

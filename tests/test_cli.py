@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -73,7 +74,6 @@ def refused(command, words, *arguments):
     ("data: x.jsonl\nlearning_rate: fast", "learning_rate='fast'"),
     ("data: x.jsonl\nmethod: full\nquantization: nf4", "method='full' and quantization='nf4' contradict"),
     ("data: x.jsonl\nmicro_batch_size: 16", "micro_batch_size=16 and global_batch_size=8 contradict"),
-    ("data: x.jsonl\nprocesses: 2", "processes=2 is not served yet"),
     ("data: x.jsonl\nmodel: nowhere", "model='nowhere': no such folder, and not a hub id"),
     ("data: x.jsonl\nmodel: nobody/nothing", "nobody/nothing could not be loaded"),
     ("data: x.jsonl\nmodel: {base}", "x.jsonl: no such file (looked from"),
@@ -92,7 +92,22 @@ def test_settings_on_the_command_line(command, tmp_path):
     refused(command, "--set rank: expected NAME=VALUE", "train", path, "--set", "rank")
     refused(command, "--set rank=[: the value cannot be read as YAML", "train", path, "--set", "rank=[")
     refused(command, "unknown setting 'rnk'; did you mean 'rank'?", "train", path, "--set", "rnk=4")
-    refused(command, "processes=2 is not served yet", "train", path, "--processes", "2")
+
+
+def test_the_number_of_processes(command, tmp_path, monkeypatch):
+    """Asked for on the command line; with several cards not more than there are."""
+    from lorakit import machine
+
+    started = []
+    monkeypatch.setattr(import_module("lorakit.launch"), "together",
+                        lambda run, count: started.append((run.processes, count)) or "")
+    path = write_yaml(tmp_path / "run.yaml", data="x.jsonl", output_dir=str(tmp_path), processes=3)
+    assert command("train", path) == command("train", path, "--processes", "2") == (0, "", "")
+    card = machine.Card("Tesla T4", 15 * 10**9, (7, 5))
+    monkeypatch.setattr(machine, "facts", lambda folder=".": machine.Facts(memory=10**10, cards=(card, card)))
+    refused(command, "processes=3, and this machine has 2 cards; lower it", "train", path)
+    assert command("train", path, "--set", "processes=auto") == (0, "", "")
+    assert started == [(3, 3), (2, 2), ("auto", 2)]
 
 
 def test_paths_that_are_not_what_they_should_be(command, tmp_path, rows_file):

@@ -379,7 +379,7 @@ def test_a_start_that_fails_says_so_and_the_next_one_counts(quick, run, tmp_path
 
 
 @pytest.mark.parametrize(("changes", "words"), [
-    ({"processes": 2}, "processes=2 is not served yet"), ({"shard": True}, "shard=True is not served yet"),
+    ({"processes": 2}, r"processes=2, and this is one process: start them by lorakit.launch\(run\), or"),
     ({"folds": 5}, "folds=5 is not served yet"), ({"engine": "abacus"}, "no 'abacus' in engines/.*torch"),
     ({"precision": "fp16"}, "precision='fp16' needs a CUDA card"), ({"task": "knit"}, "no 'knit' in tasks/"),
     ({"metrics": ["applause"]}, "no 'applause' in metrics/"), ({"model": "nowhere"}, "no such folder"),

@@ -9,6 +9,7 @@ import math
 import os
 import resource
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,8 @@ def load(run: Run, *, adapter: str | Path | None = None) -> TorchEngine:
         "attn_implementation": attention.NAME if packable else "eager",
     }
     if run.quantization != "none":
-        options |= {"quantization_config": quantization(run.quantization, dtype), "device_map": {"": where}}
+        options |= {"quantization_config": quantization(run.quantization, dtype, spec.unquantized),
+                    "device_map": {"": where}}
     tokenizer, _ = base.tokenizer(run.model)
     torch.manual_seed(run.seed)
     source = str(adapter) if adapter and run.method == "full" else path
@@ -135,11 +137,13 @@ def threads(model: Any, run: Run) -> tuple[int, str]:
     return torch.get_num_threads(), "all cores"
 
 
-def quantization(name: str, dtype: torch.dtype) -> BitsAndBytesConfig:
+def quantization(name: str, dtype: torch.dtype, whole: Sequence[str]) -> BitsAndBytesConfig:
+    """bitsandbytes' settings; the layers named in `whole` keep their precision."""
+    skip = list(whole) or None
     if name == "int8":
-        return BitsAndBytesConfig(load_in_8bit=True)
-    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
-                              bnb_4bit_compute_dtype=dtype)
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=skip)
+    return BitsAndBytesConfig(load_in_4bit=True, llm_int8_skip_modules=skip, bnb_4bit_quant_type="nf4",
+                              bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype)
 
 
 def with_adapter(model: Any, run: Run, spec: Any, adapter: str | Path | None) -> Any:

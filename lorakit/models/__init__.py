@@ -22,6 +22,7 @@ class Spec:
     licence: str = "see the model's page"
     target_modules: tuple[str, ...] | str = "all-linear"  # layers that get an adapter: training must change it
     unquantized: tuple[str, ...] = ()  # layers that a quantized base keeps whole, in transformers' own patterns
+    stored: str = ""  # how the hub's weights are quantized already: no second quantization can load them
     fp16: bool = True  # False where activations overflow half precision
     source: str = ""  # where these facts are from
     template: str = ""  # its chat template among those that TRL carries

@@ -1,6 +1,7 @@
 """gpt-oss-20b: 32 experts a layer, 4 of them per token, attention with sinks, every other layer over a window of 128.
 
-Activations leave fp16's range. Adapters go to attention: the experts are stacked matrices, not linear layers.
+Activations leave fp16's range. Adapters go to attention: the experts are stacked matrices, not linear layers. The hub's
+experts are in MXFP4, which transformers loads as it is or as bf16 (42 GB), never as NF4.
 """
 
 from lorakit.models import Spec
@@ -10,6 +11,7 @@ SPEC = Spec(
     path="openai/gpt-oss-20b",
     licence="Apache-2.0",
     target_modules=("q_proj", "k_proj", "v_proj", "o_proj"),
+    stored="mxfp4",
     fp16=False,
     source="https://huggingface.co/openai/gpt-oss-20b",
     template="gptoss",
