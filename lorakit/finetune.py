@@ -248,7 +248,7 @@ def schedule(run: Run, updates: int) -> Callable[[int], float]:
 def loop(engine: Any, batches: Batches, state: State, best: dict, sets: dict, run: Run, folder: Folder, crew: Crew
          ) -> str:
     """Trains; returns "" when all updates are done (or validation stopped them), else why it stopped early."""
-    start, stop = time.monotonic(), []
+    start, asked, stop = time.monotonic(), [], []  # asked: of this process, at any moment; stop: agreed on by all
     limits = {"max_rows": run.micro_batch_size, "max_tokens": run.micro_batch_tokens}
     bar = tqdm(total=len(batches), initial=state.update, desc="training", unit="update", mininterval=0.5,
                disable=not crew.first)
@@ -280,15 +280,14 @@ def loop(engine: Any, batches: Batches, state: State, best: dict, sets: dict, ru
         if run.validate_every and "validation" in sets and (last or state.update % run.validate_every == 0):
             validate()
         if run.max_minutes and time.monotonic() - start > 60 * run.max_minutes:
-            stop.append(f"max_minutes={run.max_minutes:g} is over")
-        if crew.size > 1:  # all stop after the same update
-            stop[:] = [why for said in crew.gather(stop) for why in said]
+            asked.append(f"max_minutes={run.max_minutes:g} is over")
+        stop[:] = [why for said in crew.gather(asked[:]) for why in said]
         ending = bool(stop) or last or enough()
         if ending or state.update % run.checkpoint_every == 0:
             save()
         return ending
 
-    with bar, asked_to_stop(lambda: stop.append("stopped on request")):
+    with bar, asked_to_stop(lambda: asked.append("stopped on request")):
         if not enough():
             train(engine, batches, state, schedule(run, len(batches)), after_update)
     early = stop and state.update < len(batches)

@@ -172,7 +172,7 @@ def test_doctor(command):
     code, out, _ = command("doctor")
     found = json.loads(command("doctor", "--json")[1])
     assert code == (1 if found["problems"] else 0)
-    assert found.keys() == {"facts", "choices", "problems", "lines"}
+    assert found.keys() == {"facts", "choices", "problems", "notes", "lines"}
     assert f"engine = torch: {found['choices']['engine'][1]}" in out.splitlines()
     assert all(reason for _, reason in found["choices"].values())
 
@@ -238,9 +238,7 @@ def test_plan_refuses_what_does_not_fit(command, tmp_path, base, rows_file, monk
 
     path = write_yaml(tmp_path / "run.yaml", model=base, data=rows_file, max_length=128, output_dir=str(tmp_path))
     monkeypatch.setattr(machine, "facts", lambda folder=".": machine.Facts(memory=10**6, packages={"torch": "2"}))
-    code, out, _ = command("plan", path)
-    assert code == 1
-    assert "it does not fit: lower micro_batch_tokens or max_length" in out
+    refused(command, "are needed and 0.0 GB are there, one row at a time; take a smaller model", "plan", path)
 
 
 # A run and what is made of it
