@@ -154,7 +154,8 @@ def test_check(command, tmp_path, rows_file):
     for line, words in ((2, "'completion' is empty"), (3, "broken JSON"), (5, "'prompt' is null"),
                         (6, "expected an object {…}, found list")):
         assert f"\nrows.jsonl:{line}: {words}" in out
-    assert "2 usable, 4 not; by set: train 2" in out and "1 row left out of train as repetitions of other rows there" in out
+    assert "2 usable, 4 not; by set: train 2" in out
+    assert "1 row left out of train as repetitions of other rows there" in out
     assert "\nrows.jsonl:1: " not in out and "\n    rows.jsonl:4 repeats rows.jsonl:1\n" in out
 
 

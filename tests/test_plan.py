@@ -92,7 +92,7 @@ def test_the_ladder_goes_down_in_its_order(base):
 
     seen = []
     for room in np.geomspace(3e9, 1e6, 60):
-        run, choices = plan.resolve(wanted, facts(memory=int(room)))
+        run, _ = plan.resolve(wanted, facts(memory=int(room)))
         rung = (run.gradient_checkpointing, run.offload, -run.micro_batch_tokens)
         seen += [rung] if rung not in seen else []
         if run.micro_batch_tokens > 256 or not run.offload:
