@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lorakit import base
+from lorakit import base, models
 from lorakit.errors import LorakitError
 from lorakit.run import Run
 
@@ -42,11 +42,13 @@ def shape(run: Run) -> Shape:
     for name, module in model.named_modules():
         if isinstance(module, torch.nn.Linear) and module is not head:
             linear += module.weight.numel()
-            if isinstance(wanted, str) or name.rsplit(".", 1)[-1] in wanted:
+            if models.adapts(wanted, name):
                 adapter += run.rank * (module.in_features + module.out_features)
     text = config.get_text_config()
+    wide = getattr(text, "intermediate_size", None) or 4 * text.hidden_size
+    wide = max(wide) if isinstance(wide, (list, tuple)) else wide  # Gemma 3n: one for each layer
     return Shape(linear, sum(p.numel() for p in model.parameters()) - linear, adapter, text.num_hidden_layers,
-                 text.hidden_size, getattr(text, "intermediate_size", None) or 4 * text.hidden_size, text.vocab_size)
+                 text.hidden_size, wide, text.vocab_size)
 
 
 def memory(run: Run, of: Shape | None = None) -> dict[str, int]:
@@ -65,7 +67,8 @@ def memory(run: Run, of: Shape | None = None) -> dict[str, int]:
         extra = trained * (4 + moments)
     else:
         bits = {"nf4": NF4_BITS, "int8": 8.1}.get(run.quantization, 8 * width)
-        weights, extra = of.linear * bits / 8 + of.other * width, of.adapter * (4 + 4 + moments)
+        each = run.processes if run.shard and run.processes != "auto" else 1  # its share of the layers
+        weights, extra = of.linear * bits / 8 / each + of.other * width, of.adapter * (4 + 4 + moments)
     layer = tokens * width * (14 * of.hidden + 5 * of.wide)
     activations = layer * of.layers
     if run.gradient_checkpointing is True:  # one layer at a time, and every layer's input

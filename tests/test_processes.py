@@ -232,6 +232,28 @@ def test_cut_and_resumed_on_another_number(start, finish, curve, base, rows_file
     assert len(folder.record["processes"]) == after
 
 
+def stop_while_talking(update):
+    """The first process is asked to stop when the others have just answered whether to stop after an update."""
+    real, talks = processes.Crew.gather, []
+
+    def gather(crew, value):
+        said = real(crew, value)
+        if isinstance(value, list) and crew.first:
+            talks.append(value)
+            if len(talks) == update:
+                signal.raise_signal(signal.SIGTERM)
+        return said
+
+    processes.Crew.gather = gather
+
+
+def test_a_request_to_stop_is_not_lost_at_any_moment(finish, run):
+    run = run.with_(test_fraction=0)
+    folder = finish(run, run, act=stop_while_talking, more=[5])
+    assert folder.record["error"] == "stopped on request after update 6; start again to go on"
+    assert len(losses(folder)) == 6
+
+
 # A process dies
 
 
