@@ -358,7 +358,7 @@ def test_a_loss_that_is_no_number_fails_the_run_and_keeps_what_was_written(quick
     monkeypatch.setattr(TorchEngine, "updates", 0, raising=False)
     monkeypatch.setattr(TorchEngine, "backward", backward)
     monkeypatch.setattr(TorchEngine, "update", update)
-    folder = refused(run, "the loss became nan at update 7; lower learning_rate")
+    folder = refused(run, "the loss became nan at update 7: no layer overflows by itself; lower")
     assert [u["update"] for u in folder.history()[0]] == [1, 2, 3, 4, 5, 6]
     assert (folder / "checkpoint/last.safetensors").exists()
     assert "the loss became nan at update 7" in (folder / "report.html").read_text()
