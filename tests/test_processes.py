@@ -212,11 +212,15 @@ def stop_after(rank, update):
 
 @pytest.mark.parametrize(("before", "after", "asked"), [(2, 1, 1), (1, 2, 0)])
 def test_cut_and_resumed_on_another_number(start, finish, curve, base, rows_file, tmp_path, before, after, asked):
-    """Asked to stop after update 10, on two processes the second of them; the status is looked at all the while."""
+    """Asked to stop after update 10, on two processes the second of them; the status is looked at all the while.
+
+    The second process keeps its files elsewhere, as on another host: it finds neither rows nor checkpoint, and leaves
+    none.
+    """
     run, seen = thirty(base, rows_file, tmp_path), []
-    folder = Folder(run.folder)
+    folder, other = Folder(run.folder), run.with_(output_dir=str(tmp_path / "other"))
     for count, stops in ((before, [asked, 10]), (after, [0, 0])):
-        members = start(*[run] * count, act=stop_after, more=stops)
+        members = start(*[run, other][:count], act=stop_after, more=stops)
         while any(p.is_alive() for p in members):
             seen += [s for s in [folder.record["status"]] if s not in seen[-1:]]
             time.sleep(0.02)
@@ -230,6 +234,7 @@ def test_cut_and_resumed_on_another_number(start, finish, curve, base, rows_file
     np.testing.assert_allclose(losses(folder), losses(curve("1")), rtol=0, atol=1e-5)
     assert [v["update"] for v in folder.history()[1]] == [10, 20, 30]
     assert len(folder.record["processes"]) == after
+    assert not other.folder.exists()
 
 
 def stop_while_talking(update):
@@ -485,6 +490,7 @@ def test_an_error_of_the_input_comes_from_the_processes_in_one_line(run, tmp_pat
 # Started by others
 
 
+@pytest.mark.slow
 def test_two_agents_on_two_hosts(base, rows_file, curve, tmp_path):
     """torchrun on each of two "hosts" that share no folder: the second writes nothing."""
     runs = [thirty(base, rows_file, tmp_path / name) for name in ("one", "two")]
