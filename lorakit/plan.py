@@ -132,13 +132,18 @@ def processes(run: Run, facts: Facts) -> tuple[int, str]:
 
 
 def engine(run: Run, facts: Facts, spec: Spec) -> tuple[str, str]:
-    refused = {}
-    for name in [run.engine] if run.engine != "auto" else registry.names("engines"):
-        reason = registry.load("engines", name).fits(facts, spec)
-        if not reason:
-            return name, "asked for" if run.engine != "auto" else f"it serves {facts.device}"
-        refused[name] = reason
-    raise LorakitError("no engine can serve here: " + "; ".join(f"{n}: {r}" for n, r in refused.items()))
+    """The one asked for; else of those that serve here the one that suits this machine best, by its own word."""
+    modules = registry.modules("engines") if run.engine == "auto" else {
+        run.engine: registry.load("engines", run.engine)}
+    reasons = {name: module.fits(facts, spec) for name, module in modules.items()}
+    suited = {name: modules[name].suits(facts) for name, reason in reasons.items() if not reason}
+    refused = "; ".join(f"{n}: {r}" for n, r in reasons.items() if r)
+    if run.engine != "auto" and suited:
+        return run.engine, "asked for"
+    best = max((n for n in suited if suited[n][0]), key=lambda n: suited[n][0], default=None)
+    if best is None:
+        raise LorakitError(f"no engine can serve here: {refused}")
+    return best, suited[best][1]
 
 
 def precision(run: Run, facts: Facts, spec: Spec) -> tuple[str, str]:

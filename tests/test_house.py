@@ -221,7 +221,7 @@ def test_models(name):
 def test_engines(name):
     functions = {n.name: [a.arg for a in n.args.args] for n in tree(PACKAGE / "engines" / f"{name}.py").body
                  if isinstance(n, ast.FunctionDef)}
-    assert functions["fits"] == ["facts", "spec"] and functions["load"][0] == "run"
+    assert functions["fits"] == ["facts", "spec"] and functions["suits"] == ["facts"] and functions["load"][0] == "run"
 
 
 # What surrounds the package

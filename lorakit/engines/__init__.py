@@ -1,7 +1,8 @@
 """What computes: one module each.
 
-`fits(facts, spec)` returns "" or the reason why this engine cannot serve here. `load(run, *, adapter=None)` returns an
-object with the methods of `Engine` below. Losses travel as (sum, count) over target tokens and are divided once.
+`fits(facts, spec)` returns "" or the reason why this engine cannot serve here; `suits(facts)` returns how well it does
+(the highest is chosen; 0: only when asked for) and why. `load(run, *, adapter=None)` returns an object with the methods
+of `Engine` below. Losses travel as (sum, count) over target tokens and are divided once.
 """
 
 from __future__ import annotations

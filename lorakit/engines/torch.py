@@ -41,6 +41,10 @@ def fits(facts: Any, spec: Any) -> str:
     return f"torch {facts.packages['torch']} was not built for {lost.name} ({lost.arch})" if lost else ""
 
 
+def suits(facts: Any) -> tuple[int, str]:
+    return 1, f"it serves {facts.device}"
+
+
 def device(crew: Crew) -> torch.device:
     if torch.cuda.is_available():
         return torch.device("cuda", crew.local_rank)
