@@ -66,7 +66,7 @@ def memory(run: Run, of: Shape | None = None) -> dict[str, int]:
         trained, weights = of.linear + of.other, 4 * (of.linear + of.other)
         extra = trained * (4 + moments)
     else:
-        bits = {"nf4": NF4_BITS, "int8": 8.1}.get(run.quantization, 8 * width)
+        bits = {"nf4": NF4_BITS, "affine4": 4 + 16 * width / 64, "int8": 8.1}.get(run.quantization, 8 * width)
         each = run.processes if run.shard and run.processes != "auto" else 1  # its share of the layers
         weights, extra = of.linear * bits / 8 / each + of.other * width, of.adapter * (4 + 4 + moments)
     layer = tokens * width * (14 * of.hidden + 5 * of.wide)

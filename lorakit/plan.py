@@ -74,7 +74,8 @@ def refuse(run: Run, facts: Facts) -> None:
     need = cost.memory(run)["total"]
     if need <= facts.device_memory:
         return
-    proposals = {"quantization": ["nf4"] if run.method == "lora" and run.quantization == "none" else [],
+    small = served(registry.load("engines", run.engine))[:1]
+    proposals = {"quantization": small if run.method == "lora" and run.quantization == "none" else [],
                  "max_length": [n for n in (2048, 1024, 512, 256, 128) if n < run.max_length],
                  "rank": [n for n in (32, 16, 8, 4) if n < run.rank and run.method == "lora"]}
     found = []
@@ -135,7 +136,9 @@ def engine(run: Run, facts: Facts, spec: Spec) -> tuple[str, str]:
     """The one asked for; else of those that serve here the one that suits this machine best, by its own word."""
     modules = registry.modules("engines") if run.engine == "auto" else {
         run.engine: registry.load("engines", run.engine)}
-    reasons = {name: module.fits(facts, spec) for name, module in modules.items()}
+    reasons = {name: module.fits(facts, spec) or (
+        "" if run.quantization in ("auto", *served(module)) else
+        f"it has no {run.quantization}, but {', '.join(served(module))}") for name, module in modules.items()}
     suited = {name: modules[name].suits(facts) for name, reason in reasons.items() if not reason}
     refused = "; ".join(f"{n}: {r}" for n, r in reasons.items() if r)
     if run.engine != "auto" and suited:
@@ -144,6 +147,11 @@ def engine(run: Run, facts: Facts, spec: Spec) -> tuple[str, str]:
     if best is None:
         raise LorakitError(f"no engine can serve here: {refused}")
     return best, suited[best][1]
+
+
+def served(module: Any) -> list[str]:
+    """What an engine can keep a frozen base in, the smallest first."""
+    return list(getattr(module, "QUANTIZATIONS", ("nf4", "int8", "none")))
 
 
 def precision(run: Run, facts: Facts, spec: Spec) -> tuple[str, str]:
@@ -164,7 +172,7 @@ def precision(run: Run, facts: Facts, spec: Spec) -> tuple[str, str]:
 
 
 def quantization(run: Run, facts: Facts, spec: Spec) -> tuple[str, str]:
-    if spec.stored and run.quantization in ("nf4", "int8"):
+    if spec.stored and run.quantization not in ("auto", "none"):
         raise LorakitError(f"quantization={run.quantization!r}: the weights of {run.model} are stored as {spec.stored} "
                            "already and cannot be quantized again; leave quantization out")
     if spec.stored and run.quantization == "auto":
@@ -177,4 +185,4 @@ def quantization(run: Run, facts: Facts, spec: Spec) -> tuple[str, str]:
                          gradient_checkpointing=True)
     need, room = cost.memory(smallest)["total"], 0.8 * facts.device_memory
     words = f"unquantized it takes {need / 1e9:.1f} GB of the {room / 1e9:.1f} GB that may be used"
-    return ("none", words) if need < room else ("nf4", words)
+    return ("none" if need < room else served(registry.load("engines", run.engine))[0]), words

@@ -24,6 +24,13 @@ def load(folder: str, name: str) -> ModuleType:
     return importlib.import_module(f"lorakit.{folder}.{name}")
 
 
+def defining(folder: str, function: str) -> list[str]:
+    """Names of the files in `lorakit/<folder>/` that define this function, found without loading any."""
+    package = importlib.import_module(f"lorakit.{folder}")
+    return [m.name for m in pkgutil.iter_modules(package.__path__)
+            if f"\ndef {function}(" in m.module_finder.find_spec(m.name).loader.get_source(m.name)]
+
+
 def modules(folder: str) -> dict[str, ModuleType]:
     """Every file of a folder by its name."""
     return {name: importlib.import_module(f"lorakit.{folder}.{name}") for name in names(folder)}

@@ -51,7 +51,7 @@ class Run(BaseModel):
     # how
     engine: str = "auto"  # a name from lorakit/engines/
     method: Literal["lora", "full"] = "lora"
-    quantization: Literal["auto", "nf4", "int8", "none"] = "auto"  # of the frozen base; nf4 + lora = QLoRA
+    quantization: Literal["auto", "nf4", "int8", "affine4", "none"] = "auto"  # of the frozen base; nf4 + lora = QLoRA
     rank: int = Field(16, ge=1)
     alpha: float = Field(32, gt=0)  # the update is scaled by alpha / rank
     dropout: float = Field(0.0, ge=0, lt=1)  # on the input of every adapter
@@ -121,7 +121,7 @@ class Run(BaseModel):
                 re.compile(self.target_modules)
             except re.error as error:
                 raise ValueError(f"target_modules={self.target_modules!r} is no regular expression: {error}") from None
-        if self.method == "full" and self.quantization in ("nf4", "int8"):
+        if self.method == "full" and self.quantization not in ("auto", "none"):
             clash("method", "quantization", "quantized weights cannot be trained; use lora or quantization=none")
         for name in ("use_rslora", "use_dora"):
             if self.method == "full" and getattr(self, name):

@@ -14,7 +14,7 @@ from lorakit import checkpoint
 from lorakit.batches import Batches, collate
 from lorakit.engines.torch import load
 from lorakit.errors import LorakitError
-from lorakit.kernels import attention
+from lorakit.kernels import attention, lora
 from lorakit.run import Run
 from lorakit.train import State, train
 
@@ -205,7 +205,7 @@ def test_attention_over_a_pack_is_that_of_the_dense_mask():
             seen &= place[:, None] - place[None] < window
         scores = q @ k.repeat_interleave(2, 1).transpose(2, 3) / math.sqrt(8)
         plain = scores.masked_fill(~seen, -math.inf).softmax(-1) @ v.repeat_interleave(2, 1)
-        out, _ = attention.packed_attention(None, q, k, v, None, document_lengths=[5, 11, 1],
+        out, _ = attention.packed_attention(None, q, k, v, None, documents=attention.Documents([5, 11, 1], q.device),
                                             sliding_window=window)
         torch.testing.assert_close(out, plain.transpose(1, 2), atol=1e-6, rtol=1e-5)
 
@@ -214,8 +214,9 @@ def test_a_leak_between_documents_is_found_at_loading(base, monkeypatch):
     """The whole pack as one document: the engine notices and pads, saying so."""
     honest = attention.packed_attention
 
-    def leaky(*args, document_lengths=None, **kwargs):
-        return honest(*args, document_lengths=document_lengths and [sum(document_lengths)], **kwargs)
+    def leaky(*args, documents=None, **kwargs):
+        joined = documents and attention.Documents([sum(documents.lengths)], documents.ends.device)
+        return honest(*args, documents=joined, **kwargs)
 
     monkeypatch.setitem(attention.AttentionInterface._global_mapping, attention.NAME, leaky)
     engine = load(settings(base))
@@ -309,9 +310,10 @@ def has_avx512_bf16():
 
 @pytest.fixture(scope="module")
 def four_bit_error(base, tmp_path_factory):
-    """(cured?) -> relative error of the gradients after an evaluation."""
+    """(cured?) -> relative error of the gradients after an evaluation through bitsandbytes' own products."""
     rows = noise(30, 9, 17)
 
+    @lora.as_peft()
     def error(cured):
         engine = shaken(load(settings(base, quantization="nf4")))
         plain = dequantized(engine, base, tmp_path_factory.mktemp("fp32"))

@@ -174,7 +174,7 @@ def engine(base):
 
 def scarce(engine, monkeypatch, tokens, checkpointing=False, offload=False):
     """Memory for so many tokens at a time, unless these rungs have been taken."""
-    plain = engine._logits
+    plain = engine._loss
 
     def logits(batch):
         enough = len(batch.ids) <= tokens and engine.model.is_gradient_checkpointing >= checkpointing
@@ -182,7 +182,7 @@ def scarce(engine, monkeypatch, tokens, checkpointing=False, offload=False):
             raise torch.OutOfMemoryError("CUDA out of memory")
         return plain(batch)
 
-    monkeypatch.setattr(engine, "_logits", logits)
+    monkeypatch.setattr(engine, "_loss", logits)
 
 
 def gradients(engine):
@@ -232,7 +232,7 @@ def test_out_of_memory_with_a_single_row_says_what_to_do(engine, monkeypatch):
 
 
 def test_out_of_memory_in_an_evaluation(engine, monkeypatch):
-    whole, plain = documents(10, 20, 5, 30), engine._logits
+    whole, plain = documents(10, 20, 5, 30), engine._hidden
     expected = engine.predict(whole)
     prompts = [[1, 2, 3], [4, 5], [6, 7, 8, 9]]
     answers = engine.generate(prompts, 4, [257])
@@ -242,7 +242,7 @@ def test_out_of_memory_in_an_evaluation(engine, monkeypatch):
             raise torch.OutOfMemoryError
         return plain(batch)
 
-    monkeypatch.setattr(engine, "_logits", logits)
+    monkeypatch.setattr(engine, "_hidden", logits)
     assert np.allclose(engine.predict(whole), expected, rtol=1e-5)
     generate = engine.model.generate
 
@@ -260,14 +260,14 @@ def test_out_of_memory_in_an_evaluation(engine, monkeypatch):
 def test_a_run_that_runs_out_of_memory_ends_the_same_and_says_so(run, quick, monkeypatch):
     whole = lorakit.finetune(run.with_(name="whole", dropout=0.0))
     module = registry.load("engines", "torch")
-    plain = module.TorchEngine._logits
+    plain = module.TorchEngine._loss
 
     def logits(self, batch):
         if self.model.training and len(batch.ids) > 100:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return plain(self, batch)
 
-    monkeypatch.setattr(module.TorchEngine, "_logits", logits)
+    monkeypatch.setattr(module.TorchEngine, "_loss", logits)
     folder = lorakit.finetune(run.with_(name="scarce", dropout=0.0))
     assert folder.record["status"] == "done" and folder.record["stepped_down"][0].startswith("at most ")
     assert Folder(run.with_(name="whole").folder).record["stepped_down"] == []

@@ -22,11 +22,11 @@ import torch.nn.functional as F
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
-from lorakit import base, processes
+from lorakit import base, kernels, processes
 from lorakit.batches import Batch
 from lorakit.errors import LorakitError
 from lorakit.files import whole
-from lorakit.kernels import attention
+from lorakit.kernels import attention, lora, loss
 from lorakit.processes import Crew
 from lorakit.run import Run
 
@@ -86,12 +86,7 @@ def load(run: Run, *, adapter: str | Path | None = None) -> TorchEngine:
         # An evaluation on avx512_bf16 CPUs repacks 4-bit weights in place; gradients are wrong from then on.
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
-    limit = getattr(config, "max_position_embeddings", None)
-    if limit and run.max_length > limit:
-        raise LorakitError(f"max_length={run.max_length} is longer than the {limit} positions of {run.model}")
-    if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
-        raise LorakitError(f"{run.model}: the tokenizer has {len(tokenizer)} tokens, the model "
-                           f"{model.get_input_embeddings().weight.shape[0]}; they do not belong together")
+    check(run, model, tokenizer)
     if run.gradient_checkpointing is True:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     if run.method == "lora":
@@ -99,6 +94,17 @@ def load(run: Run, *, adapter: str | Path | None = None) -> TorchEngine:
     if shard:
         split_layers(model, where)
     return TorchEngine(model, tokenizer, run, where, packable, crew)
+
+
+def check(run: Run, model: Any, tokenizer: Any) -> None:
+    """Raises `LorakitError` when rows of this run cannot be this model's."""
+    limit = getattr(model.config, "max_position_embeddings", None)
+    if limit and run.max_length > limit:
+        raise LorakitError(f"max_length={run.max_length} is longer than the {limit} positions of {run.model}")
+    rows = model.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > rows:
+        raise LorakitError(f"{run.model}: the tokenizer has {len(tokenizer)} tokens, the model {rows}; they do not "
+                           "belong together")
 
 
 def split_layers(model: Any, where: torch.device) -> None:
@@ -150,6 +156,19 @@ def quantization(name: str, dtype: torch.dtype, whole: Sequence[str]) -> BitsAnd
                               bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype)
 
 
+def targeted(model: Any, run: Run, spec: Any) -> str | list[str]:
+    """The layers that get an adapter, as PEFT names them. Raises `LorakitError` for one that the model lacks."""
+    targets = spec.target_modules if run.target_modules == "auto" else run.target_modules
+    if isinstance(targets, str):
+        return targets
+    names = [name for name, _ in model.named_modules()]
+    lost = [t for t in targets if not any(n == t or n.endswith("." + t) for n in names)]
+    if lost:
+        linear = sorted({n.rsplit(".", 1)[-1] for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)})
+        raise LorakitError(f"target_modules: {run.model} has no layer '{lost[0]}'; it has {', '.join(linear)}")
+    return list(targets)
+
+
 def with_adapter(model: Any, run: Run, spec: Any, adapter: str | Path | None) -> Any:
     from peft import LoraConfig, PeftModel, get_peft_model
 
@@ -163,16 +182,10 @@ def with_adapter(model: Any, run: Run, spec: Any, adapter: str | Path | None) ->
             words = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise LorakitError(f"{adapter}: the adapter cannot be loaded onto {run.model}: {words}. Was it made for "
                                "another base? Else start the run again under another name") from None
-    targets = spec.target_modules if run.target_modules == "auto" else run.target_modules
-    if not isinstance(targets, str):
-        names = [name for name, _ in model.named_modules()]
-        lost = [t for t in targets if not any(n == t or n.endswith("." + t) for n in names)]
-        if lost:
-            linear = sorted({n.rsplit(".", 1)[-1] for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)})
-            raise LorakitError(f"target_modules: {run.model} has no layer '{lost[0]}'; it has {', '.join(linear)}")
+    targets = targeted(model, run, spec)
     config = LoraConfig(
         r=run.rank, lora_alpha=run.alpha, lora_dropout=run.dropout, use_rslora=run.use_rslora, use_dora=run.use_dora,
-        target_modules=targets if isinstance(targets, str) else list(targets), task_type="CAUSAL_LM")
+        target_modules=targets, task_type="CAUSAL_LM")
     try:
         return get_peft_model(model, config)  # adapters are fp32
     except ValueError as error:
@@ -185,7 +198,9 @@ def with_adapter(model: Any, run: Run, spec: Any, adapter: str | Path | None) ->
 class TorchEngine:
     """See `lorakit.engines.Engine` for the contract."""
 
-    def __init__(self, model: Any, tokenizer: Any, run: Run, where: torch.device, packable: bool, crew: Crew):
+    def __init__(self, model: Any, tokenizer: Any, run: Run, where: torch.device, packable: bool, crew: Crew,
+                 own_kernels: bool = False):
+        """`own_kernels`: the model came with fast parts of its own, to be left alone."""
         self.model, self.tokenizer, self.device = model, tokenizer, where
         self.clip, self.pad_id, self.method = run.max_grad_norm, tokenizer.pad_token_id, run.method
         self.positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
@@ -203,10 +218,13 @@ class TorchEngine:
         self.share = (0, 1) if self.sharded else (crew.rank, crew.size)
         self.keeps_logits = "logits_to_keep" in inspect.signature(self._bare().forward).parameters
         self.notes: dict[str, tuple[Any, str]] = {"threads": threads(model, run)} if where.type == "cpu" else {}
+        if self.method == "lora" and not own_kernels:
+            self.notes["kernels"] = (kernels.install(model), "they compute what the model's own modules do")
         self.packing = bool(run.packing)
         if self.packing:
             self.packing, words = self._isolates(packable, run.max_length)
             self.notes["packing"] = (self.packing, words)
+        self.head = self._find_head()
 
     def _bare(self) -> Any:
         return self.model.get_base_model() if self.method == "lora" else self.model
@@ -256,24 +274,53 @@ class TorchEngine:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, dtype=self.autocast)
 
+    def _find_head(self) -> dict[str, Any] | None:
+        """What `kernels.loss` needs to stand for the model's own head; None where its logits differ: tried out."""
+        config, layer = self._bare().config.get_text_config(), self._bare().get_output_embeddings()
+        if type(layer) is not torch.nn.Linear or layer.bias is not None:
+            return None
+        head = {"weight": layer.weight, "softcap": getattr(config, "final_logit_softcapping", None),
+                "scale": getattr(config, "logit_scale", None) or 1 / (getattr(config, "logits_scaling", None) or 1)}
+        batch = Batch(np.arange(1, 9), np.arange(8) > 0, np.array([8]), np.array([0]))
+        with torch.no_grad(), self._evaluating():
+            try:
+                mine, own = loss.logits(self._hidden(batch), **head), self._logits(batch).float()
+            except (AttributeError, TypeError, ValueError, RuntimeError):
+                return None
+        return head if torch.allclose(mine, own, rtol=0.02, atol=0.02 * float(own.abs().max())) else None
+
+    def _hidden(self, batch: Batch) -> torch.Tensor:
+        """(K, H): what the head sees where it predicts the K targets."""
+        return self._forward(getattr(self._bare(), self._bare().base_model_prefix), batch, "last_hidden_state")
+
     def _logits(self, batch: Batch) -> torch.Tensor:
         """(K, V) logits that predict the K targets, in the batch's order."""
+        return self._forward(self.model, batch, "logits")
+
+    def _forward(self, model: Any, batch: Batch, wanted: str) -> torch.Tensor:
         places = torch.from_numpy(np.flatnonzero(batch.targets)).to(self.device)
         ids = torch.from_numpy(batch.ids).to(self.device)
         position = torch.from_numpy(batch.positions).to(self.device)
         if self.packing:
-            keep = {"logits_to_keep": places - 1} if self.keeps_logits else {}
+            keep = {"logits_to_keep": places - 1} if self.keeps_logits and wanted == "logits" else {}
             with attention.packed():
-                out = self.model(input_ids=ids[None], position_ids=position[None], use_cache=False,
-                                 document_lengths=batch.lengths.tolist(), **keep).logits[0]
+                out = model(input_ids=ids[None], position_ids=position[None], use_cache=False,
+                            documents=attention.Documents(batch.lengths, self.device), **keep)[wanted][0]
             return out if keep else out[places - 1]
         document = torch.from_numpy(batch.documents).to(self.device)
         shape = (len(batch.lengths), int(batch.lengths.max()))  # (D, T)
         padded = torch.full(shape, self.pad_id, device=self.device)
         mask = torch.zeros(shape, dtype=torch.long, device=self.device)
         padded[document, position], mask[document, position] = ids, 1
-        out = self.model(input_ids=padded, attention_mask=mask, use_cache=False).logits
+        out = model(input_ids=padded, attention_mask=mask, use_cache=False)[wanted]
         return out[document[places], position[places] - 1]
+
+    def _loss(self, batch: Batch) -> torch.Tensor:
+        """The sum over the targets, in nats."""
+        answers = torch.from_numpy(batch.ids[batch.targets]).to(self.device)
+        if self.head is None:
+            return F.cross_entropy(self._logits(batch).float(), answers, reduction="sum")
+        return loss.linear_cross_entropy(self._hidden(batch), answers=answers, **self.head)
 
     def backward(self, batch: Batch) -> tuple[float, int]:
         if batch.idle and not self.sharded:
@@ -292,17 +339,15 @@ class TorchEngine:
 
     def _backward(self, batch: Batch) -> tuple[float, int]:
         self.model.train()
-        loss = 0.0
+        summed = 0.0
         for part in batch.parts(self.limit):
             torch.manual_seed(part.seed)
             keep = torch.autograd.graph.save_on_cpu(self.device.type == "cuda") if self.offload else None
             with self._precision(), keep or contextlib.nullcontext():
-                logits = self._logits(part)
-                answers = torch.from_numpy(part.ids[part.targets]).to(self.device)
-                total = F.cross_entropy(logits.float(), answers, reduction="sum") * (0.0 if part.idle else 1.0)
+                total = self._loss(part) * (0.0 if part.idle else 1.0)
             self.scaler.scale(total / self.unit).backward()
-            loss += float(total.detach())
-        return loss, batch.count
+            summed += float(total.detach())
+        return summed, batch.count
 
     def _step_down(self) -> None:
         """Out of memory: what was accumulated is dropped, and the next rung makes the same update in less."""
@@ -345,10 +390,13 @@ class TorchEngine:
         leaves = [(n, m) for n, m in self.model.named_modules() if not list(m.children())]
         hooks = [m.register_forward_hook(look(n, "the first layer that overflows is")) for n, m in leaves]
         hooks += [m.register_full_backward_hook(look(n, "the gradient overflows first behind")) for n, m in leaves]
+        head, self.head = self.head, None
         try:
-            for batch in batches:
-                self._backward(batch)
+            with lora.as_peft():
+                for batch in batches:
+                    self._backward(batch)
         finally:
+            self.head = head
             for hook in hooks:
                 hook.remove()
             self.optimizer.zero_grad(set_to_none=True)
@@ -411,11 +459,14 @@ class TorchEngine:
 
     @torch.no_grad()
     def _predict(self, batch: Batch) -> np.ndarray:
-        with self._evaluating():
-            logits = self._logits(batch).float()
         answers = torch.from_numpy(batch.ids[batch.targets]).to(self.device)
-        losses = F.cross_entropy(logits, answers, reduction="none").double().cpu().numpy()
-        right = (logits.argmax(-1) == answers).cpu().numpy()
+        with self._evaluating():
+            if self.head is None:
+                logits = self._logits(batch).float()
+                losses, right = F.cross_entropy(logits, answers, reduction="none"), logits.argmax(-1) == answers
+            else:
+                losses, right = loss.scores(self._hidden(batch), answers=answers, **self.head)
+        losses, right = losses.double().cpu().numpy(), right.cpu().numpy()
         document = batch.documents[batch.targets]
         sums = [np.bincount(document, w, minlength=len(batch.lengths)) for w in (losses, np.ones_like(losses), right)]
         return np.stack(sums, axis=1)

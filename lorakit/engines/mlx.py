@@ -1,0 +1,482 @@
+"""mlx-lm on Apple Silicon; also on its CPU build for Linux, which the tests run on.
+
+One process. Adapters stay apart from the base, in PEFT's names and shapes, and are never fused.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator
+from importlib import util
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+try:
+    import mlx.core as mx
+except ImportError:  # `fits` says so
+    mx = None
+
+from lorakit import base, convert, models, processes
+from lorakit.batches import Batch
+from lorakit.errors import LorakitError
+from lorakit.files import whole
+from lorakit.run import Run
+
+QUANTIZATIONS = ("affine4", "none")  # of a frozen base; the first where memory is short
+# Settings that this engine does not serve: setting -> (values that it does, the cure).
+SERVED: dict[str, tuple[tuple, str]] = {
+    "method": (("lora",), "use method=lora"), "use_dora": ((False,), "leave use_dora out"),
+    "optimizer": (("adamw",), "use optimizer=adamw"), "precision": (("fp32", "bf16"), "use bf16 or fp32"),
+    "quantization": (("auto", *QUANTIZATIONS), "use affine4 (4 bits in groups of 64) or none"),
+    "shard": ((False,), "leave shard out"),
+}
+RENAMED = {"mistral": "llama"}  # architectures that mlx-lm serves by another's file
+
+
+def fits(facts: Any, spec: Any) -> str:
+    """Both packages, and mlx-lm's file for this architecture."""
+    lost = next((name for name in ("mlx", "mlx-lm") if not facts.packages.get(name)), None)
+    found = util.find_spec("mlx_lm")
+    if lost or mx is None or found is None:
+        return f"{lost or 'mlx'} is not installed"
+    kind = spec.config.get("model_type") or kind_of(spec.path)
+    file = Path(found.origin).parent / "models" / f"{RENAMED.get(kind, kind)}.py"
+    return "" if not kind or file.is_file() else f"mlx-lm has no {kind}"
+
+
+def kind_of(path: str) -> str:
+    """`model_type` of a folder; of a hub id "", which `load` will see to."""
+    try:
+        return json.loads((Path(path) / "config.json").read_text(encoding="utf-8")).get("model_type", "")
+    except (OSError, ValueError, AttributeError):
+        return ""
+
+
+def suits(facts: Any) -> tuple[int, str]:
+    if facts.system == "Darwin arm64":
+        return 2, "it is made for Apple Silicon: one memory, 4-bit weights, compiled steps"
+    return 0, "it is made for Apple Silicon; here it serves when asked for"
+
+
+def load(run: Run, *, adapter: str | Path | None = None) -> MLXEngine:
+    """The base with a new adapter to train, or with a saved one (`adapter`) to ask."""
+    for name, (values, cure) in SERVED.items():
+        if getattr(run, name) not in values:
+            raise LorakitError(f"{name}={getattr(run, name)!r} is not served by engine={run.engine!r}; {cure}, or "
+                               "leave engine out")
+    if processes.join().size > 1:
+        raise LorakitError(f"engine={run.engine!r} serves one process; leave processes out")
+    config, tokenizer = base.config(run.model), base.tokenizer(run.model)[0]
+    text = config.get_text_config()
+    folder = convert.files(run.model)
+    try:
+        model, settings = convert.read_base(folder, config)
+    except (ValueError, RuntimeError, OSError, KeyError, TypeError) as error:  # mlx-lm checks little
+        raise base.unusable(run.model, error) from None
+    if run.quantization == "affine4":
+        if "quantization" in settings:
+            raise LorakitError(f"{run.model}: its weights are quantized already; leave quantization out")
+        convert.quantize(model)
+    model.set_dtype({"fp32": mx.float32, "bf16": mx.bfloat16}[run.precision])
+    model.freeze()
+    refuse(run, text, len(tokenizer), model)
+    saved = convert.read_peft(Path(adapter)) if adapter else None
+    layers = with_adapter(model, run, config, saved)
+    model.eval()
+    mx.eval(model.parameters())
+    if mx.metal.is_available():  # else macOS may page weights out between updates
+        mx.set_wired_limit(mx.device_info()["max_recommended_working_set_size"])
+    return MLXEngine(model, layers, tokenizer, run, text)
+
+
+def refuse(run: Run, text: Any, tokens: int, model: Any) -> None:
+    """Raises `LorakitError` for rows and tokenizers that the model has no room for."""
+    from mlx_lm.models.cache import RotatingKVCache, make_prompt_cache
+
+    limit, window = (getattr(text, name, None) for name in ("max_position_embeddings", "sliding_window"))
+    if limit and run.max_length > limit:
+        raise LorakitError(f"max_length={run.max_length} is longer than the {limit} positions of {run.model}")
+    if tokens > text.vocab_size:
+        raise LorakitError(f"{run.model}: the tokenizer has {tokens} tokens, the model {text.vocab_size}; they do not "
+                           "belong together")
+    windowed = any(isinstance(cache, RotatingKVCache) for cache in make_prompt_cache(model))
+    if window and run.max_length > window and not windowed:
+        raise LorakitError(f"max_length={run.max_length} is longer than the window of {window} tokens that "
+                           f"{run.model} attends to, and mlx-lm's model has none; lower max_length to {window}, or "
+                           "leave engine out")
+
+
+def with_adapter(model: Any, run: Run, config: Any, saved: tuple[dict, dict] | None) -> dict[str, Any]:
+    """Puts adapters in place; transformers' name of each layer -> its `Lora`."""
+    from mlx.utils import tree_unflatten
+
+    from lorakit.kernels.mlx_lora import Lora
+
+    linear, places = linear_layers(config), {theirs(path): path for path, m in model.named_modules()
+                                             if hasattr(m, "to_quantized") or hasattr(m, "bits")}
+    spec = base.spec(run.model)
+    wanted = spec.target_modules if run.target_modules == "auto" else run.target_modules
+    names = list(saved[1]) if saved else [name for name in linear if models.adapts(wanted, name)]
+    lost = [] if saved or isinstance(wanted, str) else [t for t in wanted if not any(models.adapts([t], n)
+                                                                                    for n in linear)]
+    if lost or not names:
+        present = ", ".join(sorted({n.rpartition(".")[2] for n in linear}))
+        none = f"has no layer '{lost[0]}'" if lost else "has no such layer"
+        raise LorakitError(f"target_modules={wanted!r}: {run.model} {none}; it has {present}")
+    if unknown := [n for n in names if here(n, places) is None]:
+        raise LorakitError(f"{run.model}: '{unknown[0]}' gets an adapter and is no layer of mlx-lm's model"
+                           + (". Was the adapter made for another base?" if saved else "; name other target_modules"))
+    rng, modules = np.random.default_rng(run.seed), dict(model.named_modules())
+    settings = saved[0] if saved else {"r": run.rank, "lora_alpha": run.alpha, "use_rslora": run.use_rslora}
+    layers = {name: Lora(modules[here(name, places)], settings["r"], convert.scale(settings), run.dropout, rng)
+              for name in names}
+    model.update_modules(tree_unflatten([(here(name, places), layer) for name, layer in layers.items()]))
+    for name, pair in (saved[1] if saved else {}).items():
+        layer = layers[name]
+        if (pair["A"].shape, pair["B"].shape) != (layer.lora_A.shape, layer.lora_B.shape):
+            raise LorakitError(f"the adapter's '{name}' has the shapes {pair['A'].shape} and {pair['B'].shape}, "
+                               f"expected {layer.lora_A.shape} and {layer.lora_B.shape}. Was it made for another base?")
+        layer.lora_A, layer.lora_B = (mx.array(pair[k].astype(np.float32)) for k in "AB")
+    return layers
+
+
+def theirs(path: str) -> str:
+    """A layer's name in transformers' text models; mlx-lm wraps those of several media once more."""
+    return path.removeprefix("language_model.")
+
+
+def here(name: str, places: dict[str, str]) -> str | None:
+    """mlx-lm's name of a layer; a model of several media has its text one level deeper in transformers too."""
+    return places.get(name) or places.get(name.replace("model.language_model.", "model."))
+
+
+def linear_layers(config: Any) -> list[str]:
+    """What PEFT would see: the names of transformers' linear layers but the head, from its skeleton."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        skeleton = AutoModelForCausalLM.from_config(config)
+    head = skeleton.get_output_embeddings()
+    return [n for n, m in skeleton.named_modules() if isinstance(m, torch.nn.Linear) and m is not head]
+
+
+class Answering:
+    """Stands in for a module: the same, but for what it answers when called."""
+
+    def __init__(self, module: Any, answer: Callable[..., Any]):
+        self._module, self._answer = module, answer
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._answer(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._module, name)
+
+
+class MLXEngine:
+    """See `lorakit.engines.Engine` for the contract."""
+
+    share, crew = (0, 1), processes.ALONE
+
+    def __init__(self, model: Any, layers: dict[str, Any], tokenizer: Any, run: Run, config: Any):
+        from mlx.optimizers import AdamW
+        from mlx_lm.models.cache import make_prompt_cache
+
+        self.model, self.tokenizer, self.pad_id, self.clip = model, tokenizer, tokenizer.pad_token_id, run.max_grad_norm
+        self.text = getattr(model, "language_model", model)  # the body that reads text, in `.model`, and its head
+        self.layers, self.run, self.depth = layers, run, len(make_prompt_cache(model))
+        self.positions, self.vocabulary = getattr(config, "max_position_embeddings", None), config.vocab_size
+        self.trained = {f"{convert.PREFIX}{name}.lora_{key}.default.weight": layer[f"lora_{key}"]
+                        for name, layer in layers.items() for key in "AB"}
+        # torch's AdamW: moments corrected, decay apart from the gradient. MLX's own default corrects nothing.
+        self.optimizer = AdamW(run.learning_rate, eps=1e-8, weight_decay=run.weight_decay, bias_correction=True)
+        self.optimizer.init(self.trained)
+        self.gradients: dict[str, Any] | None = None
+        self.worked, self.pending, self.steps = 0, 0, []
+        self.notes: dict[str, tuple[Any, str]] = {}
+        if run.offload is True:
+            self.notes["offload"] = (False, "the GPU and the host share one memory")
+        window = getattr(config, "sliding_window", None) or 0
+        self.packing, words = self._isolates(min(run.max_length, 24 + (window if run.max_length > window else 0)))
+        self.relative = self.packing  # rotary positions: rows may begin anywhere, so answers can be given together
+        if run.packing:
+            self.notes["packing"] = (self.packing, words)
+        self.packing = self.packing and bool(run.packing)
+        if run.gradient_checkpointing is True:
+            from lorakit.kernels.mlx_lora import recomputed
+
+            for layer in self.model.layers:
+                recomputed(layer)
+        self._gradients = mx.compile(mx.value_and_grad(self._summed))
+        self._compiled_sums = mx.compile(self._sums)
+        self._stepped = mx.compile(self._step, inputs=self.optimizer.state, outputs=self.optimizer.state)
+
+    def _isolates(self, length: int) -> tuple[bool, str]:
+        """Whether a document in a row is what it is alone in the padded form: tried out, not believed."""
+        low, high, second = np.random.default_rng(0).integers(0, self.vocabulary, (3, length))
+
+        def logits(*documents: np.ndarray, packed: bool) -> np.ndarray:
+            """(length - 1, V) of the last document."""
+            self.packing, number = packed, len(documents)
+            batch = Batch(np.concatenate(documents), np.tile(np.arange(length) > 0, number), np.full(number, length),
+                          np.arange(number))
+            ids, document, places, _, _ = self._arrays(batch)
+            return np.array(self._head(self._hidden(ids, document)[places])[: batch.count].astype(mx.float32)
+                            )[1 - length:]
+
+        plain = logits(second, packed=False)
+        try:
+            a, b = logits(low, second, packed=True), logits(high, second, packed=True)
+        except (TypeError, ValueError, AttributeError, IndexError) as error:
+            return False, f"padded: this model does not run over packs ({error})"
+        noise = 1e-3 if self.run.precision == "fp32" else 0.1
+        if not np.array_equal(a, b):
+            return False, "padded: in this model a document in a pack would see the one before it (tried at loading)"
+        if np.abs(a - plain).max() > noise * max(1.0, np.abs(plain).max()):
+            return False, "padded: this model's own positions or attention differ over packs (tried at loading)"
+        return True, "packed: rows as wide as the longest document (tried at loading: no document sees another)"
+
+    # Forward
+
+    def _arrays(self, batch: Batch) -> tuple[Any, Any, Any, Any, Any]:
+        """Tokens and documents (R, T); of K targets the places that predict them, answers and weights, the rest 0."""
+        from lorakit.kernels.mlx_rows import Rows, rounded
+
+        rows = Rows.of(batch, packed=self.packing, pad_id=self.pad_id, positions=self.positions)
+        targets = np.flatnonzero(batch.targets)
+        size = rounded(max(1, len(targets)), 16)
+        places, answers, weight = (np.zeros(size, dtype=d) for d in (np.int32, np.int32, np.float32))
+        places[:len(targets)], answers[:len(targets)], weight[:len(targets)] = (
+            rows.place[targets] - 1, batch.ids[targets], 1)
+        return tuple(mx.array(x) for x in (rows.ids, rows.document, places, answers, weight))
+
+    def _hidden(self, ids: Any, document: Any) -> Any:
+        """(R * T, H) behind the last layer."""
+        from lorakit.kernels.mlx_rows import Isolated
+
+        cache = [Isolated(document)] * self.depth if self.packing else None
+        return self.text.model(ids, cache=cache).flatten(0, 1)
+
+    def _head(self, hidden: Any) -> Any:
+        """(K, V) logits of (K, H): what the model does behind its body, be it tied, scaled or capped."""
+        body = self.text.model
+        object.__setattr__(self.text, "model", Answering(body, lambda *_, **__: hidden[None]))
+        try:
+            return self.text(mx.zeros((1, 1), dtype=mx.int32))[0]
+        finally:
+            object.__delattr__(self.text, "model")
+
+    @contextlib.contextmanager
+    def _holding(self, tensors: dict[str, Any], key: Any = None) -> Iterator[None]:
+        """The layers compute with these tensors and this dropout; afterwards with their own and none."""
+        self._put(tensors, None if key is None else mx.random.split(key, len(self.layers)))
+        try:
+            yield
+        finally:
+            self._put(self.trained, None)
+
+    def _put(self, tensors: dict[str, Any], keys: Any) -> None:
+        for i, (name, layer) in enumerate(self.layers.items()):
+            layer.lora_A, layer.lora_B = (tensors[f"{convert.PREFIX}{name}.lora_{k}.default.weight"] for k in "AB")
+            layer._key = None if keys is None else keys[i]
+
+    def _summed(self, tensors: dict, ids: Any, document: Any, places: Any, answers: Any, weight: Any, key: Any) -> Any:
+        from lorakit.kernels import mlx_loss
+
+        with self._holding(tensors, key):
+            hidden = self._hidden(ids, document)[places]
+            return mlx_loss.summed(self._head, hidden, answers, weight, self.vocabulary)
+
+    def _sums(self, tensors: dict, ids: Any, document: Any, places: Any, answers: Any, _: Any) -> tuple[Any, Any]:
+        """(K,) nats, (K,) whether the largest logit is the answer's."""
+        from lorakit.kernels import mlx_loss
+
+        with self._holding(tensors):
+            hidden, step = self._hidden(ids, document)[places], max(1, mlx_loss.ROOM // self.vocabulary)
+            found = []
+            for k in range(0, len(places), step):
+                logits = self._head(hidden[k:k + step])
+                found.append((mlx_loss.per_target(logits, answers[k:k + step]),
+                              mx.argmax(logits, axis=-1) == answers[k:k + step]))
+            return tuple(mx.concatenate(part) for part in zip(*found, strict=True))
+
+    # Training
+
+    def backward(self, batch: Batch) -> tuple[float, int]:
+        key = mx.random.key(batch.seed) if self.run.dropout else None
+        loss, gradients = self._gradients(self.trained, *self._arrays(batch), key)
+        if self.gradients is not None:
+            gradients = {n: g + self.gradients[n] for n, g in gradients.items()}
+        mx.eval(loss, gradients)
+        self.gradients, self.pending = gradients, self.pending + batch.count
+        return loss.item(), batch.count
+
+    def reduce(self, total: float, count: int) -> tuple[float, int]:
+        return total, count
+
+    def gather(self, value: Any) -> list[Any]:
+        return [value]
+
+    def update(self, learning_rate: float, count: int) -> tuple[float, bool]:
+        norm = mx.sqrt(sum(mx.square(g).sum() for g in self.gradients.values())).item() / max(count, 1)
+        finite = np.isfinite(norm)
+        if finite:
+            clip = 1.0 if self.clip is None else min(1.0, self.clip / (norm + 1e-6))
+            self.optimizer.learning_rate = learning_rate
+            self.trained = self._stepped(self.trained, self.gradients, mx.array(clip / max(count, 1)))
+            mx.eval(self.trained, self.optimizer.state)
+            self._put(self.trained, None)
+        self.worked, self.pending, self.gradients = self.worked + self.pending, 0, None
+        mx.clear_cache()
+        return norm, not finite
+
+    def _step(self, tensors: dict, gradients: dict, factor: Any) -> dict:
+        return self.optimizer.apply_gradients({n: g * factor for n, g in gradients.items()}, tensors)
+
+    def blame(self, batches: list[Batch]) -> str:
+        """The first layer whose output is not finite; looked at eagerly, one after the other."""
+        from lorakit.kernels.mlx_lora import watched
+
+        found: list[str] = []
+
+        def look(number: int) -> Callable[[Any], None]:
+            def see(out: Any) -> None:
+                if not found and not mx.isfinite(out).all().item():
+                    found.append(f"the first layer that overflows is layers.{number}")
+            return see
+
+        ends = [watched(layer, look(number)) for number, layer in enumerate(self.model.layers)]
+        try:
+            for batch in batches:
+                mx.eval(self._hidden(*self._arrays(batch)[:2]))
+        finally:
+            for end in ends:
+                end()
+            self.gradients = None
+        return found[0] if found else "no layer overflows by itself"
+
+    # Evaluation
+
+    def loss(self, batch: Batch) -> tuple[float, int]:
+        per_document = self.predict(batch)
+        return float(per_document[:, 0].sum()), int(per_document[:, 1].sum())
+
+    def predict(self, batch: Batch) -> np.ndarray:
+        found = self._compiled_sums(self.trained, *self._arrays(batch))
+        losses, right = (np.array(x)[:int(batch.targets.sum())].astype(np.float64) for x in found)
+        document = batch.documents[batch.targets]
+        return np.stack([np.bincount(document, w, minlength=len(batch.lengths))
+                         for w in (losses, np.ones_like(losses), right)], axis=1)
+
+    def generate(self, prompts: list[list[int]], max_new_tokens: int, stop_ids: list[int]) -> list[list[int]]:
+        width = max(map(len, prompts))
+        if self.positions:  # the last new token needs no position
+            if width > self.positions:
+                raise LorakitError(f"a prompt has {width} tokens, and the model {self.positions} positions")
+            max_new_tokens = min(max_new_tokens, self.positions - width + 1)
+        # Logits in fp32: the largest of bf16 may be lost among equals once the generator has normalized them.
+        model = Answering(self.model, lambda *args, **kwargs: self.model(*args, **kwargs).astype(mx.float32))
+        if self.relative:
+            return together(model, prompts, max_new_tokens, stop_ids)
+        return [alone(model, prompt, max_new_tokens, stop_ids) for prompt in prompts]
+
+    def memory(self) -> int:
+        return mx.get_peak_memory()
+
+    # What it holds
+
+    def parameters(self) -> dict[str, tuple[int, bool]]:
+        sizes = {name: (t.size, True) for name, t in self.trained.items()}
+        for path, module in self.model.named_modules():
+            for key, value in module.items():
+                if isinstance(value, mx.array) and not key.startswith(("_", "lora_")):
+                    name = self._theirs(f"{path}.{key}")
+                    if hasattr(module, "bits") and key in ("scales", "biases"):
+                        continue
+                    packed = hasattr(module, "bits") and key == "weight"
+                    sizes[name] = (value.size * 32 // module.bits if packed else value.size, False)
+        return sizes
+
+    def fingerprint(self) -> dict[str, int]:
+        from mlx.utils import tree_flatten
+
+        whole_numbers = {1: mx.uint8, 2: mx.uint16, 4: mx.uint32, 8: mx.uint64}
+        frozen = {self._theirs(n): t for n, t in tree_flatten(self.model.parameters()) if ".lora_" not in n}
+        return {n: t.view(whole_numbers[t.dtype.size]).sum().item() for n, t in (frozen | self.trained).items()}
+
+    def _theirs(self, path: str) -> str:
+        return convert.PREFIX + theirs(path)
+
+    def weights(self) -> dict[str, np.ndarray]:
+        return {n: np.array(t) for n, t in self.trained.items()}
+
+    def set_weights(self, tensors: dict[str, np.ndarray]) -> None:
+        if tensors.keys() != self.trained.keys():
+            other = sorted(tensors.keys() ^ self.trained.keys())[0]
+            raise LorakitError(f"the checkpoint does not belong to this model and method: '{other}' is in one only")
+        for name, tensor in self.trained.items():
+            if tensors[name].shape != tensor.shape:
+                raise LorakitError(f"the checkpoint does not belong to this model: '{name}' has the shape "
+                                   f"{tensors[name].shape}, expected {tensor.shape}")
+        self.trained = {n: mx.array(tensors[n].astype(np.float32)) for n in self.trained}
+        self._put(self.trained, None)
+
+    def state(self) -> dict[str, np.ndarray]:
+        out = {f"weight/{n}": w for n, w in self.weights().items()}
+        out |= {f"optimizer/{n}/{key}": np.array(self.optimizer.state[n][key]) for n in self.trained for key in "mv"}
+        return out | {"optimizer/step": np.asarray(self.optimizer.step.item(), dtype=np.uint64)}
+
+    def restore(self, state: dict[str, np.ndarray]) -> None:
+        self.set_weights({k.removeprefix("weight/"): v for k, v in state.items() if k.startswith("weight/")})
+        for name in self.trained:  # in place: the compiled step holds on to this very dictionary
+            self.optimizer.state[name].update({key: mx.array(state[f"optimizer/{name}/{key}"]) for key in "mv"})
+        self.optimizer.state["step"] = mx.array(state["optimizer/step"].item(), dtype=mx.uint64)
+
+    def save(self, path: Path) -> Path:
+        run, tensors = self.run, self.weights()
+        pairs = {name: {key: tensors[f"{convert.PREFIX}{name}.lora_{key}.default.weight"] for key in "AB"}
+                 for name in self.layers}
+        targets = base.spec(run.model).target_modules if run.target_modules == "auto" else run.target_modules
+        with whole(Path(path)) as part:
+            convert.write_peft(part, pairs, rank=run.rank, alpha=run.alpha, dropout=run.dropout,
+                               use_rslora=run.use_rslora, model=base.path(run.model),
+                               targets=None if targets == "all-linear" else targets)
+            self.tokenizer.save_pretrained(part)
+        return Path(path)
+
+    def close(self) -> None:
+        self.trained, self.layers, self.gradients = {}, {}, None
+        self.model = self.text = self.optimizer = None
+        self._gradients = self._compiled_sums = self._stepped = None
+        mx.clear_cache()
+
+
+def together(model: Any, prompts: list[list[int]], max_new_tokens: int, stop_ids: list[int]) -> list[list[int]]:
+    """Greedy answers by mlx-lm's batch generator: rows end when they are done."""
+    from mlx_lm.generate import BatchGenerator
+
+    generator = BatchGenerator(model, max_tokens=max_new_tokens, stop_tokens=[[i] for i in stop_ids],
+                               completion_batch_size=len(prompts), prefill_batch_size=len(prompts))
+    answers: dict[int, list[int]] = {number: [] for number in generator.insert(prompts)}
+    while said := generator.next_generated():
+        for word in said:
+            if word.finish_reason != "stop":
+                answers[word.uid].append(word.token)
+    generator.close()
+    return list(answers.values())
+
+
+def alone(model: Any, prompt: list[int], max_new_tokens: int, stop_ids: list[int]) -> list[int]:
+    """One greedy answer, for models whose positions are counted from the row's beginning."""
+    from mlx_lm.generate import generate_step
+
+    answer: list[int] = []
+    for token, _ in generate_step(mx.array(prompt), model, max_tokens=max_new_tokens):
+        if token in stop_ids:
+            break
+        answer.append(token)
+    return answer

@@ -1,0 +1,156 @@
+"""Unsloth's models, kernels and gradient checkpointing on CUDA; what trains them is the torch engine.
+
+It patches transformers and peft and so has to be imported before them: `first` does that where a run begins. It caps
+transformers, datasets and trl, so it lives in an environment of its own: environment-unsloth.yml.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lorakit import base, files, processes
+from lorakit.errors import LorakitError
+from lorakit.models import Spec
+from lorakit.run import Run
+
+if TYPE_CHECKING:
+    from lorakit.engines.torch import TorchEngine
+
+PATCHED = ("transformers", "peft", "trl")
+CPU = (2026, 10, 9)  # from this version on it trains text on a CPU too
+OLDEST = (7, 0)  # compute capability: Triton's kernels
+refused: list[str] = []  # why it could not be imported into this process
+
+
+def fits(facts: Any, spec: Any) -> str:
+    """Installed, on a card that Triton serves (or on a CPU, for text), and not imported too late."""
+    version = facts.packages.get("unsloth")
+    if not version:
+        return "unsloth is not installed"
+    if refused:
+        return refused[0]
+    if facts.mps:
+        return "unsloth's kernels need a CUDA card"
+    old = next((c for c in facts.cards if c.capability < OLDEST), None)
+    if old:
+        return f"unsloth's kernels need compute capability {OLDEST[0]}.{OLDEST[1]}, and {old.name} is {old.arch}"
+    if not facts.cards and tuple(int(n) for n in version.split(".")[:3]) < CPU:
+        return f"unsloth {version} needs a CUDA card; {'.'.join(map(str, CPU))} and later train text on a CPU too"
+    if not facts.cards and "text_config" in spec.config:
+        return f"on a CPU unsloth serves text alone, and {spec.name or spec.path} reads more"
+    return ""
+
+
+def suits(facts: Any) -> tuple[int, str]:
+    if facts.device == "cuda" and facts.packages.get("unsloth"):
+        return 2, f"unsloth {facts.packages['unsloth']} is installed, and its kernels serve {facts.cards[0].name}"
+    return 0, "its kernels are for CUDA; here it serves when asked for"
+
+
+def first(facts: Any) -> None:
+    """Imports it, unless it serves nothing here. What stands in the way is what `fits` says from then on."""
+    if fits(facts, Spec()) or "unsloth" in sys.modules:
+        return
+    late = [name for name in PATCHED if name in sys.modules]
+    if late:
+        refused.append(f"{late[0]} was imported before unsloth in this process; train in a child, by lorakit.launch(run) "
+                       "or lorakit train RUN.yaml")
+        return
+    os.environ.setdefault("UNSLOTH_DISABLE_STATISTICS", "1")  # else every load asks the hub for a counted file
+    os.environ.setdefault("UNSLOTH_COMPILE_LOCATION", str(files.cache() / "unsloth"))  # else a folder where one stands
+    try:
+        import unsloth  # noqa: F401
+    except Exception as error:  # it checks its surroundings while it is imported
+        refused.append(f"unsloth cannot be imported: {(str(error).strip() or type(error).__name__).splitlines()[0]}")
+
+
+def load(run: Run, *, adapter: str | Path | None = None) -> TorchEngine:
+    """Unsloth's model with a new adapter to train, or with a saved one (`adapter`) to ask, in the torch engine."""
+    from lorakit import machine
+
+    facts = machine.facts()
+    first(facts)
+    if words := fits(facts, base.spec(run.model)):
+        raise LorakitError(f"engine={run.engine!r}: {words}; or leave engine out")
+    from lorakit.engines import torch as plain
+
+    if words := others_work(run):
+        engine = plain.load(run, adapter=adapter)
+        engine.notes["loading"] = ("transformers", words)
+        return engine
+    crew, tokenizer = processes.join(), base.tokenizer(run.model)[0]
+    where = plain.device(crew)
+    model, kind, room = from_files(run, where)
+    plain.check(run, model, tokenizer)
+    model = with_adapter(model, kind, run, plain.targeted(model, run, base.spec(run.model)))
+    if adapter:
+        put(model, Path(adapter), run)
+    engine = plain.TorchEngine(model, tokenizer, run, where, True, crew, own_kernels=True)
+    engine.positions = room  # it would cut a longer prompt without a word
+    engine.notes["loading"] = (kind.__name__, "unsloth's own model, kernels and gradient checkpointing")
+    return engine
+
+
+def others_work(run: Run) -> str:
+    """Why transformers' own model is the one to train; "" when it is not."""
+    if run.method == "full":
+        return "method=full: unsloth's kernels are for adapters"
+    return "shard=True: unsloth's kernels read whole weights" if run.shard and run.processes != 1 else ""
+
+
+def from_files(run: Run, where: Any) -> tuple[Any, Any, int]:
+    """(the base, Unsloth's class that made it, tokens that it has room for)."""
+    import unsloth
+
+    from lorakit.engines import torch as plain
+    from lorakit.kernels import attention
+
+    config = base.config(run.model)
+    text = config.get_text_config()
+    kind = unsloth.FastLanguageModel if text is config else unsloth.FastVisionModel
+    room = min(run.max_length + run.max_new_tokens, getattr(text, "max_position_embeddings", None) or sys.maxsize)
+    try:
+        model, _ = kind.from_pretrained(
+            base.path(run.model), max_seq_length=room, dtype=plain.DTYPES[run.precision], device_map={"": str(where)},
+            load_in_4bit=run.quantization == "nf4", load_in_8bit=run.quantization == "int8",
+            use_exact_model_name=True,  # the base that was named, not its own quantized copy of it
+            fix_tokenizer=False, random_state=run.seed, attn_implementation=attention.NAME,
+            use_gradient_checkpointing=recomputing(run))
+    except Exception as error:  # damaged files raise almost anything
+        raise base.unusable(run.model, error) from None
+    return model, kind, room
+
+
+def recomputing(run: Run) -> str | bool:
+    """Its own way keeps the layers' inputs in the host's memory."""
+    return "unsloth" if run.gradient_checkpointing is True else False
+
+
+def with_adapter(model: Any, kind: Any, run: Run, targets: str | list[str]) -> Any:
+    try:
+        return kind.get_peft_model(
+            model, r=run.rank, lora_alpha=run.alpha, lora_dropout=run.dropout, use_rslora=run.use_rslora,
+            use_dora=run.use_dora, target_modules=targets, random_state=run.seed,
+            use_gradient_checkpointing=recomputing(run))
+    except (ValueError, TypeError, RuntimeError, NotImplementedError) as error:
+        words = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise LorakitError(f"target_modules={targets!r}: unsloth cannot make the adapters: {words}; or use another "
+                           "engine") from None
+
+
+def put(model: Any, adapter: Path, run: Run) -> None:
+    """Saved weights into a new adapter. Raises `LorakitError` when they are others'."""
+    from peft import load_peft_weights, set_peft_model_state_dict
+
+    try:
+        found = set_peft_model_state_dict(model, load_peft_weights(str(adapter), local_files_only=True, device="cpu"))
+        lost = [k for k in found.missing_keys if "lora_" in k] + list(found.unexpected_keys)
+        if lost:
+            raise ValueError(f"'{lost[0]}' is in one only")
+    except Exception as error:  # PEFT checks little: damaged files raise almost anything
+        words = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise LorakitError(f"{adapter}: the adapter cannot be loaded onto {run.model}: {words}. Was it made for "
+                           "another base? Else start the run again under another name") from None

@@ -1,0 +1,268 @@
+"""Linear layers with an adapter, and gated MLPs of them, that save the least: no gradient of a frozen weight arises.
+
+The plain form is PEFT's own modules: y = x Wᵀ + b + s · (x Aᵀ) Bᵀ (arXiv 2106.09685 §4.1), A (r, in) and B (out, r).
+`install` gives PEFT's modules these forward passes and leaves alone, with the reason, what it cannot serve.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Iterator
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn.functional import linear
+
+from lorakit.kernels import gated
+
+_as_peft: ContextVar[bool] = ContextVar("as_peft", default=False)
+
+
+@contextlib.contextmanager
+def as_peft() -> Iterator[None]:
+    """Inside, every module computes as PEFT wrote it, so that hooks see each of them."""
+    token = _as_peft.set(True)
+    try:
+        yield
+    finally:
+        _as_peft.reset(token)
+
+
+@dataclass
+class Adapted:
+    """A frozen linear layer and its adapter: what the functions below need to know."""
+
+    module: Any  # PEFT's
+    name: str  # of the adapter
+
+    @property
+    def tensors(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """A (r, in), B (out, r)"""
+        return self.module.lora_A[self.name].weight, self.module.lora_B[self.name].weight
+
+    @property
+    def scale(self) -> float:
+        return self.module.scaling[self.name]
+
+    @property
+    def dropout(self) -> Any:
+        """The module, where there is one."""
+        module = self.module.lora_dropout[self.name]
+        return None if isinstance(module, torch.nn.Identity) else module
+
+    @property
+    def plain(self) -> bool:
+        """Whether the adapter counts now, by itself, unmerged."""
+        module = self.module
+        return not (_as_peft.get() or module.disable_adapters or module.merged) and module.active_adapters == [self.name]
+
+    def weight(self, dtype: torch.dtype) -> torch.Tensor:
+        """(out, in), dequantized where it is stored in four bits."""
+        weight = self.module.get_base_layer().weight
+        if (state := getattr(weight, "quant_state", None)) is not None:
+            from bitsandbytes.functional import dequantize_4bit
+
+            weight = dequantize_4bit(weight.data, state)
+        return weight.to(dtype)
+
+    def forward(self, x: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """x (N, in) -> y (N, out) and x Aᵀ (N, r)"""
+        bias = self.module.get_base_layer().bias
+        y = linear(x, self.weight(x.dtype), None if bias is None else bias.to(x.dtype))
+        low = x @ a.t().to(x.dtype)
+        return y.addmm_(low, b.t().to(x.dtype), alpha=self.scale), low
+
+    def backward(self, dy: torch.Tensor, x: torch.Tensor, low: torch.Tensor, a: torch.Tensor, b: torch.Tensor,
+                 into: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The gradients of x (added to `into`), A and B."""
+        dlow = (dy @ b.to(dy.dtype)).mul_(self.scale)
+        weight = self.weight(dy.dtype)
+        dx = dy @ weight if into is None else into.addmm_(dy, weight)
+        dx.addmm_(dlow, a.to(dy.dtype))
+        return dx, (dlow.t() @ x).to(a.dtype), (dy.t() @ low).mul_(self.scale).to(b.dtype)
+
+
+def flat(x: torch.Tensor) -> torch.Tensor:
+    """(…, H) -> (N, H) in the precision that autocast asks for."""
+    kind = x.device.type
+    return x.reshape(-1, x.shape[-1]).to(torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype)
+
+
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, a, b, layer):
+        with torch.autocast(x.device.type, enabled=False):
+            y, low = layer.forward(x, a, b)
+        ctx.save_for_backward(x, low, a, b)
+        ctx.layer = layer
+        return y
+
+    @staticmethod
+    def backward(ctx, dy):
+        x, low, a, b = ctx.saved_tensors
+        return (*ctx.layer.backward(dy.contiguous(), x, low, a, b), None)
+
+
+class _Dropped(torch.autograd.Function):
+    """The adapter sees its input through dropout."""
+
+    @staticmethod
+    def forward(ctx, x, dropped, a, b, layer):
+        with torch.autocast(x.device.type, enabled=False):
+            bias = layer.module.get_base_layer().bias
+            y = linear(x, layer.weight(x.dtype), None if bias is None else bias.to(x.dtype))
+            low = dropped @ a.t().to(x.dtype)
+            y.addmm_(low, b.t().to(x.dtype), alpha=layer.scale)
+        ctx.save_for_backward(dropped, low, a, b)
+        ctx.layer = layer
+        return y
+
+    @staticmethod
+    def backward(ctx, dy):
+        dropped, low, a, b = ctx.saved_tensors
+        dlow = (dy @ b.to(dy.dtype)).mul_(ctx.layer.scale)
+        return (dy @ ctx.layer.weight(dy.dtype), dlow @ a.to(dy.dtype), (dlow.t() @ dropped).to(a.dtype),
+                (dy.t() @ low).mul_(ctx.layer.scale).to(b.dtype), None)
+
+
+class _Together(torch.autograd.Function):
+    """Several layers with one input: its gradient is summed where it arises."""
+
+    @staticmethod
+    def forward(ctx, x, layers, *pairs):
+        ctx.layers, out, lows = layers, [], []
+        with torch.autocast(x.device.type, enabled=False):
+            for layer, a, b in zip(layers, pairs[::2], pairs[1::2], strict=True):
+                y, low = layer.forward(x, a, b)
+                out.append(y)
+                lows.append(low)
+        ctx.save_for_backward(x, *lows, *pairs)
+        return tuple(out)
+
+    @staticmethod
+    def backward(ctx, *dys):
+        x, *rest = ctx.saved_tensors
+        lows, pairs = rest[:len(dys)], rest[len(dys):]
+        dx, gradients = None, []
+        for layer, dy, low, a, b in zip(ctx.layers, dys, lows, pairs[::2], pairs[1::2], strict=True):
+            dx, da, db = layer.backward(dy.contiguous(), x, low, a, b, into=dx)
+            gradients += [da, db]
+        return dx, None, *gradients
+
+
+class _Gated(torch.autograd.Function):
+    """down(act(gate(x)) · up(x)): the product is computed again in the backward pass, in place of gate and up."""
+
+    @staticmethod
+    def forward(ctx, x, layers, act, *pairs):
+        gate, up, down = layers
+        with torch.autocast(x.device.type, enabled=False):
+            e, low_e = gate.forward(x, *pairs[0:2])
+            g, low_g = up.forward(x, *pairs[2:4])
+            y, low = down.forward(gated.forward(e, g, act), *pairs[4:6])
+        ctx.save_for_backward(x, e, g, low_e, low_g, low, *pairs)
+        ctx.layers, ctx.act = layers, act
+        return y
+
+    @staticmethod
+    def backward(ctx, dy):
+        x, e, g, low_e, low_g, low, *pairs = ctx.saved_tensors
+        gate, up, down = ctx.layers
+        dy = dy.contiguous()
+        a, b = pairs[4:6]
+        dlow = (dy @ b.to(dy.dtype)).mul_(down.scale)
+        dh = (dy @ down.weight(dy.dtype)).addmm_(dlow, a.to(dy.dtype))
+        h, de, dg = gated.backward(dh, e, g, ctx.act)
+        da_down, db_down = (dlow.t() @ h).to(a.dtype), (dy.t() @ low).mul_(down.scale).to(b.dtype)
+        del h, dh
+        dx, da_gate, db_gate = gate.backward(de, x, low_e, *pairs[0:2])
+        dx, da_up, db_up = up.backward(dg, x, low_g, *pairs[2:4], into=dx)
+        return dx, None, None, da_gate, db_gate, da_up, db_up, da_down, db_down
+
+
+def install(model: Any) -> Counter:
+    """Gives every layer of a PEFT model that can be served its fast forward pass -> how many of each kind."""
+    layers = {id(m): adapted(m) for m in model.modules() if hasattr(m, "lora_A")}
+    served = {k: layer for k, layer in layers.items() if layer is not None}
+    found = Counter({"adapted layers": len(served), "left to PEFT": len(layers) - len(served)})
+    for module in list(model.modules()):
+        parts = {n: served.get(id(m)) for n, m in module.named_children()}
+        if any(p is not None and p.dropout is not None for p in parts.values()):
+            continue  # each adapter sees its input through a dropout of its own
+        act = gated.name_of(getattr(module, "act_fn", None))
+        if act and list(parts) == ["gate_proj", "up_proj", "down_proj", "act_fn"] and all(list(parts.values())[:3]):
+            found["gated MLP"] += 1
+            _mlp(module, [parts[n] for n in ("gate_proj", "up_proj", "down_proj")], act)
+        if all(parts.get(n) for n in ("q_proj", "k_proj", "v_proj")):
+            found["joint q, k, v"] += 1
+            _joint([parts[n] for n in ("q_proj", "k_proj", "v_proj")])
+    for layer in served.values():
+        if "forward" not in vars(layer.module):
+            _single(layer)
+    return found
+
+
+def adapted(module: Any) -> Adapted | None:
+    """A module of PEFT that the functions above can stand for: a linear layer, dense or of four bits, plain LoRA."""
+    from peft.tuners.lora import Linear, LoraLayer
+    from peft.tuners.lora.bnb import Linear4bit
+
+    if not isinstance(module, LoraLayer) or type(module) not in (Linear, Linear4bit):
+        return None
+    names = list(module.lora_A)
+    base = module.get_base_layer()
+    if len(names) != 1 or module.lora_variant or getattr(module, "fan_in_fan_out", False):
+        return None
+    if module.lora_A[names[0]].bias is not None or module.lora_B[names[0]].bias is not None:
+        return None
+    return Adapted(module, names[0]) if isinstance(base, torch.nn.Linear) and not base.weight.requires_grad else None
+
+
+def _single(layer: Adapted) -> None:
+    plain = layer.module.forward
+
+    def forward(x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        if not layer.plain or args or kwargs:
+            return plain(x, *args, **kwargs)
+        rows, dropout = flat(x), layer.dropout
+        out = (_Linear.apply(rows, *layer.tensors, layer) if dropout is None else
+               _Dropped.apply(rows, dropout(rows), *layer.tensors, layer))
+        return out.view(*x.shape[:-1], -1)
+
+    layer.module.forward = forward
+
+
+def _joint(layers: list[Adapted]) -> None:
+    """The first computes for all; the others, called with the same tensor, take what is there."""
+    waiting: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def serve(place: int, plain: Any):
+        def forward(x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+            if args or kwargs or not all(layer.plain for layer in layers):
+                return plain(x, *args, **kwargs)
+            if place == 0:
+                out = _Together.apply(flat(x), layers, *(t for layer in layers for t in layer.tensors))
+                waiting.update({i: (x, y.view(*x.shape[:-1], -1)) for i, y in enumerate(out)})
+            given, y = waiting.pop(place)
+            if given is not x:
+                raise RuntimeError("q, k and v were asked for different inputs")
+            return y
+        return forward
+
+    for place, layer in enumerate(layers):
+        layer.module.forward = serve(place, layer.module.forward)
+
+
+def _mlp(module: Any, layers: list[Adapted], act: str) -> None:
+    plain = module.forward
+
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        if not all(layer.plain for layer in layers):
+            return plain(x)
+        out = _Gated.apply(flat(x), layers, act, *(t for layer in layers for t in layer.tensors))
+        return out.view(*x.shape[:-1], -1)
+
+    module.forward = forward

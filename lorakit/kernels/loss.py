@@ -1,0 +1,89 @@
+"""The head and its cross entropy in one: logits exist for a few tokens at a time, and their gradient replaces them.
+
+Memory beyond the hidden states is one chunk of logits, whatever the vocabulary times tokens. The plain form is
+`F.cross_entropy(head(hidden).float(), answers, reduction="sum")`.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+CHUNK = 2**26  # logits at a time: 256 MB in fp32
+SMALL = 2**21  # on a CPU: 8 MB, near its caches
+
+
+def linear_cross_entropy(hidden: torch.Tensor, weight: torch.Tensor, answers: torch.Tensor, scale: float = 1.0,
+                         softcap: float | None = None) -> torch.Tensor:
+    """hidden (K, H), weight (V, H), answers (K,) -> summed loss in nats, fp32, differentiable.
+
+    Logits are `scale` · hidden · weightᵀ; with `softcap` c (Gemma 2) they become c · tanh(logits / c).
+    """
+    return _Sum.apply(hidden, weight, answers, scale, softcap)
+
+
+def logits(hidden: torch.Tensor, weight: torch.Tensor, scale: float = 1.0, softcap: float | None = None
+           ) -> torch.Tensor:
+    """(K, V) in fp32."""
+    found = (hidden @ weight.t().to(hidden.dtype)).float()
+    if scale != 1.0:
+        found.mul_(scale)
+    return found if softcap is None else found.div_(softcap).tanh_().mul_(softcap)
+
+
+@torch.no_grad()
+def scores(hidden: torch.Tensor, weight: torch.Tensor, answers: torch.Tensor, scale: float = 1.0,
+           softcap: float | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    """(K,) losses in nats, fp32; (K,) whether the answer is the most likely token."""
+    losses, right = [], []
+    for rows, wanted in zip(hidden.split(step(hidden, weight)), answers.split(step(hidden, weight)), strict=True):
+        found = logits(rows, weight, scale, softcap)
+        losses.append(F.cross_entropy(found, wanted, reduction="none"))
+        right.append(found.argmax(-1) == wanted)
+    return torch.cat(losses), torch.cat(right)
+
+
+def step(hidden: torch.Tensor, weight: torch.Tensor) -> int:
+    """Tokens at a time."""
+    return max(16, (SMALL if hidden.device.type == "cpu" else CHUNK) // len(weight))
+
+
+class _Sum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, hidden, weight, answers, scale, softcap):
+        with torch.autocast(hidden.device.type, enabled=False):
+            size = step(hidden, weight)
+            needs, trained = ctx.needs_input_grad[:2]
+            weight = weight if weight.dtype == hidden.dtype else weight.to(hidden.dtype)
+            gradient = torch.empty_like(hidden) if needs else None
+            of_weight = torch.zeros_like(weight, dtype=torch.float32) if trained else None
+            total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+            for first in range(0, len(hidden), size):
+                rows = slice(first, first + size)
+                found, wanted = logits(hidden[rows], weight, scale, softcap), answers[rows, None]
+                capped = found.clone() if softcap is not None and (needs or trained) else None
+                # in place from here: logits become softmax minus one-hot, the gradient of the sum
+                at = found.gather(1, wanted)
+                top = found.amax(1, keepdim=True)
+                norm = found.sub_(top).exp_().sum(1, keepdim=True)
+                total += (norm.log() + top - at).sum()
+                if not (needs or trained):
+                    continue
+                found.div_(norm).scatter_add_(1, wanted, torch.full_like(at, -1.0))
+                if capped is not None:
+                    found.mul_(1 - (capped / softcap) ** 2)
+                if scale != 1.0:
+                    found.mul_(scale)
+                found = found.to(hidden.dtype)
+                if needs:
+                    torch.mm(found, weight, out=gradient[rows])
+                if trained:
+                    of_weight += (found.t() @ hidden[rows]).float()
+        ctx.save_for_backward(gradient, of_weight)
+        return total
+
+    @staticmethod
+    def backward(ctx, upstream):
+        gradient, of_weight = ctx.saved_tensors
+        return (None if gradient is None else gradient * upstream.to(gradient.dtype),
+                None if of_weight is None else of_weight * upstream, None, None, None)

@@ -1,0 +1,28 @@
+"""Cross entropy of a vocabulary's head in pieces, in MLX: never all logits at a time, nor kept for the way back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import mlx.core as mx
+
+ROOM = 2**26  # logits at a time: 256 MB in fp32
+
+
+def per_target(logits: mx.array, answers: mx.array) -> mx.array:
+    """(K,) nats. The plain form: -log softmax(logits)[answer], (K, V) in fp32."""
+    logits = logits.astype(mx.float32)
+    return mx.logsumexp(logits, axis=-1) - mx.take_along_axis(logits, answers[:, None], axis=-1)[:, 0]
+
+
+def summed(head: Callable[[mx.array], mx.array], hidden: mx.array, answers: mx.array, weight: mx.array,
+           vocabulary: int, room: int = ROOM) -> mx.array:
+    """Σ weight · nats over (K, H) hidden states; each piece of them computes its logits again on the way back."""
+    def piece(hidden: mx.array, answers: mx.array, weight: mx.array) -> mx.array:
+        return (weight * per_target(head(hidden), answers)).sum()
+
+    count, step = hidden.shape[0], max(1, room // vocabulary)
+    if count <= step:
+        return piece(hidden, answers, weight)
+    again = mx.checkpoint(piece)
+    return sum(again(*(x[k:k + step] for x in (hidden, answers, weight))) for k in range(0, count, step))
