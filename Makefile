@@ -3,8 +3,16 @@ PYTHON ?= python3
 BIN := .venv/bin
 # The build that development and tests are pinned to; the package accepts what Colab and Kaggle hold.
 TORCH := torch==2.13.0
+# Unsloth, and the newest that it runs with; its CPU mode imports little of what its wheels ask for.
+UNSLOTH := unsloth==2026.10.9 unsloth_zoo==2026.10.9
+UNSLOTH_PEERS := transformers==5.17.0 datasets==4.8.5 trl==1.15.0 peft==0.21.2 accelerate==1.15.0
+TESTERS := pytest pytest-timeout pytest-xdist hypothesis
+# What a floor that is too low breaks first.
+# Before transformers 5.18 a Doge under SDPA sees its padding.
+FLOOR_TESTS := tests/test_engine.py tests/test_masks.py tests/test_finetune.py tests/test_formats.py tests/test_models.py \
+  -k "not doge"
 
-.PHONY: env quickstart test test-slow test-real gpu gpu-older lint notebooks pretrain bench clean
+.PHONY: env quickstart test test-slow test-real test-unsloth test-floor gpu gpu-older lint notebooks pretrain bench bench-gpu bench-mlx clean
 
 env: .venv/.ready  ## the environment alone
 
@@ -40,6 +48,28 @@ gpu-older: .venv-older/.ready  ## the same with a torch and a transformers a lit
 	.venv-older/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[notebooks,test]"
 	touch $@
 
+test-unsloth: .venv-unsloth/.ready  ## the Unsloth engine in its CPU mode, beside the torch engine: one curve, to a proof
+	.venv-unsloth/bin/python -m pytest --timeout 900 tests/test_unsloth.py
+
+.venv-unsloth/.ready: pyproject.toml environment-unsloth.yml
+	$(PYTHON) -m venv .venv-unsloth
+	.venv-unsloth/bin/python -m pip install --quiet --disable-pip-version-check "$(TORCH)" $(UNSLOTH_PEERS) \
+	  $(TESTERS) --editable .
+	.venv-unsloth/bin/python -m pip install --quiet --disable-pip-version-check --no-deps $(UNSLOTH)
+	touch $@
+
+test-floor: .venv-floor/.ready  ## with the lowest versions that pyproject.toml admits (but for torch: $(TORCH))
+	.venv-floor/bin/python -m pytest $(FLOOR_TESTS)
+
+.venv-floor/.ready: pyproject.toml
+	$(PYTHON) -m venv .venv-floor
+	$(PYTHON) -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
+	  wanted = p['dependencies'] + [d for d in p['optional-dependencies']['test'] if d.startswith('trl')]; \
+	  print(*[d.replace('>=', '==') for d in wanted if not d.startswith('torch>')], sep='\n')" > .venv-floor/floors.txt
+	.venv-floor/bin/python -m pip install --quiet --disable-pip-version-check "$(TORCH)" -r .venv-floor/floors.txt \
+	  $(TESTERS) --editable .
+	touch $@
+
 lint: env
 	$(BIN)/ruff check
 	$(BIN)/nbstripout --verify notebooks/*.ipynb
@@ -50,9 +80,20 @@ notebooks: env  ## every notebook, at the parameters it is read with
 pretrain: env  ## the embedded base from scratch, as shipped (minutes are in the README)
 	$(BIN)/lorakit run notebooks/pretrain_tiny.ipynb -p install true
 
-bench: env  ## one curve in many layouts, and the speed of each
+bench: env  ## one curve in many layouts; speed and memory beside TRL and a plain loop (12 minutes on one quiet core)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[bench]"
 	$(BIN)/python bench/layouts.py
+	$(BIN)/python bench/speed.py
+
+bench-gpu:  ## the same on a CUDA card, offline; WHEELS=a folder of wheels for what this Python lacks (trl, unsloth, ...)
+	$(PYTHON) -m venv --system-site-packages .venv-bench
+	$(if $(WHEELS),.venv-bench/bin/python -m pip install --quiet --no-index --find-links $(WHEELS) $(WHEELS)/*.whl)
+	for given in "8b alpaca 32" "8b full 16" "1b alpaca 64" "3.8b alpaca 32"; do set -- $$given; \
+		PYTHONPATH=. .venv-bench/bin/python bench/speed.py --shape $$1 --lengths $$2 --size $$3 \
+			--out outputs/bench/$$1-$$2 || exit 1; done
+
+bench-mlx: env  ## ours against mlx-lm's own trainer: the same rows, layers and curve; runs on a Mac too
+	$(BIN)/python bench/mlx_speed.py
 
 clean:
-	rm -rf .venv .venv-older outputs
+	rm -rf .venv .venv-older .venv-unsloth .venv-floor .venv-bench outputs

@@ -77,6 +77,10 @@ def parser() -> argparse.ArgumentParser:
     it.add_argument("--metrics", help="names, separated by commas")
     it = command(report, "write report.html, report.md and loss.png of a run")
     it.add_argument("run", metavar="RUN_DIR")
+    it = command(convert, "an adapter or a base between PEFT, transformers and mlx-lm, whichever way its files say")
+    it.add_argument("source", help="a folder, or a hub id")
+    it.add_argument("target", help="the folder to write")
+    it.add_argument("--four-bit", action="store_true", help="quantize a base for mlx-lm")
     it = command(compare, "runs side by side: settings that differ, scores with intervals, fairness")
     it.add_argument("runs", nargs="+", metavar="RUN_DIR")
     it.add_argument("--plot", type=Path, help="write the curves into this PNG")
@@ -242,6 +246,13 @@ def report(options: argparse.Namespace) -> int:
     from lorakit.report import write
 
     print(write(options.run))
+    return 0
+
+
+def convert(options: argparse.Namespace) -> int:
+    from lorakit.convert import convert as other_format
+
+    print(other_format(options.source, options.target, four_bit=options.four_bit))
     return 0
 
 

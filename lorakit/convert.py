@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from importlib import util
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
 from lorakit import base
@@ -22,12 +23,40 @@ from lorakit.files import sound, whole
 
 PEFT_FILES = ("adapter_config.json", "adapter_model.safetensors")
 MLX_FILES = ("adapter_config.json", "adapters.safetensors")
+NEEDED = "mlx-lm is not installed, which this needs: pip install 'lorakit[mac]'"
 PREFIX = "base_model.model."  # before every name in PEFT's files
 # Settings of PEFT that change what an adapter computes, and have no counterpart.
 UNSERVED = ("use_dora", "rank_pattern", "alpha_pattern", "modules_to_save", "target_parameters", "lora_bias",
             "trainable_token_indices", "layer_replication", "use_qalora", "fan_in_fan_out", "alora_invocation_tokens")
 GROUPS = (64, 32)  # weights that share a scale: the first that divides a layer's width
 NAME = r"(?P<layer>.+)\.{}(\.default)?(\.weight)?"
+
+
+def convert(source: Path | str, target: Path | str, *, four_bit: bool = False) -> Path:
+    """An adapter or a base in the other world's format; which it is shows in its files. `four_bit`: of a base for MLX.
+
+    Raises `LorakitError` for what has no counterpart.
+    """
+    folder = Path(source)
+    if four_bit and any((folder / names[1]).is_file() for names in (PEFT_FILES, MLX_FILES)):
+        raise LorakitError(f"{folder} is an adapter: only a base is made of 4 bits")
+    if (folder / PEFT_FILES[1]).is_file():
+        return adapter_to_mlx(folder, target)
+    if (folder / MLX_FILES[1]).is_file():
+        return adapter_to_peft(folder, target)
+    if util.find_spec("mlx_lm") is None:
+        raise LorakitError(NEEDED)
+    if not _of_transformers(files(str(source))):
+        return base_to_transformers(str(source), target)
+    return base_to_mlx(str(source), target, four_bit=four_bit)
+
+
+def _of_transformers(folder: Path) -> bool:
+    """MLX's own writer names itself in the header of every file."""
+    for file in folder.glob("model*.safetensors"):
+        with safe_open(file, framework="numpy") as content:
+            return (content.metadata() or {}).get("format", "pt") == "pt"
+    return True
 
 
 # Adapters
@@ -173,7 +202,8 @@ def arguments(config: Any) -> dict[str, Any]:
     Raises `LorakitError` where layers alternate in a way that mlx-lm's model cannot.
     """
     text = config.get_text_config()
-    rope, kinds, found = dict(getattr(text, "rope_parameters", None) or {}), getattr(text, "layer_types", None), {}
+    rope, kinds = dict(getattr(text, "rope_parameters", None) or {}), getattr(text, "layer_types", None)
+    found = {old: getattr(text, new, None) for old, new in text.attribute_map.items()}
     if "full_attention" in rope:  # one for each kind of layer
         if local := rope.get("sliding_attention"):
             found["rope_local_base_freq"] = local["rope_theta"]
@@ -190,7 +220,9 @@ def arguments(config: Any) -> dict[str, Any]:
             raise LorakitError(f"layer_types={kinds}: mlx-lm's {text.model_type} has full attention every so many "
                                "layers only; leave engine out")
         found["sliding_window_pattern"] = every
-    return found if text is config else found | {"text_config": {**text.to_dict(), **found}}
+    if text is config:
+        return found
+    return found | {"vocab_size": text.vocab_size, "text_config": {**text.to_dict(), **found}}
 
 
 def exact_positions(model: Any, config: Any) -> None:

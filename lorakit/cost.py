@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from functools import lru_cache
 
-from lorakit import base, models
+from lorakit import base, models, registry
 from lorakit.errors import LorakitError
 from lorakit.run import Run
 
@@ -23,6 +25,7 @@ class Shape:
     hidden: int
     wide: int  # inner width of the MLP
     vocabulary: int
+    widest: int  # weights of the largest quantized layer
 
 
 def shape(run: Run) -> Shape:
@@ -37,30 +40,26 @@ def shape(run: Run) -> Shape:
     except ValueError as error:
         raise LorakitError(f"{run.model}: {str(error).splitlines()[0]}") from None
     wanted = run.target_modules if run.target_modules != "auto" else base.spec(run.model).target_modules
-    linear = adapter = 0
+    linear = adapter = widest = 0
     head = model.get_output_embeddings()
     for name, module in model.named_modules():
         if isinstance(module, torch.nn.Linear) and module is not head:
-            linear += module.weight.numel()
+            linear, widest = linear + module.weight.numel(), max(widest, module.weight.numel())
             if models.adapts(wanted, name):
                 adapter += run.rank * (module.in_features + module.out_features)
     text = config.get_text_config()
     wide = getattr(text, "intermediate_size", None) or 4 * text.hidden_size
     wide = max(wide) if isinstance(wide, (list, tuple)) else wide  # Gemma 3n: one for each layer
     return Shape(linear, sum(p.numel() for p in model.parameters()) - linear, adapter, text.num_hidden_layers,
-                 text.hidden_size, wide, text.vocab_size)
+                 text.hidden_size, wide, text.vocab_size, widest)
 
 
 def memory(run: Run, of: Shape | None = None) -> dict[str, int]:
-    """Predicted peak bytes by part: weights, trained (with gradients and optimizer), activations, logits, total.
+    """Predicted peak bytes by part: weights, trained (with gradients and optimizer), working, total.
 
-    Activations per token and layer: what the backward pass keeps of a gated block, about 14 vectors of the hidden
-    width and 5 of the MLP's, as counted after arXiv 2205.05198 §4 with attention recomputed inside its kernel.
+    `working` is what lives for one micro-batch: the engine's own count where it has one, else `roughly`.
     """
     of, width = of or shape(run), BYTES.get(run.precision, 4)
-    tokens = run.micro_batch_tokens if run.micro_batch_tokens != "auto" else run.max_length
-    if run.micro_batch_size != "auto":
-        tokens = min(tokens, run.micro_batch_size * run.max_length)
     moments = {"adamw": 8, "paged_adamw_32bit": 8}.get(run.optimizer, 2.03)
     if run.method == "full":
         trained, weights = of.linear + of.other, 4 * (of.linear + of.other)
@@ -69,13 +68,48 @@ def memory(run: Run, of: Shape | None = None) -> dict[str, int]:
         bits = {"nf4": NF4_BITS, "affine4": 4 + 16 * width / 64, "int8": 8.1}.get(run.quantization, 8 * width)
         each = run.processes if run.shard and run.processes != "auto" else 1  # its share of the layers
         weights, extra = of.linear * bits / 8 / each + of.other * width, of.adapter * (4 + 4 + moments)
-    layer = tokens * width * (14 * of.hidden + 5 * of.wide)
-    activations = layer * of.layers
-    if run.gradient_checkpointing is True:  # one layer at a time, and every layer's input
-        activations = layer + of.layers * tokens * of.hidden * width
-    logits = tokens * of.vocabulary * (width + 8)
-    parts = {"weights": weights, "trained": extra, "activations": activations, "logits": logits}
+    parts = {"weights": weights, "trained": extra, "working": working(run, of)}
     return {k: int(v) for k, v in {**parts, "total": sum(parts.values())}.items()}
+
+
+def at_a_time(run: Run) -> int:
+    """Tokens of a full micro-batch."""
+    tokens = run.micro_batch_tokens if run.micro_batch_tokens != "auto" else run.max_length
+    return min(tokens, run.micro_batch_size * run.max_length) if run.micro_batch_size != "auto" else tokens
+
+
+def working(run: Run, of: Shape) -> float:
+    """Bytes that live for one micro-batch. Counted for two sizes: between and beyond them it grows evenly."""
+    tokens, engine = at_a_time(run), run.engine
+    if engine in registry.defining("engines", "working"):
+        low, high = max(64, min(512, run.max_length)), 2 * max(64, min(512, run.max_length))
+        try:
+            least, most = (_counted(engine, json.dumps(run.given() | ANY), n) for n in (low, high))
+            found = most + (most - least) * (tokens - high) / (high - low)
+            if run.quantization != "none":  # one layer's weights, dequantized
+                found += of.widest * BYTES.get(run.precision, 4)
+            return found
+        except NotImplementedError:
+            pass
+    return roughly(run, of, tokens)
+
+
+# What makes no difference to a micro-batch of a given size.
+ANY = {"name": "any", "data": "-", "output_dir": "outputs", "micro_batch_tokens": "auto", "micro_batch_size": "auto"}
+
+
+@lru_cache(maxsize=64)
+def _counted(engine: str, settings: str, tokens: int) -> int:
+    return registry.load("engines", engine).working(Run(**json.loads(settings)), tokens)
+
+
+def roughly(run: Run, of: Shape, tokens: int) -> float:
+    """What the backward pass keeps of a gated block, about 14 vectors of the hidden width and 5 of the MLP's, as
+    counted after arXiv 2205.05198 §4 with attention recomputed inside its kernel; and the logits."""
+    width = BYTES.get(run.precision, 4)
+    layer = tokens * width * (14 * of.hidden + 5 * of.wide)
+    kept = layer + of.layers * tokens * of.hidden * width if run.gradient_checkpointing is True else layer * of.layers
+    return kept + tokens * of.vocabulary * (width + 8)
 
 
 def matmul_rate() -> float:

@@ -41,6 +41,7 @@ def finetune(run: Run, alone: str = "") -> Folder:
             # a refused start leaves what is there as it was
             started = "settings" not in folder.record and not begun(folder)
             facts = machine.facts(run.output_dir)
+            plan.first(run, facts)
             resolved, choices = plan.resolve(run, facts, plan.here(run, facts, crew.size, alone))
             plan.refuse(resolved, facts)
             prepared = prepare(run)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import re
+import resource
 import shutil
 import subprocess
 import sys
@@ -138,6 +140,25 @@ def visible(found: list[Card], wanted: str | None) -> tuple[Card, ...]:
     if all(re.fullmatch(r"\d+", n) for n in names):
         return tuple(found[int(n)] for n in names if int(n) < len(found))
     return tuple(found[:len([n for n in names if n != "-1"])])
+
+
+def resident() -> int:
+    """Bytes of memory that this process holds now."""
+    import psutil
+
+    return psutil.Process().memory_info().rss
+
+
+def peak_resident() -> int:
+    """Bytes that it held at most, since it began or since `forget_peak`."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # macOS counts bytes, Linux KiB
+
+
+def forget_peak() -> None:
+    """Linux lets a process do so; elsewhere nothing happens."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
 
 
 def place() -> str:

@@ -26,7 +26,7 @@ def resolve(run: Run, facts: Facts, started: tuple[int, str] | None = None) -> t
         raise LorakitError(f"processes={chosen['processes'][0]} and global_batch_size={run.global_batch_size}: some "
                            "processes would have no row; raise global_batch_size or lower processes")
     chosen["engine"] = engine(run, facts, spec)
-    chosen["precision"] = precision(run, facts, spec)
+    chosen["precision"] = precision(run.with_(engine=chosen["engine"][0]), facts, spec)
     run = run.with_(**{name: value for name, (value, _) in chosen.items()})
     chosen["quantization"] = quantization(run, facts, spec)
     run = run.with_(quantization=chosen["quantization"][0])
@@ -132,6 +132,14 @@ def processes(run: Run, facts: Facts) -> tuple[int, str]:
     return count, f"one for each of {count} cards" if count > 1 else "one card" if facts.cards else "one process"
 
 
+def first(run: Run, facts: Facts) -> None:
+    """Where a run begins: an engine that may be chosen imports what has to be imported before all else."""
+    for name in registry.defining("engines", "first"):
+        module = registry.load("engines", name)
+        if run.engine == name or (run.engine == "auto" and module.suits(facts)[0]):
+            module.first(facts)
+
+
 def engine(run: Run, facts: Facts, spec: Spec) -> tuple[str, str]:
     """The one asked for; else of those that serve here the one that suits this machine best, by its own word."""
     modules = registry.modules("engines") if run.engine == "auto" else {
@@ -146,7 +154,7 @@ def engine(run: Run, facts: Facts, spec: Spec) -> tuple[str, str]:
     best = max((n for n in suited if suited[n][0]), key=lambda n: suited[n][0], default=None)
     if best is None:
         raise LorakitError(f"no engine can serve here: {refused}")
-    return best, suited[best][1]
+    return best, suited[best][1] + (f" ({refused})" if refused else "")
 
 
 def served(module: Any) -> list[str]:
@@ -161,6 +169,9 @@ def precision(run: Run, facts: Facts, spec: Spec) -> tuple[str, str]:
         raise LorakitError(f"precision='fp16' overflows in {run.model}; use bf16 or fp32")
     if run.precision != "auto":
         return run.precision, "asked for"
+    own = getattr(registry.load("engines", run.engine), "precision", None) if run.engine != "auto" else None
+    if own and (said := own(facts)):
+        return said
     if facts.device != "cuda":
         return "fp32", f"exact, and {facts.device} gains little from less"
     old = next((c for c in facts.cards if not c.bf16), None)

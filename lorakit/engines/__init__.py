@@ -3,7 +3,9 @@
 `fits(facts, spec)` returns "" or the reason why this engine cannot serve here; `suits(facts)` returns how well it does
 (the highest is chosen; 0: only when asked for) and why. `load(run, *, adapter=None)` returns an object with the methods
 of `Engine` below. Losses travel as (sum, count) over target tokens and are divided once. An engine whose package has
-to be imported before all others imports it in `first(facts)`, and its file loads nothing heavy by itself.
+to be imported before all others imports it in `first(facts)`, and its file loads nothing heavy by itself. One with
+forms of its own for a frozen base names them in `QUANTIZATIONS`, the smallest first; one with a precision of its own
+says it and why in `precision(facts)`.
 """
 
 from __future__ import annotations
@@ -13,16 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from lorakit import registry
 from lorakit.batches import Batch
-
-
-def first(wanted: str, facts: Any) -> None:
-    """Where a run begins: lets the engine that is wanted, or with `auto` any that suits, import what must come first."""
-    for name in registry.defining("engines", "first"):
-        module = registry.load("engines", name)
-        if wanted == name or (wanted == "auto" and module.suits(facts)[0]):
-            module.first(facts)
 
 
 class Engine(Protocol):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections.abc import Callable, Iterator
 from importlib import util
 from pathlib import Path
@@ -19,7 +20,7 @@ try:
 except ImportError:  # `fits` says so
     mx = None
 
-from lorakit import base, convert, models, processes
+from lorakit import base, convert, hub, models, processes
 from lorakit.batches import Batch
 from lorakit.errors import LorakitError
 from lorakit.files import whole
@@ -33,6 +34,7 @@ SERVED: dict[str, tuple[tuple, str]] = {
     "quantization": (("auto", *QUANTIZATIONS), "use affine4 (4 bits in groups of 64) or none"),
     "shard": ((False,), "leave shard out"),
 }
+BODIES = ("model", "transformer", "backbone")  # what mlx-lm's models call all before the head
 RENAMED = {"mistral": "llama"}  # architectures that mlx-lm serves by another's file
 
 
@@ -61,6 +63,13 @@ def suits(facts: Any) -> tuple[int, str]:
     return 0, "it is made for Apple Silicon; here it serves when asked for"
 
 
+def precision(facts: Any) -> tuple[str, str] | None:
+    """What to compute in where it is open; None: what any engine would."""
+    if facts.system != "Darwin arm64":
+        return None
+    return "bf16", "half the memory of fp32 on Apple's GPU; the adapters stay fp32"
+
+
 def load(run: Run, *, adapter: str | Path | None = None) -> MLXEngine:
     """The base with a new adapter to train, or with a saved one (`adapter`) to ask."""
     for name, (values, cure) in SERVED.items():
@@ -74,11 +83,13 @@ def load(run: Run, *, adapter: str | Path | None = None) -> MLXEngine:
     folder = convert.files(run.model)
     try:
         model, settings = convert.read_base(folder, config)
-    except (ValueError, RuntimeError, OSError, KeyError, TypeError) as error:  # mlx-lm checks little
+    except OSError as error:
         raise base.unusable(run.model, error) from None
-    if run.quantization == "affine4":
-        if "quantization" in settings:
-            raise LorakitError(f"{run.model}: its weights are quantized already; leave quantization out")
+    except (ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:  # mlx-lm checks little
+        raise LorakitError(f"{run.model}: mlx-lm cannot load this {text.model_type} ({hub.reason(error).rstrip('.')}). "
+                           "Leave engine out, or, where its files may be cut, download it again") from None
+    stored = settings.get("quantization")
+    if run.quantization == "affine4" and not stored:
         convert.quantize(model)
     model.set_dtype({"fp32": mx.float32, "bf16": mx.bfloat16}[run.precision])
     model.freeze()
@@ -89,7 +100,11 @@ def load(run: Run, *, adapter: str | Path | None = None) -> MLXEngine:
     mx.eval(model.parameters())
     if mx.metal.is_available():  # else macOS may page weights out between updates
         mx.set_wired_limit(mx.device_info()["max_recommended_working_set_size"])
-    return MLXEngine(model, layers, tokenizer, run, text)
+    engine = MLXEngine(model, layers, tokenizer, run, text)
+    if stored:
+        kind = f"{stored['bits']} bits ({stored.get('mode', 'affine')}, groups of {stored['group_size']})"
+        engine.notes["quantization"] = ("none", f"its weights are stored in {kind} already")
+    return engine
 
 
 def refuse(run: Run, text: Any, tokens: int, model: Any) -> None:
@@ -180,15 +195,22 @@ class Answering:
 class MLXEngine:
     """See `lorakit.engines.Engine` for the contract."""
 
-    share, crew = (0, 1), processes.ALONE
+    share = (0, 1)
 
     def __init__(self, model: Any, layers: dict[str, Any], tokenizer: Any, run: Run, config: Any):
         from mlx.optimizers import AdamW
         from mlx_lm.models.cache import make_prompt_cache
 
         self.model, self.tokenizer, self.pad_id, self.clip = model, tokenizer, tokenizer.pad_token_id, run.max_grad_norm
-        self.text = getattr(model, "language_model", model)  # the body that reads text, in `.model`, and its head
+        self.text = getattr(model, "language_model", model)  # the body that reads text, and its head
+        self.body = next((name for name in BODIES if hasattr(self.text, name)), "")
+        if not self.body:
+            raise LorakitError(f"{run.model}: mlx-lm's {config.model_type} has none of {', '.join(BODIES)} before its "
+                               "head; leave engine out")
         self.layers, self.run, self.depth = layers, run, len(make_prompt_cache(model))
+        # Of a layer's W weights and H features a token costs 4 W forward and back, attention over T tokens 12 H T.
+        blocks = sum(n for name, n in self._frozen().items() if ".layers." in name or ".h." in name)
+        self.even = max(1, blocks) / self.depth / (3 * config.hidden_size)
         self.positions, self.vocabulary = getattr(config, "max_position_embeddings", None), config.vocab_size
         self.trained = {f"{convert.PREFIX}{name}.lora_{key}.default.weight": layer[f"lora_{key}"]
                         for name, layer in layers.items() for key in "AB"}
@@ -206,12 +228,8 @@ class MLXEngine:
         if run.packing:
             self.notes["packing"] = (self.packing, words)
         self.packing = self.packing and bool(run.packing)
-        if run.gradient_checkpointing is True:
-            from lorakit.kernels.mlx_lora import recomputed
-
-            for layer in self.model.layers:
-                recomputed(layer)
-        self._gradients = mx.compile(mx.value_and_grad(self._summed))
+        self.limit: int | None = None  # tokens at a time
+        self._compile(recompute=run.gradient_checkpointing is True)
         self._compiled_sums = mx.compile(self._sums)
         self._stepped = mx.compile(self._step, inputs=self.optimizer.state, outputs=self.optimizer.state)
 
@@ -220,13 +238,12 @@ class MLXEngine:
         low, high, second = np.random.default_rng(0).integers(0, self.vocabulary, (3, length))
 
         def logits(*documents: np.ndarray, packed: bool) -> np.ndarray:
-            """(length - 1, V) of the last document."""
+            """(16, V) of the last document's end."""
             self.packing, number = packed, len(documents)
-            batch = Batch(np.concatenate(documents), np.tile(np.arange(length) > 0, number), np.full(number, length),
-                          np.arange(number))
-            ids, document, places, _, _ = self._arrays(batch)
-            return np.array(self._head(self._hidden(ids, document)[places])[: batch.count].astype(mx.float32)
-                            )[1 - length:]
+            end = np.arange(number * length) >= number * length - min(16, length - 1)
+            batch = Batch(np.concatenate(documents), end, np.full(number, length), np.arange(number))
+            ids, document, places, _, _ = self._arrays(batch, width=number * length)  # one row
+            return np.array(self._head(self._hidden(ids, document)[places])[:batch.count].astype(mx.float32))
 
         plain = logits(second, packed=False)
         try:
@@ -242,11 +259,12 @@ class MLXEngine:
 
     # Forward
 
-    def _arrays(self, batch: Batch) -> tuple[Any, Any, Any, Any, Any]:
+    def _arrays(self, batch: Batch, width: int | None = None) -> tuple[Any, Any, Any, Any, Any]:
         """Tokens and documents (R, T); of K targets the places that predict them, answers and weights, the rest 0."""
         from lorakit.kernels.mlx_rows import Rows, rounded
 
-        rows = Rows.of(batch, packed=self.packing, pad_id=self.pad_id, positions=self.positions)
+        rows = Rows.of(batch, packed=self.packing, pad_id=self.pad_id, positions=self.positions, even=self.even,
+                       width=width)
         targets = np.flatnonzero(batch.targets)
         size = rounded(max(1, len(targets)), 16)
         places, answers, weight = (np.zeros(size, dtype=d) for d in (np.int32, np.int32, np.float32))
@@ -259,16 +277,16 @@ class MLXEngine:
         from lorakit.kernels.mlx_rows import Isolated
 
         cache = [Isolated(document)] * self.depth if self.packing else None
-        return self.text.model(ids, cache=cache).flatten(0, 1)
+        return getattr(self.text, self.body)(ids, cache=cache).flatten(0, 1)
 
     def _head(self, hidden: Any) -> Any:
         """(K, V) logits of (K, H): what the model does behind its body, be it tied, scaled or capped."""
-        body = self.text.model
-        object.__setattr__(self.text, "model", Answering(body, lambda *_, **__: hidden[None]))
+        body = getattr(self.text, self.body)
+        object.__setattr__(self.text, self.body, Answering(body, lambda *_, **__: hidden[None]))
         try:
             return self.text(mx.zeros((1, 1), dtype=mx.int32))[0]
         finally:
-            object.__delattr__(self.text, "model")
+            object.__delattr__(self.text, self.body)
 
     @contextlib.contextmanager
     def _holding(self, tensors: dict[str, Any], key: Any = None) -> Iterator[None]:
@@ -306,7 +324,41 @@ class MLXEngine:
 
     # Training
 
+    def _compile(self, recompute: bool) -> None:
+        from lorakit.kernels.mlx_lora import recomputed
+
+        self.recomputes = recompute
+        for layer in self.model.layers if recompute else ():
+            recomputed(layer)
+        self._gradients = mx.compile(mx.value_and_grad(self._summed))
+
     def backward(self, batch: Batch) -> tuple[float, int]:
+        parts = batch.parts(self.limit)
+        if len(parts) > 1:
+            return sum(self.backward(part)[0] for part in parts), batch.count
+        try:
+            return self._backward(batch)
+        except RuntimeError as error:
+            if not re.search("memory|alloc", str(error), re.IGNORECASE):
+                raise
+        self._step_down(batch)
+        return self.backward(batch)
+
+    def _step_down(self, batch: Batch) -> None:
+        """Out of memory: nothing of this batch is in the gradients yet, and the next rung computes it in less."""
+        longest, most = int(batch.lengths.max()), len(batch.ids)
+        if most > longest:
+            self.limit = max(longest, most // 2)
+            self.steps.append(f"at most {self.limit} tokens at a time")
+        elif not self.recomputes:
+            self._compile(recompute=True)
+            self.steps.append("activations recomputed")
+        else:
+            raise LorakitError(f"out of memory with one row of {longest} tokens, recomputed; lower max_length or rank, "
+                               "or use quantization=affine4")
+        mx.clear_cache()
+
+    def _backward(self, batch: Batch) -> tuple[float, int]:
         key = mx.random.key(batch.seed) if self.run.dropout else None
         loss, gradients = self._gradients(self.trained, *self._arrays(batch), key)
         if self.gradients is not None:
@@ -381,7 +433,10 @@ class MLXEngine:
         # Logits in fp32: the largest of bf16 may be lost among equals once the generator has normalized them.
         model = Answering(self.model, lambda *args, **kwargs: self.model(*args, **kwargs).astype(mx.float32))
         if self.relative:
-            return together(model, prompts, max_new_tokens, stop_ids)
+            try:
+                return together(model, prompts, max_new_tokens, stop_ids)
+            except ValueError:  # mlx-lm's model takes no rows of unequal length (Gemma 2)
+                self.relative = False
         return [alone(model, prompt, max_new_tokens, stop_ids) for prompt in prompts]
 
     def memory(self) -> int:
@@ -390,7 +445,12 @@ class MLXEngine:
     # What it holds
 
     def parameters(self) -> dict[str, tuple[int, bool]]:
-        sizes = {name: (t.size, True) for name, t in self.trained.items()}
+        return {name: (t.size, True) for name, t in self.trained.items()} | {n: (s, False) for n, s in
+                                                                            self._frozen().items()}
+
+    def _frozen(self) -> dict[str, int]:
+        """name -> values, a quantized weight's counted as what it stands for."""
+        sizes = {}
         for path, module in self.model.named_modules():
             for key, value in module.items():
                 if isinstance(value, mx.array) and not key.startswith(("_", "lora_")):
@@ -398,7 +458,7 @@ class MLXEngine:
                     if hasattr(module, "bits") and key in ("scales", "biases"):
                         continue
                     packed = hasattr(module, "bits") and key == "weight"
-                    sizes[name] = (value.size * 32 // module.bits if packed else value.size, False)
+                    sizes[name] = value.size * 32 // module.bits if packed else value.size
         return sizes
 
     def fingerprint(self) -> dict[str, int]:

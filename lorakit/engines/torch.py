@@ -7,8 +7,6 @@ import gc
 import inspect
 import math
 import os
-import resource
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,11 +20,11 @@ import torch.nn.functional as F
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
-from lorakit import base, kernels, processes
+from lorakit import base, kernels, machine, processes
 from lorakit.batches import Batch
 from lorakit.errors import LorakitError
 from lorakit.files import whole
-from lorakit.kernels import attention, lora, loss
+from lorakit.kernels import attention, lora, loss, simulate
 from lorakit.processes import Crew
 from lorakit.run import Run
 
@@ -54,7 +52,7 @@ def device(crew: Crew) -> torch.device:
 def load(run: Run, *, adapter: str | Path | None = None) -> TorchEngine:
     """The base with a new adapter to train, or with a saved one (`adapter`) to ask."""
     path, spec = base.path(run.model), base.spec(run.model)
-    crew = processes.join()
+    crew, idle = processes.join(), machine.resident()
     dtype, where = DTYPES[run.precision], device(crew)
     config = base.config(run.model)
     kind = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
@@ -93,7 +91,51 @@ def load(run: Run, *, adapter: str | Path | None = None) -> TorchEngine:
         model = with_adapter(model, run, spec, adapter)
     if shard:
         split_layers(model, where)
-    return TorchEngine(model, tokenizer, run, where, packable, crew)
+    machine.forget_peak()  # loading has held the files too
+    return TorchEngine(model, tokenizer, run, where, packable, crew, idle=idle)
+
+
+def working(run: Run, tokens: int) -> int:
+    """Bytes alive at the worst moment of a micro-batch beside weights, trained gradients and optimizer.
+
+    Found by going through forward and backward of this very model with tensors that have no content. Raises
+    `NotImplementedError` for a model whose way depends on its values.
+    """
+    config, dtype = base.config(run.model), DTYPES[run.precision]
+    # In the simulation every device is a CPU, and its autocast knows no fp16.
+    precision = torch.bfloat16 if dtype == torch.float16 else dtype
+    length = min(run.max_length, tokens)
+    lengths = [length] * (tokens // length) + [tokens % length] * (tokens % length > 0)
+    try:
+        model = skeleton(run, config, precision)
+        bare = model.get_base_model() if run.method == "lora" else model
+        with simulate.without_content():
+            simulate.empty(model)
+            model.train()
+            ids = torch.zeros(1, tokens, dtype=torch.long)
+            with (simulate.Live(model) as live, attention.packed(),
+                  torch.autocast("cpu", dtype=precision, enabled=dtype != torch.float32)):
+                documents = attention.Documents(lengths, ids.device, wide=not torch.cuda.is_available())
+                hidden = getattr(bare, bare.base_model_prefix)(
+                    input_ids=ids, position_ids=ids, use_cache=False, documents=documents)["last_hidden_state"][0]
+                total = loss.linear_cross_entropy(hidden, bare.get_output_embeddings().weight, ids[0])
+                total.backward()
+    except Exception as error:
+        raise NotImplementedError(f"{config.model_type}: {error}") from None
+    return live.most - sum(p.grad.nbytes for p in model.parameters() if p.grad is not None)
+
+
+def skeleton(run: Run, config: Any, dtype: torch.dtype) -> Any:
+    """The model as it is trained, on the meta device: without weights."""
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, attn_implementation=attention.NAME,
+                                                 dtype=torch.float32 if run.method == "full" else dtype)
+    if run.gradient_checkpointing is True:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    if run.method == "lora":
+        model = with_adapter(model, run, base.spec(run.model), None)
+        kernels.install(model)
+    return model
 
 
 def check(run: Run, model: Any, tokenizer: Any) -> None:
@@ -199,7 +241,7 @@ class TorchEngine:
     """See `lorakit.engines.Engine` for the contract."""
 
     def __init__(self, model: Any, tokenizer: Any, run: Run, where: torch.device, packable: bool, crew: Crew,
-                 own_kernels: bool = False):
+                 own_kernels: bool = False, idle: int = 0):
         """`own_kernels`: the model came with fast parts of its own, to be left alone."""
         self.model, self.tokenizer, self.device = model, tokenizer, where
         self.clip, self.pad_id, self.method = run.max_grad_norm, tokenizer.pad_token_id, run.method
@@ -212,6 +254,7 @@ class TorchEngine:
         self.scaler = torch.amp.GradScaler(where.type, enabled=run.precision == "fp16")
         # Keeps summed losses in fp16's range; a power of two, so that in fp32 nothing is rounded.
         self.unit = 2.0 ** round(math.log2(run.micro_batch_tokens))
+        self.idle = idle
         self.worked, self.pending = 0, []  # targets trained on; the micro-batches since the last update
         self.limit, self.offload, self.steps = None, run.offload is True, []  # tokens at a time; steps down taken
         self.crew, self.sharded = crew, run.shard and crew.size > 1
@@ -306,7 +349,7 @@ class TorchEngine:
             with attention.packed():
                 out = model(input_ids=ids[None], position_ids=position[None], use_cache=False,
                             documents=attention.Documents(batch.lengths, self.device), **keep)[wanted][0]
-            return out if keep else out[places - 1]
+            return out if len(out) == len(places) else out[places - 1]  # some models pay no heed to logits_to_keep
         document = torch.from_numpy(batch.documents).to(self.device)
         shape = (len(batch.lengths), int(batch.lengths.max()))  # (D, T)
         padded = torch.full(shape, self.pad_id, device=self.device)
@@ -507,8 +550,7 @@ class TorchEngine:
             return torch.cuda.max_memory_allocated(self.device)
         if self.device.type == "mps":
             return torch.mps.driver_allocated_memory()
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak if sys.platform == "darwin" else peak * 1024  # macOS counts bytes, Linux KiB
+        return max(0, machine.peak_resident() - self.idle)
 
     def parameters(self) -> dict[str, tuple[int, bool]]:
         def size(parameter: torch.nn.Parameter) -> int:

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lorakit import base, files, processes
+from lorakit import base, files, machine, processes
 from lorakit.errors import LorakitError
 from lorakit.models import Spec
 from lorakit.run import Run
@@ -56,8 +56,8 @@ def first(facts: Any) -> None:
         return
     late = [name for name in PATCHED if name in sys.modules]
     if late:
-        refused.append(f"{late[0]} was imported before unsloth in this process; train in a child, by lorakit.launch(run) "
-                       "or lorakit train RUN.yaml")
+        refused.append(f"{late[0]} was imported before unsloth in this process; train in a child, by "
+                       "lorakit.launch(run) or lorakit train RUN.yaml")
         return
     os.environ.setdefault("UNSLOTH_DISABLE_STATISTICS", "1")  # else every load asks the hub for a counted file
     os.environ.setdefault("UNSLOTH_COMPILE_LOCATION", str(files.cache() / "unsloth"))  # else a folder where one stands
@@ -69,8 +69,6 @@ def first(facts: Any) -> None:
 
 def load(run: Run, *, adapter: str | Path | None = None) -> TorchEngine:
     """Unsloth's model with a new adapter to train, or with a saved one (`adapter`) to ask, in the torch engine."""
-    from lorakit import machine
-
     facts = machine.facts()
     first(facts)
     if words := fits(facts, base.spec(run.model)):
@@ -81,16 +79,19 @@ def load(run: Run, *, adapter: str | Path | None = None) -> TorchEngine:
         engine = plain.load(run, adapter=adapter)
         engine.notes["loading"] = ("transformers", words)
         return engine
-    crew, tokenizer = processes.join(), base.tokenizer(run.model)[0]
-    where = plain.device(crew)
+    crew, idle = processes.join(), machine.resident()
+    where, tokenizer = plain.device(crew), base.tokenizer(run.model)[0]
     model, kind, room = from_files(run, where)
     plain.check(run, model, tokenizer)
     model = with_adapter(model, kind, run, plain.targeted(model, run, base.spec(run.model)))
     if adapter:
         put(model, Path(adapter), run)
-    engine = plain.TorchEngine(model, tokenizer, run, where, True, crew, own_kernels=True)
-    engine.positions = room  # it would cut a longer prompt without a word
-    engine.notes["loading"] = (kind.__name__, "unsloth's own model, kernels and gradient checkpointing")
+    model.generate = restoring(model, kind, run)
+    machine.forget_peak()  # loading has held the files too
+    engine = plain.TorchEngine(model, tokenizer, run, where, True, crew, own_kernels=True, idle=idle)
+    engine.positions = room - 1  # it would cut a longer prompt without a word, and counts the last new token too
+    engine.notes["loading"] = (kind.__name__, "unsloth's own kernels and gradient checkpointing" if facts.cards else
+                               "unsloth's CPU mode: transformers' own model")
     return engine
 
 
@@ -139,6 +140,21 @@ def with_adapter(model: Any, kind: Any, run: Run, targets: str | list[str]) -> A
         words = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise LorakitError(f"target_modules={targets!r}: unsloth cannot make the adapters: {words}; or use another "
                            "engine") from None
+
+
+def restoring(model: Any, kind: Any, run: Run) -> Any:
+    """Its `generate` leaves a model in evaluation without gradient checkpointing; this one puts that back."""
+    its = model.generate
+
+    def generate(*args: Any, **kwargs: Any) -> Any:
+        recomputed = model.is_gradient_checkpointing
+        try:
+            return its(*args, **kwargs)
+        finally:
+            kind.for_training(model, use_gradient_checkpointing=recomputed and (recomputing(run) or True))
+            model.eval()
+
+    return generate
 
 
 def put(model: Any, adapter: Path, run: Run) -> None:

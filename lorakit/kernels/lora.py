@@ -57,7 +57,8 @@ class Adapted:
     def plain(self) -> bool:
         """Whether the adapter counts now, by itself, unmerged."""
         module = self.module
-        return not (_as_peft.get() or module.disable_adapters or module.merged) and module.active_adapters == [self.name]
+        changed = _as_peft.get() or module.disable_adapters or module.merged
+        return not changed and module.active_adapters == [self.name]
 
     def weight(self, dtype: torch.dtype) -> torch.Tensor:
         """(out, in), dequantized where it is stored in four bits."""

@@ -28,8 +28,7 @@ class Lora(nn.Module):
         if self._key is not None and self.rate:
             kept = mx.random.bernoulli(1 - self.rate, x.shape, key=self._key)
             z = mx.where(kept, x / (1 - self.rate), 0.0).astype(x.dtype)
-        z = (z @ self.lora_A.T.astype(x.dtype)) @ (self.scale * self.lora_B.T).astype(x.dtype)
-        return y + z.astype(y.dtype)
+        return mx.addmm(y, z @ self.lora_A.T.astype(x.dtype), (self.scale * self.lora_B.T).astype(x.dtype))
 
 
 def size(layer: nn.Module) -> tuple[int, int]:

@@ -18,11 +18,11 @@ def per_target(logits: mx.array, answers: mx.array) -> mx.array:
 def summed(head: Callable[[mx.array], mx.array], hidden: mx.array, answers: mx.array, weight: mx.array,
            vocabulary: int, room: int = ROOM) -> mx.array:
     """Σ weight · nats over (K, H) hidden states; each piece of them computes its logits again on the way back."""
-    def piece(hidden: mx.array, answers: mx.array, weight: mx.array) -> mx.array:
-        return (weight * per_target(head(hidden), answers)).sum()
+    def piece(here: slice) -> Callable[[mx.array], mx.array]:
+        return lambda hidden: (weight[here] * per_target(head(hidden), answers[here])).sum()
 
     count, step = hidden.shape[0], max(1, room // vocabulary)
     if count <= step:
-        return piece(hidden, answers, weight)
-    again = mx.checkpoint(piece)
-    return sum(again(*(x[k:k + step] for x in (hidden, answers, weight))) for k in range(0, count, step))
+        return piece(slice(None))(hidden)
+    pieces = [slice(k, k + step) for k in range(0, count, step)]
+    return sum(mx.checkpoint(piece(here))(hidden[here]) for here in pieces)

@@ -22,6 +22,14 @@ def rounded(n: int, step: int) -> int:
     return -(-n // step) * step
 
 
+def grid(least: int, most: int) -> list[int]:
+    """The rounded numbers between two of them, both included."""
+    found = [least]
+    while found[-1] < most:
+        found.append(rounded(found[-1] + 1, STEP))
+    return found
+
+
 @dataclass(frozen=True)
 class Rows:
     """(R, T) tokens; where each token of the batch went."""
@@ -31,19 +39,22 @@ class Rows:
     place: np.ndarray  # (N,) index into R * T of each token of the batch
 
     @classmethod
-    def of(cls, batch: Batch, *, packed: bool, pad_id: int, positions: int | None = None) -> Rows:
-        """Of the widths that hold the longest document the one that computes least; unpacked: a document a row."""
+    def of(cls, batch: Batch, *, packed: bool, pad_id: int, positions: int | None = None, even: float = 4096,
+           width: int | None = None) -> Rows:
+        """Of the widths that hold the longest document the one that computes least; unpacked: a document a row.
+
+        `even` is the width at which attention costs as much as all the rest of a layer.
+        """
         lengths, longest = batch.lengths.tolist(), int(batch.lengths.max())
-        width = rounded(longest, STEP)
+        least = rounded(longest, STEP)
         groups = [[d] for d in range(len(lengths))]
-        if not packed and positions:  # a table of positions has no entry beyond
-            width = max(longest, min(width, positions))
+        if not packed:  # a table of positions has no entry beyond
+            width = max(longest, min(least, positions or least))
         if packed:
             total = rounded(int(sum(lengths)), STEP)
-            widths = [width, *(w for w in (width << k for k in range(1, 5)) if w < total), max(width, total)]
+            widths = [width] if width else grid(least, max(least, total))
             ways = [(w, pieces(lengths, len(lengths), w, True)) for w in widths]
-            # Attention costs tokens × width, the rest tokens alone: even at a width of a few thousand.
-            width, groups = min(ways, key=lambda way: len(way[1]) * way[0] * (1 + way[0] / 4096))
+            width, groups = min(ways, key=lambda way: len(way[1]) * way[0] * (1 + way[0] / even))
         ids = np.full((len(groups), width), pad_id, dtype=np.int32)
         document, place = np.full_like(ids, -1), np.empty(len(batch.ids), dtype=np.int32)
         starts = np.cumsum(batch.lengths) - batch.lengths
