@@ -117,7 +117,7 @@ class Work:
     """What is to be done, and what was seen of it."""
 
     def __init__(self, given: argparse.Namespace):
-        self.folder, self.name, self.count = given.folder, given.variant, given.updates
+        self.folder, self.name, self.count = given.folder, given.name or given.variant, given.updates
         self.base, self.profiled = str(given.folder / "base"), given.profile
         self.facts = json.loads((given.folder / "work.json").read_text())
         self.size = self.facts["size"]
@@ -156,8 +156,18 @@ class Work:
         seconds = self.clock[-1] - self.clock[WARM - 1] if len(self.clock) > WARM else math.nan
         return {"variant": self.name, "tokens_per_second": sum(self.tokens[WARM:]) / seconds, "seconds": seconds,
                 "tokens": sum(self.tokens[WARM:]), "losses": self.losses,
-                "peak_rss": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+                "peak_rss": peak_rss(),
                 "peak_card": torch.cuda.max_memory_allocated() if CARD else None, **self.more}
+
+
+def peak_rss() -> int:
+    """Bytes. Linux's own count: its `ru_maxrss` begins at the size of the process that started this one."""
+    try:
+        status = Path("/proc/self/status").read_text()
+        return 1024 * int(status.split("VmHWM:")[1].split()[0])
+    except (OSError, IndexError):
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else 1024 * peak
 
 
 def start(shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
@@ -318,8 +328,8 @@ def trl_default(work: Work, **changes: Any) -> None:
 
 def trl_packed(work: Work) -> None:
     """bf16 weights, nothing recomputed, packs of 2,048 tokens."""
-    trl_default(work, weights=torch.bfloat16, gradient_checkpointing=False, packing=True, per_device_train_batch_size=1,
-                max_length=2048)
+    trl_default(work, weights=torch.bfloat16, gradient_checkpointing=False, packing=True, max_length=2048,
+                per_device_train_batch_size=1, gradient_accumulation_steps=1)
 
 
 def trl_best(work: Work) -> None:
@@ -350,7 +360,8 @@ def trl(work: Work, model: Any, peft_config: Any, tokenizer: Any = None, **chang
     disable_progress_bar()
     rows = [row for update in work.updates for row in update]
     arguments = SFTConfig(**{
-        "output_dir": str(work.folder / "trl"), "per_device_train_batch_size": work.size, "max_length": work.longest,
+        "output_dir": str(work.folder / "trl"), "max_length": work.longest,
+        "per_device_train_batch_size": min(8, work.size), "gradient_accumulation_steps": max(1, work.size // 8),
         "max_steps": work.count, "logging_steps": 1, "report_to": "none", "save_strategy": "no", "use_cpu": not CARD,
         "dataloader_pin_memory": CARD, "disable_tqdm": True, "learning_rate": RATE, "lr_scheduler_type": "constant",
         "warmup_steps": 0, "train_sampling_strategy": "sequential", **changes})
@@ -376,7 +387,8 @@ def trl(work: Work, model: Any, peft_config: Any, tokenizer: Any = None, **chang
             seen.append(int(inputs["attention_mask"].sum()))
         else:
             seen.append(inputs["input_ids"].numel())
-            regrouped(work, inputs)
+            if "position_ids" in inputs:
+                regrouped(work, inputs)
         return step(model, inputs, *args, **kwargs)
 
     trainer.training_step = training_step
@@ -443,6 +455,7 @@ def options() -> argparse.ArgumentParser:
     found.add_argument("variant", choices=[*VARIANTS, "lay"])
     found.add_argument("--updates", type=int, default=6)
     found.add_argument("--groups", type=Path, help="rows of each update, as a peer has put them together")
+    found.add_argument("--name", help="of the files it leaves; else the variant's")
     found.add_argument("--profile", action="store_true")
     found.add_argument("--shape", default="40m", choices=SHAPES)
     found.add_argument("--rows", default="synthetic", choices=["synthetic", *FILES])

@@ -26,7 +26,7 @@ HERE = Path(__file__).parent
 CPU = {"lorakit": 12, "plain": 5, "trl_default": 4, "trl_best": 6}
 ONCE = {"trl_packed": 4, "lorakit_nf4": 6, "trl_nf4": 4}
 CARD = {"lorakit": 12, "unsloth_default": 12, "unsloth_tuned": 12, "trl_default": 12, "trl_best": 12, "plain": 12}
-AGAINST = {"trl_packed": "regrouped", "lorakit_nf4": "trl_nf4"}  # others against `reference`
+AGAINST = {"lorakit_nf4": "trl_nf4"}  # others against `reference`, packs against `reference` on the rows of theirs
 WHOLE, SHOWN = 30, 5  # updates of the loss check; the one whose gradients are compared
 
 
@@ -106,17 +106,18 @@ class Bench:
     def check(self, runs: dict[str, list[dict]]) -> dict:
         """Step losses and gradients of each variant beside those of fp32 on the same rows."""
         known = {"reference": self.run("reference", "--updates", WHOLE)}
-        if "trl_packed" in runs:
-            groups = self.folder / "trl_packed.groups.json"
-            (self.folder / "reference.safetensors").rename(self.folder / "kept.safetensors")
-            known["regrouped"] = self.run("reference", "--groups", groups)
-            (self.folder / "reference.safetensors").rename(self.folder / "regrouped.safetensors")
-            (self.folder / "kept.safetensors").rename(self.folder / "reference.safetensors")
-        known |= {v: runs[v][0] for v in ("trl_nf4",) if v in runs}
+        if known["reference"] is None:
+            return {}
+        against = dict(AGAINST)
+        for groups in sorted(self.folder.glob("*.groups.json")):
+            variant = groups.name.removesuffix(".groups.json")
+            against[variant] = f"reference on {variant}'s rows"
+            known[against[variant]] = self.run("reference", "--groups", groups, "--name", against[variant])
+        known |= {v: runs[v][0] for v in AGAINST.values() if v in runs}
         losses = known["reference"]["losses"]
         found = {"reference_falls_by": losses[0] - losses[-1], "step_losses": {}, "gradients_of_update_5": {}}
         for variant, lines in runs.items():
-            other = AGAINST.get(variant, "reference")
+            other = against.get(variant, "reference")
             if variant in ("matmul", *known) or known.get(other) is None:
                 continue
             pairs = list(zip(lines[0]["losses"], known[other]["losses"]))

@@ -72,6 +72,14 @@ def config(model: str) -> Any:
         raise unusable(model, error) from None
 
 
+def sizes(model: str) -> Any:
+    """The configuration that decides a model's sizes: of one known by name without asking the hub."""
+    from transformers import AutoConfig
+
+    known = spec(model).config
+    return AutoConfig.for_model(**known) if known else config(model)
+
+
 def tokenizer(model: str) -> tuple[Any, list[str]]:
     """(tokenizer, notes on what had to be added to it)."""
     from transformers import AutoTokenizer

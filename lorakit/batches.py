@@ -120,6 +120,15 @@ class Batches:
             self._order = (epoch, np.random.default_rng((self.seed, epoch)).permutation(len(self.rows)))
         return self._order[1][place * self.global_batch_size:(place + 1) * self.global_batch_size]
 
+    def tokens(self, update: int) -> int:
+        """Input tokens of one update, over all processes."""
+        return int(self.lengths[self.indices(update)].sum())
+
+    @property
+    def total_tokens(self) -> int:
+        """Input tokens of the whole run; of an epoch that is cut, its share."""
+        return round(int(self.lengths.sum()) * self.updates / self.per_epoch)
+
     def __getitem__(self, update: int) -> list[Batch]:
         if not 0 <= update < self.updates:
             raise IndexError(update)

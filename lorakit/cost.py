@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -26,6 +27,8 @@ class Shape:
     wide: int  # inner width of the MLP
     vocabulary: int
     widest: int  # weights of the largest quantized layer
+    experts: int = 0  # of `other`, weights of stacked experts
+    used: float = 1.0  # share of them that a token goes through
 
 
 def shape(run: Run) -> Shape:
@@ -33,25 +36,31 @@ def shape(run: Run) -> Shape:
     import torch
     from transformers import AutoModelForCausalLM
 
-    config = base.config(run.model)
+    config = base.sizes(run.model)
     try:
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config)
     except ValueError as error:
         raise LorakitError(f"{run.model}: {str(error).splitlines()[0]}") from None
     wanted = run.target_modules if run.target_modules != "auto" else base.spec(run.model).target_modules
-    linear = adapter = widest = 0
+    linear = adapter = widest = experts = 0
     head = model.get_output_embeddings()
     for name, module in model.named_modules():
         if isinstance(module, torch.nn.Linear) and module is not head:
             linear, widest = linear + module.weight.numel(), max(widest, module.weight.numel())
             if models.adapts(wanted, name):
                 adapter += run.rank * (module.in_features + module.out_features)
+    for name, stack in model.named_parameters():
+        if stack.ndim == 3:  # (E, in, out)
+            experts += stack.numel()
+            if models.stacked(wanted, name):
+                adapter += run.rank * len(stack) * sum(stack.shape[1:])
     text = config.get_text_config()
     wide = getattr(text, "intermediate_size", None) or 4 * text.hidden_size
     wide = max(wide) if isinstance(wide, (list, tuple)) else wide  # Gemma 3n: one for each layer
+    each, of = getattr(text, "num_experts_per_tok", None) or 1, getattr(text, "num_local_experts", None) or 1
     return Shape(linear, sum(p.numel() for p in model.parameters()) - linear, adapter, text.num_hidden_layers,
-                 text.hidden_size, wide, text.vocab_size, widest)
+                 text.hidden_size, wide * each, text.vocab_size, widest, experts, each / of)
 
 
 def memory(run: Run, of: Shape | None = None) -> dict[str, int]:
@@ -65,11 +74,19 @@ def memory(run: Run, of: Shape | None = None) -> dict[str, int]:
         trained, weights = of.linear + of.other, 4 * (of.linear + of.other)
         extra = trained * (4 + moments)
     else:
-        bits = {"nf4": NF4_BITS, "affine4": 4 + 16 * width / 64, "int8": 8.1}.get(run.quantization, 8 * width)
-        each = run.processes if run.shard and run.processes != "auto" else 1  # its share of the layers
-        weights, extra = of.linear * bits / 8 / each + of.other * width, of.adapter * (4 + 4 + moments)
+        weights, extra = frozen(run, of), of.adapter * (4 + 4 + moments)
     parts = {"weights": weights, "trained": extra, "working": working(run, of)}
     return {k: int(v) for k, v in {**parts, "total": sum(parts.values())}.items()}
+
+
+def frozen(run: Run, of: Shape) -> float:
+    """Bytes of a frozen base: by the engine's own count where it has one."""
+    if run.engine in registry.defining("engines", "frozen"):
+        return registry.load("engines", run.engine).frozen(run, of.linear + of.other, of.experts)
+    width = BYTES.get(run.precision, 4)
+    bits = {"nf4": NF4_BITS, "int8": 8.1}.get(run.quantization, 8 * width)
+    each = run.processes if run.shard and run.processes != "auto" else 1  # its share of the layers
+    return of.linear * bits / 8 / each + of.other * width
 
 
 def at_a_time(run: Run) -> int:
@@ -131,4 +148,14 @@ def seconds(run: Run, of: Shape, tokens: int, rate: float) -> float:
     """Predicted time for `tokens` input tokens: 4 FLOP a token and frozen weight (6 when it is trained), 2 more with
     checkpointing, at a third of the measured matmul rate, which small layers and the rest of the work leave."""
     per_weight = (6 if run.method == "full" else 4) + (2 if run.gradient_checkpointing is True else 0)
-    return per_weight * (of.linear + of.vocabulary * of.hidden) * tokens / (rate / 3)
+    return per_weight * (of.linear + of.experts * of.used + of.vocabulary * of.hidden) * tokens / (rate / 3)
+
+
+def total_seconds(done: Sequence[tuple[int, float]], tokens: int) -> float:
+    """Predicted time of a run over `tokens` input tokens, after a few updates of (input tokens, seconds) each.
+
+    The first update warms up and counts once; the median of the others' seconds per token stands for the rest.
+    """
+    rates = sorted(seconds / count for count, seconds in done[1:])
+    warm = done[0][1] - rates[len(rates) // 2] * done[0][0]
+    return rates[len(rates) // 2] * tokens + max(0.0, warm)

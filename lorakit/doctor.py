@@ -63,6 +63,12 @@ def remarks(facts: machine.Facts, online: bool | None) -> list[dict[str, str]]:
     if facts.place == "colab" and not facts.drive:
         found.append({"what": "Colab deletes its disk with the session",
                       "cure": "from google.colab import drive; drive.mount('/content/drive')"})
+    if facts.apple:
+        words = f"macOS lets the GPU hold {facts.device_memory / 1e9:.1f} of {facts.memory / 1e9:.1f} GB"
+        if facts.more:
+            found.append({"what": words, "cure": f"For more, until the next start: {facts.more}"})
+        found.append({"what": "a Mac falls asleep during long runs",
+                      "cure": "Start them as: caffeinate -i lorakit train RUN.yaml, or caffeinate -i jupyter lab"})
     return found
 
 
@@ -93,6 +99,15 @@ def problems(facts: machine.Facts) -> list[dict[str, str]]:
             wrong(f"torch {installed} was not built for {card.name} ({card.arch}; it knows "
                   f"{', '.join(facts.torch_archs)})", "take another card, or a torch built for this one: P100 (sm_60) "
                   "needs torch < 2.8 or a build for CUDA 12.6")
+    if facts.translated:
+        wrong("this Python was built for Intel and runs under Rosetta, where nothing reaches Apple's GPU",
+              "install Python for arm64 and make the environment anew; it is there when "
+              "python -c 'import platform; print(platform.machine())' says arm64")
+    elif facts.system == "Darwin arm64" and installed and not facts.mps:
+        wrong(f"torch {installed} does not reach Apple's GPU and would compute on the CPU", "update macOS to 14 or later")
+    if facts.mps_fallback:
+        wrong("PYTORCH_ENABLE_MPS_FALLBACK=1: what Apple's GPU lacks would be computed on the CPU, slowly, without a "
+              "word", "unset it; torch then names the operation that is missing")
     if facts.disk_free < 2e9:
         wrong(f"only {facts.disk_free / 1e9:.1f} GB of disk are free", "free some, or name an output_dir elsewhere")
     if facts.memory < 4e9:

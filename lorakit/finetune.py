@@ -273,8 +273,14 @@ def loop(engine: Any, batches: Batches, state: State, best: dict, sets: dict, ru
         else:
             best["worse"] += 1
 
+    spent: list[tuple[int, float]] = []  # input tokens and seconds of this process's first updates
+
     def after_update(state: State, line: dict) -> bool:
         folder.append(line)
+        if len(spent) < 5:
+            spent.append((batches.tokens(state.update - 1), line["seconds"]))
+            if len(spent) == 5 == state.update:
+                folder.note(seconds_predicted=cost.total_seconds(spent, batches.total_tokens))
         bar.update()
         bar.set_postfix(loss=f"{line['loss']:.3f}", refresh=False)
         last = state.update == len(batches)

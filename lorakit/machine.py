@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import platform
 import re
@@ -70,6 +71,9 @@ class Facts:
     torch_archs: tuple[str, ...] = ()  # cards that the installed torch was built for; empty: unknown
     torch_loaded: str = ""  # version of the torch that this process has imported
     drive: bool = False  # Colab's Google Drive is mounted
+    gpu_memory: int = 0  # what a Mac lets its GPU hold (Metal's recommendedMaxWorkingSetSize); 0: not asked
+    translated: bool = False  # an x86_64 Python on an Apple chip, under Rosetta
+    mps_fallback: bool = False  # what Apple's GPU lacks is computed on the CPU without a word
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -79,9 +83,33 @@ class Facts:
         return "cuda" if self.cards else "mps" if self.mps else "cpu"
 
     @property
+    def apple(self) -> bool:
+        """One memory for an Apple chip's CPU and GPU."""
+        return self.mps or self.system == "Darwin arm64"
+
+    @property
     def device_memory(self) -> int:
-        """Bytes where the model will live: of the smallest card, else of the machine."""
-        return min(c.memory for c in self.cards) if self.cards else self.memory
+        """Bytes where the model will live: of the smallest card, of what a Mac lets its GPU hold, else of the machine.
+
+        A Mac of up to 32 GB lets it hold two thirds, a larger one three quarters (recommendedMaxWorkingSetSize as
+        llama.cpp reports it: 17,180 MB of 24 GiB, 28,991 MB of 36, 38,655 MB of 48).
+        """
+        if self.cards:
+            return min(c.memory for c in self.cards)
+        share = 2 / 3 if self.memory <= 32 * 2**30 else 3 / 4
+        return (self.gpu_memory or int(self.memory * share)) if self.apple else self.memory
+
+    @property
+    def most_memory(self) -> int:
+        """The same after `more`: 4 GiB, or an eighth, stay for macOS."""
+        return max(self.device_memory, self.memory - max(4 * 2**30, self.memory // 8)) if self.apple \
+            else self.device_memory
+
+    @property
+    def more(self) -> str:
+        """The command that gives a Mac's GPU more of the memory, until the next start; "" where there is none."""
+        megabytes = self.most_memory // 2**20
+        return f"sudo sysctl iogpu.wired_limit_mb={megabytes}" if self.most_memory > self.device_memory else ""
 
 
 def facts(folder: str | os.PathLike = ".") -> Facts:
@@ -94,11 +122,12 @@ def facts(folder: str | os.PathLike = ".") -> Facts:
             packages[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    loaded, archs, mps = sys.modules.get("torch"), (), False
+    loaded, archs, mps, room = sys.modules.get("torch"), (), False, 0
     if "torch" in packages:
         import torch
 
         archs, mps = tuple(torch.cuda.get_arch_list()), torch.backends.mps.is_available()
+        room = torch.mps.recommended_max_memory() if mps else 0
     home = Path(folder)
     while not home.exists():
         home = home.parent
@@ -107,8 +136,18 @@ def facts(folder: str | os.PathLike = ".") -> Facts:
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         memory=psutil.virtual_memory().total, disk_free=shutil.disk_usage(home).free, cards=cards(), mps=mps,
         packages=packages, torch_archs=archs, torch_loaded=str(getattr(loaded, "__version__", "")),
-        drive=Path(DRIVE).is_dir(),
+        drive=Path(DRIVE).is_dir(), gpu_memory=room, translated=translated(),
+        mps_fallback=mps and os.environ.get("PYTORCH_ENABLE_MPS_FALLBACK", "0") != "0",
     )
+
+
+def translated() -> bool:
+    """Whether macOS runs this process under Rosetta."""
+    ask = ["sysctl", "-n", "sysctl.proc_translated"]  # 1; 0 on Apple's chips without it; an error on Intel's
+    try:
+        return subprocess.run(ask, capture_output=True, text=True, timeout=30).stdout.strip() == "1"
+    except (OSError, subprocess.SubprocessError):
+        return False
 
 
 def cards() -> tuple[Card, ...]:
@@ -159,6 +198,18 @@ def forget_peak() -> None:
     """Linux lets a process do so; elsewhere nothing happens."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
+
+
+def return_large_blocks() -> None:
+    """Makes glibc give freed blocks of 4 MB and more back at once.
+
+    It keeps them otherwise, and cannot put an aligned block where one of the same size has been: half of the peak was
+    air. Elsewhere nothing happens.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(-3, 4 << 20)  # M_MMAP_THRESHOLD
+        libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: the rest stays
 
 
 def place() -> str:

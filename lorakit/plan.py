@@ -74,7 +74,7 @@ def refuse(run: Run, facts: Facts) -> None:
     need = cost.memory(run)["total"]
     if need <= facts.device_memory:
         return
-    small = served(registry.load("engines", run.engine))[:1]
+    small = served(registry.load("engines", run.engine), facts)[:1]
     proposals = {"quantization": small if run.method == "lora" and run.quantization == "none" else [],
                  "max_length": [n for n in (2048, 1024, 512, 256, 128) if n < run.max_length],
                  "rank": [n for n in (32, 16, 8, 4) if n < run.rank and run.method == "lora"]}
@@ -86,6 +86,8 @@ def refuse(run: Run, facts: Facts) -> None:
                 found.append(f"{name}={value}")
                 break
     cure = f"it would fit with {' or '.join(found)}" if found else "take a smaller model or a larger card"
+    if facts.device_memory < need <= facts.most_memory:
+        cure += f", or give the GPU more of this Mac's memory: {facts.more}"
     raise LorakitError(f"{run.model}: about {need / 1e9:.1f} GB are needed and {facts.device_memory / 1e9:.1f} GB are "
                        f"there, one row at a time; {cure}")
 
@@ -145,8 +147,8 @@ def engine(run: Run, facts: Facts, spec: Spec) -> tuple[str, str]:
     modules = registry.modules("engines") if run.engine == "auto" else {
         run.engine: registry.load("engines", run.engine)}
     reasons = {name: module.fits(facts, spec) or (
-        "" if run.quantization in ("auto", *served(module)) else
-        f"it has no {run.quantization}, but {', '.join(served(module))}") for name, module in modules.items()}
+        "" if run.quantization in ("auto", *served(module, facts)) else
+        f"it has no {run.quantization}, but {', '.join(served(module, facts))}") for name, module in modules.items()}
     suited = {name: modules[name].suits(facts) for name, reason in reasons.items() if not reason}
     refused = "; ".join(f"{n}: {r}" for n, r in reasons.items() if r)
     if run.engine != "auto" and suited:
@@ -157,9 +159,9 @@ def engine(run: Run, facts: Facts, spec: Spec) -> tuple[str, str]:
     return best, suited[best][1] + (f" ({refused})" if refused else "")
 
 
-def served(module: Any) -> list[str]:
-    """What an engine can keep a frozen base in, the smallest first."""
-    return list(getattr(module, "QUANTIZATIONS", ("nf4", "int8", "none")))
+def served(module: Any, facts: Facts) -> list[str]:
+    """What an engine can keep a frozen base in here, the smallest first."""
+    return list(module.forms(facts) if hasattr(module, "forms") else ("nf4", "int8", "none"))
 
 
 def precision(run: Run, facts: Facts, spec: Spec) -> tuple[str, str]:
@@ -172,6 +174,8 @@ def precision(run: Run, facts: Facts, spec: Spec) -> tuple[str, str]:
     own = getattr(registry.load("engines", run.engine), "precision", None) if run.engine != "auto" else None
     if own and (said := own(facts)):
         return said
+    if facts.device == "mps":
+        return "bf16", "half the memory of fp32 on Apple's GPU; what is trained stays fp32"
     if facts.device != "cuda":
         return "fp32", f"exact, and {facts.device} gains little from less"
     old = next((c for c in facts.cards if not c.bf16), None)
@@ -196,4 +200,7 @@ def quantization(run: Run, facts: Facts, spec: Spec) -> tuple[str, str]:
                          gradient_checkpointing=True)
     need, room = cost.memory(smallest)["total"], 0.8 * facts.device_memory
     words = f"unquantized it takes {need / 1e9:.1f} GB of the {room / 1e9:.1f} GB that may be used"
-    return ("none" if need < room else served(registry.load("engines", run.engine))[0]), words
+    if need < room:
+        return "none", words
+    small = served(registry.load("engines", run.engine), facts)[0]
+    return small, words + (", and nothing smaller is served here" if small == "none" else "")

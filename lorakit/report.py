@@ -190,7 +190,9 @@ def context(folder: Folder) -> dict[str, Any]:
         "target tokens": f"{record['target_tokens']:,}" if record.get("target_tokens") else None,
         "training time": f"{record['seconds']:.1f} s, {record['tokens_per_second']:,.0f} target tokens/s"
         if record.get("seconds") else None,
-        "peak memory": f"{peak['measured'] / 1e9:.2f} GB measured, {peak['predicted'] / 1e9:.2f} GB predicted for the model's part"
+        "training time predicted after five updates": f"{record['seconds_predicted']:.1f} s"
+        if record.get("seconds_predicted") else None,
+        "peak memory": f"{peak['measured'] / 1e9:.2f} GB measured, {peak['predicted'] / 1e9:.2f} GB predicted"
         if peak else None,
         "adapter of update": record.get("adapter_from_update"),
         "machine": record.get("machine", {}).get("summary"),

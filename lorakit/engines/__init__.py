@@ -4,8 +4,9 @@
 (the highest is chosen; 0: only when asked for) and why. `load(run, *, adapter=None)` returns an object with the methods
 of `Engine` below. Losses travel as (sum, count) over target tokens and are divided once. An engine whose package has
 to be imported before all others imports it in `first(facts)`, and its file loads nothing heavy by itself. One with
-forms of its own for a frozen base names them in `QUANTIZATIONS`, the smallest first; one with a precision of its own
-says it and why in `precision(facts)`.
+forms of its own for a frozen base names them in `forms(facts)`, the smallest first, and says by `frozen(run, weights,
+experts)` how many bytes it takes; one with a precision of its own says it and why in `precision(facts)`; one that can
+count what a micro-batch needs does so in `working(run, tokens)`.
 """
 
 from __future__ import annotations

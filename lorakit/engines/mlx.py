@@ -9,6 +9,7 @@ import contextlib
 import json
 import re
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from importlib import util
 from pathlib import Path
 from typing import Any
@@ -39,14 +40,41 @@ RENAMED = {"mistral": "llama"}  # architectures that mlx-lm serves by another's 
 
 
 def fits(facts: Any, spec: Any) -> str:
-    """Both packages, and mlx-lm's file for this architecture."""
+    """Both packages, and a model of mlx-lm's with the layers that get an adapter."""
     lost = next((name for name in ("mlx", "mlx-lm") if not facts.packages.get(name)), None)
     found = util.find_spec("mlx_lm")
     if lost or mx is None or found is None:
         return f"{lost or 'mlx'} is not installed"
     kind = spec.config.get("model_type") or kind_of(spec.path)
     file = Path(found.origin).parent / "models" / f"{RENAMED.get(kind, kind)}.py"
-    return "" if not kind or file.is_file() else f"mlx-lm has no {kind}"
+    if not kind or not file.is_file():
+        return kind and f"mlx-lm has no {kind}"
+    return unlike(spec.path, json.dumps(spec.config), spec.target_modules)
+
+
+@lru_cache(maxsize=32)
+def unlike(path: str, sizes: str, targets: tuple[str, ...] | str) -> str:
+    """Why adapters for transformers' model find no place in mlx-lm's: both are made, without weights."""
+    from transformers import AutoConfig
+
+    kind = ""
+    try:
+        config = AutoConfig.for_model(**json.loads(sizes)) if json.loads(sizes) else base.config(path)
+        given, kind = config.to_dict() | convert.arguments(config), config.model_type
+        from mlx_lm import utils
+
+        model, settings = utils._get_classes(given)
+        there = adaptable(model(settings.from_dict(given)))
+        names = [name for name in linear_layers(config) if models.adapts(targets, name)]
+    except (Exception, SystemExit) as error:  # mlx-lm checks little, and one of its files ends the process
+        return f"mlx-lm cannot make this {kind} ({hub.reason(error)})"
+    lost = next((name for name in names if here(name, there) is None), None if names else "any linear layer")
+    return f"mlx-lm's {kind} lacks {lost}" if lost else ""
+
+
+def adaptable(model: Any) -> dict[str, str]:
+    """transformers' name of every layer that can get an adapter -> mlx-lm's."""
+    return {theirs(path): path for path, m in model.named_modules() if hasattr(m, "to_quantized") or hasattr(m, "bits")}
 
 
 def kind_of(path: str) -> str:
@@ -55,6 +83,10 @@ def kind_of(path: str) -> str:
         return json.loads((Path(path) / "config.json").read_text(encoding="utf-8")).get("model_type", "")
     except (OSError, ValueError, AttributeError):
         return ""
+
+
+def forms(facts: Any) -> tuple[str, ...]:
+    return QUANTIZATIONS
 
 
 def suits(facts: Any) -> tuple[int, str]:
@@ -68,6 +100,22 @@ def precision(facts: Any) -> tuple[str, str] | None:
     if facts.system != "Darwin arm64":
         return None
     return "bf16", "half the memory of fp32 on Apple's GPU; the adapters stay fp32"
+
+
+def frozen(run: Run, weights: int, experts: int) -> float:
+    """Bytes of the base, of whose weights so many are experts': its files' where they are quantized already."""
+    width, spec = {"fp32": 4, "bf16": 2}.get(run.precision, 4), base.spec(run.model)
+    if spec.config:  # on the hub
+        if spec.stored == "mxfp4":
+            return experts * (4 + 8 / 32) / 8 + (weights - experts) * width  # a scale of 8 bits for 32 weights
+    else:
+        folder, config = Path(spec.path), base.config(run.model)
+        said = getattr(config, "quantization", None) or getattr(config, "quantization_config", None)
+        if said and folder.is_dir():
+            return sum(file.stat().st_size for file in folder.glob("model*.safetensors"))
+        if said and "bits" in said:
+            return weights * (said["bits"] + 32 / said["group_size"]) / 8  # with a scale and an offset of 16 bits
+    return weights * (4 + 16 * width / 64 if run.quantization == "affine4" else 8 * width) / 8
 
 
 def load(run: Run, *, adapter: str | Path | None = None) -> MLXEngine:
@@ -85,7 +133,7 @@ def load(run: Run, *, adapter: str | Path | None = None) -> MLXEngine:
         model, settings = convert.read_base(folder, config)
     except OSError as error:
         raise base.unusable(run.model, error) from None
-    except (ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:  # mlx-lm checks little
+    except (ValueError, RuntimeError, KeyError, TypeError, AttributeError, SystemExit) as error:  # see `unlike`
         raise LorakitError(f"{run.model}: mlx-lm cannot load this {text.model_type} ({hub.reason(error).rstrip('.')}). "
                            "Leave engine out, or, where its files may be cut, download it again") from None
     stored = settings.get("quantization")
@@ -130,8 +178,7 @@ def with_adapter(model: Any, run: Run, config: Any, saved: tuple[dict, dict] | N
 
     from lorakit.kernels.mlx_lora import Lora
 
-    linear, places = linear_layers(config), {theirs(path): path for path, m in model.named_modules()
-                                             if hasattr(m, "to_quantized") or hasattr(m, "bits")}
+    linear, places = linear_layers(config), adaptable(model)
     spec = base.spec(run.model)
     wanted = spec.target_modules if run.target_modules == "auto" else run.target_modules
     names = list(saved[1]) if saved else [name for name in linear if models.adapts(wanted, name)]

@@ -7,6 +7,7 @@ import gc
 import inspect
 import math
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,14 @@ def fits(facts: Any, spec: Any) -> str:
 
 
 def suits(facts: Any) -> tuple[int, str]:
-    return 1, f"it serves {facts.device}"
+    lost = ", what it lacks on the CPU: PYTORCH_ENABLE_MPS_FALLBACK is set" if facts.mps_fallback else ""
+    return 1, f"it serves {facts.device}{lost}"
+
+
+def forms(facts: Any) -> tuple[str, ...]:
+    """What it can keep a frozen base in, the smallest first: on Apple's GPU bitsandbytes computes since 0.50."""
+    here = tuple(map(int, re.findall(r"\d+", facts.packages.get("bitsandbytes", "0.0"))[:2]))
+    return ("none",) if facts.mps and here < (0, 50) else ("nf4", "int8", "none")
 
 
 def device(crew: Crew) -> torch.device:
@@ -54,6 +62,8 @@ def load(run: Run, *, adapter: str | Path | None = None) -> TorchEngine:
     path, spec = base.path(run.model), base.spec(run.model)
     crew, idle = processes.join(), machine.resident()
     dtype, where = DTYPES[run.precision], device(crew)
+    if where.type == "cpu":
+        machine.return_large_blocks()
     config = base.config(run.model)
     kind = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
     if kind is None:
@@ -101,7 +111,7 @@ def working(run: Run, tokens: int) -> int:
     Found by going through forward and backward of this very model with tensors that have no content. Raises
     `NotImplementedError` for a model whose way depends on its values.
     """
-    config, dtype = base.config(run.model), DTYPES[run.precision]
+    config, dtype = base.sizes(run.model), DTYPES[run.precision]
     # In the simulation every device is a CPU, and its autocast knows no fp16.
     precision = torch.bfloat16 if dtype == torch.float16 else dtype
     length = min(run.max_length, tokens)

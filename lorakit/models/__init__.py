@@ -61,6 +61,11 @@ def adapts(target_modules: str | Sequence[str], layer: str) -> bool:
     return any(layer == target or layer.endswith(f".{target}") for target in target_modules)
 
 
+def stacked(target_modules: str | Sequence[str], weight: str) -> bool:
+    """Whether a matrix of stacked experts gets an adapter: where a list names it, as `experts.down_proj` does."""
+    return not isinstance(target_modules, str) and adapts(target_modules, weight)
+
+
 def merged(one: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     """Both, `over` where they differ, dictionaries inside alike."""
     return one | {k: merged(one[k], v) if isinstance(v, dict) and isinstance(one.get(k), dict) else v
