@@ -17,6 +17,7 @@ import resource
 import sys
 import time
 import warnings
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,7 @@ SHAPES = {
 }
 FILES = {"instruction_small": "instruction_small/instruction-data.json", "gsm8k": "gsm8k/train_first3000.jsonl"}
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-RANK, RATE, WARM, LONGEST, SHOWN = 16, 1e-3, 2, 1024, 5  # SHOWN: the update whose gradients are kept
+RANK, RATE, WARM, LONGEST, SHOWN = 16, 1e-3, 2, 1024, 5  # SHOWN: updates after which gradients are compared
 CARD = torch.cuda.is_available()
 DEVICE = "cuda" if CARD else "cpu"
 
@@ -134,13 +135,27 @@ class Work:
         self.groups: list[list[dict]] = []  # what a peer has regrouped
         self.more: dict[str, Any] = {}
 
-    def gradients(self, trained: dict[str, torch.Tensor]) -> None:
-        """Before each step of the optimizer."""
-        if len(self.clock) + 1 == SHOWN:
+    def gradients(self, trained: dict[str, torch.Tensor], backward: Callable[[list[dict]], Any]) -> None:
+        """After a run: those of the next rows, where the reference's adapters stood after so many updates."""
+        from safetensors.torch import load_file, save_file
+
+        stood = self.folder / "adapters.safetensors"
+        if not stood.exists():
+            return
+        for name, value in load_file(stood).items():
+            trained[name].data.copy_(value)
+            trained[name].grad = None
+        backward([self.rows[i] for i in self.order[SHOWN]])
+        save_file({n: p.grad.float().cpu().contiguous() for n, p in trained.items()},
+                  self.folder / f"{self.name}.safetensors")
+
+    def stand(self, trained: dict[str, torch.Tensor]) -> None:
+        """Keeps the reference's adapters."""
+        if self.name == "reference" and len(self.clock) == SHOWN:
             from safetensors.torch import save_file
 
-            save_file({n: p.grad.detach().float().cpu().contiguous() for n, p in trained.items()},
-                      self.folder / f"{self.name}.safetensors")
+            save_file({n: p.detach().cpu().contiguous() for n, p in trained.items()},
+                      self.folder / "adapters.safetensors")
 
     def done(self, loss: float, tokens: int) -> None:
         """After each update."""
@@ -191,7 +206,7 @@ def begun(model: Any) -> dict[str, torch.Tensor]:
 def lorakit(work: Work, quantization: str = "none") -> None:
     """Its own engine, batches and loop."""
     from lorakit import Run, machine, plan
-    from lorakit.batches import Batches
+    from lorakit.batches import Batches, collate
     from lorakit.engines.torch import load
     from lorakit.train import State, train
 
@@ -204,17 +219,12 @@ def lorakit(work: Work, quantization: str = "none") -> None:
     batches = Batches(work.rows, lengths, global_batch_size=work.size, micro_batch_size=run.micro_batch_size,
                       micro_batch_tokens=run.micro_batch_tokens, packing=engine.packing, seed=0, epochs=1,
                       max_updates=work.count)
-    step = engine.update
-
-    def update(rate: float, count: int) -> tuple[float, bool]:
-        work.gradients(engine.trained)
-        return step(rate, count)
-
-    engine.update = update
     train(engine, batches, State(), lambda u: RATE,
           lambda state, line: work.done(line["loss"], int(lengths[work.order[state.update - 1]].sum())))
     work.more = {"settings": {n: getattr(run, n) for n in ("micro_batch_tokens", "gradient_checkpointing", "offload")},
                  "notes": {n: words for n, words in engine.notes.items()}}
+    work.gradients(engine.trained, lambda rows: engine.backward(collate(rows, range(len(rows)))))
+    engine.optimizer.zero_grad(set_to_none=True)
     if work.profiled:
         work.more["profile"] = profile(engine, batches[0])
 
@@ -270,17 +280,23 @@ def plain(work: Work, dtype: torch.dtype = torch.bfloat16, together: bool = True
     trained = begun(model)
     optimizer = torch.optim.AdamW(trained.values(), lr=RATE, weight_decay=0.0)
     model.train()
-    for rows in work.updates:
+
+    def backward(rows: list[dict]) -> float:
         count, total = sum(sum(r["targets"][1:]) for r in rows), 0.0
         for part in [rows] if together else [[r] for r in rows]:
             loss = model(**padded(part), use_cache=False, num_items_in_batch=torch.tensor(count)).loss
             loss.backward()
             total += float(loss.detach())
+        return total
+
+    for rows in work.updates:
+        total = backward(rows)
         torch.nn.utils.clip_grad_norm_(trained.values(), 1.0)
-        work.gradients(trained)
         optimizer.step()
         optimizer.zero_grad()
         work.done(total, sum(len(r["ids"]) for r in rows))
+        work.stand(trained)
+    work.gradients(trained, backward)
 
 
 def reference(work: Work) -> None:
@@ -368,9 +384,6 @@ def trl(work: Work, model: Any, peft_config: Any, tokenizer: Any = None, **chang
     seen: list[int] = []
 
     class Watch(TrainerCallback):
-        def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            work.gradients(trained)
-
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             work.done(math.nan, sum(seen))
             seen.clear()
@@ -380,7 +393,8 @@ def trl(work: Work, model: Any, peft_config: Any, tokenizer: Any = None, **chang
         processing_class=tokenizer or AutoTokenizer.from_pretrained(work.base),
         train_dataset=Dataset.from_list([{"input_ids": r["ids"], "labels": [
             i if t else -100 for i, t in zip(r["ids"], r["targets"], strict=True)]} for r in rows]))
-    trained, step = begun(trainer.model), trainer.training_step
+    begun(trainer.model)
+    step = trainer.training_step
 
     def training_step(model: Any, inputs: dict, *args: Any, **kwargs: Any) -> Any:
         if "attention_mask" in inputs:

@@ -27,7 +27,7 @@ CPU = {"lorakit": 12, "plain": 5, "trl_default": 4, "trl_best": 6}
 ONCE = {"trl_packed": 4, "lorakit_nf4": 6, "trl_nf4": 4}
 CARD = {"lorakit": 12, "unsloth_default": 12, "unsloth_tuned": 12, "trl_default": 12, "trl_best": 12, "plain": 12}
 AGAINST = {"lorakit_nf4": "trl_nf4"}  # others against `reference`, packs against `reference` on the rows of theirs
-WHOLE, SHOWN = 30, 5  # updates of the loss check; the one whose gradients are compared
+WHOLE, SHOWN = 30, 5  # updates of lorakit's loss check, and at least of the others'
 
 
 def main() -> None:
@@ -74,6 +74,7 @@ class Bench:
 
     def all(self) -> dict:
         runs: dict[str, list[dict]] = {}
+        reference = self.run("reference", "--updates", WHOLE) if self.checked else None
         for repeat in range(self.given.repeats):
             for variant, updates in {"matmul": 0, **self.often, **(self.once if repeat == 0 else {})}.items():
                 first = repeat == 0 and self.checked
@@ -81,7 +82,7 @@ class Bench:
                 more = ["--profile"] if variant == "lorakit" and repeat == 0 else []
                 if variant not in self.failed and (line := self.run(variant, "--updates", updates, *more)):
                     runs.setdefault(variant, []).append(line)
-        check = self.check(runs) if self.checked else {}
+        check = self.check(runs, reference) if reference else {}
         return summary(runs, check, self.work, self.given, self.failed)
 
     def run(self, variant: str, *options: object) -> dict | None:
@@ -103,19 +104,16 @@ class Bench:
                   f"{len(line['losses'])} updates", flush=True)
         return line
 
-    def check(self, runs: dict[str, list[dict]]) -> dict:
+    def check(self, runs: dict[str, list[dict]], reference: dict) -> dict:
         """Step losses and gradients of each variant beside those of fp32 on the same rows."""
-        known = {"reference": self.run("reference", "--updates", WHOLE)}
-        if known["reference"] is None:
-            return {}
-        against = dict(AGAINST)
+        known, against = {"reference": reference}, dict(AGAINST)
         for groups in sorted(self.folder.glob("*.groups.json")):
             variant = groups.name.removesuffix(".groups.json")
             against[variant] = f"reference on {variant}'s rows"
             known[against[variant]] = self.run("reference", "--groups", groups, "--name", against[variant])
         known |= {v: runs[v][0] for v in AGAINST.values() if v in runs}
         losses = known["reference"]["losses"]
-        found = {"reference_falls_by": losses[0] - losses[-1], "step_losses": {}, "gradients_of_update_5": {}}
+        found = {"reference_falls_by": losses[0] - losses[-1], "step_losses": {}, "gradients_after_update_5": {}}
         for variant, lines in runs.items():
             other = against.get(variant, "reference")
             if variant in ("matmul", *known) or known.get(other) is None:
@@ -124,8 +122,8 @@ class Bench:
             found["step_losses"][variant] = {"against": other, "updates": len(pairs), "largest_difference": max(
                 abs(a - b) / b for a, b in pairs)}
             files = [self.folder / f"{name}.safetensors" for name in (variant, other)]
-            if all(f.exists() for f in files):
-                found["gradients_of_update_5"][variant] = {"against": other, **cosines(*files)}
+            if other == "reference" and all(f.exists() for f in files):
+                found["gradients_after_update_5"][variant] = {"against": other, **cosines(*files)}
         return found
 
 
@@ -176,7 +174,7 @@ def table(found: dict) -> str:
     if check := found["loss_check"]:
         lines.append(f"the reference falls by {check['reference_falls_by']:.2f} nats in {WHOLE} updates; beside it:")
         for v, seen in check["step_losses"].items():
-            cosine = check["gradients_of_update_5"].get(v, {}).get("lowest_cosine")
+            cosine = check["gradients_after_update_5"].get(v, {}).get("lowest_cosine")
             lines.append(f"{v:<16} step losses of {seen['updates']} updates within {seen['largest_difference']:.2%} of "
                          f"{seen['against']}" + (f", gradients' cosine ≥ {cosine:.5f}" if cosine else ""))
     return "\n".join(lines + [f"{v}: {why}" for v, why in found["failed"].items()])

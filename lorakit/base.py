@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +31,27 @@ def spec(model: str) -> Spec:
     if model in known:
         return known[model]
     found = next((s for s in known.values() if s.path == model), None)
+    if found:
+        return found
     try:
-        return found or models.family(json.loads((Path(model) / "config.json").read_text(encoding="utf-8")), model)
+        file = Path(model) / "config.json" if Path(model).is_dir() else _config_at_hub(model)
+        return models.family(json.loads(file.read_text(encoding="utf-8")), model)
     except (OSError, ValueError, AttributeError):  # no such folder, or `config` will say what is wrong with it
         return Spec(path=model)
+
+
+@cache
+def _config_at_hub(model: str) -> Path | None:
+    """config.json of a hub id, downloaded once; None where it cannot be had."""
+    if not re.fullmatch(r"[\w.\-]+/[\w.\-]+", model):
+        return None
+    from huggingface_hub import hf_hub_download
+
+    hub.find_token()
+    try:
+        return Path(hf_hub_download(model, "config.json"))
+    except Exception:  # offline, gated, wrong name: `config` will say it in full
+        return None
 
 
 def path(model: str) -> str:

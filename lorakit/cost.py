@@ -51,7 +51,7 @@ def shape(run: Run) -> Shape:
             if models.adapts(wanted, name):
                 adapter += run.rank * (module.in_features + module.out_features)
     for name, stack in model.named_parameters():
-        if stack.ndim == 3:  # (E, in, out)
+        if stack.ndim == 3 and not name.endswith("weight"):  # (E, in, out)
             experts += stack.numel()
             if models.stacked(wanted, name):
                 adapter += run.rank * len(stack) * sum(stack.shape[1:])

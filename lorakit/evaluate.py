@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import inspect
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -103,6 +104,10 @@ def choose(wanted: Sequence[str | dict] | str, defaults: Sequence[str], answers:
 def statistics(name: str, options: dict, outcome: Outcome, references: Sequence[str | None]) -> np.ndarray:
     """Per-row sufficient statistics of one metric, over the rows it applies to."""
     metric = registry.load("metrics", name)
+    known = list(inspect.signature(metric.rows).parameters)[2:]
+    for option in options:
+        if option not in known:
+            raise LorakitError(f"metrics: {name} has no option '{option}'; it has {', '.join(known) or 'none'}")
     try:
         if "tokens" in metric.NEEDS:
             return metric.rows([], outcome.tokens, **options)

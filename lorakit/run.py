@@ -57,7 +57,7 @@ class Run(BaseModel):
     dropout: float = Field(0.0, ge=0, lt=1)  # on the input of every adapter
     use_rslora: bool = False  # alpha / sqrt(rank) instead (arXiv 2312.03732)
     use_dora: bool = False  # magnitude and direction apart (arXiv 2402.09353)
-    target_modules: list[str] | str = "auto"  # names of linear layers, or a regular expression
+    target_modules: list[str] | str = "auto"  # names of linear layers, of experts' stacks, or a regular expression
     optimizer: Literal["adamw", "adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit"] = "adamw"
     learning_rate: float = Field(2e-4, gt=0)  # at the peak, per update
     schedule: Literal["linear", "cosine", "constant"] = "cosine"

@@ -83,12 +83,12 @@ UNUSABLE = {
     "array.json": ("[]", EMPTY),
     "inside.json": ('{"data": []}', EMPTY),
     "rows.parquet": (table([], [], names=["prompt", "completion"]), EMPTY),
-    "empty.json": ("", ":1: broken JSON: Expecting value at column 1…"),
+    "empty.json": ("", ": the file is empty; put an array of rows there"),
     "empty.parquet": (b"", PARQUET),
     # broken
     "late.json": ("[\n" + ",\n".join(map(json.dumps, qa(315))) + ',\n{"prompt": }]',
-                  ":317: broken JSON: Expecting value at column 12. One object a line? Then name the file .jsonl"),
-    "lines.json": (GOOD, ":2: broken JSON: Extra data at column 1. One object a line? Then name the file .jsonl"),
+                  ":317: broken JSON: Expecting value (column 12). One object a line? Then name the file .jsonl"),
+    "lines.json": (GOOD, ":2: broken JSON: Extra data (column 1). One object a line? Then name the file .jsonl"),
     "deep.json": ("[" * 100_000, ": broken JSON: nested too deeply"),
     "digits.json": ("[" + "9" * 5000 + "]", ": broken JSON: Exceeds the limit (4300 digits)…"),
     "unequal.json": ('{"prompt": ["a", "b"], "completion": ["c"]}',
@@ -98,7 +98,7 @@ UNUSABLE = {
     "array.jsonl": (json.dumps(qa()),
                     ": no usable row; the first: array.jsonl:1: expected an object {…}, found list"),
     "page.jsonl": ("<!DOCTYPE html>\n",
-                   ": no usable row; the first: page.jsonl:1: broken JSON: Expecting value at column 1"),
+                   ": no usable row; the first: page.jsonl:1: broken JSON: Expecting value (column 1)"),
     "open.csv": ('prompt,completion\na?,b\n"c?,d\ne?,f\n',
                  ':3: a quote is opened here and never closed; inside quotes a quote is written twice: ""'),
     "cut.parquet": (TABLE[:len(TABLE) // 2], PARQUET),
@@ -166,8 +166,8 @@ CALL = [{"role": "user", "content": "a?"}, {"role": "assistant", "content": None
 TOOLS = "tools cannot be trained: leave the row out or put it in words"
 ROLES = "system, developer, user, human, assistant, gpt, chatgpt, bing, bard, model"
 BAD_ROWS = {
-    "broken JSON: Expecting ',' delimiter at column 18": '{"prompt": "a?, "comple',
-    "broken JSON: Expecting property name enclosed in double quotes at column 2": "{prompt: 1}",
+    "broken JSON: Expecting ',' delimiter (column 18)": '{"prompt": "a?, "comple',
+    "broken JSON: Expecting property name enclosed in double quotes (column 2)": "{prompt: 1}",
     "broken JSON: nested too deeply": "[" * 100_000,
     "expected an object {…}, found list": '["a?", "b"]',
     "expected an object {…}, found NoneType": "null",
@@ -228,7 +228,7 @@ def test_a_bad_row_is_listed_and_the_others_used(folder, capsys, kind, reason, r
 
 @pytest.mark.parametrize(("name", "content", "expected"), [
     ("late.jsonl", lines(*qa(316), '{"prompt": "a?", "completion": }', *qa(1)),
-     ["late.jsonl:317: broken JSON: Expecting value at column 32"]),
+     ["late.jsonl:317: broken JSON: Expecting value (column 32)"]),
     ("latin.jsonl", lines(*qa(), {"prompt": "café?", "completion": "b"}).encode("latin-1"),
      ['latin.jsonl:4: not UTF-8 at character 16 (Windows-1252 would read …rompt": "café?", "comple…); save the file as '
       "UTF-8"]),

@@ -226,7 +226,7 @@ LATE = {
     "no metric": ({"metrics": [{}]}, "metrics: {} is not one metric with options, e.g. exact_match: {pattern: …}"),
     "metric's option": (
         {"metrics": [{"exact_match": {"patern": "x"}}]},
-        "metrics: exact_match: …got an unexpected keyword argument 'patern'…"),
+        "metrics: exact_match has no option 'patern'; it has pattern, ignore_case"),
     "metric's expression": (
         {"metrics": [{"exact_match": {"pattern": "("}}]},
         "metrics: exact_match: missing ), unterminated subpattern at position 0"),
@@ -634,7 +634,7 @@ def test_bad_rows_are_left_out_of_a_run_and_named(capsys, quick, settings, rows_
     assert folder.record["status"] == "done"
     assert sorted((r["row"], r["file"], r["reason"]) for r in read_lines(folder / "rejected.jsonl")) == [
         (81, "rows.jsonl", "'completion' is null"),
-        (82, "rows.jsonl", "broken JSON: Expecting value at column 12"),
+        (82, "rows.jsonl", "broken JSON: Expecting value (column 12)"),
         (83, "rows.jsonl", "expected an object {…}, found list"),
         (84, "rows.jsonl", "'prompt' holds half a character (a lone surrogate)"),
         (85, "rows.jsonl", "no answer token within max_length=128 (the row has 205 tokens)"),

@@ -63,7 +63,7 @@ def test_every_row_is_used_or_named(tmp_path):
     assert report.lines()[:2] == [
         f"{path}: 6 rows, jsonl; schema prompt_completion, because the rows have 'prompt' and 'completion'",
         "4 left out, the first: rows.jsonl:2: broken JSON: Expecting property name enclosed in double quotes "
-        "at column 2"]
+        "(column 2)"]
 
 
 rows_of_any_kind = st.lists(st.one_of(

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
-from lorakit import base, kernels, machine, processes
+from lorakit import base, kernels, machine, models, processes
 from lorakit.batches import Batch
 from lorakit.errors import LorakitError
 from lorakit.files import whole
@@ -209,16 +209,21 @@ def quantization(name: str, dtype: torch.dtype, whole: Sequence[str]) -> BitsAnd
 
 
 def targeted(model: Any, run: Run, spec: Any) -> str | list[str]:
-    """The layers that get an adapter, as PEFT names them. Raises `LorakitError` for one that the model lacks."""
+    """The layers and stacked experts that get an adapter. Raises `LorakitError` for one that the model lacks."""
     targets = spec.target_modules if run.target_modules == "auto" else run.target_modules
     if isinstance(targets, str):
         return targets
-    names = [name for name, _ in model.named_modules()]
+    names = [name for name, _ in model.named_modules()] + stacks(model)
     lost = [t for t in targets if not any(n == t or n.endswith("." + t) for n in names)]
     if lost:
         linear = sorted({n.rsplit(".", 1)[-1] for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)})
         raise LorakitError(f"target_modules: {run.model} has no layer '{lost[0]}'; it has {', '.join(linear)}")
     return list(targets)
+
+
+def stacks(model: Any) -> list[str]:
+    """The matrices of a model that hold one for each expert: (E, in, out)."""
+    return [name for name, p in model.named_parameters() if p.ndim == 3 and not name.endswith("weight")]
 
 
 def with_adapter(model: Any, run: Run, spec: Any, adapter: str | Path | None) -> Any:
@@ -235,9 +240,15 @@ def with_adapter(model: Any, run: Run, spec: Any, adapter: str | Path | None) ->
             raise LorakitError(f"{adapter}: the adapter cannot be loaded onto {run.model}: {words}. Was it made for "
                                "another base? Else start the run again under another name") from None
     targets = targeted(model, run, spec)
+    experts = [] if isinstance(targets, str) else [t for t in targets if any(models.stacked([t], n)
+                                                                            for n in stacks(model))]
+    if experts and (run.dropout or run.use_dora):
+        raise LorakitError(f"target_modules={targets!r} and dropout={run.dropout:g}, use_dora={run.use_dora}: the adapter "
+                           f"of stacked experts has neither; leave those out, or '{experts[0]}'")
     config = LoraConfig(
         r=run.rank, lora_alpha=run.alpha, lora_dropout=run.dropout, use_rslora=run.use_rslora, use_dora=run.use_dora,
-        target_modules=targets, task_type="CAUSAL_LM")
+        target_modules=[t for t in targets if t not in experts] if experts else targets, task_type="CAUSAL_LM",
+        target_parameters=experts or None)
     try:
         return get_peft_model(model, config)  # adapters are fp32
     except ValueError as error:

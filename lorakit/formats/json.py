@@ -23,11 +23,13 @@ def read(path: str | Path) -> Iterator[Example | Rejected]:
         words = file.read()
     if reason := flaw(words):
         raise LorakitError(f"{path}: {reason}")
+    if not words.strip():
+        raise LorakitError(f"{path}: the file is empty; put an array of rows there")
     try:
         content = json.loads(words)
     except json.JSONDecodeError as error:
         raise LorakitError(
-            f"{path}:{error.lineno}: broken JSON: {error.msg} at column {error.colno}. "
+            f"{path}:{error.lineno}: broken JSON: {error.msg} (column {error.colno}). "
             "One object a line? Then name the file .jsonl"
         ) from None
     except ValueError as error:  # a number of more than 4,300 digits

@@ -29,7 +29,7 @@ def read(path: str | Path) -> Iterator[Example | Rejected]:
             try:
                 fields = json.loads(line.rstrip("\r\n"))
             except json.JSONDecodeError as error:
-                yield Rejected(name, number, f"broken JSON: {error.msg} at column {error.colno}")
+                yield Rejected(name, number, f"broken JSON: {error.msg} (column {error.colno})")
             except RecursionError:
                 yield Rejected(name, number, "broken JSON: nested too deeply")
             except ValueError as error:  # a number of more than 4,300 digits
