@@ -68,7 +68,7 @@ def memory(run: Run, of: Shape | None = None) -> dict[str, int]:
 
     `working` is what lives for one micro-batch: the engine's own count where it has one, else `roughly`.
     """
-    of, width = of or shape(run), BYTES.get(run.precision, 4)
+    of = of or shape(run)
     moments = {"adamw": 8, "paged_adamw_32bit": 8}.get(run.optimizer, 2.03)
     if run.method == "full":
         trained, weights = of.linear + of.other, 4 * (of.linear + of.other)
@@ -83,6 +83,8 @@ def frozen(run: Run, of: Shape) -> float:
     """Bytes of a frozen base: by the engine's own count where it has one."""
     if run.engine in registry.defining("engines", "frozen"):
         return registry.load("engines", run.engine).frozen(run, of.linear + of.other, of.experts)
+    if base.spec(run.model).stored == "nf4":  # what is not in 4 bits is in 16
+        return (of.linear + of.experts) * NF4_BITS / 8 + (of.other - of.experts) * 2
     width = BYTES.get(run.precision, 4)
     bits = {"nf4": NF4_BITS, "int8": 8.1}.get(run.quantization, 8 * width)
     each = run.processes if run.shard and run.processes != "auto" else 1  # its share of the layers
@@ -120,12 +122,19 @@ def _counted(engine: str, settings: str, tokens: int) -> int:
     return registry.load("engines", engine).working(Run(**json.loads(settings)), tokens)
 
 
+def recomputed(run: Run, of: Shape) -> float:
+    """Share of the layers whose activations are computed again."""
+    asked = run.gradient_checkpointing
+    return 1.0 if asked is True else 0.0 if asked in ("auto", False) else min(1.0, asked / of.layers)
+
+
 def roughly(run: Run, of: Shape, tokens: int) -> float:
     """What the backward pass keeps of a gated block, about 14 vectors of the hidden width and 5 of the MLP's, as
     counted after arXiv 2205.05198 §4 with attention recomputed inside its kernel; and the logits."""
     width = BYTES.get(run.precision, 4)
     layer = tokens * width * (14 * of.hidden + 5 * of.wide)
-    kept = layer + of.layers * tokens * of.hidden * width if run.gradient_checkpointing is True else layer * of.layers
+    again = of.layers * recomputed(run, of)
+    kept = layer * (of.layers - again) + (layer + again * tokens * of.hidden * width if again else 0)
     return kept + tokens * of.vocabulary * (width + 8)
 
 
@@ -147,7 +156,7 @@ def matmul_rate() -> float:
 def seconds(run: Run, of: Shape, tokens: int, rate: float) -> float:
     """Predicted time for `tokens` input tokens: 4 FLOP a token and frozen weight (6 when it is trained), 2 more with
     checkpointing, at a third of the measured matmul rate, which small layers and the rest of the work leave."""
-    per_weight = (6 if run.method == "full" else 4) + (2 if run.gradient_checkpointing is True else 0)
+    per_weight = (6 if run.method == "full" else 4) + 2 * recomputed(run, of)
     return per_weight * (of.linear + of.experts * of.used + of.vocabulary * of.hidden) * tokens / (rate / 3)
 
 

@@ -104,7 +104,8 @@ def problems(facts: machine.Facts) -> list[dict[str, str]]:
               "install Python for arm64 and make the environment anew; it is there when "
               "python -c 'import platform; print(platform.machine())' says arm64")
     elif facts.system == "Darwin arm64" and installed and not facts.mps:
-        wrong(f"torch {installed} does not reach Apple's GPU and would compute on the CPU", "update macOS to 14 or later")
+        wrong(f"torch {installed} does not reach Apple's GPU and would compute on the CPU",
+              "update macOS to 14 or later")
     if facts.mps_fallback:
         wrong("PYTORCH_ENABLE_MPS_FALLBACK=1: what Apple's GPU lacks would be computed on the CPU, slowly, without a "
               "word", "unset it; torch then names the operation that is missing")

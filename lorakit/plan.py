@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import ceil
 from typing import Any
 
 from lorakit import base, cost, registry
@@ -26,6 +27,8 @@ def resolve(run: Run, facts: Facts, started: tuple[int, str] | None = None) -> t
         raise LorakitError(f"processes={chosen['processes'][0]} and global_batch_size={run.global_batch_size}: some "
                            "processes would have no row; raise global_batch_size or lower processes")
     chosen["engine"] = engine(run, facts, spec)
+    if facts.device == "mps" and run.optimizer != "adamw":
+        raise LorakitError(f"optimizer={run.optimizer!r}: bitsandbytes has none for Apple's GPU; use optimizer=adamw")
     chosen["precision"] = precision(run.with_(engine=chosen["engine"][0]), facts, spec)
     run = run.with_(**{name: value for name, (value, _) in chosen.items()})
     chosen["quantization"] = quantization(run, facts, spec)
@@ -43,22 +46,41 @@ def resolve(run: Run, facts: Facts, started: tuple[int, str] | None = None) -> t
 
 
 def ladder(run: Run, facts: Facts) -> Choices:
-    """Down from the fastest way to the one that fits: fewer tokens at a time, then recomputing activations, then
-    keeping them in the host's memory. What the user has set stays as it is."""
-    rungs = [run.with_(micro_batch_tokens=tokens, gradient_checkpointing=again, offload=away)
-             for again, away in ((False, False), (True, False), (True, True))
-             for tokens in _tokens(run, facts)
-             if run.gradient_checkpointing in ("auto", again) and run.offload in ("auto", away)]
-    if not rungs:  # offload without recomputing
-        rungs = [run.with_(micro_batch_tokens=t, gradient_checkpointing=bool(run.gradient_checkpointing is True),
-                           offload=run.offload is True) for t in _tokens(run, facts)]
-    room = 0.85 * facts.device_memory
-    needs = [cost.memory(rung)["total"] for rung in rungs]
-    best = next((i for i, need in enumerate(needs) if need <= room), len(rungs) - 1)
-    words = f"{needs[best] / 1e9:.1f} GB of the {room / 1e9:.1f} GB that may be used"
-    above = f"; without it {needs[best - 1] / 1e9:.1f} GB" if best and needs[best - 1] > room else ""
-    return {name: (getattr(rungs[best], name), words + above) for name in
+    """Down from the fastest way to the one that fits: fewer tokens at a time, then recomputing activations (of as few
+    layers as it takes), then keeping them in the host's memory. What the user has set stays as it is."""
+    room, of = 0.85 * facts.device_memory, cost.shape(run)
+    again = (False, True) if run.gradient_checkpointing == "auto" else (run.gradient_checkpointing,)
+    away = (False, True) if run.offload == "auto" else (run.offload,)
+    rungs = [run.with_(micro_batch_tokens=tokens, gradient_checkpointing=a, offload=b)
+             for b in away for a in again for tokens in _tokens(run, facts)
+             if a or not b or len(away) == 1]  # offloading comes after recomputing, unless it is asked for
+    tried: list[tuple[Run, int]] = []
+    for rung in rungs:
+        tried.append((rung, cost.memory(rung, of)["total"]))
+        if tried[-1][1] <= room:
+            break
+        fewest = rung.micro_batch_tokens == rungs[-1].micro_batch_tokens
+        if fewest and len(again) == 2 and not (rung.gradient_checkpointing or rung.offload) and (
+                some := _some_layers(rung, of, tried[-1][1], room)):
+            tried.append(some)
+            break
+    best, need = tried[-1]
+    words = f"{need / 1e9:.1f} GB of the {room / 1e9:.1f} GB that may be used"
+    above = f"; without it {tried[-2][1] / 1e9:.1f} GB" if len(tried) > 1 else ""
+    return {name: (getattr(best, name), words + above) for name in
             ("micro_batch_tokens", "gradient_checkpointing", "offload") if getattr(run, name) == "auto"}
+
+
+def _some_layers(run: Run, of: cost.Shape, need: int, room: float) -> tuple[Run, int] | None:
+    """Recomputing as few layers as it takes, where that is not all of them."""
+    least = cost.memory(run.with_(gradient_checkpointing=True), of)["total"]
+    if least >= room:
+        return None
+    for count in range(ceil(of.layers * (need - room) / (need - least)), of.layers):
+        some = run.with_(gradient_checkpointing=count)
+        if (takes := cost.memory(some, of)["total"]) <= room:
+            return some, takes
+    return None
 
 
 def _tokens(run: Run, facts: Facts) -> list[int]:

@@ -75,7 +75,7 @@ class Run(BaseModel):
     micro_batch_tokens: Positive | Auto = "auto"  # tokens at a time at most
     max_length: int = Field(1024, ge=8)  # tokens per row; longer rows are cut
     packing: bool | Auto = "auto"  # rows end to end in one sequence, none sees another
-    gradient_checkpointing: bool | Auto = "auto"  # recompute activations to save memory
+    gradient_checkpointing: bool | Positive | Auto = "auto"  # recompute activations; a number: of so many layers
     offload: bool | Auto = "auto"  # keep what the backward pass needs in the host's memory
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
 

@@ -103,8 +103,9 @@ def test_updates_move_adapters_of_experts_and_nothing_frozen(base):
 
 
 @pytest.mark.parametrize(("engine", "targets"), [
-    ("torch", ["q_proj", "v_proj"]), ("torch", ["q_proj", "v_proj", *EXPERTS]), ("mlx", ["q_proj", "v_proj"])],
-    ids=["torch, attention", "torch, experts", "mlx, attention"])
+    ("torch", ["q_proj", "v_proj", *EXPERTS]), pytest.param("torch", ["q_proj", "v_proj"], marks=pytest.mark.slow),
+    pytest.param("mlx", ["q_proj", "v_proj"], marks=pytest.mark.slow)],
+    ids=["torch, experts", "torch, attention", "mlx, attention"])
 def test_trained_saved_and_asked_again_in_a_fresh_process(base, rows_file, tmp_path, engine, targets):
     pytest.importorskip("mlx_lm" if engine == "mlx" else "torch")
     run = tiny_run(base, rows_file, tmp_path, engine=engine, target_modules=targets, dropout=0.0, learning_rate=5e-3,

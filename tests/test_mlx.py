@@ -1,6 +1,7 @@
 """The MLX engine beside the torch engine: one curve, exact rows, the same answers; what is saved, plain PEFT loads."""
 
 import math
+import re
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 import lorakit
 from lorakit import base as bases
-from lorakit import checkpoint, plan
+from lorakit import checkpoint, models, plan
 from lorakit.batches import Batch, collate
 from lorakit.engines import mlx as engines
 from lorakit.engines.torch import load as load_torch
@@ -28,6 +29,7 @@ from lorakit.train import State
 
 mx = pytest.importorskip("mlx.core")
 pytest.importorskip("mlx_lm")
+tree_flatten = pytest.importorskip("mlx.utils").tree_flatten
 mlx_loss, mlx_rows = (pytest.importorskip(f"lorakit.kernels.{name}") for name in ("mlx_loss", "mlx_rows"))
 
 # Small forms of what people tune; windows shorter than the rows.
@@ -511,7 +513,7 @@ def test_gpt_oss_trained_saved_and_asked_again_in_a_fresh_process(rows_file, tmp
 
 
 MAC = Facts(place="mac", system="Darwin arm64", cores=8, memory=24 * 10**9, mps=True,
-            packages={"torch": "2.13.0", "mlx": "0.32.4", "mlx-lm": "0.32.2"})
+            packages={"torch": "2.13.0", "bitsandbytes": "0.50.2", "mlx": "0.32.4", "mlx-lm": "0.32.2"})
 
 
 def test_a_mac_chooses_it_and_linux_only_when_asked(base):
@@ -544,6 +546,70 @@ def test_what_fits(base, tmp_path):
     AutoConfig.for_model("opt").save_pretrained(tmp_path)
     assert engines.fits(MAC, Spec(path=str(tmp_path))) == "mlx-lm has no opt"
     assert engines.fits(MAC, Spec(config={"model_type": "mistral"})) == ""
+
+
+@pytest.mark.parametrize(("kind", "words"), [
+    ("gpt2", "mlx-lm cannot make this gpt2 (.*n_ctx"),
+    ("gpt_neox", "mlx-lm cannot make this gpt_neox (.*rotary_emb_base"),
+    ("gptj", "mlx-lm's gptj lacks transformer.h.0.attn."),
+    ("olmo", "mlx-lm cannot make this olmo"),  # its file ends the process where another package is missing
+])
+def test_a_model_whose_layers_have_no_counterpart_is_left_to_another_engine(tmp_path, kind, words):
+    base = save_base(tmp_path, AutoConfig.for_model(kind, vocab_size=300, num_hidden_layers=1, num_attention_heads=2,
+                                                    hidden_size=32, rotary_dim=8, bos_token_id=256, eos_token_id=257,
+                                                    pad_token_id=258))
+    assert re.match(words.replace("(", r"\("), engines.fits(MAC, bases.spec(base)))
+    name, why = plan.engine(given(base, engine="auto", quantization="auto"), MAC, bases.spec(base))
+    assert name == "torch" and f"(mlx: {engines.fits(MAC, bases.spec(base))}" in why
+    with pytest.raises(LorakitError, match=f"cannot load this {kind}|is no layer of mlx-lm's model"):
+        load(base, target_modules="all-linear", max_length=64)
+
+
+def test_every_known_model_fits_or_says_why():
+    said = {name: engines.fits(MAC, spec) for name, spec in models.known().items()}
+    assert {name: words for name, words in said.items() if words} == {
+        "gemma-3n-e2b": "mlx-lm has no gemma3n_text", "gemma-3n-e4b": "mlx-lm has no gemma3n_text",
+        "gpt-oss-20b-nf4": "bitsandbytes' NF4 has no form in MLX",
+        "opt-125m": "mlx-lm has no opt", "opt-1.3b": "mlx-lm has no opt"}
+
+
+def test_the_bytes_of_a_frozen_base(base, tmp_path):
+    """As counted before training, and as they are."""
+    from lorakit import convert, cost
+
+    def weights(**changes):
+        return cost.memory(given(base, **changes))["weights"]
+
+    def held(engine):
+        return sum(t.nbytes for n, t in tree_flatten(engine.model.parameters()) if ".lora_" not in n)
+
+    values = sum(n for n, on in load(base).parameters().values() if not on)
+    assert weights() == held(load(base)) == 4 * values
+    assert weights(precision="bf16") == held(load(base, precision="bf16")) == 2 * values
+    four = {"quantization": "affine4", "precision": "bf16"}
+    assert weights(**four) == int(values * 4.5 / 8)
+    assert held(load(base, **four)) == pytest.approx(weights(**four), rel=0.02)
+    folder = convert.base_to_mlx(base, tmp_path / "four", four_bit=True)
+    stored = cost.memory(given(str(folder)))["weights"]
+    assert stored == (folder / "model.safetensors").stat().st_size < weights(precision="bf16")
+    assert engines.LOGITS == mlx_loss.ROOM
+
+
+@pytest.mark.parametrize(("kind", "length", "recomputed"), [
+    ("llama", 256, False), ("llama", 256, True), ("gpt_oss", 128, False), ("gpt_oss", 128, True)])
+def test_the_bytes_of_a_micro_batch(tmp_path, kind, length, recomputed):
+    config = {**SMALL, **ARCHITECTURES[kind], "hidden_size": 256, "intermediate_size": 512, "num_attention_heads": 8,
+              "head_dim": 32, "num_hidden_layers": 4, "layer_types": ["sliding_attention", "full_attention"] * 2,
+              **({"num_experts_per_tok": 4} if kind == "gpt_oss" else {})}
+    base = save_base(tmp_path, AutoConfig.for_model(kind, **config))
+    run = given(base, max_length=length, gradient_checkpointing=recomputed, rank=8, target_modules=["q_proj", "v_proj"])
+    engine = engines.load(run)
+    batch = collate(noise(*[length] * 4), range(4))
+    mx.clear_cache()
+    idle = mx.get_active_memory()
+    mx.reset_peak_memory()
+    engine.backward(batch)
+    assert engines.working(run, 4 * length) == pytest.approx(mx.get_peak_memory() - idle, rel=0.3)
 
 
 def test_without_mlx_the_module_says_so():

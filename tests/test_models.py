@@ -19,6 +19,7 @@ WEIGHTS = {  # as published; input and output embeddings count once where they a
     "gemma-3n-e2b": 5_439_438_272,
     "gemma-3n-e4b": 7_849_978_192,
     "gpt-oss-20b": 20_914_757_184,
+    "gpt-oss-20b-nf4": 20_914_757_184,
     "llama-3.2-1b": 1_235_814_400,
     "llama-3.2-3b": 3_212_749_824,
     "mistral-7b": 7_248_023_552,

@@ -1,5 +1,6 @@
 """What is chosen on which machine, from recorded facts; and what happens when memory runs out all the same."""
 
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 import lorakit
 from lorakit import doctor, machine, plan, registry
 from lorakit.batches import Batch
-from lorakit.engines.torch import load
+from lorakit.engines.torch import layers, load, recompute
 from lorakit.machine import Facts
 from lorakit.record import Folder
 
@@ -48,7 +49,7 @@ MACHINES = {
     "server, H200": (facts(H200), "cuda", 1, "bf16", 16384),
     "desktop, RTX 5090": (facts(RTX), "cuda", 1, "bf16", 4096),
     "mixed, T4 and L4": (facts(L4, T4), "cuda", 2, "fp16", 4096),
-    "Mac, 16 GB": (facts(place="mac", mps=True, memory=16 * GB), "mps", 1, "fp32", 4096),
+    "Mac, 16 GB": (facts(place="mac", mps=True, memory=16 * GB), "mps", 1, "bf16", 4096),
     "server, CPU": (facts(), "cpu", 1, "fp32", 4096),
 }
 
@@ -93,13 +94,44 @@ def test_the_ladder_goes_down_in_its_order(base):
     seen = []
     for room in np.geomspace(3e9, 1e6, 60):
         run, _ = plan.resolve(wanted, facts(memory=int(room)))
-        rung = (run.gradient_checkpointing, run.offload, -run.micro_batch_tokens)
+        again = run.gradient_checkpointing if isinstance(run.gradient_checkpointing, bool) else 0.5
+        rung = (again, run.offload, -run.micro_batch_tokens)
         seen += [rung] if rung not in seen else []
         if run.micro_batch_tokens > 256 or not run.offload:
             assert cost.memory(run)["total"] <= 0.85 * room
     assert seen == sorted(seen) and seen[0] == (False, False, -4096) and seen[-1] == (True, True, -256)
     run, _ = plan.resolve(wanted.with_(micro_batch_tokens=512, gradient_checkpointing=False), facts(memory=10**6))
     assert (run.micro_batch_tokens, run.gradient_checkpointing) == (512, False)
+
+
+def test_as_few_layers_as_it_takes_are_recomputed(base, monkeypatch):
+    """Where every layer takes a tenth of 100 MB: of ten, three for a room of 71."""
+    from lorakit import cost
+
+    takes = lambda run: int(1e8 - 1e7 * cost.recomputed(run, SHAPE) * 10)
+    SHAPE = cost.Shape(1, 1, 1, layers=10, hidden=1, wide=1, vocabulary=1, widest=1)
+    monkeypatch.setattr(cost, "shape", lambda run: SHAPE)
+    monkeypatch.setattr(cost, "memory", lambda run, of=None: {"total": takes(run)})
+    wanted = lorakit.Run(data="-", model=base, max_length=256, quantization="none", precision="fp32")
+    for room, expected in ((101e6, False), (71e6, 3), (12e6, 9), (9e6, True)):
+        run, choices = plan.resolve(wanted, facts(memory=int(room / 0.85) + 1))
+        assert run.gradient_checkpointing is expected or run.gradient_checkpointing == expected > 1
+    assert "may be used; without it" in choices["gradient_checkpointing"][1]
+
+
+def test_recomputing_some_layers_changes_nothing(base):
+    """Of two layers none, one, or both; out of memory, the rest recompute too."""
+    run = lorakit.Run(model=base, data="-", engine="torch", precision="fp32", quantization="none", max_length=64,
+                      packing=True, micro_batch_size=8, micro_batch_tokens=512)
+    found = []
+    for count in (False, 1, True):
+        engine = load(run.with_(gradient_checkpointing=count))
+        assert [layer.gradient_checkpointing for layer in layers(engine.model)] == [bool(count), count is True]
+        engine.backward(documents(10, 20, 30))
+        found.append(gradients(engine))
+    for other in found[1:]:
+        assert all(torch.equal(other[n], g) for n, g in found[0].items())
+    assert recompute(engine.model, True) and all(layer.gradient_checkpointing for layer in layers(engine.model))
 
 
 def test_what_cannot_fit_is_refused_with_settings_that_would(base):
@@ -154,6 +186,142 @@ def test_doctor_says_what_is_wrong_and_what_is_good_to_know():
         doctor.remarks(facts(packages={**PACKAGES, "transformers": "6.1.0"}), True))
     assert "Turn the internet on in the notebook's settings" in words(doctor.remarks(facts(place="kaggle"), False))
     assert "drive.mount" in words(doctor.remarks(facts(place="colab"), None))
+
+
+# Macs
+
+
+def mac(gigabytes, **more):
+    """An Apple chip with everything installed; memory as macOS says it, in GiB."""
+    return facts(**{"place": "mac", "system": "Darwin arm64", "mps": True, "memory": gigabytes * 2**30,
+                    "packages": {**PACKAGES, "mlx": "0.32.4", "mlx-lm": "0.32.2"}, **more})
+
+
+# GiB -> GB that macOS lets the GPU hold, and gpt-oss-20b there: (recomputed, tokens at a time), None: refused
+MACS = {16: (11.45, None), 24: (17.18, (True, 512)), 36: (28.99, (False, 1024)), 48: (38.65, (False, 2048))}
+
+
+@pytest.mark.parametrize("size", MACS)
+def test_gpt_oss_on_macs(size):
+    """Its experts stay in MXFP4 (4.25 bits), the rest in 16: 13.76 GB, as the hub's files are."""
+    pytest.importorskip("mlx_lm")
+    from lorakit import cost
+
+    room, chosen = MACS[size]
+    here = mac(size)
+    wanted = lorakit.Run(data="-", model="gpt-oss-20b", target_modules=["q_proj", "v_proj"], rank=8, max_length=512)
+    run, choices = plan.resolve(wanted, here)
+    assert here.device_memory / 1e9 == pytest.approx(room, abs=0.01)
+    assert (run.engine, run.precision) == ("mlx", "bf16") and choices["quantization"] == (
+        "none", "its weights are stored as mxfp4")
+    assert cost.memory(run)["weights"] == 13_761_264_768
+    if chosen is None:
+        with pytest.raises(lorakit.LorakitError, match=r"15\.\d GB are needed and 11\.5 GB are there, .* smaller"):
+            plan.refuse(run, here)
+    else:
+        plan.refuse(run, here)
+        assert (run.gradient_checkpointing, run.micro_batch_tokens) == chosen
+
+
+def test_gpt_oss_on_a_t4():
+    """In NF4, by the engine that reads it; its embeddings and head stay in 16 bits."""
+    from lorakit import cost
+
+    wanted = lorakit.Run(data="-", model="gpt-oss-20b-nf4", target_modules=["q_proj", "v_proj"], rank=8, max_length=512)
+    here = facts(T4, packages={**PACKAGES, "unsloth": "2026.10.9"})
+    run, choices = plan.resolve(wanted, here)
+    assert (run.engine, run.precision) == ("unsloth", "fp32")
+    assert choices["quantization"] == ("none", "its weights are stored as nf4")
+    assert cost.memory(run)["weights"] == pytest.approx(12.5e9, rel=0.01)
+    plan.refuse(run, here)
+    with pytest.raises(lorakit.LorakitError, match="torch: in gpt-oss-20b-nf4 each expert is a layer of its own, .*; "
+                                                   "unsloth: unsloth is not installed"):
+        plan.resolve(wanted, facts(T4))
+    run, _ = plan.resolve(wanted.with_(model="gpt-oss-20b"), facts(T4))
+    with pytest.raises(lorakit.LorakitError, match=r"GB are needed and 15\.6 GB are there"):
+        plan.refuse(run, facts(T4))
+
+
+def test_what_a_mac_lets_its_gpu_hold_and_how_to_raise_it(base):
+    assert mac(16).more == "sudo sysctl iogpu.wired_limit_mb=12288"
+    assert mac(48).more == "sudo sysctl iogpu.wired_limit_mb=43008"
+    assert mac(16, gpu_memory=13 * 2**30).device_memory == 13 * 2**30 == mac(16, gpu_memory=13 * 2**30).most_memory
+    assert mac(16, gpu_memory=13 * 2**30).more == "" == facts(T4).more == facts().more
+    assert facts(memory=GB).device_memory == facts(memory=GB).most_memory == GB
+    run, _ = plan.resolve(lorakit.Run(data="-", model=base, max_length=512), mac(64))
+    from lorakit import cost
+
+    need = cost.memory(run)["total"]
+    with pytest.raises(lorakit.LorakitError, match=r"or give the GPU more of this Mac's memory: sudo sysctl iogpu"):
+        plan.refuse(run, mac(16, gpu_memory=int(need * 0.9)))
+
+
+def test_the_second_choice_on_a_mac_says_why_the_first_does_not_serve(tmp_path):
+    from conftest import save_base
+    from transformers import AutoConfig
+
+    other = save_base(tmp_path, AutoConfig.for_model("opt", vocab_size=300, hidden_size=32, ffn_dim=64,
+                                                     num_hidden_layers=1, num_attention_heads=2,
+                                                     word_embed_proj_dim=32))
+    wanted = lorakit.Run(data="-", model=other, max_length=64)
+
+    def choices(here):
+        return plan.resolve(wanted, here)[1]
+
+    pytest.importorskip("mlx_lm")
+    found = choices(mac(24))
+    assert found["engine"][0] == "torch" and found["engine"][1].startswith("it serves mps (mlx: mlx-lm has no opt; ")
+    assert found["precision"] == ("bf16", "half the memory of fp32 on Apple's GPU; what is trained stays fp32")
+    assert found["quantization"][0] == "none"
+    assert choices(mac(24, gpu_memory=10**5))["quantization"][0] == "nf4"
+    old = choices(mac(24, gpu_memory=10**5, packages={**mac(24).packages, "bitsandbytes": "0.49.1"}))
+    assert old["quantization"][0] == "none" and old["quantization"][1].endswith("nothing smaller is served here")
+    assert "on the CPU: PYTORCH_ENABLE_MPS_FALLBACK is set" in choices(mac(24, mps_fallback=True))["engine"][1]
+    with pytest.raises(lorakit.LorakitError, match="optimizer='paged_adamw_8bit': bitsandbytes has none for Apple's"):
+        plan.resolve(wanted.with_(optimizer="paged_adamw_8bit"), mac(24))
+
+
+def test_four_bits_on_apple_s_gpu_are_those_of_the_cpu(monkeypatch):
+    """bitsandbytes' own code for that GPU, computed here: the codes, the scales and the products."""
+    import importlib
+
+    import bitsandbytes.functional as four
+    from bitsandbytes import _ops
+
+    calls = {}
+    monkeypatch.setattr(_ops, "register_kernel", lambda name, device: lambda f: calls.setdefault(name[14:], f))
+    monkeypatch.delitem(sys.modules, "bitsandbytes.backends.mps.ops", raising=False)
+    importlib.import_module("bitsandbytes.backends.mps.ops")
+    torch.manual_seed(0)
+    weight, x = torch.randn(256, 192), torch.randn(5, 192)
+    codes, scales = calls["quantize_4bit"](weight, 64, "nf4", torch.uint8)
+    expected, state = four.quantize_4bit(weight, blocksize=64, quant_type="nf4", compress_statistics=False)
+    assert torch.equal(codes, expected) and torch.equal(scales, state.absmax)
+    plain = four.dequantize_4bit(expected, state)
+    assert torch.equal(calls["dequantize_4bit"](codes, scales, 64, "nf4", weight.shape, torch.float32), plain)
+    assert torch.allclose(calls["gemm_4bit"](x, codes, weight.shape, scales, 64, "nf4"), x @ plain.T, atol=1e-5)
+
+
+def test_what_a_mac_s_doctor_knows():
+    def words(found):
+        return " | ".join(f"{f['what']} -> {f['cure']}" for f in found)
+
+    said = words(doctor.remarks(mac(24), True))
+    assert "macOS lets the GPU hold 17.2 of 25.8 GB -> For more, until the next start: sudo sysctl iogpu" in said
+    assert "a Mac falls asleep during long runs -> Start them as: caffeinate -i lorakit train" in said
+    assert not doctor.problems(mac(24))
+    assert "runs under Rosetta" in words(doctor.problems(mac(24, system="Darwin x86_64", mps=False, translated=True)))
+    assert "does not reach Apple's GPU" in words(doctor.problems(mac(24, mps=False)))
+    assert "PYTORCH_ENABLE_MPS_FALLBACK=1" in words(doctor.problems(mac(24, mps_fallback=True)))
+
+
+@pytest.mark.parametrize(("answer", "said"), [("echo 1", True), ("echo 0", False), ("exit 1", False)])
+def test_rosetta_is_asked_from_the_system(answer, said, monkeypatch, tmp_path):
+    sysctl = tmp_path / "sysctl"
+    sysctl.write_text(f'#!/bin/sh\n[ "$*" = "-n sysctl.proc_translated" ] && {answer}\n')
+    sysctl.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    assert machine.translated() is said
 
 
 # When memory runs out all the same

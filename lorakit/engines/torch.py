@@ -29,6 +29,7 @@ from lorakit.kernels import attention, lora, loss, simulate
 from lorakit.processes import Crew
 from lorakit.run import Run
 
+HEAP = 1.1  # what glibc's heap takes for each byte alive (bench/predicted.py)
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -36,6 +37,8 @@ def fits(facts: Any, spec: Any) -> str:
     """It serves everywhere that torch runs."""
     if not facts.packages.get("torch"):
         return "torch is not installed"
+    if spec.stored == "nf4":
+        return f"in {spec.name} each expert is a layer of its own, which transformers' model has not"
     lost = next((c for c in facts.cards if not c.served(facts.torch_archs)), None)
     return f"torch {facts.packages['torch']} was not built for {lost.name} ({lost.arch})" if lost else ""
 
@@ -64,11 +67,11 @@ def load(run: Run, *, adapter: str | Path | None = None) -> TorchEngine:
     dtype, where = DTYPES[run.precision], device(crew)
     if where.type == "cpu":
         machine.return_large_blocks()
+        torch.set_flush_denormal(True)  # a softmax with a peak is full of them, and each takes a hundred cycles
     config = base.config(run.model)
-    kind = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
-    if kind is None:
+    if MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None) is None:
         raise LorakitError(f"{run.model}: {config.model_type} is not a causal language model of transformers")
-    packable = bool(getattr(kind, "_supports_sdpa", False)) and getattr(config, "attn_logit_softcapping", None) is None
+    packable = packs(config)
     # Whole models train in fp32 under autocast; a frozen base is kept in the computing precision.
     options: dict[str, Any] = {
         "dtype": torch.float32 if run.method == "full" else dtype,
@@ -95,14 +98,20 @@ def load(run: Run, *, adapter: str | Path | None = None) -> TorchEngine:
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
     check(run, model, tokenizer)
-    if run.gradient_checkpointing is True:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    if run.gradient_checkpointing:
+        recompute(model, run.gradient_checkpointing)
     if run.method == "lora":
         model = with_adapter(model, run, spec, adapter)
     if shard:
         split_layers(model, where)
     machine.forget_peak()  # loading has held the files too
     return TorchEngine(model, tokenizer, run, where, packable, crew, idle=idle)
+
+
+def packs(config: Any) -> bool:
+    """Whether this model's attention may be ours: plain scores, neither capped nor with sinks."""
+    kind = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    return bool(getattr(kind, "_supports_sdpa", False)) and getattr(config, "attn_logit_softcapping", None) is None
 
 
 def working(run: Run, tokens: int) -> int:
@@ -112,6 +121,8 @@ def working(run: Run, tokens: int) -> int:
     `NotImplementedError` for a model whose way depends on its values.
     """
     config, dtype = base.sizes(run.model), DTYPES[run.precision]
+    if getattr(config.get_text_config(), "num_local_experts", None):
+        raise NotImplementedError(f"{config.model_type}: which expert computes how much depends on the tokens")
     # In the simulation every device is a CPU, and its autocast knows no fp16.
     precision = torch.bfloat16 if dtype == torch.float16 else dtype
     length = min(run.max_length, tokens)
@@ -132,7 +143,8 @@ def working(run: Run, tokens: int) -> int:
                 total.backward()
     except Exception as error:
         raise NotImplementedError(f"{config.model_type}: {error}") from None
-    return live.most - sum(p.grad.nbytes for p in model.parameters() if p.grad is not None)
+    most = live.most - sum(p.grad.nbytes for p in model.parameters() if p.grad is not None)
+    return most if torch.cuda.is_available() else int(HEAP * most)
 
 
 def skeleton(run: Run, config: Any, dtype: torch.dtype) -> Any:
@@ -140,8 +152,8 @@ def skeleton(run: Run, config: Any, dtype: torch.dtype) -> Any:
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, attn_implementation=attention.NAME,
                                                  dtype=torch.float32 if run.method == "full" else dtype)
-    if run.gradient_checkpointing is True:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    if run.gradient_checkpointing:
+        recompute(model, run.gradient_checkpointing)
     if run.method == "lora":
         model = with_adapter(model, run, base.spec(run.model), None)
         kernels.install(model)
@@ -178,8 +190,21 @@ def layers(model: Any) -> list[torch.nn.Module]:
     """The blocks that repeat: the longest list of modules of one kind."""
     lists = [m for m in model.modules() if isinstance(m, torch.nn.ModuleList) and len({type(x) for x in m}) == 1]
     if not lists:
-        raise LorakitError("shard=True: this model has no list of equal layers to split; leave shard out")
+        raise LorakitError("this model has no list of equal layers: leave shard out, and gradient_checkpointing is "
+                           "True or False")
     return list(max(lists, key=len))
+
+
+def recompute(model: Any, count: bool | int) -> bool | int:
+    """Activations are computed again in the backward pass (arXiv 1604.06174); a number: those of so many layers.
+
+    The first ones: their turn comes when the activations of the others are gone.
+    """
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    if count is not True:
+        for layer in layers(model)[count:]:
+            layer.gradient_checkpointing = False
+    return count
 
 
 def full(tensor: torch.Tensor) -> torch.Tensor:
@@ -243,8 +268,8 @@ def with_adapter(model: Any, run: Run, spec: Any, adapter: str | Path | None) ->
     experts = [] if isinstance(targets, str) else [t for t in targets if any(models.stacked([t], n)
                                                                             for n in stacks(model))]
     if experts and (run.dropout or run.use_dora):
-        raise LorakitError(f"target_modules={targets!r} and dropout={run.dropout:g}, use_dora={run.use_dora}: the adapter "
-                           f"of stacked experts has neither; leave those out, or '{experts[0]}'")
+        raise LorakitError(f"target_modules={targets!r} and dropout={run.dropout:g}, use_dora={run.use_dora}: the "
+                           f"adapter of stacked experts has neither; leave those out, or '{experts[0]}'")
     config = LoraConfig(
         r=run.rank, lora_alpha=run.alpha, lora_dropout=run.dropout, use_rslora=run.use_rslora, use_dora=run.use_dora,
         target_modules=[t for t in targets if t not in experts] if experts else targets, task_type="CAUSAL_LM",
@@ -277,6 +302,7 @@ class TorchEngine:
         self.unit = 2.0 ** round(math.log2(run.micro_batch_tokens))
         self.idle = idle
         self.worked, self.pending = 0, []  # targets trained on; the micro-batches since the last update
+        self.recomputed = run.gradient_checkpointing
         self.limit, self.offload, self.steps = None, run.offload is True, []  # tokens at a time; steps down taken
         self.crew, self.sharded = crew, run.shard and crew.size > 1
         self.share = (0, 1) if self.sharded else (crew.rank, crew.size)
@@ -422,8 +448,8 @@ class TorchEngine:
         if most > longest and (self.limit is None or self.limit > longest):
             self.limit = max(longest, min(most, self.limit or most) // 2)
             step = f"at most {self.limit} tokens at a time"
-        elif not self.model.is_gradient_checkpointing:
-            self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        elif self.recomputed is not True:
+            self.recomputed = recompute(self.model, True)
             step = "activations recomputed"
         elif not self.offload:
             self.offload, step = True, "activations kept in the host's memory"
@@ -645,6 +671,7 @@ class TorchEngine:
 
     def close(self) -> None:
         self.trained, self.optimizer, self.model = {}, None, None
+        lora.forget()
         self._free()
 
 

@@ -88,7 +88,8 @@ def load(run: Run, *, adapter: str | Path | None = None) -> TorchEngine:
         put(model, Path(adapter), run)
     model.generate = restoring(model, kind, run)
     machine.forget_peak()  # loading has held the files too
-    engine = plain.TorchEngine(model, tokenizer, run, where, True, crew, own_kernels=True, idle=idle)
+    engine = plain.TorchEngine(model, tokenizer, run, where, plain.packs(base.config(run.model)), crew,
+                               own_kernels=True, idle=idle)
     engine.positions = room - 1  # it would cut a longer prompt without a word, and counts the last new token too
     engine.notes["loading"] = (kind.__name__, "unsloth's own kernels and gradient checkpointing" if facts.cards else
                                "unsloth's CPU mode: transformers' own model")
@@ -113,12 +114,15 @@ def from_files(run: Run, where: Any) -> tuple[Any, Any, int]:
     text = config.get_text_config()
     kind = unsloth.FastLanguageModel if text is config else unsloth.FastVisionModel
     room = min(run.max_length + run.max_new_tokens, getattr(text, "max_position_embeddings", None) or sys.maxsize)
+    spec, way = base.spec(run.model), attention.NAME if plain.packs(config) else "eager"
+    # Where a card has no bf16 and fp16 overflows it keeps weights in fp16 and computes in fp32: when nothing is asked.
+    dtype = None if run.precision == "fp32" and not spec.fp16 and where.type == "cuda" else plain.DTYPES[run.precision]
     try:
         model, _ = kind.from_pretrained(
-            base.path(run.model), max_seq_length=room, dtype=plain.DTYPES[run.precision], device_map={"": str(where)},
-            load_in_4bit=run.quantization == "nf4", load_in_8bit=run.quantization == "int8",
+            base.path(run.model), max_seq_length=room, dtype=dtype, device_map={"": str(where)},
+            load_in_4bit="nf4" in (run.quantization, spec.stored), load_in_8bit=run.quantization == "int8",
             use_exact_model_name=True,  # the base that was named, not its own quantized copy of it
-            fix_tokenizer=False, random_state=run.seed, attn_implementation=attention.NAME,
+            fix_tokenizer=False, random_state=run.seed, attn_implementation=way,
             use_gradient_checkpointing=recomputing(run))
     except Exception as error:  # damaged files raise almost anything
         raise base.unusable(run.model, error) from None
@@ -127,7 +131,7 @@ def from_files(run: Run, where: Any) -> tuple[Any, Any, int]:
 
 def recomputing(run: Run) -> str | bool:
     """Its own way keeps the layers' inputs in the host's memory."""
-    return "unsloth" if run.gradient_checkpointing is True else False
+    return "unsloth" if run.gradient_checkpointing not in (False, "auto") else False
 
 
 def with_adapter(model: Any, kind: Any, run: Run, targets: str | list[str]) -> Any:

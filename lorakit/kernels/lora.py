@@ -63,11 +63,8 @@ class Adapted:
     def weight(self, dtype: torch.dtype) -> torch.Tensor:
         """(out, in), dequantized where it is stored in four bits."""
         weight = self.module.get_base_layer().weight
-        if (state := getattr(weight, "quant_state", None)) is not None:
-            from bitsandbytes.functional import dequantize_4bit
-
-            weight = dequantize_4bit(weight.data, state)
-        return weight.to(dtype)
+        state = getattr(weight, "quant_state", None)
+        return weight.to(dtype) if state is None else dequantized(weight.data, state).to(dtype)
 
     def forward(self, x: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """x (N, in) -> y (N, out) and x Aᵀ (N, r)"""
@@ -84,6 +81,26 @@ class Adapted:
         dx = dy @ weight if into is None else into.addmm_(dy, weight)
         dx.addmm_(dlow, a.to(dy.dtype))
         return dx, (dlow.t() @ x).to(a.dtype), (dy.t() @ low).mul_(self.scale).to(b.dtype)
+
+
+_room: dict[tuple[torch.device, torch.dtype], torch.Tensor] = {}
+
+
+def dequantized(weight: torch.Tensor, state: Any) -> torch.Tensor:
+    """(out, in) of four bits a value; on a card in memory that the next call writes over."""
+    from bitsandbytes.functional import dequantize_4bit
+
+    if weight.device.type != "cuda":  # bitsandbytes has no other that writes into memory given to it
+        return dequantize_4bit(weight, state)
+    size, key = state.shape.numel(), (weight.device, state.dtype)
+    if key not in _room or _room[key].numel() < size:
+        _room[key] = torch.empty(size, dtype=state.dtype, device=weight.device)
+    return dequantize_4bit(weight, state, out=_room[key][:size].view(state.shape))
+
+
+def forget() -> None:
+    """Gives that memory back."""
+    _room.clear()
 
 
 def flat(x: torch.Tensor) -> torch.Tensor:
