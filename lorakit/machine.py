@@ -202,14 +202,14 @@ def forget_peak() -> None:
 
 
 def return_large_blocks() -> None:
-    """Makes glibc give freed blocks of 8 MB and more back at once.
+    """Makes glibc give freed blocks of 5 MB and more back at once.
 
     It keeps them otherwise, and cannot put an aligned block where one of the same size has been: half of the peak was
     air. Elsewhere nothing happens.
     """
     with contextlib.suppress(OSError, AttributeError):
         libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(-3, 8 << 20)  # M_MMAP_THRESHOLD
+        libc.mallopt(-3, 5 << 20)  # M_MMAP_THRESHOLD
         libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: the rest stays
 
 

@@ -10,7 +10,7 @@ from test_engine import settings as plain_settings
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import lorakit
-from lorakit import models, registry
+from lorakit import cost, models, registry
 from lorakit.batches import collate
 from lorakit.engines.torch import load
 from lorakit.errors import LorakitError
@@ -145,3 +145,17 @@ def test_mlx_leaves_experts_to_another_engine(base):
         pytest.skip("mlx is not installed")
     with pytest.raises(LorakitError, match=r"has no layer 'experts.gate_up_proj'; it has .*q_proj"):
         engines.load(settings(base, engine="mlx", target_modules=EXPERTS))
+
+
+def test_experts_in_mxfp4_take_what_their_files_do(base, tmp_path):
+    """Counted before training, held by the engine."""
+    utils, test_convert = pytest.importorskip("mlx.utils"), pytest.importorskip("test_convert")
+    packed, _ = test_convert.mxfp4(base, tmp_path)
+    run = settings(str(packed), engine="mlx", target_modules=["q_proj", "v_proj"])
+    engine = registry.load("engines", "mlx").load(run)
+    held = sum(t.nbytes for n, t in utils.tree_flatten(engine.model.parameters()) if ".lora_" not in n)
+    assert engine.notes["quantization"] == ("none", "its weights are stored in 4 bits (mxfp4, groups of 32) already")
+    assert cost.memory(run)["weights"] == (packed / "model.safetensors").stat().st_size == pytest.approx(held, rel=0.01)
+    whole = cost.memory(settings(base, engine="mlx"))["weights"]
+    experts = cost.shape(run).experts
+    assert whole - held == pytest.approx(experts * (32 - 4.25) / 8, rel=0.001)

@@ -24,8 +24,8 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 # A module imports, when it is loaded, only what stands before it. A folder is one entry.
 ORDER = """errors registry hub files processes run machine example formats schemas data checks tasks models base
-    check rows batches kernels convert engines cost plan checkpoint train metrics intervals evaluate record report compare
-    preview prepare ask prove finetune rescore launch doctor notebook rehearse widgets cli""".split()
+    check rows batches kernels convert engines cost plan checkpoint train metrics intervals evaluate record
+    report compare preview prepare ask prove finetune rescore launch doctor notebook rehearse widgets cli""".split()
 
 
 def tree(path):

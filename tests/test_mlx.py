@@ -274,6 +274,10 @@ def test_gradient_checkpointing_changes_no_gradient(base, packed):
     recomputed = shaken(load(base, gradient_checkpointing=True))
     assert distance(gradients(recomputed, rows), gradients(packed, rows)) < 1e-6
     assert type(recomputed.model.layers[0]) is not type(packed.model.layers[0])
+    one = shaken(load(base, gradient_checkpointing=1))
+    assert distance(gradients(one, rows), gradients(packed, rows)) < 1e-6
+    plain = type(packed.model.layers[0])
+    assert [type(layer) is plain for layer in one.model.layers] == [False, True]
 
 
 def test_dropout_follows_the_seed_of_the_micro_batch(base):
@@ -592,7 +596,6 @@ def test_the_bytes_of_a_frozen_base(base, tmp_path):
     folder = convert.base_to_mlx(base, tmp_path / "four", four_bit=True)
     stored = cost.memory(given(str(folder)))["weights"]
     assert stored == (folder / "model.safetensors").stat().st_size < weights(precision="bf16")
-    assert engines.LOGITS == mlx_loss.ROOM
 
 
 @pytest.mark.parametrize(("kind", "length", "recomputed"), [

@@ -36,7 +36,6 @@ SERVED: dict[str, tuple[tuple, str]] = {
     "shard": ((False,), "leave shard out"),
 }
 BODIES = ("model", "transformer", "backbone")  # what mlx-lm's models call all before the head
-LOGITS = 2**26  # at a time: `kernels.mlx_loss.ROOM`, which cannot be imported where MLX is not installed
 RENAMED = {"mistral": "llama"}  # architectures that mlx-lm serves by another's file
 
 
@@ -124,8 +123,8 @@ def frozen(run: Run, weights: int, experts: int) -> float:
 def working(run: Run, tokens: int) -> float:
     """Bytes alive at the worst moment of a micro-batch beside weights and trained gradients.
 
-    Fitted to what MLX's allocator held at most in 23 small runs on a CPU (6 % less to 27 % more): kept of a layer are
-    vectors of its inner widths and attention's scores in full; the head computes a piece of the logits.
+    Fitted to what MLX's allocator held at most in 28 small runs on a CPU (23 of them: 6 % less to 27 % more): kept of a
+    layer are vectors of its inner widths and attention's scores in full; of the logits all, since MLX runs ahead.
     """
     text, width = base.sizes(run.model).get_text_config(), {"fp32": 4, "bf16": 2}.get(run.precision, 4)
     wide = getattr(text, "intermediate_size", None) or 4 * text.hidden_size
@@ -134,10 +133,12 @@ def working(run: Run, tokens: int) -> float:
     vector = tokens * width * text.hidden_size
     block = 14 * vector + 5 * tokens * width * wide * (used or 1) + 10 * vector * (used or 0)
     scores = tokens * run.max_length * text.num_attention_heads * width
-    head = 5.3 * 4 * min(tokens * text.vocab_size, LOGITS)
-    if run.gradient_checkpointing is True:
-        return text.num_hidden_layers * vector + 1.6 * block + 4.5 * scores + head
-    return text.num_hidden_layers * (0.6 * block + scores) + 1.2 * block + 3 * scores + head
+    head = 5.3 * 4 * tokens * text.vocab_size
+    count = text.num_hidden_layers
+    again = min(count, count if run.gradient_checkpointing is True else
+                0 if run.gradient_checkpointing == "auto" else run.gradient_checkpointing)
+    kept = again * vector + (count - again) * (0.6 * block + scores)
+    return kept + head + (1.6 * block + 4.5 * scores if again == count else 1.2 * block + 3 * scores)
 
 
 def load(run: Run, *, adapter: str | Path | None = None) -> MLXEngine:
@@ -298,7 +299,8 @@ class MLXEngine:
             self.notes["packing"] = (self.packing, words)
         self.packing = self.packing and bool(run.packing)
         self.limit: int | None = None  # tokens at a time
-        self._compile(recompute=run.gradient_checkpointing not in (False, "auto"))
+        self.recomputes: bool | int = False
+        self._compile(recompute=False if run.gradient_checkpointing == "auto" else run.gradient_checkpointing)
         self._compiled_sums = mx.compile(self._sums)
         self._stepped = mx.compile(self._step, inputs=self.optimizer.state, outputs=self.optimizer.state)
 
@@ -393,11 +395,11 @@ class MLXEngine:
 
     # Training
 
-    def _compile(self, recompute: bool) -> None:
+    def _compile(self, recompute: bool | int) -> None:
         from lorakit.kernels.mlx_lora import recomputed
 
-        self.recomputes = recompute
-        for layer in self.model.layers if recompute else ():
+        done, self.recomputes = int(self.recomputes), recompute
+        for layer in self.model.layers[done:None if recompute is True else recompute]:
             recomputed(layer)
         self._gradients = mx.compile(mx.value_and_grad(self._summed))
 
@@ -419,7 +421,7 @@ class MLXEngine:
         if most > longest:
             self.limit = max(longest, most // 2)
             self.steps.append(f"at most {self.limit} tokens at a time")
-        elif not self.recomputes:
+        elif self.recomputes is not True:
             self._compile(recompute=True)
             self.steps.append("activations recomputed")
         else:

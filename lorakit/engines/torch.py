@@ -29,7 +29,7 @@ from lorakit.kernels import attention, lora, loss, simulate
 from lorakit.processes import Crew
 from lorakit.run import Run
 
-HEAP = 1.1  # what glibc's heap takes for each byte alive (bench/predicted.py)
+HEAP = 1.05  # what glibc's heap takes for each byte alive (bench/predicted.py)
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
