@@ -114,7 +114,8 @@ def draw_losses(axes: Any, updates: list[dict], validations: list[dict]) -> None
     if levels and max(levels) > 20 * min(levels):  # a loss that fell far says where it stands only on a log scale
         axes.set_yscale("log")
     else:
-        axes.set_ylim(bottom=0)
+        seen = y + [v["validation_loss"] for v in validations]
+        axes.set_ylim(0, 1.2 * max((v for v in seen if math.isfinite(v)), default=1.0) or 1.0)
     axes.legend(frameon=False, loc="upper right")
     axes.grid(alpha=0.2)
     axes.spines[["top", "right"]].set_visible(False)
