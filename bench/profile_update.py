@@ -96,6 +96,7 @@ def main() -> None:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     if given.plain:
         kernels.install = lambda model: "none"
+    kernels.install(model)
     engine = TorchEngine(model, Tokenizer(), run, torch.device(device), True, processes.ALONE)
     rng = np.random.default_rng(1)
     rows = [{"ids": (i := rng.integers(10, 5000, n)), "targets": np.arange(len(i)) >= 0.4 * n}

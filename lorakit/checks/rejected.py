@@ -11,7 +11,7 @@ from lorakit.example import Example, Rejected
 
 TITLE = "usable or not"
 SAMPLED = False
-DETAIL = re.compile(r" at (?:column \d+|character .*)|;.*")  # what differs from row to row, and the cure
+DETAIL = re.compile(r" \(column \d+\)| at character .*|;.*")  # what differs from row to row, and the cure
 NUMBER = re.compile(r"(?<!['\w])\d[\d.,]*\b")
 
 

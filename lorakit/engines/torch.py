@@ -67,7 +67,6 @@ def load(run: Run, *, adapter: str | Path | None = None) -> TorchEngine:
     dtype, where = DTYPES[run.precision], device(crew)
     if where.type == "cpu":
         machine.return_large_blocks()
-        torch.set_flush_denormal(True)  # a softmax with a peak is full of them, and each takes a hundred cycles
     config = base.config(run.model)
     if MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None) is None:
         raise LorakitError(f"{run.model}: {config.model_type} is not a causal language model of transformers")
@@ -100,12 +99,14 @@ def load(run: Run, *, adapter: str | Path | None = None) -> TorchEngine:
     check(run, model, tokenizer)
     if run.gradient_checkpointing:
         recompute(model, run.gradient_checkpointing)
+    notes = {}
     if run.method == "lora":
         model = with_adapter(model, run, spec, adapter)
+        notes["kernels"] = (kernels.install(model), "they compute what the model's own modules do")
     if shard:
         split_layers(model, where)
     machine.forget_peak()  # loading has held the files too
-    return TorchEngine(model, tokenizer, run, where, packable, crew, idle=idle)
+    return TorchEngine(model, tokenizer, run, where, packable, crew, idle, notes)
 
 
 def packs(config: Any) -> bool:
@@ -212,6 +213,16 @@ def full(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
+@contextlib.contextmanager
+def coarse_zero():
+    """Inside, a CPU takes numbers below 1e-38 for zero: a softmax with a peak is full of them, and each is slow."""
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
+
+
 def threads(model: Any, run: Run) -> tuple[int, str]:
     """Sets and returns how many threads compute. Small products are over before a second thread has begun."""
     tokens = min(run.micro_batch_tokens, run.micro_batch_size * run.max_length)
@@ -287,8 +298,8 @@ class TorchEngine:
     """See `lorakit.engines.Engine` for the contract."""
 
     def __init__(self, model: Any, tokenizer: Any, run: Run, where: torch.device, packable: bool, crew: Crew,
-                 own_kernels: bool = False, idle: int = 0):
-        """`own_kernels`: the model came with fast parts of its own, to be left alone."""
+                 idle: int = 0, notes: dict[str, tuple[Any, str]] | None = None):
+        """`idle`: resident bytes before the model was loaded; `notes`: choices made until then."""
         self.model, self.tokenizer, self.device = model, tokenizer, where
         self.clip, self.pad_id, self.method = run.max_grad_norm, tokenizer.pad_token_id, run.method
         self.positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
@@ -307,9 +318,9 @@ class TorchEngine:
         self.crew, self.sharded = crew, run.shard and crew.size > 1
         self.share = (0, 1) if self.sharded else (crew.rank, crew.size)
         self.keeps_logits = "logits_to_keep" in inspect.signature(self._bare().forward).parameters
-        self.notes: dict[str, tuple[Any, str]] = {"threads": threads(model, run)} if where.type == "cpu" else {}
-        if self.method == "lora" and not own_kernels:
-            self.notes["kernels"] = (kernels.install(model), "they compute what the model's own modules do")
+        self.notes: dict[str, tuple[Any, str]] = dict(notes or {})
+        if where.type == "cpu":
+            self.notes["threads"] = threads(model, run)
         self.packing = bool(run.packing)
         if self.packing:
             self.packing, words = self._isolates(packable, run.max_length)
@@ -354,7 +365,7 @@ class TorchEngine:
         training = self.model.training
         self.model.eval()
         try:
-            with self._precision():
+            with self._precision(), coarse_zero():
                 yield
         finally:
             self.model.train(training)
@@ -428,6 +439,10 @@ class TorchEngine:
                 continue
 
     def _backward(self, batch: Batch) -> tuple[float, int]:
+        with coarse_zero():
+            return self._accumulate(batch)
+
+    def _accumulate(self, batch: Batch) -> tuple[float, int]:
         self.model.train()
         summed = 0.0
         for part in batch.parts(self.limit):

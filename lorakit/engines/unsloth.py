@@ -89,7 +89,7 @@ def load(run: Run, *, adapter: str | Path | None = None) -> TorchEngine:
     model.generate = restoring(model, kind, run)
     machine.forget_peak()  # loading has held the files too
     engine = plain.TorchEngine(model, tokenizer, run, where, plain.packs(base.config(run.model)), crew,
-                               own_kernels=True, idle=idle)
+                               idle)
     engine.positions = room - 1  # it would cut a longer prompt without a word, and counts the last new token too
     engine.notes["loading"] = (kind.__name__, "unsloth's own kernels and gradient checkpointing" if facts.cards else
                                "unsloth's CPU mode: transformers' own model")
