@@ -62,9 +62,10 @@ class Adapted:
 
     def weight(self, dtype: torch.dtype) -> torch.Tensor:
         """(out, in), dequantized where it is stored in four bits."""
-        weight = self.module.get_base_layer().weight
-        state = getattr(weight, "quant_state", None)
-        return weight.to(dtype) if state is None else dequantized(weight.data, state).to(dtype)
+        layer = self.module.get_base_layer()
+        # A weight gathered from several processes does not carry its state.
+        state = getattr(layer.weight, "quant_state", None) or getattr(layer, "quant_state", None)
+        return layer.weight.to(dtype) if state is None else dequantized(layer.weight.data.view(-1, 1), state).to(dtype)
 
     def forward(self, x: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """x (N, in) -> y (N, out) and x Aᵀ (N, r)"""
