@@ -17,7 +17,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 NAME = "lorakit"
-SHORT = 512  # tokens up to which a CPU is twice as fast by products in bf16 as by its fused attention
+SHORT = 512  # tokens up to which a CPU is faster by products in bf16 than by its fused attention
 _packed: ContextVar[bool] = ContextVar("packed", default=False)
 
 

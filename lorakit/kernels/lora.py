@@ -67,21 +67,29 @@ class Adapted:
         state = getattr(layer.weight, "quant_state", None) or getattr(layer, "quant_state", None)
         return layer.weight.to(dtype) if state is None else dequantized(layer.weight.data.view(-1, 1), state).to(dtype)
 
-    def forward(self, x: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """x (N, in) -> y (N, out) and x Aᵀ (N, r)"""
+    def forward(self, x: torch.Tensor, a: torch.Tensor, b: torch.Tensor, seen: torch.Tensor | None = None
+                ) -> tuple[torch.Tensor, torch.Tensor]:
+        """x (N, in) -> y (N, out) and x Aᵀ (N, r); `seen`: what the adapter sees in place of x."""
         bias = self.module.get_base_layer().bias
         y = linear(x, self.weight(x.dtype), None if bias is None else bias.to(x.dtype))
-        low = x @ a.t().to(x.dtype)
+        low = (x if seen is None else seen) @ a.t().to(x.dtype)
         return y.addmm_(low, b.t().to(x.dtype), alpha=self.scale), low
+
+    def back_low(self, dy: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        """The gradient of x Aᵀ, (N, r)."""
+        return (dy @ b.to(dy.dtype)).mul_(self.scale)
+
+    def back_adapter(self, dy: torch.Tensor, dlow: torch.Tensor, x: torch.Tensor, low: torch.Tensor, dtype: torch.dtype
+                     ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The gradients of A and B."""
+        return (dlow.t() @ x).to(dtype), (dy.t() @ low).mul_(self.scale).to(dtype)
 
     def backward(self, dy: torch.Tensor, x: torch.Tensor, low: torch.Tensor, a: torch.Tensor, b: torch.Tensor,
                  into: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """The gradients of x (added to `into`), A and B."""
-        dlow = (dy @ b.to(dy.dtype)).mul_(self.scale)
-        weight = self.weight(dy.dtype)
+        dlow, weight = self.back_low(dy, b), self.weight(dy.dtype)
         dx = dy @ weight if into is None else into.addmm_(dy, weight)
-        dx.addmm_(dlow, a.to(dy.dtype))
-        return dx, (dlow.t() @ x).to(a.dtype), (dy.t() @ low).mul_(self.scale).to(b.dtype)
+        return dx.addmm_(dlow, a.to(dy.dtype)), *self.back_adapter(dy, dlow, x, low, a.dtype)
 
 
 _room: dict[tuple[torch.device, torch.dtype], torch.Tensor] = {}
@@ -131,10 +139,7 @@ class _Dropped(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, dropped, a, b, layer):
         with torch.autocast(x.device.type, enabled=False):
-            bias = layer.module.get_base_layer().bias
-            y = linear(x, layer.weight(x.dtype), None if bias is None else bias.to(x.dtype))
-            low = dropped @ a.t().to(x.dtype)
-            y.addmm_(low, b.t().to(x.dtype), alpha=layer.scale)
+            y, low = layer.forward(x, a, b, dropped)
         ctx.save_for_backward(dropped, low, a, b)
         ctx.layer = layer
         return y
@@ -142,9 +147,9 @@ class _Dropped(torch.autograd.Function):
     @staticmethod
     def backward(ctx, dy):
         dropped, low, a, b = ctx.saved_tensors
-        dlow = (dy @ b.to(dy.dtype)).mul_(ctx.layer.scale)
-        return (dy @ ctx.layer.weight(dy.dtype), dlow @ a.to(dy.dtype), (dlow.t() @ dropped).to(a.dtype),
-                (dy.t() @ low).mul_(ctx.layer.scale).to(b.dtype), None)
+        dlow = ctx.layer.back_low(dy, b)
+        return (dy @ ctx.layer.weight(dy.dtype), dlow @ a.to(dy.dtype),
+                *ctx.layer.back_adapter(dy, dlow, dropped, low, a.dtype), None)
 
 
 class _Together(torch.autograd.Function):
@@ -173,7 +178,7 @@ class _Together(torch.autograd.Function):
 
 
 class _Gated(torch.autograd.Function):
-    """down(act(gate(x)) · up(x)): the product is computed again in the backward pass, in place of gate and up."""
+    """down(act(gate(x)) · up(x)): the product is not kept, but computed again in the backward pass."""
 
     @staticmethod
     def forward(ctx, x, layers, act, *pairs):
@@ -192,10 +197,10 @@ class _Gated(torch.autograd.Function):
         gate, up, down = ctx.layers
         dy = dy.contiguous()
         a, b = pairs[4:6]
-        dlow = (dy @ b.to(dy.dtype)).mul_(down.scale)
+        dlow = down.back_low(dy, b)
         dh = (dy @ down.weight(dy.dtype)).addmm_(dlow, a.to(dy.dtype))
         h, de, dg = gated.backward(dh, e, g, ctx.act)
-        da_down, db_down = (dlow.t() @ h).to(a.dtype), (dy.t() @ low).mul_(down.scale).to(b.dtype)
+        da_down, db_down = down.back_adapter(dy, dlow, h, low, a.dtype)
         del h, dh
         dx, da_gate, db_gate = gate.backward(de, x, low_e, *pairs[0:2])
         dx, da_up, db_up = up.backward(dg, x, low_g, *pairs[2:4], into=dx)
