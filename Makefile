@@ -3,14 +3,17 @@ PYTHON ?= python3
 BIN := .venv/bin
 # The build that development and tests are pinned to; the package accepts what Colab and Kaggle hold.
 TORCH := torch==2.13.0
-# Unsloth, and the newest that it runs with; its CPU mode imports little of what its wheels ask for.
+TORCHVISION := torchvision==0.28.0
+# Unsloth, what it imports, and the newest that it runs with, as in environment-unsloth.yml (a test compares). Its wheels
+# ask for more, for its studio, and for a certifi that not every index holds: they come last and bring nothing along.
 UNSLOTH := unsloth==2026.10.9 unsloth_zoo==2026.10.9
-UNSLOTH_PEERS := transformers==5.17.0 datasets==4.8.5 trl==1.15.0 peft==0.21.2 accelerate==1.15.0
+UNSLOTH_PEERS := transformers==5.17.0 datasets==4.8.5 trl==1.15.0 peft==0.21.2 accelerate==1.15.0 bitsandbytes==0.50.2 \
+  cut_cross_entropy==25.1.1 einops==0.8.2 msgspec==0.22.0 torchao==0.18.0 tyro==1.0.17
 TESTERS := pytest pytest-timeout pytest-xdist hypothesis
 # What a floor that is too low breaks first.
 # Before transformers 5.18 a Doge under SDPA sees its padding.
 FLOOR_TESTS := tests/test_engine.py tests/test_masks.py tests/test_finetune.py tests/test_formats.py tests/test_models.py \
-  -k "not doge"
+  tests/test_data.py tests/test_hub.py tests/test_metrics.py tests/test_intervals.py -k "not doge"
 
 .PHONY: env quickstart test test-slow test-real test-unsloth test-floor gpu gpu-older lint notebooks pretrain bench bench-gpu bench-mlx clean
 
@@ -19,6 +22,9 @@ env: .venv/.ready  ## the environment alone
 .venv/.ready: pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$(TORCH)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps "$(TORCHVISION)"
+	cp tests/environment/torchvision_in_part.py $(BIN)/../lib/python3*/site-packages/
+	echo "import torchvision_in_part" > $$(ls -d $(BIN)/../lib/python3*/site-packages)/torchvision_in_part.pth
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[notebooks,test]"
 	touch $@
 
@@ -51,7 +57,7 @@ gpu-older: .venv-older/.ready  ## the same with a torch and a transformers a lit
 test-unsloth: .venv-unsloth/.ready  ## the Unsloth engine in its CPU mode, beside the torch engine: one curve, to a proof
 	.venv-unsloth/bin/python -m pytest --timeout 900 tests/test_unsloth.py
 
-.venv-unsloth/.ready: pyproject.toml environment-unsloth.yml
+.venv-unsloth/.ready: pyproject.toml Makefile
 	$(PYTHON) -m venv .venv-unsloth
 	.venv-unsloth/bin/python -m pip install --quiet --disable-pip-version-check "$(TORCH)" $(UNSLOTH_PEERS) \
 	  $(TESTERS) --editable .
@@ -64,7 +70,8 @@ test-floor: .venv-floor/.ready  ## with the lowest versions that pyproject.toml 
 .venv-floor/.ready: pyproject.toml
 	$(PYTHON) -m venv .venv-floor
 	$(PYTHON) -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
-	  wanted = p['dependencies'] + [d for d in p['optional-dependencies']['test'] if d.startswith('trl')]; \
+	  more = p['optional-dependencies']; \
+	  wanted = p['dependencies'] + more['notebooks'] + [d for d in more['test'] if d.startswith('trl')]; \
 	  print(*[d.replace('>=', '==') for d in wanted if not d.startswith('torch>')], sep='\n')" > .venv-floor/floors.txt
 	.venv-floor/bin/python -m pip install --quiet --disable-pip-version-check "$(TORCH)" -r .venv-floor/floors.txt \
 	  $(TESTERS) --editable .

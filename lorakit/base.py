@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from lorakit import hub, models
+from lorakit import hub, models, registry
 from lorakit.data import sha256
 from lorakit.errors import LorakitError, did_you_mean
 from lorakit.models import Spec
@@ -98,8 +98,84 @@ def sizes(model: str) -> Any:
     return AutoConfig.for_model(**known) if known else config(model)
 
 
-def tokenizer(model: str) -> tuple[Any, list[str]]:
-    """(tokenizer, notes on what had to be added to it)."""
+# transformers' class that loads a base, by what is learnt and what comes with the words.
+CLASSES = {("tokens", ""): "AutoModelForCausalLM", ("tokens", "image"): "AutoModelForImageTextToText",
+           ("tokens", "sound"): "AutoModelForSpeechSeq2Seq", ("labels", ""): "AutoModelForSequenceClassification",
+           ("labels", "image"): "AutoModelForImageClassification"}
+
+
+def serves(config: Any, objective: str, medium: str) -> bool:
+    """Whether transformers has this architecture in that form."""
+    import transformers
+
+    return type(config) in getattr(transformers, CLASSES[objective, medium])._model_mapping
+
+
+def maker(task: str, config: Any, model: str) -> Any:
+    """transformers' class that makes a base for a task; for `auto` the first that has the architecture."""
+    import transformers
+
+    kind = None if task == "auto" else registry.load("tasks", task)
+    kinds = [(kind.OBJECTIVE, kind.MEDIUM)] if kind else list(CLASSES)
+    found = next((k for k in kinds if serves(config, *k)), None)
+    if found is None:
+        can = [n for n, t in registry.modules("tasks").items() if serves(config, t.OBJECTIVE, t.MEDIUM)]
+        raise LorakitError(f"model={model!r} and task={task!r} do not go together: transformers' {config.model_type} "
+                           f"serves {', '.join(can) or 'no task of lorakit'}")
+    return getattr(transformers, CLASSES[found])
+
+
+def task_for(gives: str, config: Any, processor: Any, model: str) -> str:
+    """The first task for rows of this kind that a model can do."""
+    able = {name: task for name, task in registry.modules("tasks").items() if gives == task.GIVES}
+    found = next((name for name, task in able.items() if serves(config, task.OBJECTIVE, task.MEDIUM)
+                  and getattr(task, "suits", lambda _: True)(processor)), None)
+    if found is None:
+        raise LorakitError(f"these rows and model={model!r} do not go together: they are for "
+                           f"{' or '.join(able)}, which a {config.model_type} cannot do")
+    return found
+
+
+def reader(model: str, given: Any = None) -> tuple[Any, Any, list[str]]:
+    """(tokenizer or None, processor or None, notes): what makes of words, pictures and sounds what a base reads.
+
+    A classifier of pictures has no tokenizer, a model of words no processor. `given`: its configuration.
+    """
+    given = config(model) if given is None else given
+    words = any(serves(given, *k) for k in CLASSES if k != ("labels", "image"))
+    hears = next((k for k in CLASSES if k[1] and serves(given, *k)), None)
+    pictures = processor(model, given) if hears else None
+    if not words:
+        return None, pictures, []
+    tok, notes = tokenizer(model, ends=serves(given, "tokens", "") and not hears)
+    if hasattr(pictures, "tokenizer"):
+        tok.chat_template = getattr(pictures, "chat_template", None) or pictures.tokenizer.chat_template or \
+            tok.chat_template
+        pictures.tokenizer = tok
+    return tok, pictures, notes
+
+
+def processor(model: str, given: Any) -> Any:
+    """The model's own processor of pictures or sound. Raises `LorakitError` when it cannot be had."""
+    from transformers import AutoProcessor
+
+    where = path(model)
+    try:
+        found = AutoProcessor.from_pretrained(where)
+    except ImportError as error:
+        raise LorakitError(f"{model}: its processor needs a package that is not installed: {hub.reason(error)}"
+                           ) from None
+    except Exception as error:  # see `config`
+        raise unusable(model, error) from None
+    # BLIP begins a caption with a token that only its configuration names.
+    start = getattr(getattr(given, "text_config", None), "bos_token_id", None)
+    if start is not None:
+        found.start_id = start
+    return found
+
+
+def tokenizer(model: str, ends: bool = True) -> tuple[Any, list[str]]:
+    """(tokenizer, notes on what had to be added to it); with `ends` it must have a token that ends an answer."""
     from transformers import AutoTokenizer
 
     where = path(model)
@@ -110,12 +186,12 @@ def tokenizer(model: str) -> tuple[Any, list[str]]:
     notes = list(tok.init_kwargs.get(NOTES, []))
     if not tok.is_fast:
         raise LorakitError(f"{model}: its tokenizer has no fast version, which the mask needs for its offsets")
-    if tok.eos_token is None:
+    if tok.eos_token is None and ends:
         raise LorakitError(f"{model}: its tokenizer has no end-of-sequence token, so a trained answer could never end")
-    if tok.pad_token is None:
+    if tok.pad_token is None and tok.eos_token:
         tok.pad_token = tok.eos_token
         notes.append("the tokenizer has no padding token; the end token pads, and padding is never a target")
-    if not tok.chat_template:
+    if not tok.chat_template and tok.eos_token:
         tok.chat_template = PLAIN_TEMPLATE if tok.bos_token else PLAIN_TEMPLATE.replace("{{ bos_token }}", "")
         notes.append("the base has no chat template; turns are written as 'Question: …' and 'Answer: …', "
                      f"an answer ends with {tok.eos_token!r}")

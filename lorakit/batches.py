@@ -14,7 +14,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Batch:
-    """One micro-batch: documents end to end. N tokens in D documents."""
+    """One micro-batch: documents end to end. N tokens in D documents, some of which may be a picture alone."""
 
     ids: np.ndarray  # (N,) int64
     targets: np.ndarray  # (N,) bool; the first token of a document never is one
@@ -22,11 +22,13 @@ class Batch:
     rows: np.ndarray  # (D,) int64, index of each document in its set
     seed: int = 0  # of the dropout in this micro-batch
     idle: bool = False  # computed only because another process needs the company: counts for nothing
+    labels: np.ndarray | None = None  # (D,) int64, the class of each document, where that is what is learnt
+    media: tuple[dict[str, np.ndarray], ...] = ()  # of each document the inputs of its pictures or its sound
 
     @property
     def count(self) -> int:
-        """Tokens to predict."""
-        return 0 if self.idle else int(self.targets.sum())
+        """Tokens, or classes, to predict."""
+        return 0 if self.idle else int(self.targets.sum()) if self.labels is None else len(self.labels)
 
     def parts(self, tokens: int | None) -> list[Batch]:
         """The same documents in batches of at most so many tokens, one document at least; None: itself."""
@@ -38,7 +40,8 @@ class Batch:
             last = max(first + 1, int(np.searchsorted(ends, begin + tokens, side="right")))
             here = slice(begin, ends[last - 1])
             out.append(replace(self, ids=self.ids[here], targets=self.targets[here], lengths=self.lengths[first:last],
-                               rows=self.rows[first:last], seed=self.seed + len(out)))
+                               rows=self.rows[first:last], seed=self.seed + len(out), media=self.media[first:last],
+                               labels=None if self.labels is None else self.labels[first:last]))
             first = last
         return out
 
@@ -53,17 +56,25 @@ class Batch:
         return np.arange(len(self.ids)) - np.repeat(np.cumsum(self.lengths) - self.lengths, self.lengths)
 
 
-def collate(rows: Sequence[dict[str, Any]], indices: Sequence[int], seed: int = 0) -> Batch:
-    """Rows end to end. A first token that is marked has nothing before it to be predicted from: it is unmarked."""
-    targets = [np.asarray(row["targets"], dtype=bool).copy() for row in rows]
+def collate(rows: Sequence[dict[str, Any]], indices: Sequence[int], seed: int = 0, inputs: Any = None,
+            update: tuple[int, int] | None = None) -> Batch:
+    """Rows end to end. A first token that is marked has nothing before it to be predicted from: it is unmarked.
+
+    `inputs(row, random)` makes a row's media the model's inputs; in training `random` follows from `update`, the run's
+    seed and the update's number, and from the row: in whatever company it is, it looks the same.
+    """
+    targets = [np.array(row["targets"] if "targets" in row else np.zeros(len(row["ids"])), dtype=bool) for row in rows]
     for marks in targets:
-        marks[0] = False
+        marks[:1] = False
     return Batch(
         ids=np.concatenate([np.asarray(row["ids"], dtype=np.int64) for row in rows]),
         targets=np.concatenate(targets),
         lengths=np.asarray([len(row["ids"]) for row in rows], dtype=np.int64),
         rows=np.asarray(indices, dtype=np.int64),
         seed=seed,
+        labels=np.asarray([row["label"] for row in rows], dtype=np.int64) if "label" in rows[0] else None,
+        media=tuple(inputs(row, np.random.default_rng((*update, int(i))) if update else None)
+                    for row, i in zip(rows, indices, strict=True)) if inputs else (),
     )
 
 
@@ -136,12 +147,14 @@ class Batches:
         groups = pieces(self.lengths[chosen].tolist(), self.micro_batch_size, self.micro_batch_tokens, self.packing,
                         self.processes)
         mine = list(enumerate(groups))[self.rank::self.processes]
-        batches = [collate([self.rows[i] for i in chosen[group]], chosen[group], self._seed(update, number))
-                   for number, group in mine]
+        batches = [self._collated(chosen[group], update, self._seed(update, number)) for number, group in mine]
         while len(batches) < -(-len(groups) // self.processes):
-            group = groups[-1][:1]
-            batches.append(replace(collate([self.rows[i] for i in chosen[group]], chosen[group]), idle=True))
+            batches.append(replace(self._collated(chosen[groups[-1][:1]], update, 0), idle=True))
         return batches
+
+    def _collated(self, indices: np.ndarray, update: int, seed: int) -> Batch:
+        return collate([self.rows[i] for i in indices], indices, seed, getattr(self.rows, "inputs", None),
+                       (self.seed, update))
 
     def _seed(self, update: int, micro_batch: int) -> int:
         return int(np.random.SeedSequence((self.seed, update, micro_batch)).generate_state(1)[0])
@@ -151,4 +164,4 @@ def in_order(rows: Sequence[dict[str, Any]], lengths: np.ndarray, max_rows: int,
              share: tuple[int, int] = (0, 1)) -> Iterator[Batch]:
     """All rows once, for evaluation (or one of so many shares of them); `Batch.rows` says which is which."""
     for group in pieces(lengths.tolist(), max_rows, max_tokens, packing)[share[0]::share[1]]:
-        yield collate([rows[i] for i in group], group)
+        yield collate([rows[i] for i in group], group, inputs=getattr(rows, "inputs", None))

@@ -7,7 +7,7 @@ import json
 import random
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from lorakit.example import Example, Rejected
 from lorakit.files import whole
 from lorakit.run import Run
 
+Choose = Callable[[str], tuple[ModuleType, Any]]
 SAMPLE = 10_000  # rows for the checks that need not see all
 WIDE, BAR, TITLED = 5.5, 0.27, 2  # inches of a picture's column and of a bar; bars that a title takes
 
@@ -129,10 +130,18 @@ def _known(names: tuple[str, ...]) -> tuple[str, ...]:
     return names
 
 
-def _task(name: str, schema: str) -> ModuleType:
-    """The task of this name, for `auto` the one that takes what the schema gives."""
-    tasks, given = registry.modules("tasks"), registry.load("schemas", schema).GIVES
-    return tasks[name] if name != "auto" else next(t for t in tasks.values() if given == t.GIVES)
+def _chooser(run: Run) -> tuple[Choose, list[str]]:
+    """(what finds the task of a schema and its reader, notes on the model's tokenizer)."""
+    config = base.config(run.model)
+    tokenizer, processor, notes = base.reader(run.model, config)
+
+    def choose(schema: str) -> tuple[ModuleType, Any]:
+        given = registry.load("schemas", schema).GIVES
+        name = run.task if run.task != "auto" else base.task_for(given, config, processor, run.model)
+        task = registry.load("tasks", name)
+        return task, processor if task.MEDIUM else tokenizer
+
+    return choose, notes
 
 
 def _gives(task: str) -> str | None:
@@ -141,18 +150,17 @@ def _gives(task: str) -> str | None:
 
 def check(run: Run) -> Checked:
     """The data of a run, for its model and `max_length`. Raises `LorakitError` when a file cannot be read at all."""
-    tokenizer, notes = base.tokenizer(run.model)
-    found = look(data.sources(run.data, run.validation_data, run.test_data, run.format), tokenizer=tokenizer,
-                 columns=run.columns, task=run.task, max_length=run.max_length, seed=run.seed)
+    choose, notes = _chooser(run)
+    found = look(data.sources(run.data, run.validation_data, run.test_data, run.format), choose=choose,
+                 columns=run.columns, gives=_gives(run.task), max_length=run.max_length, seed=run.seed)
     found.report.notes += notes
     return found
 
 
-def look(sources: Mapping[str, Source], *, tokenizer: Any, columns: Mapping[str, str] | None = None,
-         task: str = "auto", max_length: int = 1024, seed: int = 0, sample: int = SAMPLE) -> Checked:
-    """Reads each file once, a row at a time."""
+def look(sources: Mapping[str, Source], *, choose: Choose, columns: Mapping[str, str] | None = None,
+         gives: str | None = None, max_length: int = 1024, seed: int = 0, sample: int = SAMPLE) -> Checked:
+    """Reads each file once, a row at a time. `choose` finds the task of a schema, and what reads its rows."""
     report, rows, kept, checks = DataReport(""), Counter(), _Sample(sample, seed), {}
-    gives = _gives(task)
     for name, it in sources.items():
         here, before = report if name == "train" else DataReport(""), len(report.rejected)
         for row in data.stream(it, here, columns=columns, gives=gives):
@@ -160,8 +168,8 @@ def look(sources: Mapping[str, Source], *, tokenizer: Any, columns: Mapping[str,
                 report.rejected.append(row)
                 continue
             if not checks:
-                known, module = registry.modules("checks"), _task(task, here.schema)
-                checks = {n: m.Check(module, tokenizer, max_length) for n, m in known.items()}
+                known, (module, reader) = registry.modules("checks"), choose(here.schema)
+                checks = {n: m.Check(module, reader, max_length) for n, m in known.items()}
                 every = [c for n, c in checks.items() if not known[n].SAMPLED]
             rows[name] += 1
             kept.see(row, name)
@@ -235,12 +243,13 @@ def fix(run: Run, folder: str | Path | None = None) -> tuple[Path, Path]:
 
 def _sifted(run: Run, it: Source) -> Iterator[Example | Rejected]:
     """The rows of a file, those that a run would not train on as `Rejected`."""
-    (tokenizer, _), report, task, seen = base.tokenizer(run.model), DataReport(""), None, {}
+    (choose, _), report, task, seen = _chooser(run), DataReport(""), None, {}
     for row in data.stream(it, report, columns=run.columns, gives=_gives(run.task)):
-        task = task or _task(run.task, report.schema)
+        if task is None:
+            task, reader = choose(report.schema)
         if isinstance(row, Example):
             try:
-                task.encode(row, tokenizer, run.max_length)
+                task.encode(row, reader, run.max_length)
             except BadRow as error:
                 row = Rejected(row.file, row.row, str(error))
             else:

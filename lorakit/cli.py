@@ -62,9 +62,11 @@ def parser() -> argparse.ArgumentParser:
     it = command(train, "one whole run: train, score before and after, prove, report")
     it.add_argument("run", metavar="RUN.yaml")
     it.add_argument("--processes", type=int)
+    it.add_argument("--queue", action="store_true", help="wait for a free card, behind those that wait already")
     settings(it)
-    it = command(run, "execute a notebook through papermill into outputs/")
+    it = command(run, "execute a notebook through papermill into outputs/, also once per row of a table")
     it.add_argument("notebook")
+    it.add_argument("--over", metavar="GRID.yaml|ROWS.csv", help="lists of values, each with each; or a row per line")
     it.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), dest="parameters")
     it.add_argument("--output-dir", default="outputs")
     it = command(rehearse, "the same notebook or run on a shrunken model, offline, in about a minute")
@@ -81,9 +83,10 @@ def parser() -> argparse.ArgumentParser:
     it.add_argument("source", help="a folder, or a hub id")
     it.add_argument("target", help="the folder to write")
     it.add_argument("--four-bit", action="store_true", help="quantize a base for mlx-lm")
-    it = command(compare, "runs side by side: settings that differ, scores with intervals, fairness")
-    it.add_argument("runs", nargs="+", metavar="RUN_DIR")
+    it = command(compare, "runs and logs side by side: curves, settings that differ, scores with intervals, fairness")
+    it.add_argument("runs", nargs="+", metavar="RUN_DIR|LOG", help="or trainer_state.json, TensorBoard files, a CSV")
     it.add_argument("--plot", type=Path, help="write the curves into this PNG")
+    it.add_argument("--curves", action="store_true", help="runs without scores too, by their curves alone")
     it = command(ask, "ask a tuned model a question")
     it.add_argument("run", metavar="RUN_DIR")
     it.add_argument("question")
@@ -203,6 +206,13 @@ def train(options: argparse.Namespace) -> int:
     from lorakit.launch import together
     from lorakit.report import verdict
 
+    if options.queue and not processes.started():
+        from lorakit import turns
+
+        asked = _run(options)
+        options.queue = False
+        with turns.on_cards(str(asked.folder.resolve()), None if asked.processes == "auto" else asked.processes):
+            return train(options)
     wanted, alone = _run(options), ""
     if not processes.started():
         count, _ = plan.processes(wanted, machine.facts(wanted.output_dir))
@@ -222,6 +232,12 @@ def train(options: argparse.Namespace) -> int:
 def run(options: argparse.Namespace) -> int:
     from lorakit.notebook import execute
 
+    if options.over:
+        from lorakit.over import over
+
+        found = over(options.notebook, options.over, dict(options.parameters), options.output_dir)
+        print(found)
+        return 1 if found.failed else 0
     print(execute(options.notebook, dict(options.parameters), options.output_dir))
     return 0
 
@@ -260,7 +276,7 @@ def compare(options: argparse.Namespace) -> int:
     from lorakit.compare import compare as side_by_side
     from lorakit.compare import plot
 
-    print(side_by_side(*options.runs))
+    print(side_by_side(*options.runs, unscored=options.curves))
     if options.plot:
         print(plot(options.runs, options.plot))
     return 0

@@ -34,12 +34,11 @@ class Shape:
 def shape(run: Run) -> Shape:
     """Counts parameters on the meta device, so no weight is read."""
     import torch
-    from transformers import AutoModelForCausalLM
 
     config = base.sizes(run.model)
     try:
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config)
+            model = base.maker(run.task, config, run.model).from_config(config)
     except ValueError as error:
         raise LorakitError(f"{run.model}: {str(error).splitlines()[0]}") from None
     wanted = run.target_modules if run.target_modules != "auto" else base.spec(run.model).target_modules
@@ -55,12 +54,13 @@ def shape(run: Run) -> Shape:
             experts += stack.numel()
             if models.stacked(wanted, name):
                 adapter += run.rank * len(stack) * sum(stack.shape[1:])
-    text = config.get_text_config()
+    text = config.get_text_config(decoder=True)
     wide = getattr(text, "intermediate_size", None) or 4 * text.hidden_size
     wide = max(wide) if isinstance(wide, (list, tuple)) else wide  # Gemma 3n: one for each layer
     each, of = getattr(text, "num_experts_per_tok", None) or 1, getattr(text, "num_local_experts", None) or 1
-    return Shape(linear, sum(p.numel() for p in model.parameters()) - linear, adapter, text.num_hidden_layers,
-                 text.hidden_size, wide * each, text.vocab_size, widest, experts, each / of)
+    layers = getattr(text, "num_hidden_layers", None) or sum(getattr(text, "depths", [1]))
+    return Shape(linear, sum(p.numel() for p in model.parameters()) - linear, adapter, layers, text.hidden_size,
+                 wide * each, getattr(text, "vocab_size", 0), widest, experts, each / of)
 
 
 def memory(run: Run, of: Shape | None = None) -> dict[str, int]:

@@ -8,7 +8,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,27 +27,42 @@ class Outcome:
     """What a model did on one set of rows: per row its token sums, and its answer where one is asked for."""
 
     tokens: np.ndarray  # (n, 3): summed loss in nats, targets, targets predicted right
-    answers: list[str | None]  # n
+    answers: list[str | None]  # n; of a label task the most probable class
     sources: list[str] | None = None  # n, the row of the file that each is a piece of
+    probabilities: np.ndarray | None = None  # (n, C) of a label task
+    classes: Sequence[str] = ()  # C
+
+    @classmethod
+    def of_classes(cls, sums: np.ndarray, classes: Sequence[str], sources: list[str]) -> Outcome:
+        """From what an engine predicts for rows of a label task, (n, 3 + C)."""
+        found = [classes[i] for i in sums[:, 3:].argmax(axis=1)]
+        return cls(sums[:, :3], found, sources, sums[:, 3:], list(classes))
 
     def write(self, path: Path) -> None:
+        content = asdict(self) | {"tokens": self.tokens.tolist()}
+        if self.probabilities is not None:
+            content["probabilities"] = self.probabilities.tolist()
         with whole(path) as part:
-            part.write_text(json.dumps({"tokens": self.tokens.tolist(), "answers": self.answers,
-                                        "sources": self.sources}), encoding="utf-8")
+            part.write_text(json.dumps(content), encoding="utf-8")
+
+    @staticmethod
+    def _classes(content: dict) -> tuple[np.ndarray | None, Sequence[str]]:
+        known = content.get("probabilities")
+        return None if known is None else np.asarray(known, dtype=np.float64), content.get("classes", ())
 
     @classmethod
     def read(cls, path: Path) -> Outcome:
         try:
             content = sound(json.loads(path.read_text(encoding="utf-8")), "tokens", "answers")
             return cls(np.asarray(content["tokens"], dtype=np.float64).reshape(-1, 3), list(content["answers"]),
-                       content.get("sources"))
+                       content.get("sources"), *cls._classes(content))
         except (OSError, ValueError, TypeError, RecursionError) as error:
             raise LorakitError(f"{path}: is damaged ({error}); start the run again under another name") from None
 
 
 def token_sums(engine: Any, rows: Rows, *, max_rows: int = 16, max_tokens: int = 4096) -> np.ndarray:
-    """(n, 3) per row; no logits are kept."""
-    sums = np.zeros((len(rows), 3))
+    """(n, 3) per row, of C classes (n, 3 + C): see an engine's `predict`; no logits are kept."""
+    sums = np.zeros((len(rows), 3 + len(rows.classes)))
     for batch in batches.in_order(rows, rows.lengths, max_rows, max_tokens, engine.packing, engine.share):
         sums[batch.rows] = engine.predict(batch)
     return sum(engine.gather(sums)) if engine.share[1] > 1 else sums
@@ -68,7 +83,8 @@ def generate(engine: Any, rows: Rows, tokenizer: Any, stop_ids: list[int], max_n
     for k in range(which * together, len(asked), of * together):
         group = asked[k:k + together]
         prompts = [np.asarray(rows[i]["ids"])[:starts[i]].tolist() for i in group]
-        for i, ids in zip(group, engine.generate(prompts, max_new_tokens, stop_ids), strict=True):
+        media = [rows.inputs(rows[i], None) for i in group] if rows.inputs else ()
+        for i, ids in zip(group, engine.generate(prompts, max_new_tokens, stop_ids, media), strict=True):
             answers[i] = words(ids, tokenizer, opening)
         progress(min(k + of * together, len(asked)))
     if of == 1:
@@ -83,17 +99,19 @@ def words(ids: list[int], tokenizer: Any, opening: int | None) -> str:
     return tokenizer.decode(ids, skip_special_tokens=True).strip()
 
 
-def choose(wanted: Sequence[str | dict] | str, defaults: Sequence[str], answers: bool) -> dict[str, dict]:
+def choose(wanted: Sequence[str | dict] | str, defaults: Sequence[str], answers: bool, objective: str = "tokens"
+           ) -> dict[str, dict]:
     """metric -> its options. Metrics that need answers are dropped from the defaults when no row has one."""
-    chosen: dict[str, dict] = {name: {} for name in ALWAYS}
+    chosen: dict[str, dict] = {name: {} for name in (ALWAYS if objective == "tokens" else ALWAYS[:1])}
+    given = {"tokens", "answers", "labels"} | ({"probabilities"} if objective == "labels" else set())
     for entry in defaults if wanted == "auto" else wanted:
         if isinstance(entry, dict) and len(entry) != 1:
             raise LorakitError(f"metrics: {entry!r} is not one metric with options, e.g. exact_match: {{pattern: …}}")
         name, options = next(iter(entry.items())) if isinstance(entry, dict) else (entry, {})
         needs = registry.load("metrics", name).NEEDS
-        if "tokens" not in needs and "answers" not in needs:
+        if not given.intersection(needs):
             raise LorakitError(f"metrics: '{name}' needs {' or '.join(needs)}, which this task does not give")
-        if "answers" in needs and not answers:
+        if "tokens" not in needs and not answers:
             if wanted != "auto":
                 raise LorakitError(f"metrics: '{name}' needs answers, and no test row has one")
             continue
@@ -111,6 +129,8 @@ def statistics(name: str, options: dict, outcome: Outcome, references: Sequence[
     try:
         if "tokens" in metric.NEEDS:
             return metric.rows([], outcome.tokens, **options)
+        if "probabilities" in metric.NEEDS and outcome.probabilities is not None:
+            return metric.rows(references, outcome.probabilities, **{"classes": outcome.classes, **options})
         kept = [(r, a) for r, a in zip(references, outcome.answers, strict=True) if r is not None and a is not None]
         return metric.rows([r for r, _ in kept], [a for _, a in kept], **options)
     except (ValueError, TypeError, re.error) as error:
@@ -122,11 +142,12 @@ def scores(chosen: dict[str, dict], before: Outcome, after: Outcome, references:
     """`scores.json`: before, after, difference with its 95 % interval, rows; and against always giving the most
     frequent training answer, where the metric compares answers."""
     common = Counter(training_answers).most_common(1)
-    constant = Outcome(after.tokens, [common[0][0] if common and a is not None else None for a in after.answers])
+    constant = Outcome(after.tokens, [common[0][0] if common and a is not None else None for a in after.answers],
+                       after.sources)
     out = {}
     for name, options in chosen.items():
         out[name] = entry(name, options, before, after, references, seed)
-        if "answers" in registry.load("metrics", name).NEEDS and common:
+        if {"answers", "labels"} & {*registry.load("metrics", name).NEEDS} and common:
             versus = entry(name, options, constant, after, references, seed)
             out[name]["most_frequent_answer"] = {"answer": common[0][0], "score": versus["before"],
                                                  "difference": versus["difference"], "interval": versus["interval"]}

@@ -42,9 +42,12 @@ def finetune(run: Run, alone: str = "") -> Folder:
             started = "settings" not in folder.record and not begun(folder)
             facts = machine.facts(run.output_dir)
             plan.first(run, facts)
-            resolved, choices = plan.resolve(run, facts, plan.here(run, facts, crew.size, alone))
-            plan.refuse(resolved, facts)
             prepared = prepare(run)
+            resolved, choices = plan.resolve(run.with_(task=prepared.meta["task"]), facts,
+                                             plan.here(run, facts, crew.size, alone))
+            if run.task == "auto":
+                choices["task"] = (resolved.task, prepared.report.reason)
+            plan.refuse(resolved, facts)
             started = crew.told(lambda: not finished(run, folder, prepared))
             if started:
                 if crew.first:
@@ -98,8 +101,8 @@ def execute(run: Run, choices: plan.Choices, folder: Folder, prepared: Prepared,
                            "the same file")
     here = folder / "rows"
     # Another host has rows of its own, made from the same content.
-    sets, meta = rows.read(here if (here / "meta.json").exists() else prepared.path / "rows")
-    engine = registry.load("engines", run.engine).load(run)
+    sets, meta = rows.read(here if (here / "meta.json").exists() else prepared.path / "rows", prepared.processor)
+    engine = registry.load("engines", run.engine).load(run, classes=meta["classes"])
     choices.update(engine.notes)
     if len(sets["train"]) < crew.size:
         raise LorakitError(f"{len(sets['train'])} training rows for {crew.size} processes: some would have none; lower "
@@ -120,7 +123,8 @@ def execute(run: Run, choices: plan.Choices, folder: Folder, prepared: Prepared,
     chosen: dict[str, dict] = {}
     if before:  # a metric that cannot be computed says so before training, not after
         references = sets["test"].column("reference")
-        chosen = evaluate.choose(run.metrics, registry.load("tasks", meta["task"]).METRICS, any(references))
+        task = registry.load("tasks", meta["task"])
+        chosen = evaluate.choose(run.metrics, task.METRICS, any(references), task.OBJECTIVE)
         for name, options in chosen.items():
             evaluate.statistics(name, options, before, references)
     state, best = State(), {"update": 0, "loss": math.inf, "worse": 0}
@@ -338,16 +342,16 @@ def scored(engine: Any, sets: dict, meta: dict, run: Run, tokenizer: Any, path: 
         return known
     test = sets["test"]
     asked = sum(start is not None for start in test.column("answer_start"))
-    with tqdm(total=asked, desc=f"answers {when}", unit="row", mininterval=0.5, disable=not crew.first
-              ) as bar:
+    with tqdm(total=asked, desc=f"answers {when}", unit="row", mininterval=0.5,
+              disable=not crew.first or not asked) as bar:
         def shown(n: int) -> None:
             bar.update(n - bar.n)
 
         sums = evaluate.token_sums(engine, test, max_tokens=run.micro_batch_tokens)
-        answers = evaluate.generate(engine, test, tokenizer, meta["stop_ids"], run.max_new_tokens,
-                                    opening=meta["opening"], progress=shown)
+        answers = [] if test.classes else evaluate.generate(
+            engine, test, tokenizer, meta["stop_ids"], run.max_new_tokens, opening=meta["opening"], progress=shown)
     sources = [f"{f}:{n}" for f, n in zip(test.column("file"), test.column("row"), strict=True)]
-    outcome = Outcome(sums, answers, sources)
+    outcome = Outcome.of_classes(sums, test.classes, sources) if test.classes else Outcome(sums, answers, sources)
     if crew.first:
         outcome.write(path)
     return outcome

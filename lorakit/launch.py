@@ -18,6 +18,7 @@ from typing import Any
 
 import psutil
 
+from lorakit import turns
 from lorakit.errors import LorakitError
 from lorakit.machine import child_environment
 from lorakit.processes import LOST, UNMET
@@ -38,6 +39,8 @@ class Job:
     def status(self) -> str:
         """queued, running, interrupted, stopped, failed or done."""
         status, code = self.folder.record["status"], self._child.poll() if self._child else None
+        if self.queued:
+            return "queued"
         if self._child is None:
             return status
         if code is None:
@@ -50,7 +53,12 @@ class Job:
     def running(self) -> bool:
         if self._child is not None and self._child.poll() is None:
             return True
-        return self.folder.busy
+        return self.folder.busy or bool(self.queued)
+
+    @property
+    def queued(self) -> turns.Waiting | None:
+        """Its ticket, while it waits for a card."""
+        return turns.place_of(_named(self.folder))
 
     def log(self, lines: int = 12) -> str:
         """The last words of the child."""
@@ -92,6 +100,8 @@ class Job:
 
         Until then the record may hold the process of an earlier run.
         """
+        if ticket := self.queued:
+            return ticket.pid
         record = self.folder.record
         noted = record["pid"] if record["status"] == "running" else None
         if self._child is None:
@@ -108,10 +118,17 @@ class Job:
         return self.folder.scores
 
 
-def launch(run: Run) -> Job:
-    """Starts the run in a process group of its own. A run that is already going is attached to instead."""
+def _named(folder: Folder) -> str:
+    return str(folder.path.resolve())
+
+
+def launch(run: Run, *, queued: bool = False) -> Job:
+    """Starts the run in a process group of its own. A run that is already going is attached to instead.
+
+    `queued`: it waits for a free card, behind those that wait already (see `turns`); else it starts at once.
+    """
     folder = _made(run)
-    if folder.busy:
+    if folder.busy or turns.place_of(_named(folder)):
         differing = run.differences(Run(**folder.record.get("settings", run.model_dump())))
         if differing:
             raise LorakitError(f"{folder.path}: a run with other settings is going there ({', '.join(differing)}); "
@@ -119,10 +136,11 @@ def launch(run: Run) -> Job:
         return Job(folder.path)
     write_json(folder / "asked.json", run.given())
     with open(folder / "log.txt", "ab") as log:
-        child = subprocess.Popen([sys.executable, "-m", "lorakit.cli", "train", str(folder / "asked.json")],
+        child = subprocess.Popen([sys.executable, "-m", "lorakit.cli", "train", str(folder / "asked.json"),
+                                  *(["--queue"] if queued else [])],
                                  stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=child_environment(),
                                  start_new_session=True)
-    while child.poll() is None and not folder.busy:
+    while child.poll() is None and not folder.busy and not (queued and turns.place_of(_named(folder))):
         time.sleep(0.05)
     return Job(folder.path, child)
 

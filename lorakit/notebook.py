@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,8 @@ import yaml
 from lorakit.errors import LorakitError, did_you_mean
 
 
-def execute(notebook: str | os.PathLike, parameters: dict[str, Any], output_dir: str | os.PathLike = "outputs") -> Path:
-    """`output_dir/<notebook's name>/<notebook's name>.ipynb`. Values given as text are read as YAML.
-
-    Raises `LorakitError` naming the cell when one fails, or a parameter that the notebook does not have.
-    """
+def known(notebook: str | os.PathLike) -> dict[str, Any]:
+    """What papermill finds in the parameters cell, by name. Raises `LorakitError` for what is no notebook."""
     try:
         import papermill
     except ImportError:
@@ -24,13 +22,28 @@ def execute(notebook: str | os.PathLike, parameters: dict[str, Any], output_dir:
     if not path.is_file():
         raise LorakitError(f"{path}: no such notebook")
     try:
-        known = papermill.inspect_notebook(str(path))
+        return papermill.inspect_notebook(str(path))
     except Exception as error:  # nbformat and papermill raise what they please on a damaged file
         raise LorakitError(f"{path}: cannot be read as a notebook: {str(error).splitlines()[0]}") from None
+
+
+def refuse(path: str | os.PathLike, parameters: Iterable[str], there: Iterable[str]) -> None:
+    """Raises `LorakitError` naming the first parameter that the notebook does not have."""
     for name in parameters:
-        if name not in known:
-            raise LorakitError(f"{path}: has no parameter '{name}'{did_you_mean(name, known)} "
-                               f"It has {', '.join(known)}.")
+        if name not in there:
+            raise LorakitError(f"{path}: has no parameter '{name}'{did_you_mean(name, there)} "
+                               f"It has {', '.join(there)}.")
+
+
+def execute(notebook: str | os.PathLike, parameters: dict[str, Any], output_dir: str | os.PathLike = "outputs") -> Path:
+    """`output_dir/<notebook's name>/<notebook's name>.ipynb`. Values given as text are read as YAML.
+
+    Raises `LorakitError` naming the cell when one fails, or a parameter that the notebook does not have.
+    """
+    path = Path(notebook)
+    refuse(path, parameters, known(path))
+    import papermill
+
     values = {name: _value(name, v) if isinstance(v, str) else v for name, v in parameters.items()}
     target = Path(output_dir) / path.stem / path.name
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -168,7 +168,7 @@ def engine(run: Run, facts: Facts, spec: Spec) -> tuple[str, str]:
     """The one asked for; else of those that serve here the one that suits this machine best, by its own word."""
     modules = registry.modules("engines") if run.engine == "auto" else {
         run.engine: registry.load("engines", run.engine)}
-    reasons = {name: module.fits(facts, spec) or (
+    reasons = {name: module.fits(facts, spec) or unserved(module, run.task) or (
         "" if run.quantization in ("auto", *served(module, facts)) else
         f"it has no {run.quantization}, but {', '.join(served(module, facts))}") for name, module in modules.items()}
     suited = {name: modules[name].suits(facts) for name, reason in reasons.items() if not reason}
@@ -179,6 +179,16 @@ def engine(run: Run, facts: Facts, spec: Spec) -> tuple[str, str]:
     if best is None:
         raise LorakitError(f"no engine can serve here: {refused}")
     return best, suited[best][1] + (f" ({refused})" if refused else "")
+
+
+def unserved(module: Any, task: str) -> str:
+    """Why an engine cannot do a task; "" when it can, or when the task is not known yet."""
+    if task == "auto":
+        return ""
+    kind = registry.load("tasks", task)
+    if (kind.OBJECTIVE, kind.MEDIUM) in getattr(module, "SERVES", (("tokens", ""),)):
+        return ""
+    return f"it does not serve {task}"
 
 
 def served(module: Any, facts: Facts) -> list[str]:
@@ -208,10 +218,15 @@ def precision(run: Run, facts: Facts, spec: Spec) -> tuple[str, str]:
     return "fp32", f"{old.name} has no bf16 hardware, and {run.model} overflows in fp16"
 
 
+def refuse_again(wanted: str, model: str, spec: Spec) -> None:
+    """Raises `LorakitError` where weights that are quantized already are to be quantized."""
+    if spec.stored and wanted not in ("auto", "none"):
+        raise LorakitError(f"quantization={wanted!r}: the weights of {model} are stored as {spec.stored} already and "
+                           "cannot be quantized again; leave quantization out")
+
+
 def quantization(run: Run, facts: Facts, spec: Spec) -> tuple[str, str]:
-    if spec.stored and run.quantization not in ("auto", "none"):
-        raise LorakitError(f"quantization={run.quantization!r}: the weights of {run.model} are stored as {spec.stored} "
-                           "already and cannot be quantized again; leave quantization out")
+    refuse_again(run.quantization, run.model, spec)
     if spec.stored and run.quantization == "auto":
         return "none", f"its weights are stored as {spec.stored}"
     if run.quantization != "auto":

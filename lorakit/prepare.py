@@ -17,32 +17,35 @@ from lorakit.run import Run
 
 # The settings that decide which rows there are and how they are encoded.
 SETTINGS = ("columns", "task", "seed", "validation_fraction", "test_fraction", "max_rows", "group_by",
-            "shuffle_answers", "max_length")
-MAKERS = ("example.py", "data.py", "rows.py", "prepare.py", "formats", "schemas", "tasks")
+            "shuffle_answers", "max_length", "question", "language", "augment")
+MAKERS = ("example.py", "media.py", "data.py", "rows.py", "prepare.py", "formats", "schemas", "tasks")
 
 
 class Prepared:
     """What `lorakit check`, the preview and the run itself look at."""
 
     def __init__(self, run: Run):
-        self.tokenizer, self._notes = base.tokenizer(run.model)
+        self._config = base.config(run.model)
+        self.tokenizer, self.processor, self._notes = base.reader(run.model, self._config)
         self._run, self._sources = run, data.sources(run.data, run.validation_data, run.test_data, run.format)
         self.path = files.cached(self._key(), self._build)
         content = json.loads((self.path / "report.json").read_text(encoding="utf-8"))
         self.report = DataReport(**content | {"rejected": [Rejected(**r) for r in content["rejected"]]})
-        self.rows, self.meta = rows.read(self.path / "rows")
+        self.rows, self.meta = rows.read(self.path / "rows", self.processor)
 
     def _key(self) -> str:
         """SHA-256 of all that the rows follow from: content, settings, tokenizer, template and the code itself."""
         settings = {name: getattr(self._run, name) for name in SETTINGS}
         places = {n: (s.name, s.format, s.options, s.identity) for n, s in self._sources.items()}
-        tokenizer = (self.tokenizer.backend_tokenizer.to_str(), self.tokenizer.chat_template,
-                     str(self.tokenizer.special_tokens_map))
+        reader = [self._config.model_type, str(self.processor and self.processor.to_dict())]
+        if self.tokenizer:
+            reader += [self.tokenizer.backend_tokenizer.to_str(), self.tokenizer.chat_template,
+                       str(self.tokenizer.special_tokens_map)]
         here = Path(__file__).parent
         code = [p.read_text(encoding="utf-8") for m in MAKERS
                 for p in sorted((here / m).glob("*.py") if (here / m).is_dir() else [here / m])]
         versions = [metadata.version(name) for name in ("transformers", "tokenizers", "datasets")]
-        words = json.dumps([settings, places, tokenizer, self._notes, code, versions], default=str)
+        words = json.dumps([settings, places, reader, self._notes, code, versions], default=str)
         return hashlib.sha256(words.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
     def _build(self, folder: Path) -> None:
@@ -52,15 +55,20 @@ class Prepared:
             self._sources, columns=run.columns, gives=gives, seed=run.seed, test_fraction=run.test_fraction,
             validation_fraction=run.validation_fraction, max_rows=run.max_rows, group_by=run.group_by,
             shuffled=run.shuffle_answers)
-        found = registry.load("schemas", report.schema).GIVES
-        tasks = registry.modules("tasks")
-        name = run.task if run.task != "auto" else next(n for n, t in tasks.items() if found == t.GIVES)
-        encoded, rejected, notes = rows.encode(sets, tasks[name], self.tokenizer, run.max_length)
+        given = registry.load("schemas", report.schema).GIVES
+        name = run.task if run.task != "auto" else base.task_for(given, self._config, self.processor, run.model)
+        task = registry.load("tasks", name)
+        base.maker(name, self._config, run.model)  # says so when they do not go together
+        settings = {setting: getattr(run, setting) for setting in rows.settings_of(task)}
+        encoded, rejected, notes = rows.encode(sets, task, self.processor if task.MEDIUM else self.tokenizer,
+                                               run.max_length, **settings)
         report.rejected += rejected
         report.notes += self._notes + notes
+        classes = sorted({c for some in encoded.values() for c in some.column("reference")}) \
+            if task.OBJECTIVE == "labels" else []
         rows.write(folder / "rows", encoded, {
-            "task": name, "stop_ids": tasks[name].stop_ids(rows.uncut(encoded["train"]), self.tokenizer),
-            "opening": tasks[name].opening(self.tokenizer)})
+            "task": name, "stop_ids": task.stop_ids(rows.uncut(encoded["train"]), self.tokenizer),
+            "opening": task.opening(self.tokenizer), "classes": classes})
         (folder / "report.json").write_text(json.dumps(asdict(report)), encoding="utf-8")
 
     def facts(self) -> dict[str, Any]:
@@ -84,7 +92,7 @@ class Prepared:
         from lorakit.preview import Preview
 
         row = self.rows[set][index]
-        return Preview(row["ids"], row["targets"], self.tokenizer)
+        return Preview(row["ids"], row.get("targets", [False] * len(row["ids"])), self.tokenizer, row)
 
 
 def prepare(run: Run) -> Prepared:

@@ -58,10 +58,15 @@ def sample(engine: Any, sets: dict, meta: dict, run: Run) -> dict[str, list]:
     """Losses and greedy tokens on a few rows, computed alike here and in a fresh process."""
     some = (sets.get("test") or sets["train"]).first(SAMPLE_ROWS)
     sums = evaluate.token_sums(engine, some, max_rows=SAMPLE_ROWS, max_tokens=run.micro_batch_tokens)
+    if some.classes:  # the losses, and what the head makes of each class
+        found = np.column_stack([sums[:, 0], np.log(sums[:, 3:].clip(1e-30))])
+        return {"losses": found.ravel().tolist(), "answers": []}
+    few = some.first(SAMPLE_ANSWERS)
     starts = [len(row["ids"]) // 2 if start is None else start
-              for row, start in zip(some, some.column("answer_start"), strict=True)]
-    prompts = [row["ids"][:start].tolist() for row, start in zip(some, starts, strict=True)][:SAMPLE_ANSWERS]
-    answers = engine.generate(prompts, min(24, run.max_new_tokens), meta["stop_ids"])
+              for row, start in zip(few, few.column("answer_start"), strict=True)]
+    prompts = [row["ids"][:start].tolist() for row, start in zip(few, starts, strict=True)]
+    media = [few.inputs(row, None) for row in few] if few.inputs else ()
+    answers = engine.generate(prompts, min(24, run.max_new_tokens), meta["stop_ids"], media)
     return {"losses": sums[:, 0].tolist(), "answers": answers}
 
 
@@ -80,13 +85,15 @@ def repeated(folder: Folder, said: dict[str, list], run: Run) -> dict[str, str]:
     if again["answers"] != said["answers"]:
         raise LorakitError("done is refused: the saved adapter, loaded in a fresh process, gives other answers")
     off = max(abs(a - b) for a, b in zip(again["losses"], said["losses"], strict=True))
-    return {"reloaded": f"a fresh process repeats {len(said['answers'])} answers token by token and "
-                        f"{len(said['losses'])} losses (largest difference {off:.1e} nats)"}
+    answers = f"{len(said['answers'])} answers token by token and " if said["answers"] else ""
+    what = "losses" if said["answers"] else "losses and log-probabilities of classes"
+    return {"reloaded": f"a fresh process repeats {answers}{len(said['losses'])} {what} (largest difference {off:.1e} "
+                        "nats)"}
 
 
 def _repeat(path: str) -> None:
     engine, _, meta, run = tuned(path)
-    sets, _ = rows.read(Path(path) / "rows")
+    sets, _ = rows.read(Path(path) / "rows", engine.processor)
     print(json.dumps(sample(engine, sets, meta, run)))
 
 

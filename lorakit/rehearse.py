@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from lorakit import base, models
+from lorakit import base, models, plan
 from lorakit.errors import LorakitError
 from lorakit.files import remove, whole
 from lorakit.finetune import finetune
@@ -86,7 +86,9 @@ def overridden(what: Path, settings: Mapping[str, Any], root: Path) -> tuple[dic
     over = {name: value for name, value in over.items() if name not in lost}
     if "model" in lost:
         return over, [f"{what} has no parameter 'model': what it trains, it makes itself"]
-    over["model"], notes = stand_in(str(settings["model"]), root / "models")
+    model = str(settings["model"])
+    plan.refuse_again(settings.get("quantization", "auto"), model, base.spec(model))  # a stand-in is in 32 bits
+    over["model"], notes = stand_in(model, root / "models")
     return over, notes
 
 

@@ -6,8 +6,8 @@ import os
 import tempfile
 from pathlib import Path
 
+from lorakit import base, evaluate, record, registry, rows
 from lorakit import data as loading
-from lorakit import evaluate, record, registry, rows
 from lorakit.ask import tuned
 from lorakit.errors import LorakitError
 from lorakit.evaluate import Outcome
@@ -21,27 +21,33 @@ def rescore(path: str | os.PathLike, *, data: str | None = None, metrics: list |
     """(the file written, a line per metric). Rows of `data` that the run trained on are left out and counted."""
     folder = Folder.of(path)
     run, notes = Run.read(folder / "run.yaml"), []
-    sets, meta = rows.read(folder / "rows")
+    sets, meta = rows.read(folder / "rows", base.reader(run.model)[1])
     task = registry.load("tasks", meta["task"])
     with tempfile.TemporaryDirectory() as scratch:
         if data:
             examples, _ = loading.load(loading.source(data, run.format), columns=run.columns, gives=task.GIVES)
             engine, tokenizer, _, _ = tuned(folder.path, adapted=False)
-            seen = {tuple(ids) for s in ("train", "validation") if s in sets for ids in sets[s].column("ids")}
-            encoded, _, notes = rows.encode({"train": examples}, task, tokenizer, run.max_length)
-            fresh = [i for i, ids in enumerate(encoded["train"].column("ids")) if tuple(ids) not in seen]
+            seen = {known for s in ("train", "validation") if s in sets for known in sets[s].contents()}
+            encoded, _, notes = rows.encode({"train": examples}, task, engine.processor if task.MEDIUM else tokenizer,
+                                            run.max_length, **{s: getattr(run, s) for s in rows.settings_of(task)})
+            fresh = [i for i, known in enumerate(encoded["train"].contents()) if known not in seen]
             if not fresh:
                 raise LorakitError(f"{data}: the run trained on every row of it; these rows prove nothing")
             if len(fresh) < len(encoded["train"]):
                 notes.append(f"{len(encoded['train']) - len(fresh)} rows left out: the run trained on them")
-            sets["test"] = encoded["train"].chosen(fresh)
+            sets["test"] = rows.Rows(encoded["train"].chosen(fresh).dataset, sets["train"].inputs, meta["classes"])
+            unknown = {*sets["test"].column("reference")} - {*meta["classes"]} if meta["classes"] else ()
+            if unknown:
+                raise LorakitError(f"{data}: the run never saw the class {min(unknown)!r}; it tells apart "
+                                   f"{', '.join(meta['classes'])}")
             name = f"scores-{Path(data).stem}.json"
         else:
             if "test" not in sets:
                 raise LorakitError(f"{folder.path}: the run has no test rows; name some with --data")
             engine, tokenizer, _, _ = tuned(folder.path, adapted=False)
             name = "scores.json" if metrics is None else "scores-again.json"
-        chosen = evaluate.choose(metrics or run.metrics, task.METRICS, any(sets["test"].column("reference")))
+        chosen = evaluate.choose(metrics or run.metrics, task.METRICS, any(sets["test"].column("reference")),
+                                 task.OBJECTIVE)
         outcomes: list[Outcome] = []
         for when in ("before", "after"):
             if when == "after":

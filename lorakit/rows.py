@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
+from lorakit import registry
 from lorakit.data import SETS
 from lorakit.errors import BadRow, LorakitError
 from lorakit.example import Example, Rejected
@@ -21,14 +23,23 @@ PARALLEL = 2000  # examples from which more processes pay for their start
 GUARDED = 1000  # rows that a task's guards look at
 
 
-class Rows(Sequence):
-    """One set of encoded rows, memory-mapped: `rows[i]` is a dict of NumPy arrays, numbers and strings."""
+Inputs = Callable[[dict, Any], dict[str, np.ndarray]]  # of a row with a medium, and a generator in training
 
-    def __init__(self, dataset: Any):
+
+class Rows(Sequence):
+    """One set of encoded rows, memory-mapped: `rows[i]` is a dict of NumPy arrays, numbers, strings and bytes.
+
+    `lengths` (n,): places that the model goes through; `inputs`: what makes the model's inputs of a row's media;
+    `classes`: the names of a label task, whose rows also hold `label`, the place of their class among them.
+    """
+
+    def __init__(self, dataset: Any, inputs: Inputs | None = None, classes: Sequence[str] = ()):
         import pyarrow.compute as pc
 
-        self.dataset, self._arrays = dataset, dataset.with_format("numpy")
-        self.lengths = pc.list_value_length(self.arrow("ids")).to_numpy().astype(np.int64)
+        self.dataset, self._arrays, self.inputs, self.classes = dataset, dataset.with_format("numpy"), inputs, classes
+        self._media = dataset.select_columns(["media"]) if "media" in dataset.column_names else None
+        lengths = self.arrow("length") if "length" in dataset.column_names else pc.list_value_length(self.arrow("ids"))
+        self.lengths = lengths.to_numpy().astype(np.int64)
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -36,7 +47,12 @@ class Rows(Sequence):
     def __getitem__(self, index: int) -> dict[str, Any]:
         if not -len(self) <= index < len(self):
             raise IndexError(index)
-        return self._arrays[int(index)]
+        row = self._arrays[int(index)]
+        if self._media is not None:  # NumPy's bytes lose the zeros at their end
+            row["media"] = self._media[int(index)]["media"]
+        if self.classes:
+            row["label"] = self.classes.index(row["reference"])
+        return row
 
     def arrow(self, name: str) -> Any:
         """One column as a pyarrow array."""
@@ -46,21 +62,30 @@ class Rows(Sequence):
         """All values of one column, e.g. `reference`; None where a row lacks it."""
         return self.arrow(name).to_pylist() if name in self.dataset.column_names else [None] * len(self)
 
+    def contents(self) -> list[bytes]:
+        """What each row gives the model, to find equal ones by."""
+        media = self._media[:]["media"] if self._media is not None else [[]] * len(self)
+        return [b"".join([np.asarray(ids, np.int64).tobytes(), *some])
+                for ids, some in zip(self.column("ids"), media, strict=True)]
+
     def chosen(self, indices: Sequence[int]) -> Rows:
-        return Rows(self.dataset.select(indices))
+        return Rows(self.dataset.select(indices), self.inputs, self.classes)
 
     def first(self, n: int) -> Rows:
         return self.chosen(range(min(n, len(self))))
 
 
-def encode(sets: Mapping[str, Sequence[Example]], task: ModuleType, tokenizer: Any, max_length: int
+def encode(sets: Mapping[str, Sequence[Example]], task: ModuleType, reader: Any, max_length: int, **settings: Any
            ) -> tuple[dict[str, Rows], list[Rejected], list[str]]:
-    """(rows of each set, examples that gave none, notes). Raises `LorakitError` when training would be pointless."""
+    """(rows of each set, examples that gave none, notes). Raises `LorakitError` when training would be pointless.
+
+    `reader` and `settings` are what the task's `encode` takes.
+    """
     encoded: dict[str, Rows] = {}
     rejected: list[Rejected] = []
     notes = []
     for name, examples in sets.items():
-        encoded[name], bad = _encode(examples, name, task, tokenizer, max_length)
+        encoded[name], bad = _encode(examples, name, task, reader, max_length, settings)
         rejected += bad
         cut = np.asarray(encoded[name].arrow("cut"))
         if cut.any():
@@ -70,8 +95,13 @@ def encode(sets: Mapping[str, Sequence[Example]], task: ModuleType, tokenizer: A
             raise LorakitError(f"no {name} row can be used; the first: {bad[0].where}: {bad[0].reason}")
         if len(encoded[name]) > len(examples):
             notes.append(f"{name}: {len(examples)} examples became {len(encoded[name])} rows")
-    task.guard(uncut(encoded["train"]), tokenizer)
+    task.guard(uncut(encoded["train"]), getattr(reader, "tokenizer", reader))
     return encoded, rejected, notes
+
+
+def settings_of(task: ModuleType) -> tuple[str, ...]:
+    """The settings of a run that a task's `encode` takes."""
+    return getattr(task, "SETTINGS", ())
 
 
 def uncut(rows: Rows) -> list[dict[str, Any]]:
@@ -80,8 +110,8 @@ def uncut(rows: Rows) -> list[dict[str, Any]]:
     return list(rows.chosen(order).dataset)
 
 
-def _encode(examples: Sequence[Example], name: str, task: ModuleType, tokenizer: Any, max_length: int
-            ) -> tuple[Rows, list[Rejected]]:
+def _encode(examples: Sequence[Example], name: str, task: ModuleType, reader: Any, max_length: int,
+            settings: Mapping[str, Any]) -> tuple[Rows, list[Rejected]]:
     """Through `datasets`: in several processes when it pays, into memory-mapped files."""
     import datasets
 
@@ -90,11 +120,13 @@ def _encode(examples: Sequence[Example], name: str, task: ModuleType, tokenizer:
         return Rows(datasets.Dataset.from_dict({n: [] for n in features}, features).remove_columns("reason")), []
     places = datasets.Dataset.from_dict({"place": range(len(examples))})
     work = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with quiet(shown=len(examples) >= PARALLEL):
+    most = PARALLEL // 20 if task.MEDIUM else PARALLEL
+    with quiet(shown=len(examples) >= most):
         table = places.map(
-            _encoded, batched=True, batch_size=500, remove_columns=["place"], features=features,
-            fn_kwargs={"examples": examples, "task": task, "tokenizer": tokenizer, "max_length": max_length},
-            num_proc=work if work > 1 and len(examples) >= PARALLEL else None, desc=f"encoding {name}",
+            _encoded, batched=True, batch_size=50 if task.MEDIUM else 500, remove_columns=["place"], features=features,
+            fn_kwargs={"examples": examples, "encode": partial(task.encode, **settings), "columns": [*task.COLUMNS],
+                       "reader": reader, "max_length": max_length},
+            num_proc=work if work > 1 and len(examples) >= most else None, desc=f"encoding {name}",
             load_from_cache_file=False, keep_in_memory=len(examples) < PARALLEL, new_fingerprint=f"lorakit-{name}")
     reasons = table.select_columns(["reason"]).with_format("arrow")[:]["reason"]
     bad = np.flatnonzero(reasons.is_valid()).tolist()
@@ -113,17 +145,21 @@ def _features(columns: Mapping[str, Any]) -> Any:
     return datasets.Features(kinds)
 
 
-def _encoded(batch: dict[str, list], examples: Sequence[Example], task: ModuleType, tokenizer: Any, max_length: int
-             ) -> dict[str, list]:
-    columns = [*task.COLUMNS, "file", "row", "reason"]
+def _encoded(batch: dict[str, list], examples: Sequence[Example], encode: Callable, columns: list[str], reader: Any,
+             max_length: int) -> dict[str, list]:
+    columns = [*columns, "file", "row", "reason"]
     rows: list[dict[str, Any]] = []
     for place in batch["place"]:
         example = examples[place]
         try:
-            rows += task.encode(example, tokenizer, max_length)
+            rows += encode(example, reader, max_length)
         except BadRow as error:
             rows.append({"file": example.file, "row": example.row, "reason": str(error)})
     return {name: [row.get(name) for row in rows] for name in columns}
+
+
+def _inputs(row: dict, random: Any, make: Callable, processor: Any) -> dict[str, np.ndarray]:
+    return make(row, processor, random)
 
 
 def write(folder: Path, encoded: Mapping[str, Rows], meta: Mapping[str, Any]) -> None:
@@ -136,17 +172,23 @@ def write(folder: Path, encoded: Mapping[str, Rows], meta: Mapping[str, Any]) ->
     (folder / "meta.json").write_text(json.dumps(meta, indent=1, ensure_ascii=False), encoding="utf-8")
 
 
-def read(folder: Path) -> tuple[dict[str, Rows], dict[str, Any]]:
-    """(set name -> rows, meta). A set without rows is absent. Raises `LorakitError` when there are none here."""
+def read(folder: Path, processor: Any = None) -> tuple[dict[str, Rows], dict[str, Any]]:
+    """(set name -> rows, meta). A set without rows is absent. Raises `LorakitError` when there are none here.
+
+    `processor` is the model's, which a task with a medium needs to make its inputs.
+    """
     import datasets
 
     try:
-        meta = sound(json.loads((folder / "meta.json").read_text(encoding="utf-8")), "task", "stop_ids", "opening")
+        meta = {"classes": []} | sound(json.loads((folder / "meta.json").read_text(encoding="utf-8")), "task",
+                                       "stop_ids", "opening")
         with quiet():
             tables = {n: datasets.load_from_disk(folder / n) for n in SETS if (folder / n).is_dir()}
             for table in tables.values():  # Arrow trusts offsets: a damaged one would end the process without a word
                 table.data.table.validate(full=True)
-            return {n: Rows(table) for n, table in tables.items()}, meta
+            inputs = getattr(registry.load("tasks", meta["task"]), "inputs", None)
+            inputs = partial(_inputs, make=inputs, processor=processor) if inputs else None
+            return {n: Rows(table, inputs, meta["classes"]) for n, table in tables.items()}, meta
     except Exception as error:  # `datasets` checks little: a damaged folder raises almost anything
         raise LorakitError(f"{folder}: the encoded rows are missing or damaged ({type(error).__name__}: {error}); "
                            "start the run again under another name") from None

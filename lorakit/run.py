@@ -46,6 +46,9 @@ class Run(BaseModel):
     group_by: str | None = None  # column whose equal values stay in one set (one leaf, one speaker)
     folds: int | None = Field(None, ge=2)  # k of k-fold cross-validation
     task: str = "auto"  # a name from lorakit/tasks/
+    question: str = "What does this picture show?"  # asked about a picture whose row has no question of its own
+    language: str = "en"  # code of the one that is spoken, for models that know several
+    augment: bool = True  # pictures to classify are cropped, mirrored and recoloured at random in training
     shuffle_answers: bool = False  # a control: the training answers are permuted, so nothing can be learnt
 
     # how

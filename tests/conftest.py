@@ -17,6 +17,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: a shared machin
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["LORAKIT_CACHE"] = tempfile.mkdtemp(prefix="lorakit-cache-")
 
+import numpy as np
 import pytest
 
 import lorakit
@@ -65,6 +66,11 @@ def base(tmp_path_factory):
         num_key_value_heads=2, max_position_embeddings=512, initializer_range=0.1, tie_word_embeddings=False,
         bos_token_id=256, eos_token_id=257, pad_token_id=258)
     return save_base(tmp_path_factory.mktemp("base"), config)
+
+
+def distance(one, two):
+    """How far two arrays are from each other, as a share of the second's length."""
+    return np.linalg.norm(one - two) / np.linalg.norm(two)
 
 
 def pytest_collection_modifyitems(items):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import byte_tokenizer, save_base
+from conftest import byte_tokenizer, distance, save_base
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from lorakit import checkpoint
@@ -71,10 +71,6 @@ def gradients(engine, rows):
         parameter.grad = None
     engine.backward(collate(rows, range(len(rows))))
     return np.concatenate([engine.trained[n].grad.numpy().ravel() for n in sorted(engine.trained)])
-
-
-def distance(one, two):
-    return np.linalg.norm(one - two) / np.linalg.norm(two)
 
 
 # One curve
@@ -558,8 +554,8 @@ def test_rows_longer_than_the_positions(base):
 def test_a_model_that_does_not_write_text(tmp_path):
     AutoConfig.for_model("vit").save_pretrained(tmp_path)
     byte_tokenizer().save_pretrained(tmp_path)
-    with pytest.raises(LorakitError, match="vit is not a causal language model"):
-        load(settings(str(tmp_path)))
+    with pytest.raises(LorakitError, match="transformers' vit serves classify_image"):
+        load(settings(str(tmp_path), task="chat"))
 
 
 def test_weights_that_are_missing_or_broken(base, tmp_path):

@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import repeat_here, tiny_run
-from transformers import AutoModelForCausalLM
+from conftest import repeat_here, save_base, tiny_run
+from transformers import AutoModelForCausalLM, LlamaConfig
 
 import lorakit
 from lorakit import prove, report, rows
@@ -62,7 +62,23 @@ def test_the_history_of_a_run(finished):
     assert [(v["update"], v.keys()) for v in validations] == [
         (n, {"update", "validation_loss"}) for n in (3, 6, 9, 12)]
     assert updates[-1]["loss"] < updates[0]["loss"] - 1
-    assert all(u["seconds"] > 0 and u["memory_bytes"] >= 0 and u["skipped"] is False for u in updates)
+    assert all(u["seconds"] > 0 and u["skipped"] is False for u in updates)
+
+
+def test_the_memory_of_a_run_holds_what_it_trains(quick, run, tmp_path):
+    """Resident bytes above those before the base was there: every update needs the base, the adapters, their gradients
+    and two moments, in blocks so large that none hides in what the process had freed before."""
+    config = LlamaConfig(vocab_size=300, hidden_size=1024, intermediate_size=2048, num_hidden_layers=1,
+                         num_attention_heads=8, max_position_embeddings=512, eos_token_id=257, pad_token_id=258)
+    folder = finetune(run.with_(
+        model=save_base(tmp_path / "base", config), target_modules=["gate_proj", "up_proj", "down_proj"], rank=1536,
+        max_rows=24, max_updates=2, validate_every=0, max_new_tokens=1))
+    updates, record = folder.history()[0], folder.record
+    trained = 3 * 1536 * (1024 + 2048)
+    assert record["trained_parameters"] == trained
+    least = 4 * (record["parameters"] - trained) + 4 * 4 * trained  # bytes
+    assert least < updates[0]["memory_bytes"] <= updates[1]["memory_bytes"] < 1.5 * least
+    assert record["peak_memory"]["measured"] >= updates[1]["memory_bytes"]
 
 
 def test_the_record_of_a_run(finished, rows_file, base):

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from conftest import save_base, tiny_run
+from conftest import distance, save_base, tiny_run
 from safetensors.numpy import load_file
-from test_engine import batches, distance, gradients, history, learnable, noise, shaken
+from test_engine import batches, gradients, history, learnable, noise, shaken
 from test_engine import settings as plain_settings
 from transformers import AutoConfig, AutoModelForCausalLM
 

@@ -23,9 +23,9 @@ FILES = sorted(p for p in PACKAGE.rglob("*.py") if p != PACKAGE / "__init__.py")
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 # A module imports, when it is loaded, only what stands before it. A folder is one entry.
-ORDER = """errors registry hub files processes run machine example formats schemas data checks tasks models base
-    check rows batches kernels convert engines cost plan checkpoint train metrics intervals evaluate record
-    report compare preview prepare ask prove finetune rescore launch doctor notebook rehearse widgets cli""".split()
+ORDER = """errors registry hub files processes run machine turns example media formats schemas data checks tasks
+    models base check rows batches kernels convert engines cost plan checkpoint train metrics intervals evaluate record
+    report trackers logs compare preview prepare ask prove finetune rescore launch doctor notebook over rehearse widgets cli""".split()
 
 
 def tree(path):

@@ -221,10 +221,10 @@ def test_a_cut_download_is_named_and_taken_up(hub, online):
 
 
 @pytest.mark.parametrize("files, options, words", [
-    ({"data.jsonl": '{"a": 1}\n{"a": \n'}, {}, r": its files cannot be read \(JSON parse error: .*\); look at the "
-                                               r"files: https://huggingface\.co/datasets/relief/bad\d/tree/[0-9a-f]{40}$"),
-    ({"data.jsonl": '{"a": 1}\n{"a": \n'}, {"streaming": True}, r"/train: the stream broke after 0 rows \(JSON parse "
-                                                                r"error: .*\)\. Start again; if it breaks there again"),
+    ({"data.jsonl": '{"a": 1}\n{"a": \n'}, {}, r": its files cannot be read \(.*(JSON|object).*\); look at the files: "
+                                               r"https://huggingface\.co/datasets/relief/bad\d/tree/[0-9a-f]{40}$"),
+    ({"data.jsonl": '{"a": 1}\n{"a": \n'}, {"streaming": True}, r"/train: the stream broke after 0 rows \(.*"
+                                                                r"(JSON|object).*\)\. Start again; if it breaks there"),
     ({"bad2.py": "import datasets"}, {}, r" is a program \(bad2\.py\), which datasets no longer runs\. .*refs/convert"),
     ({"notes.bin": b"\x00"}, {}, r" could not be loaded: .*data files"),
     ({"README.md": "---\nconfigs: 7\n---\n", "data.jsonl": '{"a": 1}\n'}, {}, r" could not be loaded: ."),

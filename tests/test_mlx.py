@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import save_base, tiny_run
+from conftest import distance, save_base, tiny_run
 from safetensors.numpy import load_file
 from test_engine import SMALL, batches, history, learnable, noise, settings
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
@@ -79,10 +79,6 @@ def torch_gradients(engine, rows):
         parameter.grad = None
     engine.backward(collate(rows, range(len(rows))))
     return np.concatenate([engine.trained[n].grad.numpy().ravel() for n in sorted(engine.trained)]) * engine.unit
-
-
-def distance(one, two):
-    return np.linalg.norm(one - two) / np.linalg.norm(two)
 
 
 @pytest.fixture(scope="module")

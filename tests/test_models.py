@@ -183,6 +183,34 @@ def test_an_attached_folder_is_treated_as_its_family(config, fp16, targets, tmp_
     assert found.licence == Spec.licence and found.config == {}
 
 
+@pytest.mark.parametrize(("said", "stored"), [
+    (None, ""),  # 16 bits
+    ({"quant_method": "mxfp4", "modules_to_not_convert": ["lm_head"]}, "mxfp4"),
+    ({"mode": "mxfp4", "bits": 4, "group_size": 32}, "mxfp4"),  # as mlx-lm writes it
+    ({"mode": "affine", "bits": 4, "group_size": 64}, ""),
+    ({"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}, "nf4"),
+    ({"quant_method": "bitsandbytes", "load_in_8bit": True}, ""),
+])
+def test_how_a_folders_weights_are_stored_is_what_its_config_says(said, stored, tmp_path):
+    """Of gpt-oss the hub has several forms; a copy in 16 bits can still be quantized."""
+    import json
+
+    from lorakit import plan
+
+    for kind, expected in (("gpt_oss", stored), ("llama", "")):
+        content = {"model_type": kind, "quantization_config": said}
+        (tmp_path / "config.json").write_text(json.dumps({k: v for k, v in content.items() if v}))
+        assert base.spec(str(tmp_path)).stored == expected
+    found = models.family({"model_type": "gpt_oss", "quantization_config": said}, str(tmp_path))
+    assert not found.fp16 and found.target_modules == KNOWN["gpt-oss-20b"].target_modules
+    run = lorakit.Run(data="-", model=str(tmp_path), quantization="nf4")
+    if stored:
+        with pytest.raises(LorakitError, match=f"are stored as {stored} already and cannot be quantized again"):
+            plan.quantization(run, None, found)
+    else:
+        assert plan.quantization(run, None, found) == ("nf4", "asked for")
+
+
 def test_what_is_shared_by_a_family_and_what_is_not():
     one = Spec(name="a-{size}", path="o/A-{size}", config={"x": 1, "deep": {"y": 2, "z": 3}},
                sizes={"1B": {"deep": {"y": 4}}, "2B": {"x": 5}})

@@ -63,6 +63,13 @@ def test_a_run_of_a_model_that_is_not_here(here, quick, capsys):
     assert resolved["model"] == "outputs/rehearsal/models/phi-3-mini"
 
 
+def test_weights_that_cannot_be_quantized_are_refused_before_something_stands_in(here):
+    """The stand-in's could be."""
+    run_yaml(model="gpt-oss-20b", quantization="nf4")
+    with pytest.raises(LorakitError, match="of gpt-oss-20b are stored as mxfp4 already and cannot be quantized again"):
+        rehearse("RUN.yaml")
+
+
 def changed(one, other):
     return {name for name in one if one[name] != other[name]}
 

@@ -4,10 +4,11 @@
 """
 
 import json
+import re
 import subprocess
 import sys
 import tomllib
-from importlib import util
+from importlib import metadata, util
 from pathlib import Path
 
 import pytest
@@ -105,11 +106,30 @@ def test_floors_and_environment_lie_inside_its_caps():
         (lowest,) = (s.version for s in floor.specifier)
         assert cap.specifier.contains(lowest), (cap.name, lowest)
     named = {p.name: p for p in pinned}
-    assert {"unsloth", "unsloth_zoo", "transformers", "datasets", "trl"} <= named.keys()
+    assert {"transformers", "datasets", "trl", "peft", "bitsandbytes", "torch", "accelerate"} <= named.keys()
     for cap in CAPS:
         if cap.name in named:
             (version,) = (s.version for s in named[cap.name].specifier)
             assert cap.specifier.contains(Version(version)), named[cap.name]
+
+
+def pins(words):
+    """Each `trl==1.15.0` in it."""
+    return set(re.findall(r"\w+==[\d.]+", words))
+
+
+def test_the_target_the_environment_and_the_cell_install_the_same():
+    makefile, conda, readme = ((ROOT / name).read_text(encoding="utf-8")
+                               for name in ("Makefile", "environment-unsloth.yml", "README.md"))
+    found = re.findall(r"^(TORCH|UNSLOTH|UNSLOTH_PEERS) := ((?:.*\\\n)*.*)$", makefile, re.MULTILINE)
+    torch, alone, peers = (pins(dict(found)[name]) for name in ("TORCH", "UNSLOTH", "UNSLOTH_PEERS"))
+    (listed,) = (e["pip"] for e in yaml.safe_load(conda)["dependencies"] if isinstance(e, dict))
+    assert {p for p in pins(" ".join(listed)) if not p.startswith("torchvision==")} == torch | peers
+    assert pins(" ".join(re.findall(r"%pip install .*", readme))) == peers | alone
+    assert "--no-deps $(UNSLOTH)\n" in makefile
+    for words in (conda, readme):
+        (last,) = re.findall(r"pip install (?:-q )?--no-deps (.*)", words)
+        assert pins(last) == set(last.split()) == alone
 
 
 # The same loop around Unsloth's model: in processes of their own, since it must be imported first.
@@ -132,6 +152,14 @@ def trained(engine, folder, **changes):
     done = subprocess.run([sys.executable, "-c", CODE, json.dumps(settings)], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+@installed
+@pytest.mark.parametrize("cap", CAPS, ids=lambda cap: cap.name)
+def test_the_caps_are_what_it_says_of_itself(cap):
+    (said, *_) = (r for r in map(Requirement, metadata.requires("unsloth")) if r.name == cap.name and not r.marker)
+    assert set(cap.specifier) <= set(said.specifier)
+    assert {s for s in said.specifier if s.operator in ("<", "<=")} <= set(cap.specifier)
 
 
 @installed

@@ -1,16 +1,18 @@
 """What computes: one module each.
 
 `fits(facts, spec)` returns "" or the reason why this engine cannot serve here; `suits(facts)` returns how well it does
-(the highest is chosen; 0: only when asked for) and why. `load(run, *, adapter=None)` returns an object with the methods
-of `Engine` below. Losses travel as (sum, count) over target tokens and are divided once. An engine whose package has
-to be imported before all others imports it in `first(facts)`, and its file loads nothing heavy by itself. One with
-forms of its own for a frozen base names them in `forms(facts)`, the smallest first, and says by `frozen(run, weights,
-experts)` how many bytes it takes; one with a precision of its own says it and why in `precision(facts)`; one that can
-count what a micro-batch needs does so in `working(run, tokens)`.
+(the highest is chosen; 0: only when asked for) and why. `load(run, *, adapter=None, classes=())` returns an object with
+the methods of `Engine` below. Losses travel as (sum, count) over target tokens, or rows, and are divided once. What an
+engine learns beside words, (objective, medium) of a task, it lists in `SERVES`. One whose package has to be imported
+before all others imports it in `first(facts)`, and its file loads nothing heavy by itself. One with forms of its own
+for a frozen base names them in `forms(facts)`, the smallest first, and says by `frozen(run, weights, experts)` how many
+bytes it takes; one with a precision of its own says it and why in `precision(facts)`; one that can count what a
+micro-batch needs does so in `working(run, tokens)`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -26,6 +28,7 @@ class Engine(Protocol):
     notes: dict[str, tuple[Any, str]]  # choices made while loading, with their reasons
     steps: list[str]  # what was done when memory ran out
     worked: int  # targets that this process has trained on
+    processor: Any  # the model's, of pictures or sound; None where only words go in
     share: tuple[int, int]  # which part of an evaluation this process does, of how many: (0, 1) is all of it
 
     def loss(self, batch: Batch) -> tuple[float, int]:
@@ -47,10 +50,12 @@ class Engine(Protocol):
         """Which layer's output is the first that is not finite, in words."""
 
     def predict(self, batch: Batch) -> np.ndarray:
-        """(D, 3) float64 for D documents: summed loss in nats, targets, targets predicted right."""
+        """(D, 3) float64 for D documents: summed loss in nats, targets, targets predicted right; of C classes
+        (D, 3 + C), the probability of each."""
 
-    def generate(self, prompts: list[list[int]], max_new_tokens: int, stop_ids: list[int]) -> list[list[int]]:
-        """Greedy continuations of token ids, without prompt and without the stop token."""
+    def generate(self, prompts: list[list[int]], max_new_tokens: int, stop_ids: list[int],
+                 media: Sequence[dict[str, np.ndarray]] = ()) -> list[list[int]]:
+        """Greedy continuations of token ids, without prompt and without the stop token; `media`: as in `Batch`."""
 
     def memory(self) -> int:
         """Peak bytes so far."""

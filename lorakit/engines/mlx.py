@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from importlib import util
 from pathlib import Path
@@ -141,7 +141,7 @@ def working(run: Run, tokens: int) -> float:
     return kept + head + (1.6 * block + 4.5 * scores if again == count else 1.2 * block + 3 * scores)
 
 
-def load(run: Run, *, adapter: str | Path | None = None) -> MLXEngine:
+def load(run: Run, *, adapter: str | Path | None = None, classes: Sequence[str] = ()) -> MLXEngine:
     """The base with a new adapter to train, or with a saved one (`adapter`) to ask."""
     for name, (values, cure) in SERVED.items():
         if getattr(run, name) not in values:
@@ -271,6 +271,7 @@ class MLXEngine:
         from mlx.optimizers import AdamW
         from mlx_lm.models.cache import make_prompt_cache
 
+        self.processor = None
         self.model, self.tokenizer, self.pad_id, self.clip = model, tokenizer, tokenizer.pad_token_id, run.max_grad_norm
         self.text = getattr(model, "language_model", model)  # the body that reads text, and its head
         self.body = next((name for name in BODIES if hasattr(self.text, name)), "")
@@ -495,7 +496,8 @@ class MLXEngine:
         return np.stack([np.bincount(document, w, minlength=len(batch.lengths))
                          for w in (losses, np.ones_like(losses), right)], axis=1)
 
-    def generate(self, prompts: list[list[int]], max_new_tokens: int, stop_ids: list[int]) -> list[list[int]]:
+    def generate(self, prompts: list[list[int]], max_new_tokens: int, stop_ids: list[int],
+                 media: Sequence[dict[str, np.ndarray]] = ()) -> list[list[int]]:
         width = max(map(len, prompts))
         if self.positions:  # the last new token needs no position
             if width > self.positions:

@@ -9,6 +9,7 @@ import math
 import os
 import re
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import torch
 import torch.nn.functional as F
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, GenerationMixin, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from lorakit import base, kernels, machine, models, processes
@@ -29,6 +31,7 @@ from lorakit.kernels import attention, lora, loss, simulate
 from lorakit.processes import Crew
 from lorakit.run import Run
 
+SERVES = tuple(base.CLASSES)  # objectives and media
 HEAP = 1.05  # what glibc's heap takes for each byte alive (bench/predicted.py)
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -60,33 +63,38 @@ def device(crew: Crew) -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
-def load(run: Run, *, adapter: str | Path | None = None) -> TorchEngine:
-    """The base with a new adapter to train, or with a saved one (`adapter`) to ask."""
+def load(run: Run, *, adapter: str | Path | None = None, classes: Sequence[str] = ()) -> TorchEngine:
+    """The base with a new adapter to train, or with a saved one (`adapter`) to ask; of `classes` with a new head."""
     path, spec = base.path(run.model), base.spec(run.model)
     crew, idle = processes.join(), machine.resident()
     dtype, where = DTYPES[run.precision], device(crew)
     if where.type == "cpu":
         machine.return_large_blocks()
-    config = base.config(run.model)
-    if MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None) is None:
-        raise LorakitError(f"{run.model}: {config.model_type} is not a causal language model of transformers")
-    packable = packs(config)
+    config = labelled(base.config(run.model), classes)
+    kind = base.maker(run.task, config, run.model)
+    heads = new_heads(kind, config) if classes else []
+    packable = kind is AutoModelForCausalLM and packs(config)
     # Whole models train in fp32 under autocast; a frozen base is kept in the computing precision.
     options: dict[str, Any] = {
         "dtype": torch.float32 if run.method == "full" else dtype,
-        "attn_implementation": attention.NAME if packable else "eager",
+        "attn_implementation": attention.NAME if packable else own_attention(kind, config),
     }
+    if classes:
+        options |= {"config": config, "ignore_mismatched_sizes": True}
     if run.quantization != "none":
-        options |= {"quantization_config": quantization(run.quantization, dtype, spec.unquantized),
+        options |= {"quantization_config": quantization(run.quantization, dtype, [*spec.unquantized, *heads]),
                     "device_map": {"": where}}
-    tokenizer, _ = base.tokenizer(run.model)
+    tokenizer, processor, _ = base.reader(run.model, config)
     torch.manual_seed(run.seed)
     source = str(adapter) if adapter and run.method == "full" else path
     try:
-        model, loaded = AutoModelForCausalLM.from_pretrained(source, output_loading_info=True, **options)
+        model, loaded = kind.from_pretrained(source, output_loading_info=True, **options)
     except Exception as error:  # transformers checks little: damaged files raise almost anything
         raise base.unusable(run.model, error) from None
-    if lost := sorted(loaded["missing_keys"]):
+    if classes:
+        heads += beside_layers(loaded["missing_keys"], heads)
+        model.config.pad_token_id = tokenizer.pad_token_id if tokenizer else None
+    if lost := sorted(k for k in loaded["missing_keys"] if not inside(k, heads)):
         raise LorakitError(f"{source}: the files lack {len(lost)} of the model's tensors, which would be random: "
                            f"'{lost[0]}', …; download it again, or name the model that they belong to")
     shard = run.shard and crew.size > 1
@@ -101,12 +109,44 @@ def load(run: Run, *, adapter: str | Path | None = None) -> TorchEngine:
         recompute(model, run.gradient_checkpointing)
     notes = {}
     if run.method == "lora":
-        model = with_adapter(model, run, spec, adapter)
+        model = with_adapter(model, run, spec, adapter, heads)
         notes["kernels"] = (kernels.install(model), "they compute what the model's own modules do")
     if shard:
         split_layers(model, where)
     machine.forget_peak()  # loading has held the files too
-    return TorchEngine(model, tokenizer, run, where, packable, crew, idle, notes)
+    return TorchEngine(model, tokenizer, run, where, packable, crew, idle, notes, processor, len(classes))
+
+
+def labelled(config: Any, classes: Sequence[str]) -> Any:
+    """The configuration with these classes, where there are some."""
+    if classes:
+        config.id2label, config.label2id = dict(enumerate(classes)), {name: i for i, name in enumerate(classes)}
+    return config
+
+
+def own_attention(kind: Any, config: Any) -> str:
+    """What a model computes padded batches with."""
+    served = getattr(kind._model_mapping[type(config)], "_supports_sdpa", False)
+    return "sdpa" if served and kind is not AutoModelForCausalLM else "eager"
+
+
+def new_heads(kind: Any, config: Any) -> list[str]:
+    """The modules that a classifier has beside its base: trained whole, and kept out of quantization."""
+    with torch.device("meta"):
+        model = kind.from_config(config)
+    return [name for name, part in model.named_children()
+            if name != model.base_model_prefix and next(part.parameters(), None) is not None]
+
+
+def beside_layers(missing: Sequence[str], heads: list[str]) -> list[str]:
+    """Modules that the files lack and that stand beside the layers, as BERT's pooler does: new as the head is."""
+    names = {key.rpartition(".")[0] for key in missing if not inside(key, heads)}
+    return sorted(name for name in names if not re.search(r"\.\d+\.", name + "."))
+
+
+def inside(name: str, modules: Sequence[str]) -> bool:
+    """Whether a tensor is one of these modules'."""
+    return any(name.startswith(f"{module}.") for module in modules)
 
 
 def packs(config: Any) -> bool:
@@ -122,6 +162,8 @@ def working(run: Run, tokens: int) -> int:
     `NotImplementedError` for a model whose way depends on its values.
     """
     config, dtype = base.sizes(run.model), DTYPES[run.precision]
+    if base.maker(run.task, config, run.model) is not AutoModelForCausalLM:
+        raise NotImplementedError(f"{config.model_type}: only models of words are gone through")
     if getattr(config.get_text_config(), "num_local_experts", None):
         raise NotImplementedError(f"{config.model_type}: which expert computes how much depends on the tokens")
     # In the simulation every device is a CPU, and its autocast knows no fp16.
@@ -163,6 +205,8 @@ def skeleton(run: Run, config: Any, dtype: torch.dtype) -> Any:
 
 def check(run: Run, model: Any, tokenizer: Any) -> None:
     """Raises `LorakitError` when rows of this run cannot be this model's."""
+    if tokenizer is None:
+        return
     limit = getattr(model.config, "max_position_embeddings", None)
     if limit and run.max_length > limit:
         raise LorakitError(f"max_length={run.max_length} is longer than the {limit} positions of {run.model}")
@@ -262,7 +306,8 @@ def stacks(model: Any) -> list[str]:
     return [name for name, p in model.named_parameters() if p.ndim == 3 and not name.endswith("weight")]
 
 
-def with_adapter(model: Any, run: Run, spec: Any, adapter: str | Path | None) -> Any:
+def with_adapter(model: Any, run: Run, spec: Any, adapter: str | Path | None, heads: Sequence[str] = ()) -> Any:
+    """`heads`: modules that are trained whole beside the adapter, and saved with it."""
     from peft import LoraConfig, PeftModel, get_peft_model
 
     if adapter:
@@ -281,10 +326,12 @@ def with_adapter(model: Any, run: Run, spec: Any, adapter: str | Path | None) ->
     if experts and (run.dropout or run.use_dora):
         raise LorakitError(f"target_modules={targets!r} and dropout={run.dropout:g}, use_dora={run.use_dora}: the "
                            f"adapter of stacked experts has neither; leave those out, or '{experts[0]}'")
+    causal = type(model) in MODEL_FOR_CAUSAL_LM_MAPPING.values()
     config = LoraConfig(
         r=run.rank, lora_alpha=run.alpha, lora_dropout=run.dropout, use_rslora=run.use_rslora, use_dora=run.use_dora,
-        target_modules=[t for t in targets if t not in experts] if experts else targets, task_type="CAUSAL_LM",
-        target_parameters=experts or None)
+        target_modules=[t for t in targets if t not in experts] if experts else targets,
+        task_type="CAUSAL_LM" if causal else None, target_parameters=experts or None,
+        exclude_modules=excluded(targets, [*heads, *towers(model)]), modules_to_save=list(heads) or None)
     try:
         return get_peft_model(model, config)  # adapters are fp32
     except ValueError as error:
@@ -294,15 +341,40 @@ def with_adapter(model: Any, run: Run, spec: Any, adapter: str | Path | None) ->
                            ) from None
 
 
+def towers(model: Any) -> list[str]:
+    """The parts of a model of words that see or hear for it: frozen, and never in training mode."""
+    kinds = tuple(type(part) for name in ("vision_config", "audio_config")
+                  if (part := getattr(model.config, name, None)) is not None)
+    found = [name for name, part in model.named_modules()
+             if name and isinstance(part, PreTrainedModel) and kinds and isinstance(part.config, kinds)]
+    return [name for name in found if not inside(name, found)]
+
+
+def excluded(targets: str | list[str], parts: list[str]) -> str | None:
+    """What gets no adapter, as a regular expression; a regular expression of the user's says itself what does."""
+    if not parts or (isinstance(targets, str) and targets != "all-linear"):
+        return None
+    return "|".join(rf"{re.escape(part)}(\..*)?" for part in parts)
+
+
 class TorchEngine:
     """See `lorakit.engines.Engine` for the contract."""
 
     def __init__(self, model: Any, tokenizer: Any, run: Run, where: torch.device, packable: bool, crew: Crew,
-                 idle: int = 0, notes: dict[str, tuple[Any, str]] | None = None):
-        """`idle`: resident bytes before the model was loaded; `notes`: choices made until then."""
+                 idle: int = 0, notes: dict[str, tuple[Any, str]] | None = None, processor: Any = None,
+                 classes: int = 0):
+        """`idle`: resident bytes before the model was loaded; `notes`: choices made until then; `classes`: how many
+        there are to tell apart, 0 where words are learnt."""
         self.model, self.tokenizer, self.device = model, tokenizer, where
-        self.clip, self.pad_id, self.method = run.max_grad_norm, tokenizer.pad_token_id, run.method
-        self.positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        self.processor, self.classes = processor, classes
+        self.clip, self.method = run.max_grad_norm, run.method
+        self.pad_id = tokenizer.pad_token_id if tokenizer else 0
+        text = model.config.get_text_config(decoder=True)
+        self.positions = getattr(text, "max_position_embeddings", None) or getattr(text, "max_target_positions", None)
+        self.arguments = inspect.signature(self._bare().forward).parameters
+        self.words = "decoder_input_ids" if model.config.is_encoder_decoder else "input_ids"
+        self.drops_last = base.spec(run.model).drops_last
+        self.towers = [self._bare().get_submodule(name) for name in towers(self._bare())]
         self.trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
         for parameter in self.trained.values():
             parameter.data = parameter.data.float()
@@ -317,7 +389,7 @@ class TorchEngine:
         self.limit, self.offload, self.steps = None, run.offload is True, []  # tokens at a time; steps down taken
         self.crew, self.sharded = crew, run.shard and crew.size > 1
         self.share = (0, 1) if self.sharded else (crew.rank, crew.size)
-        self.keeps_logits = "logits_to_keep" in inspect.signature(self._bare().forward).parameters
+        self.keeps_logits = "logits_to_keep" in self.arguments
         self.notes: dict[str, tuple[Any, str]] = dict(notes or {})
         if where.type == "cpu":
             self.notes["threads"] = threads(model, run)
@@ -325,7 +397,7 @@ class TorchEngine:
         if self.packing:
             self.packing, words = self._isolates(packable, run.max_length)
             self.notes["packing"] = (self.packing, words)
-        self.head = self._find_head()
+        self.head = None if classes else self._find_head()
 
     def _bare(self) -> Any:
         return self.model.get_base_model() if self.method == "lora" else self.model
@@ -377,7 +449,7 @@ class TorchEngine:
 
     def _find_head(self) -> dict[str, Any] | None:
         """What `kernels.loss` needs to stand for the model's own head; None where its logits differ: tried out."""
-        config, layer = self._bare().config.get_text_config(), self._bare().get_output_embeddings()
+        config, layer = self._bare().config.get_text_config(decoder=True), self._bare().get_output_embeddings()
         if type(layer) is not torch.nn.Linear or layer.bias is not None:
             return None
         head = {"weight": layer.weight, "softcap": getattr(config, "final_logit_softcapping", None),
@@ -400,28 +472,64 @@ class TorchEngine:
 
     def _forward(self, model: Any, batch: Batch, wanted: str) -> torch.Tensor:
         places = torch.from_numpy(np.flatnonzero(batch.targets)).to(self.device)
-        ids = torch.from_numpy(batch.ids).to(self.device)
-        position = torch.from_numpy(batch.positions).to(self.device)
         if self.packing:
+            ids = torch.from_numpy(batch.ids).to(self.device)
+            position = torch.from_numpy(batch.positions).to(self.device)
             keep = {"logits_to_keep": places - 1} if self.keeps_logits and wanted == "logits" else {}
             with attention.packed():
                 out = model(input_ids=ids[None], position_ids=position[None], use_cache=False,
                             documents=attention.Documents(batch.lengths, self.device), **keep)[wanted][0]
             return out if len(out) == len(places) else out[places - 1]  # some models pay no heed to logits_to_keep
+        out = model(**self._padded(batch), use_cache=False)[wanted]
         document = torch.from_numpy(batch.documents).to(self.device)
+        return out[document[places], torch.from_numpy(batch.positions).to(self.device)[places] - 1]
+
+    def _padded(self, batch: Batch) -> dict[str, torch.Tensor]:
+        """Every document in a line of its own, beside its pictures or its sound."""
+        given = self._media(batch.media)
+        if not len(batch.ids):
+            return given
         shape = (len(batch.lengths), int(batch.lengths.max()))  # (D, T)
-        padded = torch.full(shape, self.pad_id, device=self.device)
-        mask = torch.zeros(shape, dtype=torch.long, device=self.device)
-        padded[document, position], mask[document, position] = ids, 1
-        out = model(input_ids=padded, attention_mask=mask, use_cache=False)[wanted]
-        return out[document[places], position[places] - 1]
+        ids, mask = np.full(shape, self.pad_id), np.zeros(shape, dtype=np.int64)
+        ids[batch.documents, batch.positions], mask[batch.documents, batch.positions] = batch.ids, 1
+        return self._words(torch.from_numpy(ids), torch.from_numpy(mask)) | given
+
+    def _words(self, ids: torch.Tensor, mask: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Tokens (D, T) under the names that the model gives them; which stand for a picture, where it asks."""
+        given = {self.words: ids, self.words.replace("input_ids", "attention_mask"): mask}
+        picture = getattr(self.model.config, "image_token_id", None)
+        if picture is not None:
+            given |= {name: (ids == picture).long() for name in ("token_type_ids", "mm_token_type_ids")
+                      if name in self.arguments}
+        return {name: value.to(self.device) for name, value in given.items()}
+
+    def _media(self, media: Sequence[dict[str, np.ndarray]]) -> dict[str, torch.Tensor]:
+        """The inputs of all documents, joined; where they differ in size, zeros fill them up."""
+        out = {}
+        for name in media[0] if media else ():
+            if name not in self.arguments:
+                continue
+            parts = [torch.from_numpy(np.ascontiguousarray(one[name])) for one in media]
+            most = [max(part.shape[axis] for part in parts) for axis in range(1, parts[0].ndim)]
+            parts = [F.pad(p, [n for m, s in zip(most[::-1], p.shape[:0:-1], strict=True) for n in (0, m - s)])
+                     for p in parts]
+            value = torch.cat(parts).to(self.device)
+            out[name] = value.to(self.model.dtype) if value.is_floating_point() else value
+        return out
 
     def _loss(self, batch: Batch) -> torch.Tensor:
         """The sum over the targets, in nats."""
+        if batch.labels is not None:
+            return F.cross_entropy(self._class_logits(batch), torch.from_numpy(batch.labels).to(self.device),
+                                   reduction="sum")
         answers = torch.from_numpy(batch.ids[batch.targets]).to(self.device)
         if self.head is None:
             return F.cross_entropy(self._logits(batch).float(), answers, reduction="sum")
         return loss.linear_cross_entropy(self._hidden(batch), answers=answers, **self.head)
+
+    def _class_logits(self, batch: Batch) -> torch.Tensor:
+        """(D, C) in fp32."""
+        return self.model(**self._padded(batch))["logits"].float()
 
     def backward(self, batch: Batch) -> tuple[float, int]:
         if batch.idle and not self.sharded:
@@ -444,6 +552,8 @@ class TorchEngine:
 
     def _accumulate(self, batch: Batch) -> tuple[float, int]:
         self.model.train()
+        for tower in self.towers:
+            tower.eval()
         summed = 0.0
         for part in batch.parts(self.limit):
             torch.manual_seed(part.seed)
@@ -564,6 +674,8 @@ class TorchEngine:
 
     @torch.no_grad()
     def _predict(self, batch: Batch) -> np.ndarray:
+        if batch.labels is not None:
+            return self._predict_labels(batch)
         answers = torch.from_numpy(batch.ids[batch.targets]).to(self.device)
         with self._evaluating():
             if self.head is None:
@@ -576,30 +688,45 @@ class TorchEngine:
         sums = [np.bincount(document, w, minlength=len(batch.lengths)) for w in (losses, np.ones_like(losses), right)]
         return np.stack(sums, axis=1)
 
-    def generate(self, prompts: list[list[int]], max_new_tokens: int, stop_ids: list[int]) -> list[list[int]]:
+    def _predict_labels(self, batch: Batch) -> np.ndarray:
+        """(D, 3 + C)"""
+        with self._evaluating():
+            logits = self._class_logits(batch).double().cpu()
+        labels = torch.from_numpy(batch.labels)
+        losses, right = F.cross_entropy(logits, labels, reduction="none"), logits.argmax(-1) == labels
+        return torch.column_stack([losses, torch.ones_like(losses), right, logits.softmax(-1)]).numpy()
+
+    def generate(self, prompts: list[list[int]], max_new_tokens: int, stop_ids: list[int],
+                 media: Sequence[dict[str, np.ndarray]] = ()) -> list[list[int]]:
         try:
-            return self._generate(prompts, max_new_tokens, stop_ids)
+            return self._generate(prompts, max_new_tokens, stop_ids, media)
         except torch.OutOfMemoryError:
             if self.sharded or len(prompts) == 1:
                 raise LorakitError(f"out of memory while answering a prompt of {len(prompts[0])} tokens; lower "
                                    "max_new_tokens or max_length") from None
         self._free()
         half = len(prompts) // 2
-        return [a for some in (prompts[:half], prompts[half:]) for a in self.generate(some, max_new_tokens, stop_ids)]
+        return [a for some in (slice(None, half), slice(half, None))
+                for a in self.generate(prompts[some], max_new_tokens, stop_ids, media[some])]
 
     @torch.no_grad()
-    def _generate(self, prompts: list[list[int]], max_new_tokens: int, stop_ids: list[int]) -> list[list[int]]:
+    def _generate(self, prompts: list[list[int]], max_new_tokens: int, stop_ids: list[int],
+                  media: Sequence[dict[str, np.ndarray]]) -> list[list[int]]:
         width = max(map(len, prompts))
         if self.positions:  # the last new token needs no position
             if width > self.positions:
                 raise LorakitError(f"a prompt has {width} tokens, and the model {self.positions} positions")
             max_new_tokens = min(max_new_tokens, self.positions - width + 1)
-        ids = torch.tensor([[self.pad_id] * (width - len(p)) + p for p in prompts], device=self.device)
-        mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=self.device)
+        unread = [self.pad_id] * self.drops_last  # what this model's `generate` takes for an end token and drops
+        ids = torch.tensor([[self.pad_id] * (width - len(p)) + p + unread for p in prompts])
+        mask = torch.tensor([[0] * (width - len(p)) + [1] * (len(p) + len(unread)) for p in prompts])
+        # Models that hear have a `generate` of their own, which decides about language and length.
+        generate = partial(GenerationMixin.generate, self._bare()) if self.model.config.is_encoder_decoder else \
+            self.model.generate
         with self._evaluating():
-            out = self.model.generate(
-                input_ids=ids, attention_mask=mask, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1,
-                temperature=None, top_p=None, top_k=None, repetition_penalty=1.0, no_repeat_ngram_size=0,
+            out = generate(
+                **self._words(ids, mask), **self._media(media), max_new_tokens=max_new_tokens, do_sample=False,
+                num_beams=1, temperature=None, top_p=None, top_k=None, repetition_penalty=1.0, no_repeat_ngram_size=0,
                 eos_token_id=stop_ids or None, pad_token_id=self.pad_id)
         answers = []
         for row in out[:, width:].tolist():
@@ -681,7 +808,8 @@ class TorchEngine:
             return Path(path)
         with whole(Path(path)) as part:
             self.model.save_pretrained(part, **options)
-            self.tokenizer.save_pretrained(part)
+            for reader in filter(None, (self.processor, self.tokenizer)):
+                reader.save_pretrained(part)
         return Path(path)
 
     def close(self) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,7 +68,7 @@ def first(facts: Any) -> None:
         refused.append(f"unsloth cannot be imported: {(str(error).strip() or type(error).__name__).splitlines()[0]}")
 
 
-def load(run: Run, *, adapter: str | Path | None = None) -> TorchEngine:
+def load(run: Run, *, adapter: str | Path | None = None, classes: Sequence[str] = ()) -> TorchEngine:
     """Unsloth's model with a new adapter to train, or with a saved one (`adapter`) to ask, in the torch engine."""
     facts = machine.facts()
     first(facts)

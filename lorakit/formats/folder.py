@@ -18,7 +18,7 @@ from lorakit.errors import LorakitError
 from lorakit.example import Example, Rejected
 
 SUFFIXES = ()
-ABOUT = ("readme", "license", "licence", "notice", "citation", "changelog")  # files about the data, not of it
+ABOUT = ("readme", "license", "licence", "notice", "citation", "changelog", "source")  # files about the data, not of it
 
 Options = Mapping[str, Mapping[str, Any]]
 
@@ -31,7 +31,8 @@ def takes(path: str | Path) -> bool:
 def read(path: str | Path, *, options: Options | None = None) -> Iterator[Example | Rejected]:
     """The rows of every file in the order of the names; `options` are those of the formats: {txt: {sample: file}}.
 
-    Hidden files, unknown endings, and a README or a licence are passed over.
+    Hidden files, unknown endings, and a README or a licence are passed over; so are pictures and sounds beside a table,
+    whose rows speak of them, and plain text beside pictures and sounds.
     """
     path, options = Path(path), _checked(options)
     top = path.resolve().name
@@ -85,6 +86,7 @@ def _parts(path: Path) -> list[tuple[Path, str]]:
                 places += [] if name else sorted(place.iterdir(), reverse=True)
             if name:
                 found.append((place, name))
+        found = _rows_alone(found, formats)
     except OSError as error:
         raise LorakitError(f"{error.filename}: cannot be read ({error.strerror})") from None
     if not found:
@@ -92,6 +94,13 @@ def _parts(path: Path) -> list[tuple[Path, str]]:
         known = ", ".join(sorted(s for module in formats.values() for s in module.SUFFIXES))
         raise LorakitError(f"{path}: no file in it can be read (it has {has}; known endings: {known})")
     return found
+
+
+def _rows_alone(found: list[tuple[Path, str]], formats: dict[str, ModuleType]) -> list[tuple[Path, str]]:
+    """Without the files that other files are about."""
+    media = [part for part in found if hasattr(formats[part[1]], "MEDIUM")]
+    tables = [part for part in found if part not in media and part[1] != "txt"]
+    return tables if media and tables else media or found
 
 
 def _formats() -> dict[str, ModuleType]:

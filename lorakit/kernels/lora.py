@@ -7,6 +7,7 @@ The plain form is PEFT's own modules: y = x Wᵀ + b + s · (x Aᵀ) Bᵀ (arXiv
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections import Counter
 from collections.abc import Iterator
 from contextvars import ContextVar
@@ -220,13 +221,18 @@ def install(model: Any) -> Counter:
         if act and list(parts) == ["gate_proj", "up_proj", "down_proj", "act_fn"] and all(list(parts.values())[:3]):
             found["gated MLP"] += 1
             _mlp(module, [parts[n] for n in ("gate_proj", "up_proj", "down_proj")], act)
-        if all(parts.get(n) for n in ("q_proj", "k_proj", "v_proj")):
+        if all(parts.get(n) for n in ("q_proj", "k_proj", "v_proj")) and not looks_elsewhere(module):
             found["joint q, k, v"] += 1
             _joint([parts[n] for n in ("q_proj", "k_proj", "v_proj")])
     for layer in served.values():
         if "forward" not in vars(layer.module):
             _single(layer)
     return found
+
+
+def looks_elsewhere(attention: Any) -> bool:
+    """Whether keys and values may be of other hidden states than the queries, as in an encoder-decoder."""
+    return bool({"key_value_states", "encoder_hidden_states"} & {*inspect.signature(attention.forward).parameters})
 
 
 def adapted(module: Any) -> Adapted | None:

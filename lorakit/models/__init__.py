@@ -24,6 +24,7 @@ class Spec:
     unquantized: tuple[str, ...] = ()  # layers that a quantized base keeps whole, in transformers' own patterns
     stored: str = ""  # how the hub's weights are quantized already: no second quantization can load them
     fp16: bool = True  # False where activations overflow half precision
+    drops_last: bool = False  # its `generate` takes a prompt's last token for an end token and drops it
     source: str = ""  # where these facts are from
     template: str = ""  # its chat template among those that TRL carries
     config: dict[str, Any] = field(default_factory=dict)  # of config.json, what decides architecture and sizes
@@ -51,7 +52,17 @@ def family(config: dict[str, Any], path: str) -> Spec:
     members = [s for kind in kinds if kind for s in known().values() if s.config.get("model_type") == kind]
     if not members:
         return Spec(path=path)
-    return replace(members[0], path=path, name="", licence=Spec.licence, config={}, source=f"as {members[0].name}")
+    held = quantized(config)
+    like = next((s for s in members if s.stored == held), replace(members[0], stored=""))
+    return replace(like, path=path, name="", licence=Spec.licence, config={}, source=f"as {like.name}")
+
+
+def quantized(config: dict[str, Any]) -> str:
+    """How its weights are stored by what config.json says, in the words of `Spec.stored`; "" for 16 bits and more."""
+    said = config.get("quantization_config") or {}
+    if said.get("quant_method") == "bitsandbytes":
+        return said.get("bnb_4bit_quant_type", "fp4") if said.get("load_in_4bit") else "int8"
+    return said.get("quant_method") or said.get("mode", "")  # the second is MLX's
 
 
 def adapts(target_modules: str | Sequence[str], layer: str) -> bool:

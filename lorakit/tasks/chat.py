@@ -8,7 +8,7 @@ thoughts) cannot show all answers in one text as they would be asked for; such a
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from lorakit.errors import BadRow, LorakitError
@@ -16,6 +16,7 @@ from lorakit.example import Example
 
 GIVES = "messages"
 OBJECTIVE = "tokens"
+MEDIUM = ""
 UNIT = "target tokens"
 METRICS = ("loss", "perplexity", "token_accuracy", "exact_match", "chrf")
 COLUMNS = {"ids": ["int32"], "targets": ["bool"], "cut": "int32", "answer_start": "int32", "prompt": "string",
@@ -25,12 +26,18 @@ MARK = "\ue000answer\ue001"  # rendered in an answer's place, it shows what the 
 
 def encode(example: Example, tokenizer: Any, max_length: int) -> list[dict]:
     """Rows of one conversation; one unless the template renders earlier turns anew."""
-    messages = example.fields["messages"]
+    return encode_turns(example, example.fields["messages"], tokenizer, max_length)
+
+
+def encode_turns(example: Example, messages: list[dict], tokenizer: Any, max_length: int,
+                 seen: Callable[[list[dict], list[int]], list[int]] = lambda turns, prompt: prompt) -> list[dict]:
+    """The same for given turns; `seen` makes of the prompt's tokens what the model is given, pictures included."""
     rows: list[dict] = []
     for turn, message in enumerate(messages):
         if message["role"] != "assistant":
             continue
         prompt, answer = answer_ids(tokenizer, messages[:turn], message, example.where)
+        prompt = seen(messages[:turn], prompt)
         row = rows[-1] if rows and prompt[:len(rows[-1]["ids"])] == rows[-1]["ids"] else None
         if row is None:
             row = {"ids": [], "targets": []}
@@ -38,8 +45,8 @@ def encode(example: Example, tokenizer: Any, max_length: int) -> list[dict]:
         row["targets"] += [False] * (len(prompt) - len(row["ids"])) + [True] * len(answer)
         row["ids"] = prompt + answer
         if len(prompt) < max_length:
-            row |= {"answer_start": len(prompt), "prompt": messages[turn - 1]["content"],
-                    "reference": message["content"]}
+            row |= {"answer_start": len(prompt), "prompt": words_of(messages[turn - 1]),
+                    "reference": words_of(message)}
     kept = [cut(row, max_length) for row in rows if any(row["targets"][:max_length])]
     if not kept:
         longest = max(len(row["ids"]) for row in rows)
@@ -53,29 +60,43 @@ def cut(row: dict, max_length: int) -> dict:
     return {**row, "ids": row["ids"][:max_length], "targets": row["targets"][:max_length], "cut": lost}
 
 
+def words_of(message: dict) -> str:
+    """What a turn says; its content may come in parts."""
+    content = message["content"]
+    return content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
+
+
+def saying(message: dict, words: str) -> dict:
+    """The same turn with other words."""
+    parts = not isinstance(message["content"], str)
+    return {**message, "content": [{"type": "text", "text": words}] if parts else words}
+
+
 def render(tokenizer: Any, messages: list[dict], ask: bool) -> str:
     """The conversation as text; with `ask` it ends where the model is to go on."""
     return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=ask)
 
 
-def ask(question: str, tokenizer: Any) -> list[int]:
+def ask(question: str, tokenizer: Any) -> dict:
     """What the model is given to answer: the very prompt that training puts before an answer."""
-    return prompt_ids(tokenizer, [{"role": "user", "content": question}])
+    return {"ids": prompt_ids(tokenizer, [{"role": "user", "content": question}])}
 
 
 def prompt_ids(tokenizer: Any, messages: list[dict]) -> list[int]:
     """The prompt after these turns, the last of them the user's."""
-    return answer_ids(tokenizer, messages, {"role": "assistant", "content": MARK}, "the question")[0]
+    answer = saying({**messages[-1], "role": "assistant"}, MARK)
+    return answer_ids(tokenizer, messages, answer, "the question")[0]
 
 
-def opening(tokenizer: Any) -> int | None:
+def opening(tokenizer: Any, parts: bool = False) -> int | None:
     """The token after which the words of an answer begin, where the template writes something before them.
 
     Qwen3 opens with an empty thinking block, gpt-oss with a channel's name: trained, but no part of what is scored.
     """
-    question = [{"role": "user", "content": "?"}]
+    question = [{"role": "user", "content": [{"type": "text", "text": "?"}] if parts else "?"}]
     asked = render(tokenizer, question, True)
-    lead = render(tokenizer, [*question, {"role": "assistant", "content": MARK}], False).rpartition(MARK)[0]
+    answer = saying({**question[0], "role": "assistant"}, MARK)
+    lead = render(tokenizer, [*question, answer], False).rpartition(MARK)[0]
     ids = tokenizer(lead[len(asked):], add_special_tokens=False)["input_ids"] if lead.startswith(asked) else []
     added = set(tokenizer.get_added_vocab().values())
     return next((i for i in reversed(ids) if i in added), None)
@@ -88,7 +109,7 @@ def answer_ids(tokenizer: Any, history: list[dict], message: dict, where: str) -
     """
     try:
         asked, whole = render(tokenizer, history, True), render(tokenizer, [*history, message], False)
-        marked = render(tokenizer, [*history, {**message, "content": MARK}], False)
+        marked = render(tokenizer, [*history, saying(message, MARK)], False)
     except Exception as error:  # Jinja's own errors and those a template raises itself
         raise BadRow(f"the chat template refuses it: {error}") from None
     head, found, tail = marked.rpartition(MARK)

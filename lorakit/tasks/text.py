@@ -13,6 +13,7 @@ from lorakit.example import Example
 
 GIVES = "text"
 OBJECTIVE = "tokens"
+MEDIUM = ""
 UNIT = "target tokens"
 METRICS = ("loss", "perplexity", "token_accuracy")
 COLUMNS = {"ids": ["int32"], "targets": ["bool"], "cut": "int32"}
@@ -30,9 +31,9 @@ def encode(example: Example, tokenizer: Any, max_length: int) -> list[dict]:
              "file": example.file, "row": example.row} for piece in pieces]
 
 
-def ask(question: str, tokenizer: Any) -> list[int]:
+def ask(question: str, tokenizer: Any) -> dict:
     """The beginning of a text, to be continued."""
-    return tokenizer(question)["input_ids"]
+    return {"ids": tokenizer(question)["input_ids"]}
 
 
 def guard(rows: Iterable[dict], tokenizer: Any) -> None:

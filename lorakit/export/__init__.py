@@ -1,0 +1,295 @@
+"""Out of the notebook: a tuned model in another format, proven by a round trip through its own runtime.
+
+A target is one file here. It offers `TYPES` (precisions, the first one by default), `BOUNDS` (for each of them the
+least share of equal greedy tokens and the most nats per token that it may add), `room(weights, type)` -> bytes of
+(disk, memory), `export(source, folder, type)` -> notes, `size(folder)` -> bytes of weights, and `load(folder, source)`
+-> a `Runtime`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Protocol
+
+import numpy as np
+
+from lorakit import base, evaluate, machine, record, registry, rows
+from lorakit.data import sha256
+from lorakit.errors import LorakitError, did_you_mean
+from lorakit.files import sound, sweep, whole
+from lorakit.record import Folder
+from lorakit.rows import Rows
+from lorakit.run import Run
+
+ROWS, ENOUGH = 32, 20  # rows that a round trip repeats at most; test rows from which training rows are left alone
+DISTINCT = 10  # different answers from which agreement says something
+RECORD = "export.json"
+DEFAULT_BOUNDS = {"fp32": (1.0, 1e-3), "16": (0.95, 0.02), "8": (0.85, 0.1), "4": (0.5, 1.0)}
+
+
+class Runtime(Protocol):
+    """What runs an exported model."""
+
+    def generate(self, prompt: list[int], max_new_tokens: int, stop_ids: list[int]) -> list[int]:
+        """The greedy tokens after a prompt, without the one that stops it."""
+
+    def nats(self, ids: list[int], targets: list[bool]) -> float:
+        """The summed loss of the targets of one row."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A finished run, as every target needs it."""
+
+    folder: Folder
+    run: Run
+    saved: Path  # the adapter, or the whole model
+    tokenizer: Any
+    meta: dict[str, Any]
+    options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def chats(self) -> bool:
+        return registry.load("tasks", self.meta["task"]).GIVES == "messages"
+
+    @property
+    def rows(self) -> Rows:
+        """Test rows, or the first training rows where those are few."""
+        sets, _ = rows.read(self.folder / "rows")
+        test = sets.get("test")
+        return (test if test is not None and len(test) >= ENOUGH else sets["train"]).first(ROWS)
+
+
+def source(path: str | os.PathLike, **options: Any) -> Source:
+    """Raises `LorakitError` for a run that is not done, or whose base or template is not what it was tuned on."""
+    folder = Folder.of(path)
+    known, run = folder.record, Run.read(folder / "run.yaml")
+    saved = folder / ("adapter" if run.method == "lora" else "model")
+    if known["status"] != "done" or not saved.is_dir():
+        raise LorakitError(f"{folder.path}: status {known['status']}: only a finished run can be exported; end it with "
+                           "lorakit train")
+    if known.get("base_sha256", run.model) not in (base.hash_of(run.model), run.model):
+        raise LorakitError(f"{folder.path}: {run.model} now has other weights than this run was tuned on; bring back "
+                           "those, or train again")
+    if run.method == "lora":
+        _of_this_base(saved, run)
+    return Source(folder, run, saved, _tokenizer(saved, run, folder), rows.read(folder / "rows")[1], options)
+
+
+def _of_this_base(adapter: Path, run: Run) -> None:
+    try:
+        named = sound(json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise LorakitError(f"{adapter}: no adapter can be read there ({error}); train again under another name"
+                           ) from None
+    made_for = named.get("base_model_name_or_path")
+    if made_for and made_for not in (run.model, base.path(run.model)):
+        raise LorakitError(f"{adapter}: this adapter was made for {made_for}, and the run tuned {run.model}; put the "
+                           "run's own adapter back")
+
+
+def _tokenizer(saved: Path, run: Run, folder: Folder) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(saved)
+    except Exception as error:  # damaged files raise almost anything
+        raise base.unusable(str(saved), error) from None
+    chats = registry.load("tasks", rows.read(folder / "rows")[1]["task"]).GIVES == "messages"
+    if chats and not tokenizer.chat_template:
+        raise LorakitError(f"{saved}: its tokenizer has no chat template, so what it is exported to could not be asked "
+                           f"as it was trained; copy chat_template.jinja of {run.model}, or train again")
+    return tokenizer
+
+
+def export(path: str | os.PathLike, target: str, out: str | os.PathLike | None = None, **options: Any) -> Path:
+    """Writes a finished run in another format, proves it in a fresh process, and returns the folder.
+
+    `type` is a precision of the target's. Raises `LorakitError`, and leaves nothing under `out`, when it fails.
+    """
+    module, found = registry.load("export", target), source(path, **options)
+    kind = chosen(module, target, options.get("type"))
+    folder = Path(out) if out else found.folder / "export" / f"{target}-{kind}"
+    refuse(folder, module, found, kind)
+    tuned, notes = reference(found)
+    with whole(folder, "name another place with --out") as part:
+        part.mkdir()
+        notes = notes + module.export(found, part, kind)
+        measured = again(part, found, target, kind)
+        content = judged(tuned, measured, module.BOUNDS[kind], f"{target} {kind}")
+        content = {"target": target, "type": kind, "run": str(found.folder.path), "base": found.run.model,
+                   "base_sha256": found.folder.record.get("base_sha256"), "bytes": module.size(part),
+                   "files": {str(f.relative_to(part)): {"bytes": f.stat().st_size, "sha256": sha256(f)}
+                             for f in sorted(part.rglob("*")) if f.is_file()},
+                   **content, "notes": notes, "versions": record.versions()}
+        record.write_json(part / RECORD, content)
+    return folder
+
+
+def chosen(module: ModuleType, target: str, kind: str | None) -> str:
+    if kind in (None, *module.TYPES):
+        return kind or module.TYPES[0]
+    raise LorakitError(f"--type {kind}: {target} has {', '.join(module.TYPES)}{did_you_mean(kind, module.TYPES)}")
+
+
+def refuse(folder: Path, module: ModuleType, found: Source, kind: str) -> None:
+    """Raises `LorakitError` where there is no room, or where something stands that is no export."""
+    import psutil
+
+    if folder.exists() and not (folder / RECORD).is_file() and (not folder.is_dir() or any(folder.iterdir())):
+        raise LorakitError(f"{folder}: is there already and holds no export; name another place with --out")
+    if folder.parent.is_dir():
+        sweep(folder.parent)
+    weights = found.folder.record["parameters"]
+    disk, memory = module.room(weights, kind)
+    free = machine.facts(folder.parent).disk_free, psutil.virtual_memory().available
+    for need, there, what, cure in ((disk, free[0], "on the disk", "free some, name another place with --out"),
+                                    (memory, free[1], "of memory", "close other programs")):
+        if need > there:
+            others = ", ".join(t for t in module.TYPES if module.room(weights, t) < (disk, memory))
+            raise LorakitError(f"{folder}: {kind} of {weights / 1e9:.2f} billion weights needs {need / 1e9:.1f} GB "
+                               f"{what} while it is made, {there / 1e9:.1f} GB are free; {cure}"
+                               + (f", or take --type {others}" if others else ""))
+
+
+# The round trip
+
+
+def prompts(some: Rows) -> list[list[int]]:
+    """What is asked: the tokens before an answer, of plain text its first half."""
+    return [row["ids"][:len(row["ids"]) // 2 if start is None else start].tolist()
+            for row, start in zip(some, some.column("answer_start"), strict=True)]
+
+
+def reference(found: Source) -> tuple[dict[str, Any], list[str]]:
+    """What the tuned model says: in fp32 on unquantized weights, which an export is judged by, and as it was trained.
+
+    Kept beside the run's rows for the next export of the same weights.
+    """
+    path, some = found.folder / "rows" / "tuned.json", found.rows
+    key = "".join(sha256(f) for f in sorted(found.saved.glob("*.safetensors")))
+    try:
+        kept = sound(json.loads(path.read_text(encoding="utf-8")), "key", "exact", "trained")
+        if kept["key"] == key:
+            return kept, kept["notes"]
+    except (OSError, ValueError):
+        pass
+    run, notes = found.run, []
+    plain = run.with_(quantization="none", precision="fp32", engine=run.engine)
+    alike = (run.quantization, run.precision) == ("none", "fp32")
+    trained = _said(found, run, some)
+    exact = trained if alike else _said(found, plain, some)
+    if run.quantization != "none":
+        notes.append(f"tuned on a base in {run.quantization}, merged into its unquantized weights: "
+                     f"{_compared(trained, exact)}")
+    elif not alike:
+        notes.append(f"tuned in {run.precision}, compared in fp32: {_compared(trained, exact)}")
+    content = {"key": key, "exact": exact, "trained": trained, "notes": notes}
+    record.write_json(path, content)
+    return content, notes
+
+
+def _compared(one: dict[str, Any], two: dict[str, Any]) -> str:
+    same = sum(a == b for a, b in zip(one["answers"], two["answers"], strict=True))
+    return (f"{same} of {len(one['answers'])} answers stay the same, perplexity {perplexity(one):.4f} becomes "
+            f"{perplexity(two):.4f}")
+
+
+def _said(found: Source, run: Run, some: Rows) -> dict[str, Any]:
+    engine = registry.load("engines", run.engine).load(run, adapter=found.saved)
+    sums = evaluate.token_sums(engine, some, max_tokens=run.micro_batch_tokens)
+    asked, began = prompts(some), time.perf_counter()
+    answers = [engine.generate([p], run.max_new_tokens, found.meta["stop_ids"])[0] for p in asked]
+    seconds = time.perf_counter() - began
+    engine.close()
+    return {"nats": sums[:, 0].tolist(), "targets": sums[:, 1].tolist(), "answers": answers,
+            "tokens_per_second": _speed(answers, seconds)}
+
+
+def _speed(answers: Sequence[list[int]], seconds: float) -> float:
+    return sum(len(a) + 1 for a in answers) / max(seconds, 1e-9)
+
+
+def again(part: Path, found: Source, target: str, kind: str) -> dict[str, Any]:
+    """What the files in `part` say, in a fresh process."""
+    command = [sys.executable, "-c", "from lorakit.export import _child; _child()", str(part), str(found.folder.path),
+               target, json.dumps(found.options, default=str)]
+    child = subprocess.run(command, capture_output=True, text=True, env=machine.child_environment())
+    if child.returncode:
+        last = child.stderr.strip().splitlines()[-1:] or [f"it ended with {child.returncode}"]
+        raise LorakitError(f"{target} {kind}: what was written could not be run in a fresh process: {last[0]}")
+    return json.loads(child.stdout.strip().splitlines()[-1])
+
+
+def _child() -> None:
+    part, run, target, options = sys.argv[1:]
+    try:
+        print("\n" + json.dumps(measure(Path(part), source(run, **json.loads(options)), target)))
+    except LorakitError as failed:
+        sys.exit(str(failed))
+
+
+def measure(part: Path, found: Source, target: str) -> dict[str, Any]:
+    """Greedy tokens, losses and speed of exported files in their own runtime."""
+    some, stops = found.rows, found.meta["stop_ids"]
+    runtime, asked = registry.load("export", target).load(part, found), prompts(some)
+    runtime.generate(asked[0], 2, stops)  # the first one pays for what is set up once
+    began = time.perf_counter()
+    answers = [runtime.generate(prompt, found.run.max_new_tokens, stops) for prompt in asked]
+    seconds = time.perf_counter() - began
+    nats = [runtime.nats(row["ids"].tolist(), [bool(t) for t in row["targets"]]) for row in some]
+    more = getattr(runtime, "facts", dict)()
+    return {"answers": answers, "nats": nats, "tokens_per_second": _speed(answers, seconds), **more}
+
+
+def perplexity(said: dict[str, Any], targets: Sequence[float] | None = None) -> float:
+    return math.exp(min(700.0, sum(said["nats"]) / max(1.0, sum(targets or said["targets"]))))
+
+
+def equal_tokens(one: Sequence[list[int]], two: Sequence[list[int]]) -> float:
+    """The share of the first one's tokens, ends included, that stand before the first difference."""
+    before = [next((i for i, (a, b) in enumerate(zip([*x, -1], [*y, -1])) if a != b), len(x) + 1)
+              for x, y in zip(one, two, strict=True)]
+    return sum(before) / sum(len(x) + 1 for x in one)
+
+
+def judged(tuned: dict[str, Any], measured: dict[str, Any], bounds: tuple[float, float], what: str) -> dict[str, Any]:
+    """What the round trip shows. Raises `LorakitError` when it shows another model than the tuned one."""
+    exact, trained = tuned["exact"], tuned["trained"]
+    share, added = equal_tokens(exact["answers"], measured["answers"]), \
+        float(np.sum(measured["nats"]) - np.sum(exact["nats"])) / max(1.0, sum(exact["targets"]))
+    same = sum(a == b for a, b in zip(exact["answers"], measured["answers"], strict=True))
+    distinct = len({tuple(a) for a in exact["answers"]})
+    if share < bounds[0] or not added <= bounds[1]:
+        raise LorakitError(f"{what}: done is refused: {share:.1%} of the greedy tokens are the tuned model's (at least "
+                           f"{bounds[0]:.0%}), the loss grows by {added:.4f} nats a token (at most {bounds[1]}); the "
+                           "files are removed; take a type with more bits")
+    after = perplexity(measured, exact["targets"])
+    return {"agreement": {"prompts": len(exact["answers"]), "identical": same, "tokens": share, "distinct": distinct,
+                          "bound": bounds[0], "proves_little": distinct < DISTINCT},
+            "perplexity": {"trained": perplexity(trained), "before": perplexity(exact), "after": after,
+                           "added_nats": added, "bound": bounds[1]},
+            "tokens_per_second": {"before": exact["tokens_per_second"], "after": measured["tokens_per_second"]},
+            **{k: v for k, v in measured.items() if k not in ("answers", "nats", "tokens_per_second")}}
+
+
+def table(*folders: str | os.PathLike) -> list[dict[str, Any]]:
+    """One line per export: target, type, megabytes, tokens a second, perplexity, agreement."""
+    out = []
+    for folder in folders:
+        found = sound(json.loads((Path(folder) / RECORD).read_text(encoding="utf-8")), "agreement", "perplexity")
+        agreement = found["agreement"]
+        out.append({"export": f"{found['target']} {found['type']}", "megabytes": found["bytes"] / 1e6,
+                    "tokens_per_second": found["tokens_per_second"]["after"],
+                    "perplexity": found["perplexity"]["after"], "equal_tokens": agreement["tokens"],
+                    "identical_answers": f"{agreement['identical']} of {agreement['prompts']}"})
+    return out

@@ -1,0 +1,48 @@
+"""A conversation about pictures: a part of type image stands for each of them, in their order.
+
+{"images": ["rust_12.jpg"], "messages": [{"role": "user", "content": [{"type": "image"}, {"type": "text",
+"text": "What is this?"}]}, {"role": "assistant", "content": [{"type": "text", "text": "Common rust."}]}]}
+"""
+
+from __future__ import annotations
+
+from lorakit.errors import BadRow
+from lorakit.schemas import column, messages
+
+GIVES = "image"
+REQUIRED = (messages.REQUIRED[0], ("images", "image"))
+OPTIONAL = messages.OPTIONAL
+
+
+def convert(fields: dict) -> dict:
+    pictures = fields[column(fields, REQUIRED[1])]
+    pictures = pictures if isinstance(pictures, list) else [pictures]
+    turns, counts = fields[column(fields, REQUIRED[0])], []
+    words = messages.convert({**fields, "messages": [_without_pictures(turn, counts) for turn in turns]
+                              if isinstance(turns, list) else turns})["messages"]
+    users = [turn for turn in words if turn["role"] == "user"]
+    counts = [n for role, n in counts if role in ("user", "human")]
+    if sum(counts) == 0 and users:
+        counts[0] = len(pictures)  # no mark says where they belong: at the beginning
+    if sum(counts) != len(pictures):
+        raise BadRow(f"{len(pictures)} pictures, and {sum(counts)} parts of type image in the user's turns")
+    for turn, count in zip(users, counts, strict=True):
+        turn["images"] = count
+    return {"media": pictures, "turns": words}
+
+
+def _without_pictures(turn: object, counts: list[tuple[object, int]]) -> object:
+    """The turn's words; how many pictures it showed is noted in `counts`."""
+    if not isinstance(turn, dict):
+        return turn
+    name = "content" if "content" in turn else "value"
+    parts = turn.get(name)
+    if isinstance(parts, str):
+        counts.append((turn.get("role", turn.get("from")), parts.count("<image>")))
+        return {**turn, name: parts.replace("<image>", "").strip()}
+    if not isinstance(parts, list):
+        counts.append((turn.get("role", turn.get("from")), 0))
+        return turn
+    words = [p for p in parts if not (isinstance(p, dict) and p.get("type") in ("image", "image_url"))]
+    counts.append((turn.get("role", turn.get("from")), len(parts) - len(words)))
+    return {**turn, name: words}
