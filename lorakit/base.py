@@ -111,6 +111,11 @@ def serves(config: Any, objective: str, medium: str) -> bool:
     return type(config) in getattr(transformers, CLASSES[objective, medium])._model_mapping
 
 
+def reads_words(config: Any) -> bool:
+    """False for a classifier of pictures."""
+    return any(serves(config, *kind) for kind in CLASSES if kind != ("labels", "image"))
+
+
 def maker(task: str, config: Any, model: str) -> Any:
     """transformers' class that makes a base for a task; for `auto` the first that has the architecture."""
     import transformers
@@ -142,7 +147,7 @@ def reader(model: str, given: Any = None) -> tuple[Any, Any, list[str]]:
     A classifier of pictures has no tokenizer, a model of words no processor. `given`: its configuration.
     """
     given = config(model) if given is None else given
-    words = any(serves(given, *k) for k in CLASSES if k != ("labels", "image"))
+    words = reads_words(given)
     hears = next((k for k in CLASSES if k[1] and serves(given, *k)), None)
     pictures = processor(model, given) if hears else None
     if not words:

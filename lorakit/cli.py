@@ -83,6 +83,12 @@ def parser() -> argparse.ArgumentParser:
     it.add_argument("source", help="a folder, or a hub id")
     it.add_argument("target", help="the folder to write")
     it.add_argument("--four-bit", action="store_true", help="quantize a base for mlx-lm")
+    it = command(export, "a finished run in another format, proven by a round trip in a fresh process")
+    it.add_argument("run", metavar="RUN_DIR")
+    it.add_argument("--to", required=True, metavar="TARGET", help="a file of lorakit/export/: adapter, merged, gguf, …")
+    it.add_argument("--type", help="precision, e.g. bf16, q8_0, int8, 4bit; each target names its own")
+    it.add_argument("--out", metavar="PATH", help="the folder to write; else RUN_DIR/export/TARGET-TYPE")
+    it.add_argument("--also", nargs="+", metavar="RUN_DIR", help="runs on the same base whose adapters go along")
     it = command(compare, "runs and logs side by side: curves, settings that differ, scores with intervals, fairness")
     it.add_argument("runs", nargs="+", metavar="RUN_DIR|LOG", help="or trainer_state.json, TensorBoard files, a CSV")
     it.add_argument("--plot", type=Path, help="write the curves into this PNG")
@@ -269,6 +275,15 @@ def convert(options: argparse.Namespace) -> int:
     from lorakit.convert import convert as other_format
 
     print(other_format(options.source, options.target, four_bit=options.four_bit))
+    return 0
+
+
+def export(options: argparse.Namespace) -> int:
+    from lorakit.export import export as to
+    from lorakit.export import words
+
+    folder = to(options.run, options.to, options.out, type=options.type, also=options.also)
+    print(folder, *words(folder), sep="\n")
     return 0
 
 

@@ -111,7 +111,7 @@ def stand_in(model: str, home: Path) -> tuple[str, list[str]]:
     models/ knows how to shrink.
     """
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig
 
     spec = base.spec(model)
     if Path(spec.path).is_dir() and weights(model) < SMALL:
@@ -122,26 +122,32 @@ def stand_in(model: str, home: Path) -> tuple[str, list[str]]:
         raise LorakitError(f"{model}: no file in lorakit/models/ says how to shrink a {config['model_type']}; add one, "
                            "or rehearse with another model")
     tokenizer, words = tokenizer_of(model, spec)
+    reader = spec.reader or models.family(config, model).reader
     config = fitted(models.shrunk(config, small), tokenizer)
+    reader = reader(tokenizer, config) if reader else tokenizer
+    tokenizer = getattr(reader, "tokenizer", tokenizer)
+    config = AutoConfig.for_model(**config)
+    if not base.reads_words(config):
+        words = []
     torch.manual_seed(0)
-    made = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config))
+    made = base.maker("auto", config, model).from_config(config)
     notes = [f"REHEARSAL: {made.num_parameters():,} random weights of its architecture stand in for {model}", *words]
     tokenizer.init_kwargs[base.NOTES] = notes
     folder = home / Path(model).name
     with whole(folder) as part:
         made.save_pretrained(part)
-        tokenizer.save_pretrained(part)
+        reader.save_pretrained(part)
     return str(folder), notes
 
 
 def weights(model: str) -> int:
     """How many weights a saved model has, by its configuration."""
     import torch
-    from transformers import AutoModelForCausalLM
 
+    config = base.config(model)
     try:
         with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(base.config(model)).num_parameters()
+            return base.maker("auto", config, model).from_config(config).num_parameters()
     except ValueError as error:
         raise base.unusable(model, error) from None
 

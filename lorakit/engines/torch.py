@@ -19,7 +19,6 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import torch
 import torch.nn.functional as F
-
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, GenerationMixin, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
@@ -717,7 +716,8 @@ class TorchEngine:
             if width > self.positions:
                 raise LorakitError(f"a prompt has {width} tokens, and the model {self.positions} positions")
             max_new_tokens = min(max_new_tokens, self.positions - width + 1)
-        unread = [self.pad_id] * self.drops_last  # what this model's `generate` takes for an end token and drops
+        unread = [self.pad_id] * self.drops_last
+        ends = {} if unread else {"eos_token_id": stop_ids or None, "pad_token_id": self.pad_id}
         ids = torch.tensor([[self.pad_id] * (width - len(p)) + p + unread for p in prompts])
         mask = torch.tensor([[0] * (width - len(p)) + [1] * (len(p) + len(unread)) for p in prompts])
         # Models that hear have a `generate` of their own, which decides about language and length.
@@ -725,9 +725,8 @@ class TorchEngine:
             self.model.generate
         with self._evaluating():
             out = generate(
-                **self._words(ids, mask), **self._media(media), max_new_tokens=max_new_tokens, do_sample=False,
-                num_beams=1, temperature=None, top_p=None, top_k=None, repetition_penalty=1.0, no_repeat_ngram_size=0,
-                eos_token_id=stop_ids or None, pad_token_id=self.pad_id)
+                **self._words(ids, mask), **self._media(media), **ends, max_new_tokens=max_new_tokens, do_sample=False,
+                num_beams=1, temperature=None, top_p=None, top_k=None, repetition_penalty=1.0, no_repeat_ngram_size=0)
         answers = []
         for row in out[:, width:].tolist():
             end = next((i for i, token in enumerate(row) if token in stop_ids), len(row))

@@ -1,9 +1,9 @@
 """Out of the notebook: a tuned model in another format, proven by a round trip through its own runtime.
 
 A target is one file here. It offers `TYPES` (precisions, the first one by default), `BOUNDS` (for each of them the
-least share of equal greedy tokens and the most nats per token that it may add), `room(weights, type)` -> bytes of
-(disk, memory), `export(source, folder, type)` -> notes, `size(folder)` -> bytes of weights, and `load(folder, source)`
--> a `Runtime`.
+least share of equal greedy tokens and the most nats per token that it may add; `bounds(source, type)` where a model
+widens them), `room(weights, type)` -> bytes of (disk, memory), `export(source, folder, type)` -> notes,
+`size(folder)` -> bytes of weights, and `load(folder, source)` -> a `Runtime`.
 """
 
 from __future__ import annotations
@@ -125,7 +125,8 @@ def export(path: str | os.PathLike, target: str, out: str | os.PathLike | None =
         part.mkdir()
         notes = notes + module.export(found, part, kind)
         measured = again(part, found, target, kind)
-        content = judged(tuned, measured, module.BOUNDS[kind], f"{target} {kind}")
+        bounds = module.bounds(found, kind) if hasattr(module, "bounds") else module.BOUNDS[kind]
+        content = judged(tuned, measured, bounds, f"{target} {kind}")
         content = {"target": target, "type": kind, "run": str(found.folder.path), "base": found.run.model,
                    "base_sha256": found.folder.record.get("base_sha256"), "bytes": module.size(part),
                    "files": {str(f.relative_to(part)): {"bytes": f.stat().st_size, "sha256": sha256(f)}
@@ -282,11 +283,37 @@ def judged(tuned: dict[str, Any], measured: dict[str, Any], bounds: tuple[float,
             **{k: v for k, v in measured.items() if k not in ("answers", "nats", "tokens_per_second")}}
 
 
+def rounded(found: Source, bounds: tuple[float, float]) -> tuple[float, float]:
+    """Wider for gpt-oss: llama.cpp and mlx-lm round the ends of YaRN's ramp (arXiv 2309.00071), which it does not."""
+    rope = getattr(base.config(found.run.model).get_text_config(), "rope_parameters", None) or {}
+    return (min(bounds[0], 0.8), max(bounds[1], 0.02)) if rope.get("truncate") is False else bounds
+
+
+def words(folder: str | os.PathLike) -> list[str]:
+    """What the round trip of an export showed, for people."""
+    found = read(folder)
+    agreement, before, speed = found["agreement"], found["perplexity"], found["tokens_per_second"]
+    few = f"; only {agreement['distinct']} answers differ, which proves little" if agreement["proves_little"] else ""
+    return [f"{found['target']} {found['type']}: {found['bytes'] / 1e6:.1f} MB, loaded by a fresh process",
+            f"{agreement['identical']} of {agreement['prompts']} greedy answers are the tuned model's, token by token "
+            f"({agreement['tokens']:.1%} of the tokens, at least {agreement['bound']:.0%} were asked for{few})",
+            f"perplexity {before['before']:.4f} before, {before['after']:.4f} after; {speed['after']:.0f} tokens/s",
+            *found["notes"]]
+
+
+def read(folder: str | os.PathLike) -> dict[str, Any]:
+    """`export.json` of an exported folder. Raises `LorakitError` where there is none."""
+    try:
+        content = json.loads((Path(folder) / RECORD).read_text(encoding="utf-8"))
+        return sound(content, "target", "type", "bytes", "agreement", "perplexity", "tokens_per_second", "notes")
+    except (OSError, ValueError) as error:
+        raise LorakitError(f"{folder}: holds no export ({error}); make one with lorakit export RUN_DIR --to …") from None
+
+
 def table(*folders: str | os.PathLike) -> list[dict[str, Any]]:
-    """One line per export: target, type, megabytes, tokens a second, perplexity, agreement."""
+    """A row per export: megabytes, tokens a second, perplexity, agreement."""
     out = []
-    for folder in folders:
-        found = sound(json.loads((Path(folder) / RECORD).read_text(encoding="utf-8")), "agreement", "perplexity")
+    for found in map(read, folders):
         agreement = found["agreement"]
         out.append({"export": f"{found['target']} {found['type']}", "megabytes": found["bytes"] / 1e6,
                     "tokens_per_second": found["tokens_per_second"]["after"],

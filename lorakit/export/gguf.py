@@ -21,7 +21,7 @@ import numpy as np
 
 from lorakit import convert
 from lorakit.errors import LorakitError
-from lorakit.export import DEFAULT_BOUNDS, Source
+from lorakit.export import DEFAULT_BOUNDS, Source, rounded
 from lorakit.export.merged import merged, untuned
 
 TYPES = ("q8_0", "f16", "f32", "q4_0", "q4_k_m", "adapter")
@@ -67,6 +67,10 @@ CUTS = {
 
 def room(weights: int, kind: str) -> tuple[float, float]:
     return weights * BITS[kind] / 8 * 1.05, weights * (4 + BITS[kind] / 8)  # the merged model, and what is written
+
+
+def bounds(source: Source, kind: str) -> tuple[float, float]:
+    return rounded(source, BOUNDS[kind])
 
 
 def size(folder: Path) -> int:
@@ -210,7 +214,7 @@ def tensors(model: Any, config: Any, form: Family) -> Iterator[tuple[str, np.nda
 
 
 def query_scale(config: Any) -> float:
-    """Gemma divides scores by the root of `query_pre_attn_scalar`, llama.cpp by that of a head's width (of 27B: …)."""
+    """Gemma divides scores by the root of `query_pre_attn_scalar`, llama.cpp by that of a width (27B: of heads)."""
     width = config.hidden_size / config.num_attention_heads if config.num_hidden_layers == 62 else config.head_dim
     return math.sqrt(width / config.query_pre_attn_scalar)
 
@@ -259,10 +263,16 @@ def vocabulary(writer: Any, source: Source, rows: int) -> None:
     stops = source.meta["stop_ids"]
     if source.chats and stops:
         writer.add_eot_token_id(stops[0])
-    writer.add_add_bos_token(bool(tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]))
+    writer.add_add_bos_token(begins(tokenizer))
     writer.add_add_eos_token(False)
-    if tokenizer.chat_template:
-        writer.add_chat_template(tokenizer.chat_template)
+    if template := tokenizer.chat_template:  # llama.cpp takes token 11 for the beginning where there is none
+        without = "{%- set bos_token = '' -%}" if tokenizer.bos_token is None and "bos_token" in template else ""
+        writer.add_chat_template(without + template)
+
+
+def begins(tokenizer: Any) -> bool:
+    """Whether it puts its first token before every text."""
+    return tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
 
 
 def sentencepiece(model: dict[str, Any]) -> bool:
@@ -315,14 +325,11 @@ def modelfile(source: Source) -> str:
     stops = [source.tokenizer.convert_ids_to_tokens(i) for i in source.meta["stop_ids"]]
     lines = [f"# ollama create {source.folder.path.name} -f {MODELFILE}", f"FROM ./{MODEL}"]
     if source.chats:
-        mark, ask = "\ue000", source.tokenizer.apply_chat_template
-        turns = [{"role": "user", "content": mark}]
-        plain = ask(turns, tokenize=False, add_generation_prompt=True).replace(mark, "{{ .Prompt }}")
+        turns = [{"role": "user", "content": "{{ .Prompt }}"}]
+        plain = rendered(source.tokenizer, turns)
         try:
-            system = ask([{"role": "system", "content": mark}, *turns], tokenize=False, add_generation_prompt=True)
-            before = system.split(mark)[0] + "{{ .System }}" + system.split(mark)[1]
-            plain = f"{{{{ if .System }}}}{before}{{{{ .Prompt }}}}{system.rpartition(mark)[2]}" \
-                    f"{{{{ else }}}}{plain}{{{{ end }}}}"
+            with_system = rendered(source.tokenizer, [{"role": "system", "content": "{{ .System }}"}, *turns])
+            plain = "{{ if .System }}" + with_system + "{{ else }}" + plain + "{{ end }}"
         except Exception:  # a template may refuse the role
             pass
         lines.append(f'TEMPLATE """{plain}{{{{ .Response }}}}"""')
@@ -330,15 +337,22 @@ def modelfile(source: Source) -> str:
     return "\n".join(lines) + "\n"
 
 
+def rendered(tokenizer: Any, turns: list[dict[str, str]]) -> str:
+    """The turns as the template writes them, without a first token that Ollama puts there itself."""
+    text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    return text.removeprefix(tokenizer.bos_token) if begins(tokenizer) else text
+
+
 # Bits
 
 
 def stored_as(name: str, tensor: np.ndarray, kind: str, layers: int) -> Any:
-    """The type of one tensor: vectors stay in f32; rows that no block fills take the next type that they do fill."""
+    """The type of one tensor. Vectors and what chooses experts stay in f32; rows that no block fills take a type that
+    they do fill."""
     import gguf
 
     types = gguf.GGMLQuantizationType
-    if tensor.ndim < 2 or kind == "f32":
+    if tensor.ndim < 2 or kind == "f32" or name.endswith(".bias") or "ffn_gate_inp" in name:
         return types.F32
     wanted = types[mixed(name, layers) if kind == "q4_k_m" else kind.upper()]
     if tensor.shape[-1] % 256:

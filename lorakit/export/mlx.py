@@ -17,19 +17,23 @@ import numpy as np
 
 from lorakit import convert
 from lorakit.errors import LorakitError
-from lorakit.export import DEFAULT_BOUNDS, Source
+from lorakit.export import DEFAULT_BOUNDS, Source, rounded
 from lorakit.export.merged import merged
 from lorakit.files import remove
 
 TYPES = ("fp16", "4bit", "fp32", "adapter")
 BOUNDS = {"fp16": DEFAULT_BOUNDS["16"], "4bit": DEFAULT_BOUNDS["4"], "fp32": DEFAULT_BOUNDS["fp32"],
-          "adapter": DEFAULT_BOUNDS["fp32"]}
+          "adapter": DEFAULT_BOUNDS["16"]}  # the base computes in its own 16 bits
 BYTES = {"fp16": 2, "4bit": 0.6, "fp32": 4, "adapter": 0.1}
 
 
 def room(weights: int, kind: str) -> tuple[float, float]:
     """The merged model lies on the disk while MLX reads it."""
     return weights * (BYTES[kind] + (4 if kind in ("fp32", "adapter") else 2)) * 1.05, weights * 4.5
+
+
+def bounds(source: Source, kind: str) -> tuple[float, float]:
+    return rounded(source, BOUNDS[kind])
 
 
 def size(folder: Path) -> int:
@@ -80,6 +84,8 @@ class MlxLm:
                 mx.eval(self.model.parameters())
         else:
             self.model, _ = utils.load(str(folder))
+        if not mx.metal.is_available():  # its CPU build takes 40 times as long for 16 bits
+            self.model.set_dtype(mx.float32)
 
     def generate(self, prompt: list[int], max_new_tokens: int, stop_ids: list[int]) -> list[int]:
         from mlx_lm.generate import generate_step

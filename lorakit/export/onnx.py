@@ -81,7 +81,8 @@ def graph(model: Any, path: Path, layers: int, heads: int, width: int) -> None:
     if hasattr(model, "set_experts_implementation") and getattr(model.config, "num_local_experts", None):
         model.set_experts_implementation("batched_mm")  # every expert by its own loop cannot be followed
     model.set_attn_implementation("sdpa" if model._supports_sdpa else "eager")
-    logging.getLogger("onnxscript").setLevel(logging.ERROR)
+    for name in ("onnxscript", "torch.onnx"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
@@ -94,19 +95,22 @@ def graph(model: Any, path: Path, layers: int, heads: int, width: int) -> None:
     except OSError:
         raise
     except Exception as error:  # torch.export raises whatever the model makes it stumble over
-        raise LorakitError(f"{model.config.model_type}: torch cannot write its graph "
-                           f"({str(error).strip().splitlines()[0][:200]}); export it --to gguf or --to merged") from None
+        words = str(error).strip().splitlines()[0][:200]
+        raise LorakitError(f"{model.config.model_type}: torch cannot write its graph ({words}); export it --to gguf or "
+                           "--to merged") from None
 
 
 def quantized(source: Path, target: Path) -> None:
     """Weights of matrix products in 8 bits, a scale per column; activations are rounded as they come."""
+    import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
+    model = onnx.load(source)
+    del model.graph.value_info[:]  # shapes of before: the quantizer turns some matrices round
     logging.getLogger().setLevel(logging.ERROR)
-    quantize_dynamic(str(source), str(target), weight_type=QuantType.QInt8, per_channel=True,
-                     use_external_data_format=source.stat().st_size > ONE_FILE or len(
-                         list(source.parent.glob("fp32.onnx*"))) > 1,
-                     extra_options={"MatMulConstBOnly": True})
+    quantize_dynamic(model, str(target), weight_type=QuantType.QInt8, per_channel=True,
+                     op_types_to_quantize=["MatMul", "Gather"], extra_options={"MatMulConstBOnly": True},
+                     use_external_data_format=source.with_name(f"{source.name}.data").exists())
 
 
 def load(folder: Path, source: Source) -> OnnxRuntime:

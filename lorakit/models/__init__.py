@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -24,11 +24,12 @@ class Spec:
     unquantized: tuple[str, ...] = ()  # layers that a quantized base keeps whole, in transformers' own patterns
     stored: str = ""  # how the hub's weights are quantized already: no second quantization can load them
     fp16: bool = True  # False where activations overflow half precision
-    drops_last: bool = False  # its `generate` takes a prompt's last token for an end token and drops it
+    drops_last: bool = False  # its `generate` names the end token itself and drops a prompt's last one
     source: str = ""  # where these facts are from
     template: str = ""  # its chat template among those that TRL carries
     config: dict[str, Any] = field(default_factory=dict)  # of config.json, what decides architecture and sizes
     small: dict[str, Any] = field(default_factory=dict)  # written over it for rehearsal, see `shrunk`
+    reader: Callable | None = None  # (tokenizer, small config) -> a small processor; fits both to each other
     sizes: dict[str, dict[str, Any]] = field(default_factory=dict)  # of a family: size -> its part of `config`
 
     def each(self) -> dict[str, Spec]:
@@ -77,6 +78,27 @@ def stacked(target_modules: str | Sequence[str], weight: str) -> bool:
     return not isinstance(target_modules, str) and adapts(target_modules, weight)
 
 
+def image_processor(kind: str, **settings: Any) -> Any:
+    """A processor of pictures by the name of its class, computed by what is installed: torchvision or PIL."""
+    import json
+    import tempfile
+    from pathlib import Path
+
+    from transformers import AutoImageProcessor
+
+    with tempfile.TemporaryDirectory() as folder:
+        content = {"image_processor_type": kind, **settings}
+        (Path(folder) / "preprocessor_config.json").write_text(json.dumps(content), encoding="utf-8")
+        return AutoImageProcessor.from_pretrained(folder)
+
+
+def name_tokens(tokenizer: Any, tokens: dict[str, str]) -> None:
+    """Adds special tokens under names that processors ask for: image_token, …"""
+    tokenizer.add_special_tokens({"additional_special_tokens": list(tokens.values())},
+                                 replace_extra_special_tokens=False)
+    tokenizer._set_model_specific_special_tokens(tokens)
+
+
 def merged(one: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     """Both, `over` where they differ, dictionaries inside alike."""
     return one | {k: merged(one[k], v) if isinstance(v, dict) and isinstance(one.get(k), dict) else v
@@ -87,6 +109,8 @@ def shrunk(config: dict[str, Any], small: dict[str, Any]) -> dict[str, Any]:
     """A configuration made small: as many query heads share a key head as before, the rest as `small` says."""
     out = merged(config, small)
     text = out.get("text_config") or out
+    if "num_attention_heads" not in text:
+        return out
     shared = text["num_attention_heads"] // (text.get("num_key_value_heads") or text["num_attention_heads"])
     keys = 1 if shared > 2 else 2
     text["num_attention_heads"] = keys * shared

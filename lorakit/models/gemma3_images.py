@@ -2,7 +2,23 @@
 
 from dataclasses import replace
 
+from lorakit.models import image_processor, name_tokens
 from lorakit.models.gemma3 import SPEC as TEXT
+
+TOKENS = {"image_token": "<image_soft_token>", "boi_token": "<start_of_image>", "eoi_token": "<end_of_image>"}
+
+
+def reader(tokenizer, config):
+    from transformers import Gemma3Processor
+
+    name_tokens(tokenizer, TOKENS)
+    config |= {"image_token_index": tokenizer.image_token_id, "boi_token_index": tokenizer.boi_token_id,
+               "eoi_token_index": tokenizer.eoi_token_id}
+    config["text_config"]["vocab_size"] = len(tokenizer)
+    side = config["vision_config"]["image_size"]
+    return Gemma3Processor(image_processor("Gemma3ImageProcessor", size={"height": side, "width": side}), tokenizer,
+                           chat_template=tokenizer.chat_template, image_seq_length=config["mm_tokens_per_image"])
+
 
 SPEC = replace(
     TEXT,
@@ -20,6 +36,7 @@ SPEC = replace(
         "vision_config": {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1,
                           "num_attention_heads": 2, "image_size": 28},
     },
+    reader=reader,
     sizes={
         "4b": {"text_config": {"hidden_size": 2560, "intermediate_size": 10240, "num_hidden_layers": 34,
                                "num_attention_heads": 8, "num_key_value_heads": 4}},

@@ -1,10 +1,11 @@
 """What the columns of a row mean, one module each.
 
-Contract: `GIVES`, the field a task asks for (`messages` or `text`); `REQUIRED`, a tuple of columns, each a tuple of
-the names it may have; `OPTIONAL`, names of columns that are used where they are; `convert(fields)` returns plain JSON
-values, `{GIVES: …}` and, where the schema knows the row's class, `label` (a str), or raises `BadRow` saying what is
-wrong. The schema whose columns are all there is taken; of several, the one that explains the most columns; of equals,
-the first by name.
+Contract: `GIVES`, what a task asks for (`messages`, `text`, or what comes with the words: `image`, `sound`);
+`REQUIRED`, a tuple of columns, each a tuple of the names it may have; `OPTIONAL`, names of columns that are used where
+they are; `convert(fields)` returns plain JSON values, `{GIVES: …}` (of pictures and sounds a list of them, `media`,
+with `text` or `turns`) and, where the schema knows the row's class, `label` (a str), or raises `BadRow` saying what is wrong. The
+schema whose columns are all there is taken; of several, the one that explains the most columns; of equals, the first by
+name.
 """
 
 from __future__ import annotations
@@ -51,6 +52,16 @@ def text_of(fields: Mapping[str, Any], names: tuple[str, ...], *, empty: bool = 
         value.encode("utf-8")
     except UnicodeEncodeError:
         raise BadRow(f"{name!r} holds half a character (a lone surrogate)") from None
+    return value
+
+
+def medium_of(fields: Mapping[str, Any], names: tuple[str, ...]) -> Any:
+    """A path, or the bytes of a picture or sound as `datasets` stores them. Raises `BadRow` for what is neither."""
+    name = column(fields, names)
+    value = fields[name]
+    held = isinstance(value, dict) and (value.get("bytes") or value.get("path"))
+    if not held and not (isinstance(value, str) and value.strip()):
+        raise BadRow(f"{name!r} is {type(value).__name__}, expected a path")
     return value
 
 

@@ -3,7 +3,7 @@
 {"image": "leaves/rust_12.jpg", "label": "Common_Rust"}
 """
 
-from lorakit.schemas import column, text_label, text_of
+from lorakit.schemas import medium_of, text_label, text_of
 
 GIVES = "image"
 PICTURE = ("image", "picture", "photo", "img", "image_path", "image_file", "file_name")
@@ -14,5 +14,5 @@ OPTIONAL = QUESTION
 
 def convert(fields: dict) -> dict:
     label = text_label.class_of(fields)
-    return {"media": [fields[column(fields, PICTURE)]], "question": text_of(fields, QUESTION, empty=True),
+    return {"media": [medium_of(fields, PICTURE)], "question": text_of(fields, QUESTION, empty=True),
             "text": label, "label": label}

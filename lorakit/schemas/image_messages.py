@@ -1,13 +1,13 @@
-"""A conversation about pictures: a part of type image stands for each of them, in their order.
+"""A conversation about pictures: a part of type image, or <image>, stands for each of them, in their order; where
+none does, they stand before the first question.
 
-{"images": ["rust_12.jpg"], "messages": [{"role": "user", "content": [{"type": "image"}, {"type": "text",
-"text": "What is this?"}]}, {"role": "assistant", "content": [{"type": "text", "text": "Common rust."}]}]}
+{"image": "rust.jpg", "messages": [{"role": "user", "content": "What?"}, {"role": "assistant", "content": "Rust."}]}
 """
 
 from __future__ import annotations
 
 from lorakit.errors import BadRow
-from lorakit.schemas import column, messages
+from lorakit.schemas import column, medium_of, messages
 
 GIVES = "image"
 REQUIRED = (messages.REQUIRED[0], ("images", "image"))
@@ -15,8 +15,9 @@ OPTIONAL = messages.OPTIONAL
 
 
 def convert(fields: dict) -> dict:
-    pictures = fields[column(fields, REQUIRED[1])]
-    pictures = pictures if isinstance(pictures, list) else [pictures]
+    name = column(fields, REQUIRED[1])
+    given = fields[name] if isinstance(fields[name], list) else [fields[name]]
+    pictures = [medium_of({name: one}, (name,)) for one in given]
     turns, counts = fields[column(fields, REQUIRED[0])], []
     words = messages.convert({**fields, "messages": [_without_pictures(turn, counts) for turn in turns]
                               if isinstance(turns, list) else turns})["messages"]

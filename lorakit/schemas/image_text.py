@@ -3,7 +3,7 @@
 {"image": "leaves/rust_12.jpg", "caption": "A maize leaf with brown pustules on both sides."}
 """
 
-from lorakit.schemas import column, image_label, text_of
+from lorakit.schemas import image_label, medium_of, text_of
 
 GIVES = "image"
 WORDS = ("caption", "description", "answer", "completion", "response", "text")
@@ -12,5 +12,5 @@ OPTIONAL = image_label.QUESTION
 
 
 def convert(fields: dict) -> dict:
-    return {"media": [fields[column(fields, REQUIRED[0])]], "question": text_of(fields, OPTIONAL, empty=True),
+    return {"media": [medium_of(fields, REQUIRED[0])], "question": text_of(fields, OPTIONAL, empty=True),
             "text": text_of(fields, WORDS)}

@@ -3,7 +3,7 @@
 {"audio": "recordings/7_jackson_32.wav", "text": "seven"}
 """
 
-from lorakit.schemas import column, text_of
+from lorakit.schemas import medium_of, text_of
 
 GIVES = "sound"
 SOUND = ("audio", "sound", "speech", "recording", "wav", "audio_path", "audio_file")
@@ -13,4 +13,4 @@ OPTIONAL = ()
 
 
 def convert(fields: dict) -> dict:
-    return {"media": [fields[column(fields, SOUND)]], "text": text_of(fields, WORDS, number=True)}
+    return {"media": [medium_of(fields, SOUND)], "text": text_of(fields, WORDS, number=True)}

@@ -44,9 +44,10 @@ def encode(example: Example, processor: Any, max_length: int, question: str = ""
         return given[-1][0]
 
     rows = chat.encode_turns(example, turns_of(example.fields, question), processor.tokenizer, max_length, seen)
+    token = getattr(processor.tokenizer, "image_token_id", None) or processor.image_token_id
     for row in rows:
         prompt, row["media"] = max((g for g in given if row["ids"][:len(g[0])] == g[0]), key=lambda g: len(g[0]))
-        if row["ids"].count(processor.image_token_id) != prompt.count(processor.image_token_id):
+        if row["ids"].count(token) != prompt.count(token):
             raise BadRow(f"max_length={max_length} cuts through a picture; raise it")
     return rows
 

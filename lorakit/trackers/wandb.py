@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ class Tracker:
 
         known = folder / "wandb-id.txt"
         if not known.exists():
-            known.write_text(wandb.util.generate_id(), encoding="utf-8")
+            known.write_text(uuid.uuid4().hex, encoding="utf-8")
         self.run = wandb.init(project=os.environ.get("WANDB_PROJECT", "lorakit"), name=name, config=settings,
                               dir=str(folder), id=known.read_text(encoding="utf-8"), resume="allow",
                               settings=wandb.Settings(console="off", silent=True))

@@ -1,0 +1,250 @@
+"""The studio in a real browser, in JupyterLab and as a page of Voila: from an upload to a download."""
+
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psutil
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SHOTS = os.environ.get("LORAKIT_SHOTS")  # a folder for screenshots to look at
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+         "--disable-component-update", "--disable-sync"]
+HOSTILE = '<img src=x onerror="window.hacked=1"><script>window.hacked=1</script>'
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    playwright = pytest.importorskip("playwright.sync_api")
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if not found:
+        pytest.skip("no browser: chromium is not installed")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=found, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def place(tmp_path):
+    """A folder as a user has it: the notebook, a broken file, a good one, a large one."""
+    content = json.loads((ROOT / "notebooks/studio.ipynb").read_text(encoding="utf-8"))
+    for cell in content["cells"]:
+        if "parameters" in cell["metadata"].get("tags", []):
+            cell["source"] = "".join(cell["source"]).replace('"outputs"', repr(str(tmp_path / "outputs")))
+    (tmp_path / "studio.ipynb").write_text(json.dumps(content), encoding="utf-8")
+    rows = [{"prompt": f"Is {i} even?", "completion": "no" if i % 2 else "yes"} for i in range(160)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    hostile = HOSTILE.replace('"', "")
+    (tmp_path / "broken.csv").write_text(f'prompt,completion\n{hostile},x\n"open,\n', encoding="utf-8")
+    return tmp_path
+
+
+@contextmanager
+def served(place, *command):
+    """A server on a free port, until the block ends. Yields its address."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "LORAKIT_CACHE": str(place / "cache"), "OMP_NUM_THREADS": "1",
+           "JUPYTER_CONFIG_DIR": str(place / "config"), "JUPYTER_RUNTIME_DIR": str(place / "runtime"),
+           "CUDA_VISIBLE_DEVICES": ""}
+    with open(place / "server.log", "wb") as log:
+        server = subprocess.Popen([sys.executable, "-m", *command, f"--port={port}", "--no-browser"], cwd=place,
+                                  env=env, stdout=log, stderr=log, start_new_session=True)
+    address = f"http://127.0.0.1:{port}"
+    try:
+        end = time.monotonic() + 90
+        while True:
+            try:
+                urllib.request.urlopen(f"{address}/api" if "jupyterlab" in command else address, timeout=60).close()
+                break
+            except OSError:
+                assert server.poll() is None and time.monotonic() < end, (place / "server.log").read_text()[-2000:]
+                time.sleep(0.3)
+        yield address
+    finally:
+        family = [*psutil.Process(server.pid).children(recursive=True), psutil.Process(server.pid)]
+        for process in family:
+            with suppress(psutil.Error):
+                process.kill()
+
+
+@contextmanager
+def lab(place):
+    with served(place, "jupyterlab", "--allow-root", "--IdentityProvider.token=", f"--ServerApp.root_dir={place}",
+                "--LabApp.expose_app_in_browser=True", "--LabApp.news_url=None") as address:
+        yield lambda page: open_lab(page, address)
+
+
+def open_lab(page, address):
+    page.goto(f"{address}/lab/tree/studio.ipynb")
+    page.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status="idle"]', timeout=90_000)
+    if not page.locator(".lorakit-studio").count():
+        page.evaluate("window.jupyterapp.commands.execute('notebook:run-all-cells')")
+    page.wait_for_selector(".lorakit-studio", timeout=120_000)
+    page.locator(".lorakit-studio").scroll_into_view_if_needed()
+
+
+@contextmanager
+def voila(place):
+    with served(place, "voila", "studio.ipynb", "--Voila.ip=127.0.0.1",
+                "--TagRemovePreprocessor.remove_cell_tags=['headless']") as address:
+        yield lambda page: open_voila(page, address)
+
+
+def open_voila(page, address):
+    page.goto(address, timeout=120_000)
+    page.wait_for_selector(".lorakit-studio", timeout=120_000)
+
+
+def shot(page, name):
+    if SHOTS:
+        page.screenshot(path=f"{SHOTS}/{name}.png")
+
+
+def turn(page, title):
+    page.locator(".lorakit-studio").get_by_role("button", name=title, exact=True).first.click()
+
+
+def upload(page, path):
+    with page.expect_file_chooser() as chooser:
+        page.locator("button.widget-upload, button.jupyter-widget-upload").first.click()
+    chooser.value.set_files(path)
+
+
+def says(page, words, seconds=90):
+    page.locator(".lorakit-studio").get_by_text(words).first.wait_for(timeout=1000 * seconds, state="visible")
+
+
+def field(page, label):
+    return page.locator(".lorakit-studio").get_by_label(label, exact=True).first
+
+
+def fill(page, label, value):
+    control = field(page, label)
+    control.fill(value)
+    control.press("Enter")
+    control.press("Tab")
+
+
+def history(place, name):
+    path = place / f"outputs/{name}/history.jsonl"
+    return sum('"loss"' in line for line in path.read_text().splitlines()) if path.exists() else 0
+
+
+def until(true, seconds=120):
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "nothing happened"
+        time.sleep(0.2)
+
+
+def new_page(chromium, width=1280, height=900, **more):
+    page = chromium.new_page(viewport={"width": width, "height": height}, **more)
+    page.set_default_timeout(60_000)
+    return page
+
+
+def from_a_file_to_a_download(chromium, place, opened, kind):
+    page = new_page(chromium)
+    opened(page)
+    turn(page, "Upload")
+    upload(page, place / "broken.csv")
+    says(page, re.compile("usable|no usable row|quote"))
+    shot(page, f"{kind}-1-broken")
+    upload(page, place / "rows.jsonl")
+    says(page, re.compile(r"160 rows, jsonl"))
+    says(page, "Is 0 even?")
+    shot(page, f"{kind}-2-upload")
+
+    turn(page, "Configure")
+    says(page, re.compile("This fits: .* GB of the .* 48 updates, about .* of training"), 120)
+    fill(page, "Name", "first")
+    fill(page, "Updates at most", "100000")
+    says(page, re.compile("This fits: .*100,000 updates"), 120)
+    shot(page, f"{kind}-3-configure")
+    turn(page, "Train")
+    says(page, "max_updates")
+    turn(page, "Start")
+    says(page, re.compile(r"running · update \d+ of 100000"), 180)
+    page.wait_for_selector(".lorakit-studio svg polyline")
+    before = page.locator(".lorakit-studio svg polyline").nth(1).get_attribute("points")
+    until(lambda: page.locator(".lorakit-studio svg polyline").nth(1).get_attribute("points") != before)  # it grows
+    shot(page, f"{kind}-4-progress")
+
+    page.close()  # and the run goes on
+    done = history(place, "first")
+    until(lambda: history(place, "first") > done + 3)
+    page = new_page(chromium)
+    opened(page)
+    turn(page, "Progress")
+    says(page, re.compile(r"running · update \d+ of 100000"))
+    turn(page, "Train")
+    turn(page, "Stop")
+    says(page, re.compile("first is stopped"), 120)
+    stopped = history(place, "first")
+    turn(page, "Resume")
+    says(page, re.compile(r"running · update \d+ of 100000"), 120)
+    until(lambda: history(place, "first") > stopped + 3)  # from where it stood
+    turn(page, "Train")
+    turn(page, "Stop")
+    says(page, re.compile("first is stopped"), 120)
+
+    turn(page, "Configure")
+    fill(page, "Name", "second")
+    fill(page, "Updates at most", "12")
+    says(page, re.compile("This fits: .*12 updates"), 120)
+    turn(page, "Train")
+    turn(page, "Start")
+    says(page, re.compile("done · update 12 of 12"), 240)
+    shot(page, f"{kind}-5-done")
+    turn(page, "Try")
+    field(page, "Question").fill("Is 7 even?")
+    turn(page, "Ask both")
+    says(page, "the tuned model", 180)
+    shot(page, f"{kind}-6-try")
+    turn(page, "Export")
+    field(page, "As").select_option("adapter")
+    turn(page, "Export")
+    page.locator(".lorakit-studio .widget-button, .lorakit-studio .jupyter-button").get_by_text(
+        "Export", exact=True).last.click()
+    says(page, re.compile("Download .*MB"), 240)
+    with page.expect_download() as download:
+        page.locator(".lk-download").click()
+    assert Path(download.value.path()).read_bytes()[:2] == b"PK"
+    shot(page, f"{kind}-7-export")
+    turn(page, "Jobs")
+    field(page, "Runs").select_option(["first", "second"])
+    turn(page, "Compare")
+    says(page, re.compile("max_updates: "), 120)
+    shot(page, f"{kind}-8-jobs")
+    field(page, "Runs").select_option(["first"])
+    turn(page, "Delete")
+    says(page, "Delete first with all that is in it?")
+    turn(page, "Yes, delete")
+    says(page, "first is deleted")
+    assert not (place / "outputs/first").exists() and (place / "outputs/second").exists()
+    assert page.evaluate("window.hacked") is None
+    page.close()
+
+
+def test_in_jupyterlab(chromium, place):
+    with lab(place) as opened:
+        from_a_file_to_a_download(chromium, place, opened, "lab")
+
+
+def test_in_voila(chromium, place):
+    pytest.importorskip("voila")
+    with voila(place) as opened:
+        from_a_file_to_a_download(chromium, place, opened, "voila")
