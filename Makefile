@@ -13,7 +13,7 @@ TESTERS := pytest pytest-timeout pytest-xdist hypothesis
 # What a floor that is too low breaks first.
 # Before transformers 5.18 a Doge under SDPA sees its padding.
 FLOOR_TESTS := tests/test_engine.py tests/test_masks.py tests/test_finetune.py tests/test_formats.py tests/test_models.py \
-  tests/test_data.py tests/test_hub.py tests/test_metrics.py tests/test_intervals.py -k "not doge"
+  tests/test_data.py tests/test_hub.py tests/test_metrics.py tests/test_intervals.py tests/test_notebooks.py -k "not doge"
 
 .PHONY: env quickstart test test-slow test-real test-unsloth test-floor gpu gpu-older lint notebooks pretrain bench bench-gpu bench-mlx clean
 

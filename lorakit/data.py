@@ -396,8 +396,10 @@ def classes(examples: Iterable[Example], report: DataReport) -> list[str] | None
 
 def split(examples: Sequence[Example], *, validation_fraction: float = 0.1, test_fraction: float = 0.1, seed: int = 0,
           group_by: str | None = None, given: Mapping[str, Sequence[Example]] | None = None,
-          report: DataReport | None = None) -> dict[str, Sequence[Example]]:
-    """Three sets by seed; `given` holds sets that have a file of their own.
+          report: DataReport | None = None, folds: int | None = None, fold: int | None = None
+          ) -> dict[str, Sequence[Example]]:
+    """Three sets by seed; `given` holds sets that have a file of their own. The test rows are one of so many `folds`;
+    with no `fold` named there are none.
 
     Equal rows are dropped, near duplicates and rows with the same value of `group_by` stay in one set, and every set
     has its share of each class. A row of `examples` that resembles a given validation or test row is left out of
@@ -415,11 +417,11 @@ def split(examples: Sequence[Example], *, validation_fraction: float = 0.1, test
     if len(examples) and "media" in examples[0].fields and not group_by and not (given or {}).get("test"):
         report.notes.append(LEAK)
     kept = np.delete(np.arange(len(pool)), list(repeats))
-    groups = _groups(Chosen(pool, kept), group_by, seed, report)
+    together = _groups(Chosen(pool, kept), group_by, seed, report)
     sets: dict[str, list[int]] = {name: [] for name in SETS}
     members: dict[int, list[int]] = defaultdict(list)
     taken: dict[int, tuple[str, int]] = {}  # group -> the given set that holds it, its first row
-    for i, group in zip(kept.tolist(), groups.tolist(), strict=True):
+    for i, group in zip(kept.tolist(), together.tolist(), strict=True):
         name = names[owner[i]]
         home, first = taken.setdefault(group, (name, i)) if name else taken.get(group, ("", 0))
         if home != name:
@@ -431,7 +433,13 @@ def split(examples: Sequence[Example], *, validation_fraction: float = 0.1, test
                            f"{' or '.join(n for n in SETS if sets[n])} too, or resembles one there; name other rows")
     fractions = {name: 0 if len(parts[name]) else share
                  for name, share in (("test", test_fraction), ("validation", validation_fraction))}
-    for name, rows in _deal(list(members.values()), pool, fractions, seed, report).items():
+    groups = list(members.values())
+    if folds:
+        fractions["test"] = 0
+        parted = _folds(groups, pool, folds, seed, report)
+        groups = [group for i, part in enumerate(parted, 1) if i != fold for group in part]
+        sets["test"] = [i for group in parted[fold - 1] for i in group] if fold else []
+    for name, rows in _deal(groups, pool, fractions, seed, report).items():
         sets[name] += rows
     report.sets = {name: len(rows) for name, rows in sets.items()}
     return {name: Chosen(pool, np.asarray(rows, dtype=np.int64)) for name, rows in sets.items()}
@@ -495,6 +503,25 @@ def _deal(groups: list[list[int]], pool: Sequence[Example], fractions: Mapping[s
     return sets
 
 
+def _folds(groups: list[list[int]], pool: Sequence[Example], count: int, seed: int, report: DataReport
+           ) -> list[list[list[int]]]:
+    """Whole groups in so many parts, each class spread evenly: a group goes where there are the fewest like it."""
+    if len(groups) < count:
+        raise LorakitError(f"{report.file}: {len(groups)} groups of rows cannot be parted into folds={count}; lower it")
+    flat = [i for group in groups for i in group]
+    kind = dict(zip(flat, classes((pool[i] for i in flat), DataReport(report.file)) or [""] * len(flat), strict=True))
+    parts: list[list[list[int]]] = [[] for _ in range(count)]
+    held: list[Counter] = [Counter() for _ in range(count)]
+    order = np.random.default_rng((seed, 4)).permutation(len(groups))
+    for group in sorted((groups[g] for g in order), key=len, reverse=True):
+        mine = Counter(kind[i] for i in group)
+        fewest = min(range(count), key=lambda p: (sum(held[p][k] * n for k, n in mine.items()), held[p].total()))
+        parts[fewest].append(group)
+        held[fewest] += mine
+    report.notes.append(f"{count} folds of {min(map(Counter.total, held))} to {max(map(Counter.total, held))} rows")
+    return parts
+
+
 def _shares(sizes: Mapping[str, int], total: int) -> Counter:
     """`total` rows dealt to classes in proportion, by largest remainder."""
     exact = {k: total * n / max(1, sum(sizes.values())) for k, n in sizes.items()}
@@ -516,7 +543,8 @@ def shuffle_answers(examples: Sequence[Example], seed: int) -> list[Example]:
 
 def prepare(sources: Mapping[str, Source], *, columns: Mapping[str, str] | None = None, gives: str | None = None,
             seed: int = 0, validation_fraction: float = 0.1, test_fraction: float = 0.1, max_rows: int | None = None,
-            group_by: str | None = None, shuffled: bool = False) -> tuple[dict[str, Sequence[Example]], DataReport]:
+            group_by: str | None = None, shuffled: bool = False, folds: int | None = None, fold: int | None = None
+            ) -> tuple[dict[str, Sequence[Example]], DataReport]:
     """The three sets of a run and what was found on the way. `sources`: `train`, and sets with a file of their own."""
     some = {"columns": columns, "max_rows": max_rows, "seed": seed}
     examples, report = load(sources["train"], gives=gives, **some)
@@ -527,7 +555,7 @@ def prepare(sources: Mapping[str, Source], *, columns: Mapping[str, str] | None 
         report.rejected += other.rejected
     report.sha256 = identity(sources)
     sets = split(examples, validation_fraction=validation_fraction, test_fraction=test_fraction, seed=seed,
-                 group_by=group_by, given=given, report=report)
+                 group_by=group_by, given=given, report=report, folds=folds, fold=fold)
     if shuffled:
         sets["train"] = shuffle_answers(sets["train"], seed)
         sets["validation"] = shuffle_answers(sets["validation"], seed)

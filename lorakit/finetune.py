@@ -14,7 +14,21 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from lorakit import base, checkpoint, cost, evaluate, machine, plan, processes, prove, record, registry, report, rows
+from lorakit import (
+    base,
+    checkpoint,
+    cost,
+    evaluate,
+    folds,
+    machine,
+    plan,
+    processes,
+    prove,
+    record,
+    registry,
+    report,
+    rows,
+)
 from lorakit.batches import Batches
 from lorakit.errors import LorakitError
 from lorakit.evaluate import Outcome
@@ -52,7 +66,13 @@ def finetune(run: Run, alone: str = "") -> Folder:
             if started:
                 if crew.first:
                     begin(run, resolved, choices, facts, folder, prepared)
+                crossed = bool(run.folds and not run.fold)
+                if crossed:
+                    folds.each(run, folder, finetune)
                 execute(resolved, choices, folder, prepared, crew)
+                if crossed and folder.record["status"] == "done":
+                    folds.write(folder, run)
+                    report.write(folder.path)
             elif crew.first:
                 report.write(folder.path)
         except BaseException as error:

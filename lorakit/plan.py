@@ -20,8 +20,6 @@ def resolve(run: Run, facts: Facts, started: tuple[int, str] | None = None) -> t
     Raises `LorakitError` when the machine cannot do what was asked for.
     """
     spec, chosen = base.spec(run.model), {}
-    if run.folds is not None:
-        raise LorakitError(f"folds={run.folds} is not served yet by this version; leave it out")
     chosen["processes"] = started or processes(run, facts)
     if chosen["processes"][0] > run.global_batch_size:
         raise LorakitError(f"processes={chosen['processes'][0]} and global_batch_size={run.global_batch_size}: some "
@@ -146,6 +144,8 @@ def here(run: Run, facts: Facts, size: int, alone: str = "") -> tuple[int, str]:
 
 def processes(run: Run, facts: Facts) -> tuple[int, str]:
     """One per card."""
+    if run.folds:
+        return 1, "folds are trained one after the other"
     if run.processes != "auto":
         if len(facts.cards) not in (0, 1) and run.processes > len(facts.cards):
             raise LorakitError(f"processes={run.processes}, and this machine has {len(facts.cards)} cards; lower it")

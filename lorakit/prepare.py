@@ -17,7 +17,7 @@ from lorakit.run import Run
 
 # The settings that decide which rows there are and how they are encoded.
 SETTINGS = ("columns", "task", "seed", "validation_fraction", "test_fraction", "max_rows", "group_by",
-            "shuffle_answers", "max_length", "question", "language", "augment")
+            "shuffle_answers", "max_length", "question", "language", "augment", "folds", "fold")
 MAKERS = ("example.py", "media.py", "data.py", "rows.py", "prepare.py", "formats", "schemas", "tasks")
 
 
@@ -54,7 +54,7 @@ class Prepared:
         sets, report = data.prepare(
             self._sources, columns=run.columns, gives=gives, seed=run.seed, test_fraction=run.test_fraction,
             validation_fraction=run.validation_fraction, max_rows=run.max_rows, group_by=run.group_by,
-            shuffled=run.shuffle_answers)
+            shuffled=run.shuffle_answers, folds=run.folds, fold=run.fold)
         given = registry.load("schemas", report.schema).GIVES
         name = run.task if run.task != "auto" else base.task_for(given, self._config, self.processor, run.model)
         task = registry.load("tasks", name)

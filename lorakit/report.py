@@ -5,14 +5,18 @@ from __future__ import annotations
 import base64
 import math
 import os
+import statistics
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from lorakit import registry
 from lorakit.evaluate import better
 from lorakit.files import whole
 from lorakit.record import Folder, read_lines
 
 INK, QUIET, BLUE, ORANGE, GREEN, RED = "#1f2933", "#8896a5", "#2563eb", "#d97706", "#15803d", "#b91c1c"
+CLASSES = 20  # so many can be told apart in a picture
 PRIMARY = ("exact_match", "accuracy", "f1", "roc_auc", "bleu", "chrf", "rouge", "wer", "cer", "token_accuracy", "loss")
 
 
@@ -80,6 +84,22 @@ def alarm(validations: list[dict]) -> str:
     return ""
 
 
+def limits(record: dict, scores: dict[str, dict]) -> list[str]:
+    """What the test rows cannot show: how small a difference, how far folds spread, what may have leaked."""
+    out, name = [], primary(scores)
+    if name and None not in scores[name]["interval"] and better(scores[name]) is not None:
+        low, high = scores[name]["interval"]
+        out.append(f"With {scores[name]['rows']} test rows a difference below about {number((high - low) / 2)} could not "
+                   "have been seen.")
+    parts = [f["after"] for f in scores.get(name, {}).get("folds", ()) if f["after"] is not None]
+    if len(parts) > 1:
+        spread = statistics.stdev(parts)
+        out.append(f"{name.replace('_', ' ')} after training in {len(parts)} folds: {number(min(parts))} to "
+                   f"{number(max(parts))}, standard deviation {number(spread)}. The model kept here has seen all rows; "
+                   "the folds' models estimate it.")
+    return out + [line for line in record.get("data", {}).get("lines", []) if line.startswith("no group_by")]
+
+
 def loss_png(folder: Folder, path: Path | None = None) -> Path:
     """Two panels: the losses over the updates, and every score before and after with its interval."""
     from matplotlib.figure import Figure
@@ -89,7 +109,7 @@ def loss_png(folder: Folder, path: Path | None = None) -> Path:
     scores = folder.scores
     figure = Figure(figsize=(11, 4.2) if scores else (7, 4.2), layout="constrained")
     left, *right = figure.subplots(1, 2 if scores else 1, squeeze=False, width_ratios=[1.35, 1] if scores else None)[0]
-    draw_losses(left, updates, validations)
+    draw_losses(left, updates, validations, unit(folder.record))
     if scores:
         draw_scores(right[0], scores)
     with whole(path) as part:
@@ -97,7 +117,13 @@ def loss_png(folder: Folder, path: Path | None = None) -> Path:
     return path
 
 
-def draw_losses(axes: Any, updates: list[dict], validations: list[dict]) -> None:
+def unit(record: dict) -> str:
+    """What the loss is counted in: `target token`, or `row` where a row has a class."""
+    task = record.get("data", {}).get("task", "chat")
+    return registry.load("tasks", task).UNIT.removesuffix("s") if task in registry.names("tasks") else "target token"
+
+
+def draw_losses(axes: Any, updates: list[dict], validations: list[dict], unit: str = "target token") -> None:
     """Training loss, raw and smoothed, and validation loss with its lowest point."""
     x, y = [u["update"] for u in updates], [u["loss"] for u in updates]
     axes.plot(x, y, color=BLUE, alpha=0.25, linewidth=1)
@@ -109,7 +135,7 @@ def draw_losses(axes: Any, updates: list[dict], validations: list[dict]) -> None
         axes.annotate(f"lowest {vy[best]:.3f}", (vx[best], vy[best]), xytext=(0, 12), textcoords="offset points",
                       color=ORANGE, ha="right" if vx[best] > 0.7 * max(vx) else "left", fontsize=9)
     axes.set_xlabel("update")
-    axes.set_ylabel("loss (nats per target token)")
+    axes.set_ylabel(f"loss (nats per {unit})")
     levels = [v for v in smooth(y) if v > 0]
     if levels and max(levels) > 20 * min(levels):  # a loss that fell far says where it stands only on a log scale
         axes.set_yscale("log")
@@ -142,6 +168,41 @@ def draw_scores(axes: Any, scores: dict[str, dict]) -> None:
     axes.set_title(f"{max(rows)} test rows" if rows else "", fontsize=10, color=INK)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(axis="y", length=0)
+
+
+def confusion(path: str | os.PathLike) -> Any:
+    """Which class was taken for which, before and after, as a matplotlib figure; None where answers are no classes."""
+    from matplotlib.figure import Figure
+
+    answers = read_lines(Folder.of(path) / "answers.jsonl", "reference", "before", "after")
+    classes = sorted({a["reference"] for a in answers if a["reference"] is not None})
+    if not 2 <= len(classes) <= min(CLASSES, len(answers) / 2):
+        return None
+    side = 1.6 + 0.42 * len(classes)
+    figure = Figure(figsize=(2 * side + 1.6, side + 0.8), layout="constrained")
+    for axes, when in zip(figure.subplots(1, 2, sharey=True), ("before", "after"), strict=True):
+        draw_confusion(axes, answers, when, classes)
+    return figure
+
+
+def draw_confusion(axes: Any, answers: list[dict], when: str, classes: list[str]) -> None:
+    """A row for each class that is right, a column for each that was answered; what is no class is "other"."""
+    counts = Counter((a["reference"], a[when] if a[when] in classes else "other") for a in answers)
+    columns = [*classes, "other"] if any(given == "other" for _, given in counts) else classes
+    table = [[counts[right, given] for given in columns] for right in classes]
+    shares = [[n / max(1, sum(line)) for n in line] for line in table]
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="equal")
+    for y, line in enumerate(table):
+        for x, n in enumerate(line):
+            if n:
+                axes.text(x, y, n, ha="center", va="center", color="white" if shares[y][x] > 0.5 else INK, fontsize=9)
+    axes.set_xticks(range(len(columns)), [c[:18] for c in columns], rotation=40, ha="right", fontsize=9)
+    axes.set_yticks(range(len(classes)), [c[:18] for c in classes], fontsize=9)
+    axes.set_xlabel(f"answered {when} training")
+    if when == "before":
+        axes.set_ylabel("right")
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)
 
 
 def curve(path: str | os.PathLike) -> Any:
@@ -178,18 +239,18 @@ def context(folder: Folder) -> dict[str, Any]:
     kind, headline = verdict(scores)
     name = primary(scores)
     constant = scores.get(name, {}).get("most_frequent_answer")
-    notes = [n for n in [alarm(validations)] if n]
+    notes = [n for n in [alarm(validations), *limits(record, scores)] if n]
     if constant:
         notes.append(f"Always giving the most frequent training answer ({constant['answer'][:60]!r}) scores "
                      f"{number(constant['score'])}; the tuned model is {signed(constant['difference'])} from that "
                      f"(95 % interval {interval(constant['interval'])}).")
-    peak = record.get("peak_memory", {})
+    peak, what = record.get("peak_memory", {}), unit(record)
     facts = {
         "model": record.get("model"), "method": record.get("method"), "updates": len(updates),
         "trained parameters": f"{record['trained_parameters']:,} of {record['parameters']:,}"
         if "parameters" in record else None,
-        "target tokens": f"{record['target_tokens']:,}" if record.get("target_tokens") else None,
-        "training time": f"{record['seconds']:.1f} s, {record['tokens_per_second']:,.0f} target tokens/s"
+        f"{what}s trained": f"{record['target_tokens']:,}" if record.get("target_tokens") else None,
+        "training time": f"{record['seconds']:.1f} s, {record['tokens_per_second']:,.0f} {what}s/s"
         if record.get("seconds") else None,
         "training time predicted after five updates": f"{record['seconds_predicted']:.1f} s"
         if record.get("seconds_predicted") else None,
@@ -225,7 +286,9 @@ MARKDOWN = """# {{ name }}: {{ status }}
 > {{ error }}
 {% endif %}
 ![losses and scores](loss.png)
-{% if scores %}
+{% if confused %}
+![which class was taken for which](confusion.png)
+{% endif %}{% if scores %}
 | metric | before | after | difference | 95 % interval | rows |
 |---|---|---|---|---|---|
 {% for s in scores %}| {{ s.metric }} | {{ s.before }} | {{ s.after }} | {{ s.difference }} | {{ s.interval }} | {{ s.rows }} |
@@ -272,6 +335,7 @@ td.t{white-space:pre-wrap;overflow-wrap:anywhere;max-width:18rem}</style>
 <p class="headline {{ kind }}">{{ headline }}</p>
 {% for n in notes %}<p>{{ n }}</p>{% endfor %}{% if error %}<p class="headline worse">{{ error }}</p>{% endif %}
 <img alt="losses over the updates; scores before and after with intervals" src="data:image/png;base64,{{ png }}">
+{% if confused %}<h2>Which class was taken for which</h2><img alt="confusion matrix before and after training" src="data:image/png;base64,{{ confused }}">{% endif %}
 {% if scores %}<h2>Scores on rows that training never saw</h2><div class="scroll"><table>
 <tr><th>metric<th>before<th>after<th>difference<th>95 % interval<th>rows<th>
 {% for s in scores %}<tr><td>{{ s.metric }}<td class="n">{{ s.before }}<td class="n">{{ s.after }}<td class="n">{{ s.difference }}<td class="n">{{ s.interval }}<td class="n">{{ s.rows }}<td>{{ s.verdict }}{% endfor %}</table></div>{% endif %}
@@ -290,13 +354,23 @@ td.t{white-space:pre-wrap;overflow-wrap:anywhere;max-width:18rem}</style>
 """
 
 
+def confusion_png(folder: Folder) -> Path | None:
+    """`confusion.png`, where answers are classes."""
+    figure = confusion(folder.path)
+    if figure is None:
+        return None
+    with whole(folder / "confusion.png") as part:
+        figure.savefig(part, dpi=120, format="png")
+    return folder / "confusion.png"
+
+
 def write(path: str | os.PathLike) -> Path:
     """`loss.png`, `report.md` and `report.html` of a run, from its files alone. Returns the page's path."""
     from jinja2 import Environment
 
     folder = Folder.of(path)
-    png = base64.b64encode(loss_png(folder).read_bytes()).decode()
-    values = context(folder) | {"png": png}
+    pictures = {"png": loss_png(folder), "confused": confusion_png(folder)}
+    values = context(folder) | {k: base64.b64encode(p.read_bytes()).decode() for k, p in pictures.items() if p}
     for name, template, escape in (("report.md", MARKDOWN, False), ("report.html", HTML, True)):
         text = Environment(autoescape=escape).from_string(template).render(values)
         with whole(folder / name) as part:

@@ -44,7 +44,8 @@ class Run(BaseModel):
     format: str | dict[str, dict[str, Any]] = "auto"  # a name from lorakit/formats/, or {name: options}
     columns: dict[str, str] = {}  # the schema's name -> the file's column, or text with columns in braces
     group_by: str | None = None  # column whose equal values stay in one set (one leaf, one speaker)
-    folds: int | None = Field(None, ge=2)  # k of k-fold cross-validation
+    folds: int | None = Field(None, ge=2)  # k of k-fold cross-validation: every row is a test row once
+    fold: int | None = Field(None, ge=1)  # one of them alone; None: each in turn, then a model of all rows
     task: str = "auto"  # a name from lorakit/tasks/
     question: str = "What does this picture show?"  # asked about a picture whose row has no question of its own
     language: str = "en"  # code of the one that is spoken, for models that know several
@@ -138,6 +139,12 @@ class Run(BaseModel):
             clash("early_stopping", "validate_every", "stopping early needs validation")
         if self.early_stopping and not self.validation_data and self.validation_fraction == 0:
             clash("early_stopping", "validation_fraction", "stopping early needs validation rows")
+        if self.fold and self.fold > (self.folds or 0):
+            clash("fold", "folds", "it is one of them, counted from 1")
+        if self.folds and self.test_data:
+            clash("folds", "test_data", "the folds are the test rows")
+        if self.folds and self.processes not in ("auto", 1):
+            clash("folds", "processes", "the folds are trained in one process, one after the other")
         if self.use_dora and self.quantization == "int8":
             clash("use_dora", "quantization", "DoRA needs nf4 or none")
         if isinstance(self.micro_batch_size, int) and self.micro_batch_size > self.global_batch_size:

@@ -225,7 +225,7 @@ def unigram():
     from transformers import PreTrainedTokenizerFast
 
     letters = [(c, -8.0 - i / 100) for i, c in enumerate("abcdefghijklmnopqrstuvwxyz0123456789?.,|<>:\n▁")]
-    words = [(w, -3.0 - i / 10) for i, w in enumerate("▁go ▁then bridge school market river station chapel mill".split())]
+    words = [(w, -3.0 - i / 10) for i, w in enumerate("▁go ▁then bridge school market river chapel mill".split())]
     raw = Tokenizer(models.Unigram([("<unk>", 0.0), ("</s>", 0.0), *words, *letters], unk_id=0))
     raw.normalizer = normalizers.Replace(" ", "▁")
     raw.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never")
@@ -237,9 +237,7 @@ def unigram():
 
 
 def test_a_unigram_tokenizer_is_read_alike(tmp_path, here):
-    from lorakit.models import shrunk
     model = shrunken("llama", tmp_path / "base", vocab_size=64, bos_token_id=None, eos_token_id=1, pad_token_id=1)
-    assert shrunk
     shutil.rmtree(tmp_path / "base" / "chat_template.jinja", ignore_errors=True)
     unigram().save_pretrained(model)
     run = tuned_run(model, tmp_path, max_updates=20).path
@@ -315,7 +313,7 @@ def test_room_is_looked_at_first(mistral, tmp_path, monkeypatch, what):
     if what == "disk":
         monkeypatch.setattr(exporting.machine, "facts", lambda folder: SimpleNamespace(disk_free=1000))
     else:
-        monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=1000))
+        monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=1000, total=2**34))
     where = "on the disk" if what == "disk" else "of memory"
     refused(mistral, "gguf", tmp_path / "out", rf"f32 of 0.00 billion weights needs 0.0 GB {where} while it is made",
             type="f32")
@@ -336,7 +334,10 @@ def test_another_model_is_not_called_done(mistral, tmp_path, here, monkeypatch):
 
 
 def test_other_tokens_are_not_called_done(mistral, tmp_path, here, monkeypatch):
-    monkeypatch.setattr(registry.load("export", "gguf"), "cut", lambda content: "default")
+    import gguf
+
+    every = gguf.GGUFWriter.add_token_merges
+    monkeypatch.setattr(gguf.GGUFWriter, "add_token_merges", lambda writer, pairs: every(writer, pairs[:100]))
     refused(mistral, "gguf", tmp_path / "at" / "out", "llama.cpp reads .* of 24 texts as other tokens", type="f32")
 
 

@@ -9,12 +9,13 @@ import time
 import zipfile
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import tiny_run
 
 import lorakit
-from lorakit import machine
+from lorakit import cost, machine, plan
 from lorakit.errors import LorakitError
 from lorakit.launch import Job
 from lorakit.record import Folder, write_json
@@ -46,8 +47,8 @@ def at(base, rows_file, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", [
     "../rows.csv", "..\\rows.csv", "/etc/rows.csv", "a/b.csv", "C:rows.csv", ".hidden.csv", " .csv", "",
-    "rows.csv\0.txt", "rows\n.csv", "rows.csv.", "rows.exe", "rows", "rows.csv.zip", "a" * 300 + ".csv", "<b>.csv", "a\u202evsc.csv",
-    "\ud800.csv", "..", "con\u2028.csv"])
+    "rows.csv\0.txt", "rows\n.csv", "rows.csv.", "rows.exe", "rows", "rows.csv.zip", "a" * 300 + ".csv", "<b>.csv",
+    "a\u202evsc.csv", "\ud800.csv", "..", "con\u2028.csv"])
 def test_names_that_are_no_name_of_a_data_file(at, name):
     with pytest.raises(LorakitError, match="upload '"):
         at.receive(name, ROWS)
@@ -200,8 +201,8 @@ def html_of(widget):
 
 
 def test_nothing_that_a_user_wrote_becomes_markup(at, base, monkeypatch):
-    monkeypatch.setattr(threading, "Thread", lambda target, daemon=True, **_: type(
-        "Now", (), {"start": lambda _: None if "_live" in target.__qualname__ else target()})())
+    monkeypatch.setattr("lorakit.widgets.studio.threading", SimpleNamespace(Thread=lambda target, daemon: (
+        SimpleNamespace(start=lambda: None if "_live" in target.__qualname__ else target()))))
     at.folder.joinpath("uploads").mkdir(parents=True)
     monkeypatch.setattr("lorakit.widgets.studio.Desk", lambda *_: at)
     monkeypatch.setattr("lorakit.widgets.studio.PAUSE", 0)
@@ -213,7 +214,7 @@ def test_nothing_that_a_user_wrote_becomes_markup(at, base, monkeypatch):
     studio = Studio(at.run)
     upload = studio.tabs["Upload"]
     rows = "".join(json.dumps({"prompt": HOSTILE + str(i), "completion": HOSTILE, HOSTILE: HOSTILE}) + "\n"
-                   for i in range(30)) + json.dumps({"prompt": HOSTILE, "completion": 3}) + "\n"
+                   for i in range(30)) + json.dumps({"prompt": HOSTILE, "completion": [3]}) + "\n"
     upload.received({"new": ({"name": "rows.jsonl", "content": memoryview(rows.encode()), "size": len(rows)},)})
     assert "30 usable, 1 not" in upload.found.value and "&lt;script&gt;" in upload.rows.value
     upload.received({"new": {HOSTILE: {"metadata": {"size": 3}, "content": b"abc"}}})  # ipywidgets 7
@@ -294,8 +295,6 @@ def test_a_slider_is_answered_at_once_and_exactly(at):
     run = at.run.with_(max_length=512, micro_batch_tokens=512, micro_batch_size=1)
     assert estimator.quick(run) is None  # nothing counted yet
     exact = estimator.learn(run)
-    from lorakit import cost, plan
-
     for change in ({}, {"rank": 64}, {"learning_rate": 1e-5}, {"epochs": 9}, {"rank": 4, "name": "other"},
                    {"max_length": 1024, "micro_batch_tokens": 1024}):
         moved = run.with_(**change)

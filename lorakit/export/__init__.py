@@ -307,7 +307,7 @@ def read(folder: str | os.PathLike) -> dict[str, Any]:
         content = json.loads((Path(folder) / RECORD).read_text(encoding="utf-8"))
         return sound(content, "target", "type", "bytes", "agreement", "perplexity", "tokens_per_second", "notes")
     except (OSError, ValueError) as error:
-        raise LorakitError(f"{folder}: holds no export ({error}); make one with lorakit export RUN_DIR --to …") from None
+        raise LorakitError(f"{folder}: holds no export ({error}); make one: lorakit export RUN_DIR --to …") from None
 
 
 def table(*folders: str | os.PathLike) -> list[dict[str, Any]]:

@@ -256,7 +256,7 @@ def vocabulary(writer: Any, source: Source, rows: int) -> None:
     writer.add_token_types(types)
     if scores:
         writer.add_token_scores(scores)
-        writer.add_add_space_prefix('"prepend' in json.dumps(content).lower())
+        writer.add_add_space_prefix(tokenizer.tokenize("a")[0].startswith("▁"))
     for role in ("bos", "eos", "unk", "pad"):
         if (number := getattr(tokenizer, f"{role}_token_id")) is not None:
             getattr(writer, f"add_{role}_token_id")(number)

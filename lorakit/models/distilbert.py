@@ -6,7 +6,7 @@ SPEC = Spec(
     name="distilbert",
     path="distilbert/distilbert-base-uncased",
     licence="Apache-2.0",
-    target_modules=("q_lin", "k_lin", "v_lin", "out_lin", "q_proj", "k_proj", "v_proj", "o_proj"),
+    target_modules=r".*\.((q|k|v|out)_lin|[qkvo]_proj)",  # as transformers called them, and calls them now
     source="https://huggingface.co/distilbert/distilbert-base-uncased",
     config={"model_type": "distilbert", "vocab_size": 30522, "dim": 768, "hidden_dim": 3072, "n_layers": 6,
             "n_heads": 12, "max_position_embeddings": 512},

@@ -16,8 +16,8 @@ from lorakit.run import Run
 
 # What a micro-batch's memory depends on, its size aside.
 BEARS = ("model", "engine", "method", "quantization", "optimizer", "precision", "gradient_checkpointing", "offload",
-         "packing", "shard", "processes", "target_modules", "use_dora", "task")
-SIZE = 512  # tokens for which, and for twice as many, memory is counted; between and beyond it grows evenly
+         "packing", "shard", "processes", "target_modules", "use_dora", "dropout", "task")
+SIZES, RANKS = (512, 1024), (8, 64)  # tokens and ranks memory is counted for; between and beyond it grows evenly
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Estimator:
     def __init__(self, home: str, facts: Facts | None = None):
         self.home, self._given = home, facts
         self._shapes: dict[tuple, cost.Shape] = {}  # for rank 1
-        self._counted: dict[str, tuple[dict[str, int], float]] = {}  # (memory at SIZE tokens, bytes per token)
+        self._counted: dict[str, np.ndarray] = {}  # bytes that a micro-batch takes, of each rank and size
         self._resolved: tuple[Run, Run] | None = None  # as asked for, as it became
         self._lock = threading.Lock()
         self.choices: plan.Choices = {}
@@ -75,9 +75,9 @@ class Estimator:
         changed = {k: v for k, v in run.given().items() if asked.model_dump().get(k) != v}
         if set(changed) & (set(BEARS) - {"task"}):
             return None
-        now = became.with_(**{k: v for k, v in changed.items() if k not in ("name", "data")})
-        if isinstance(now.micro_batch_tokens, int) and "max_length" in changed:
-            now = became.with_(**changed, micro_batch_tokens=max(now.micro_batch_tokens, run.max_length))
+        if isinstance(became.micro_batch_tokens, int):  # a row of full length has to fit
+            changed.setdefault("micro_batch_tokens", max(became.micro_batch_tokens, run.max_length))
+        now = became.with_(**changed)
         return self._estimate(now) if self._key(now) in self._counted else None
 
     def learn(self, run: Run) -> Estimate:
@@ -86,11 +86,9 @@ class Estimator:
             resolved, choices = plan.resolve(run, self.facts)
             key = self._key(resolved)
             if key not in self._counted:
-                plain = self._plain(resolved)
-                shape = cost.shape(plain)
-                self._shapes[self._of(resolved)] = shape
-                small, large = (cost.memory(plain.with_(micro_batch_tokens=n), shape) for n in (SIZE, 2 * SIZE))
-                self._counted[key] = small, (large["working"] - small["working"]) / SIZE
+                shape = self._shapes.setdefault(self._of(resolved), cost.shape(self._plain(resolved, rank=1)))
+                self._counted[key] = np.array([[cost.working(self._plain(resolved, rank=rank, micro_batch_tokens=size),
+                                                             shape) for size in SIZES] for rank in RANKS])
             _ = self.rate
             self._resolved, self.choices = (run, resolved), choices
             found = self._estimate(resolved)
@@ -103,9 +101,8 @@ class Estimator:
     def _estimate(self, run: Run) -> Estimate:
         unit = self._shapes[self._of(run)]
         shape = replace(unit, adapter=unit.adapter * run.rank)
-        small, each = self._counted[self._key(run)]
-        fixed = cost.memory(self._plain(run).with_(micro_batch_tokens=SIZE), shape)
-        memory = fixed["total"] - fixed["working"] + small["working"] + each * (cost.at_a_time(run) - SIZE)
+        counted = cost.memory(self._plain(run, rank=RANKS[0], micro_batch_tokens=SIZES[0]), shape)
+        memory = counted["total"] - counted["working"] + self._working(run)
         tokens = updates = None
         if self.lengths is not None and len(self.lengths):
             rows = run.max_updates * run.global_batch_size if run.max_updates else run.epochs * len(self.lengths)
@@ -116,9 +113,15 @@ class Estimator:
         refusal = "" if memory <= room else f"{memory / 1e9:.1f} GB are needed and {room / 1e9:.1f} GB are there"
         return Estimate(int(memory), room, seconds, updates, refusal)
 
-    def _plain(self, run: Run) -> Run:
+    def _working(self, run: Run) -> float:
+        """Between what was counted: even in the rank, and even in the tokens at a time."""
+        ranked = self._counted[self._key(run)]
+        sized = ranked[0] + (ranked[1] - ranked[0]) * (run.rank - RANKS[0]) / (RANKS[1] - RANKS[0])
+        return sized[0] + (sized[1] - sized[0]) * (cost.at_a_time(run) - SIZES[0]) / (SIZES[1] - SIZES[0])
+
+    def _plain(self, run: Run, **more: Any) -> Run:
         given: dict[str, Any] = {k: v for k, v in run.model_dump().items() if k in BEARS}
-        return Run(**given, data="-", rank=1, max_length=SIZE, micro_batch_tokens=SIZE)
+        return Run(**given, data="-", max_length=SIZES[0], **more)
 
     def _key(self, run: Run) -> str:
         return repr([(k, getattr(run, k)) for k in BEARS])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import ipywidgets as widgets
@@ -48,14 +49,14 @@ class Tab:
             if isinstance(value, dict) else [(f["name"], f["content"], f.get("size")) for f in value]
         for file in files:
             if self.studio.tried(lambda file=file: self.desk.receive(*file)):
-                self.studio.say(f"{self.desk.run.data} is the data of the next run", "good")
+                self.studio.say(f"{Path(self.desk.run.data).name} is the data of the next run", "good")
         if files:
             self.shown()
             self.forget()
 
     def named(self) -> None:
         if self.studio.tried(lambda: self.desk.change(data=self.path.value, columns=None, format=None, task=None)):
-            self.studio.say(f"{self.desk.run.data} is the data of the next run", "good")
+            self.studio.say(f"{Path(self.desk.run.data).name} is the data of the next run", "good")
             self.forget()
 
     def forget(self) -> None:
@@ -85,7 +86,7 @@ class Tab:
         found = self.studio.tried(self.desk.head)
         if found:
             columns, rows = found
-            self.rows.value = table(columns, rows, f"the first rows of {self.desk.run.data}")
+            self.rows.value = table(columns, rows, f"the first rows of {Path(self.desk.run.data).name}")
             for part in self.parts:
                 part.options = columns
 
