@@ -15,7 +15,7 @@ TESTERS := pytest pytest-timeout pytest-xdist hypothesis
 FLOOR_TESTS := tests/test_engine.py tests/test_masks.py tests/test_finetune.py tests/test_formats.py tests/test_models.py \
   tests/test_data.py tests/test_hub.py tests/test_metrics.py tests/test_intervals.py tests/test_notebooks.py -k "not doge"
 
-.PHONY: env quickstart test test-slow test-real test-unsloth test-floor gpu gpu-older lint notebooks pretrain bench bench-gpu bench-mlx clean
+.PHONY: env quickstart studio test test-slow test-real test-unsloth test-floor gpu gpu-older lint notebooks pretrain bench bench-gpu bench-mlx clean
 
 env: .venv/.ready  ## the environment alone
 
@@ -32,6 +32,10 @@ quickstart: env  ## the main job: a QLoRA run from a raw file to evidence, offli
 	$(BIN)/lorakit run notebooks/quickstart.ipynb
 	$(BIN)/lorakit report outputs/quickstart
 	@$(BIN)/python -c "import lorakit; print('status:', lorakit.Folder('outputs/quickstart').record['status'])"
+
+studio: env  ## fine-tune without writing code: notebooks/studio.ipynb as a page, on this machine alone
+	$(BIN)/python -m voila notebooks/studio.ipynb --Voila.ip=127.0.0.1 --VoilaConfiguration.file_allowlist="[]" \
+	  --TagRemovePreprocessor.enabled=True --TagRemovePreprocessor.remove_cell_tags="['headless']"
 
 test: env  ## the whole suite but what is marked slow
 	$(BIN)/python -m pytest -m "not slow and not gpu" --numprocesses 2 --dist loadfile

@@ -117,11 +117,11 @@ def reads_words(config: Any) -> bool:
 
 
 def maker(task: str, config: Any, model: str) -> Any:
-    """transformers' class that makes a base for a task; for `auto` the first that has the architecture."""
+    """transformers' class that makes a base for a task; for `auto` the whole of it, the parts that see and hear too."""
     import transformers
 
     kind = None if task == "auto" else registry.load("tasks", task)
-    kinds = [(kind.OBJECTIVE, kind.MEDIUM)] if kind else list(CLASSES)
+    kinds = [(kind.OBJECTIVE, kind.MEDIUM)] if kind else sorted(CLASSES, key=lambda k: not k[1])
     found = next((k for k in kinds if serves(config, *k)), None)
     if found is None:
         can = [n for n, t in registry.modules("tasks").items() if serves(config, t.OBJECTIVE, t.MEDIUM)]

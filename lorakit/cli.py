@@ -89,6 +89,13 @@ def parser() -> argparse.ArgumentParser:
     it.add_argument("--type", help="precision, e.g. bf16, q8_0, int8, 4bit; each target names its own")
     it.add_argument("--out", metavar="PATH", help="the folder to write; else RUN_DIR/export/TARGET-TYPE")
     it.add_argument("--also", nargs="+", metavar="RUN_DIR", help="runs on the same base whose adapters go along")
+    it = command(serve, "an OpenAI-compatible endpoint over a tuned model on this machine, for a first try")
+    it.add_argument("run", metavar="RUN_DIR")
+    it.add_argument("--port", type=int, default=8000)
+    it = command(push, "upload an exported folder with its model card to the hub")
+    it.add_argument("folder", metavar="EXPORT_DIR")
+    it.add_argument("repository", metavar="OWNER/NAME")
+    it.add_argument("--public", action="store_true", help="for everybody to see; else private")
     it = command(compare, "runs and logs side by side: curves, settings that differ, scores with intervals, fairness")
     it.add_argument("runs", nargs="+", metavar="RUN_DIR|LOG", help="or trainer_state.json, TensorBoard files, a CSV")
     it.add_argument("--plot", type=Path, help="write the curves into this PNG")
@@ -284,6 +291,19 @@ def export(options: argparse.Namespace) -> int:
 
     folder = to(options.run, options.to, options.out, type=options.type, also=options.also)
     print(folder, *words(folder), sep="\n")
+    return 0
+
+
+def serve(options: argparse.Namespace) -> int:
+    from lorakit.serve import serve as until_stopped
+
+    return until_stopped(options.run, options.port)
+
+
+def push(options: argparse.Namespace) -> int:
+    from lorakit.card import push as upload
+
+    print(upload(options.folder, options.repository, private=not options.public))
     return 0
 
 

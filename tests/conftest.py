@@ -145,3 +145,23 @@ def quick(monkeypatch):
     """Runs in this test repeat their answers in this process."""
     monkeypatch.setattr(importlib.import_module("lorakit.prove"), "subprocess",
                         types.SimpleNamespace(run=repeat_here))
+
+
+@pytest.fixture
+def here(monkeypatch):
+    """The round trip of an export in this process: what a fresh one computes, some seconds faster."""
+    exporting = importlib.import_module("lorakit.export")
+
+    def again(part, found, target, kind):
+        return json.loads(json.dumps(exporting.measure(part, found, target)))
+
+    monkeypatch.setattr(exporting, "again", again)
+
+
+@pytest.fixture(scope="session")
+def mistral(tmp_path_factory):
+    """The folder of a tuned run with 24 different answers. Only to be read."""
+    from tuned import shrunken, tuned_run
+
+    folder = tmp_path_factory.mktemp("mistral")
+    return tuned_run(shrunken("mistral", folder / "base"), folder).path

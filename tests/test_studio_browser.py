@@ -19,8 +19,14 @@ ROOT = Path(__file__).parents[1]
 SHOTS = os.environ.get("LORAKIT_SHOTS")  # a folder for screenshots to look at
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
          "--disable-component-update", "--disable-sync"]
+# What JupyterLab's indicator calls idle may be a notebook without a kernel yet.
+CONNECTED = """() => {
+    const session = window.jupyterapp?.shell?.currentWidget?.context?.sessionContext;
+    const kernel = session?.session?.kernel;
+    return session?.isReady && kernel?.connectionStatus === "connected" && kernel?.status === "idle";
+}"""
 HOSTILE = '<img src=x onerror="window.hacked=1"><script>window.hacked=1</script>'
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +53,11 @@ def place(tmp_path):
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     hostile = HOSTILE.replace('"', "")
     (tmp_path / "broken.csv").write_text(f'prompt,completion\n{hostile},x\n"open,\n', encoding="utf-8")
-    return tmp_path
+    yield tmp_path
+    for process in psutil.process_iter(["cmdline"]):  # runs outlive their page, and a test that failed
+        if str(tmp_path) in " ".join(process.info["cmdline"] or []):
+            with suppress(psutil.Error):
+                process.kill()
 
 
 @contextmanager
@@ -84,16 +94,24 @@ def served(place, *command):
 def lab(place):
     with served(place, "jupyterlab", "--allow-root", "--IdentityProvider.token=", f"--ServerApp.root_dir={place}",
                 "--LabApp.expose_app_in_browser=True", "--LabApp.news_url=None") as address:
-        yield lambda page: open_lab(page, address)
+        yield lambda page, first=False: open_lab(page, address, first)
 
 
-def open_lab(page, address):
+def open_lab(page, address, first):
     page.goto(f"{address}/lab/tree/studio.ipynb")
-    page.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status="idle"]', timeout=90_000)
-    if not page.locator(".lorakit-studio").count():
-        page.evaluate("window.jupyterapp.commands.execute('notebook:run-all-cells')")
+    page.wait_for_function(CONNECTED, timeout=120_000)
+    if first or not shown_again(page):
+        page.evaluate("void window.jupyterapp.commands.execute('notebook:run-all-cells')")
     page.wait_for_selector(".lorakit-studio", timeout=120_000)
     page.locator(".lorakit-studio").scroll_into_view_if_needed()
+
+
+def shown_again(page):
+    """Whether the studio is there without running a cell, as in a notebook that was saved before it was closed."""
+    from playwright.sync_api import TimeoutError
+
+    with suppress(TimeoutError):
+        return page.wait_for_selector(".lorakit-studio", timeout=10_000)
 
 
 @contextmanager
@@ -101,10 +119,10 @@ def voila(place):
     with served(place, "voila", "studio.ipynb", "--Voila.ip=127.0.0.1",
                 "--TagRemovePreprocessor.enabled=True", "--TagRemovePreprocessor.remove_cell_tags=['headless']",
                 "--VoilaConfiguration.file_allowlist=[]") as address:
-        yield lambda page: open_voila(page, address)
+        yield lambda page, first=False: open_voila(page, address, first)
 
 
-def open_voila(page, address):
+def open_voila(page, address, first):
     page.goto(address, timeout=120_000)
     page.wait_for_selector(".lorakit-studio", timeout=120_000)
 
@@ -159,10 +177,10 @@ def new_page(chromium, width=1280, height=900, **more):
 
 def from_a_file_to_a_download(chromium, place, opened, kind):
     page = new_page(chromium)
-    opened(page)
+    opened(page, first=True)
     turn(page, "Upload")
     upload(page, place / "broken.csv")
-    says(page, re.compile("no usable row|a quote never closed"))
+    says(page, re.compile("is opened here and never closed"))
     shot(page, f"{kind}-1-broken")
     upload(page, place / "rows.jsonl")
     says(page, re.compile(r"160 rows, jsonl"))

@@ -51,3 +51,13 @@ def tuned_run(model, folder, name="run", shift=0, **changes):
         "global_batch_size": 8, "schedule": "linear", **changes})
     with mock.patch.object(importlib.import_module("lorakit.prove"), "repeated", return_value={}):
         return lorakit.finetune(run)
+
+
+def content(folder):
+    """What the round trip of an export showed."""
+    return json.loads((folder / "export.json").read_text())
+
+
+def left(folder):
+    """What stands in a folder."""
+    return sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []

@@ -8,6 +8,7 @@ import inspect
 import math
 import os
 import re
+import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -40,7 +41,7 @@ def fits(facts: Any, spec: Any) -> str:
     if not facts.packages.get("torch"):
         return "torch is not installed"
     if spec.stored == "nf4":
-        return f"in {spec.name} each expert is a layer of its own, which transformers' model has not"
+        return f"in {spec.name or spec.path} each expert is a layer of its own, which transformers' model has not"
     lost = next((c for c in facts.cards if not c.served(facts.torch_archs)), None)
     return f"torch {facts.packages['torch']} was not built for {lost.name} ({lost.arch})" if lost else ""
 
@@ -149,9 +150,11 @@ def inside(name: str, modules: Sequence[str]) -> bool:
 
 
 def packs(config: Any) -> bool:
-    """Whether this model's attention may be ours: plain scores, neither capped nor with sinks."""
+    """Whether this model's attention may be ours: plain scores, not capped; sinks may stand beside them."""
     kind = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
-    return bool(getattr(kind, "_supports_sdpa", False)) and getattr(config, "attn_logit_softcapping", None) is None
+    if kind is None or getattr(config, "attn_logit_softcapping", None) is not None:
+        return False
+    return kind._supports_sdpa or "s_aux=" in inspect.getsource(sys.modules[kind.__module__])
 
 
 def working(run: Run, tokens: int) -> int:
@@ -422,7 +425,7 @@ class TorchEngine:
         plain = logits(second, packed=False)
         try:
             a, b = logits(low, second, packed=True), logits(high, second, packed=True)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RuntimeError) as error:
             return False, f"padded: this model does not run over packs ({error})"
         noise = 1e-3 if self.autocast is None else 0.1
         if not torch.equal(a, b):

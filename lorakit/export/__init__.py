@@ -22,7 +22,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from lorakit import base, evaluate, machine, record, registry, rows
+from lorakit import base, card, evaluate, machine, record, registry, rows
 from lorakit.data import sha256
 from lorakit.errors import LorakitError, did_you_mean
 from lorakit.files import sound, sweep, whole
@@ -132,6 +132,7 @@ def export(path: str | os.PathLike, target: str, out: str | os.PathLike | None =
                    "files": {str(f.relative_to(part)): {"bytes": f.stat().st_size, "sha256": sha256(f)}
                              for f in sorted(part.rglob("*")) if f.is_file()},
                    **content, "notes": notes, "versions": record.versions()}
+        card.write(found.folder.path, part / "README.md", content)
         record.write_json(part / RECORD, content)
     return folder
 

@@ -41,6 +41,9 @@ def merged(source: Source, kind: str) -> Any:
     if source.run.method == "lora":
         model = with_update(model, source.saved, dtype, source.run.model)
     model = model.to(dtype).eval()
+    ends = model.generation_config.eos_token_id
+    ends = ends if isinstance(ends, list) else [] if ends is None else [ends]
+    model.generation_config.eos_token_id = sorted({*ends, *source.meta["stop_ids"]})  # where an answer ends
     lost = next((n for n, p in model.named_parameters() if not p.isfinite().all()), None)
     if lost:
         raise LorakitError(f"{source.run.model}: '{lost}' leaves the range of {kind}; take --type bf16 or fp32")

@@ -1,12 +1,15 @@
 """Exact attention over a pack: documents end to end in one sequence, none sees another, and no (N, N) mask is built.
 
 A transformers model runs it through its `AttentionInterface` under the name `lorakit`. Called without
-`documents` (padded rows, generation) it is transformers' own SDPA attention, which is its plain form.
+`documents` (padded rows, generation) it is transformers' own SDPA attention, which is its plain form, or the eager
+attention in the model's own file where the model has sinks: scores that stand in every softmax and gather nothing
+(arXiv 2309.17453; gpt-oss).
 """
 
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 
@@ -41,21 +44,41 @@ class Documents:
         ends = torch.tensor([0, *lengths], dtype=torch.int32).cumsum(0, dtype=torch.int32)
         self.ends = ends.to(device, non_blocking=True)  # (D + 1,)
 
+    def places(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """(N,) which document a token belongs to, and (N,) where it stands in it."""
+        ends = self.ends.long()
+        document = torch.repeat_interleave(ends.diff(), output_size=sum(self.lengths))
+        return document, torch.arange(len(document), device=ends.device) - ends[document]
+
 
 def packed_attention(module, query, key, value, attention_mask, scaling=None, dropout=0.0, documents=None,
                      sliding_window=None, **kwargs):
     """query (1, H, N, D), key and value (1, H_kv, N, D), `documents` of N tokens together -> ((1, N, H, D), None).
 
-    Raises `ValueError` for a model that computes a mask of its own.
+    Sinks (H,) come as `s_aux`. Raises `ValueError` for a model that computes a mask of its own, or something else.
     """
     if documents is None:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, dropout=dropout,
-                                      sliding_window=sliding_window, **kwargs)
+        plain = as_written if "s_aux" in kwargs else sdpa_attention_forward
+        return plain(module, query, key, value, attention_mask, scaling=scaling, dropout=dropout,
+                     sliding_window=sliding_window, **kwargs)
     if attention_mask is not None:
         raise ValueError(f"{type(module).__name__} brings a mask of its own")
+    if more := sorted(name for name in ("softcap", "position_bias") if kwargs.get(name) is not None):
+        raise ValueError(f"{type(module).__name__} brings a {more[0]}")
     with torch.autocast(query.device.type, enabled=False):
-        out = form(query)(query, key, value, documents, scaling, dropout, sliding_window)
+        out = form(query)(query, key, value, documents, scaling, dropout, sliding_window, kwargs.get("s_aux"))
     return out, None
+
+
+def as_written(module, query, key, value, attention_mask, **kwargs):
+    """The eager attention of the file that the module is from, which adds its mask to the scores."""
+    if attention_mask is None and query.shape[2] > 1:  # where sdpa_mask leaves one out, it is this one
+        attention_mask = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=query.device).tril()
+    if attention_mask is not None and attention_mask.dtype == torch.bool:
+        hidden = query.new_full((), torch.finfo(query.dtype).min)
+        attention_mask = torch.where(attention_mask, hidden.new_zeros(()), hidden)
+    return sys.modules[type(module).__module__].eager_attention_forward(
+        module, query, key, value, attention_mask, **kwargs)
 
 
 def form(query: torch.Tensor) -> Callable:
@@ -66,67 +89,161 @@ def form(query: torch.Tensor) -> Callable:
     return flash if half and capability >= (8, 0) and query.shape[-1] <= 256 else efficient
 
 
-def flash(query, key, value, documents, scaling, dropout, window):
+def flash(query, key, value, documents, scaling, dropout, window, sinks=None):
     """FlashAttention over documents of any length (arXiv 2307.08691), compute capability 8.0 and later."""
     query, key, value = (x[0].transpose(0, 1) for x in (query, key, value))  # (N, H, D)
     ends, longest = documents.ends, documents.longest
     left, right = (window - 1, 0) if window else (None, None)
-    return torch.ops.aten._flash_attention_forward(
-        query, key, value, ends, ends, longest, longest, dropout, True, False, scale=scaling, window_size_left=left,
-        window_size_right=right)[0][None]
+    options = {"scale": scaling, "window_size_left": left, "window_size_right": right}
+
+    def forward(q, k, v):
+        out, lse, *drawn, _ = torch.ops.aten._flash_attention_forward(
+            q, k, v, ends, ends, longest, longest, dropout, True, False, **options)
+        return out, lse, drawn
+
+    def backward(dout, q, k, v, out, lse, drawn):
+        return torch.ops.aten._flash_attention_backward(
+            dout, q, k, v, out, lse, ends, ends, longest, longest, dropout, True, *drawn, **options)
+
+    if sinks is None:
+        return forward(query, key, value)[0][None]
+    return _Sunk.apply(query, key, value, sinks, forward, backward, lambda each: each.t())[None]
 
 
-def efficient(query, key, value, documents, scaling, dropout, window):
+def efficient(query, key, value, documents, scaling, dropout, window, sinks=None):
     """Memory-efficient attention over documents of any length (arXiv 2112.05682), on any card, in fp32 too."""
     shared = query.shape[1] // key.shape[1]
     query, key, value = (x.transpose(1, 2) for x in (query, key, value))  # (1, N, H, D)
     if shared > 1:
         key, value = key.repeat_interleave(shared, 2), value.repeat_interleave(shared, 2)
-    return torch.ops.aten._efficient_attention_forward(
-        query, key, value, None, documents.ends, documents.ends, documents.longest, documents.longest, dropout, 1,
-        True, scale=scaling, window_size=window)[0]
+    ends, longest, options = documents.ends, documents.longest, {"scale": scaling, "window_size": window}
+
+    def forward(q, k, v):
+        out, lse, *drawn, _, _ = torch.ops.aten._efficient_attention_forward(
+            q, k, v, None, ends, ends, longest, longest, dropout, 1, True, **options)
+        return out, lse, drawn
+
+    def backward(dout, q, k, v, out, lse, drawn):
+        return torch.ops.aten._efficient_attention_backward(
+            dout, q, k, v, None, out, ends, ends, longest, longest, lse, dropout, *drawn, 1, False, **options)[:3]
+
+    if sinks is None:
+        return forward(query, key, value)[0]
+    document, place = documents.places()
+    return _Sunk.apply(query, key, value, sinks, forward, backward, lambda each: each[document, :, place][None])
 
 
-def by_document(query, key, value, documents, scaling, dropout, window):
+def by_document(query, key, value, documents, scaling, dropout, window, sinks=None):
     """torch's own attention, one document after the other; short ones in bf16 on a CPU by products alone."""
-    out = []
+    out, scaling = [], scaling or query.shape[-1] ** -0.5
     # split, not slices: its backward pass is one concatenation instead of a zero-filled (N, …) per document.
     for q, k, v in zip(*(x.split(documents.lengths, dim=2) for x in (query, key, value)), strict=True):
         length = q.shape[2]
         if (documents.wide and q.dtype == torch.bfloat16 and length <= min(SHORT, window or SHORT) and not dropout):
-            out.append(_Short.apply(q, k, v, scaling or q.shape[-1] ** -0.5))
+            out.append(_Short.apply(q, k, v, sinks, scaling))
             continue
         if documents.wide:
             q, k, v = q.float(), k.float(), v.float()
+        way = whole if sinks is None else sunk if served(q, v, dropout) else written_out
         for rows, keys, band in bands(length, window, q.device):
-            out.append(scaled_dot_product_attention(
-                q[:, :, rows], k[:, :, keys], v[:, :, keys], attn_mask=band, is_causal=band is None, dropout_p=dropout,
-                scale=scaling, enable_gqa=q.shape[1] != k.shape[1]).to(query.dtype))
+            out.append(way(q[:, :, rows], k[:, :, keys], v[:, :, keys], band, scaling, dropout, sinks).to(query.dtype))
     return torch.cat(out, dim=2).transpose(1, 2).contiguous()
+
+
+def served(q, v, dropout):
+    """Whether `sunk` can."""
+    return q.device.type == "cpu" and q.shape[-1] == v.shape[-1] and not dropout
+
+
+def whole(q, k, v, band, scale, dropout, sinks):
+    return scaled_dot_product_attention(q, k, v, attn_mask=band, is_causal=band is None, dropout_p=dropout,
+                                        scale=scale, enable_gqa=q.shape[1] != k.shape[1])
+
+
+def sunk(q, k, v, band, scale, dropout, sinks):
+    """torch's fused attention on a CPU, with sinks."""
+    hidden = None if band is None else torch.zeros_like(band, dtype=q.dtype).masked_fill_(~band, -torch.inf)
+    options = {"attn_mask": hidden, "scale": scale}
+
+    def forward(q, k, v):
+        out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, band is None, **options)
+        return out.transpose(1, 2), lse, []
+
+    def backward(dout, q, k, v, out, lse, _):
+        return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
+            dout.transpose(1, 2), q, k, v, out.transpose(1, 2), lse, 0.0, band is None, **options)
+
+    return _Sunk.apply(q, k, v, sinks, forward, backward, lambda each: each.transpose(1, 2)).transpose(1, 2)
+
+
+def written_out(q, k, v, band, scale, dropout, sinks):
+    """Every score and the sink beside them: where no kernel tells the sum of its softmax."""
+    shared, length = q.shape[1] // k.shape[1], q.shape[2]
+    k, v = k.repeat_interleave(shared, 1), v.repeat_interleave(shared, 1)
+    seen = torch.ones(length, length, dtype=torch.bool, device=q.device).tril() if band is None else band
+    scores = (q @ k.transpose(2, 3)).float().mul(scale).masked_fill(~seen, -torch.inf)
+    beside = sinks.float()[:, None, None].expand(*scores.shape[:-1], 1)
+    p = torch.cat([scores, beside], -1).softmax(-1)[..., :-1].to(v.dtype)
+    return torch.dropout(p, dropout, dropout > 0) @ v
+
+
+class _Sunk(torch.autograd.Function):
+    """Attention whose softmax has one score more, a head's sink: `forward` knows nothing of it, and is corrected.
+
+    A kernel's backward pass finds the probabilities and the mean of their gradients from its output and the logarithm
+    of the softmax's sum: given both with the sink in them it is exact. That sum is (…, H, T), the output (…, T, H, D);
+    `tokens` brings the one to the other's order.
+    """
+
+    @staticmethod
+    def forward(ctx, q, k, v, sinks, forward, backward, tokens):
+        out, total, drawn = forward(q, k, v)
+        more = torch.logaddexp(total, sinks.to(total.dtype)[:, None])
+        out = out * tokens(torch.exp(total - more))[..., None].to(out.dtype)
+        ctx.save_for_backward(q, k, v, out, more, sinks, *drawn)
+        ctx.back, ctx.tokens = backward, tokens
+        return out
+
+    @staticmethod
+    def backward(ctx, dout):
+        q, k, v, out, more, sinks, *drawn = ctx.saved_tensors
+        dsinks = None
+        if ctx.needs_input_grad[3]:
+            share = ctx.tokens(torch.exp(sinks.to(more.dtype)[:, None] - more))  # what the sink takes
+            dsinks = -(share * (dout.float() * out.float()).sum(-1)).flatten(0, -2).sum(0).to(sinks.dtype)
+        return *ctx.back(dout.contiguous(), q, k, v, out, more, drawn), dsinks, None, None, None
 
 
 class _Short(torch.autograd.Function):
     """A short document: scores, their softmax and its gradient in fp32, all other products in bf16."""
 
     @staticmethod
-    def forward(ctx, q, k, v, scale):
+    def forward(ctx, q, k, v, sinks, scale):
         groups, length, width = k.shape[1:]
         rows = q.reshape(groups, -1, width)  # (G, S · T, D): the queries that share a key
         later = torch.full((length, length), -torch.inf, device=q.device).triu_(1).repeat(rows.shape[1] // length, 1)
         scores = torch.baddbmm(later, rows.float(), k[0].float().transpose(1, 2), alpha=scale)
-        p = torch.softmax(scores, -1).to(q.dtype)  # (G, S · T, T)
+        share = None
+        if sinks is None:
+            p = torch.softmax(scores, -1).to(q.dtype)  # (G, S · T, T)
+        else:
+            beside = sinks.float().view(groups, -1, 1, 1).expand(-1, -1, length, 1).reshape(groups, -1, 1)
+            p = torch.softmax(torch.cat([scores, beside], -1), -1)
+            p, share = p[..., :-1].to(q.dtype).contiguous(), p[..., -1:].clone()  # what the sink takes
         out = p @ v[0]
-        ctx.save_for_backward(rows, k, v, p, out)
+        ctx.save_for_backward(rows, k, v, p, out, share)
         ctx.scale = scale
         return out.view(q.shape)
 
     @staticmethod
     def backward(ctx, dout):
-        rows, k, v, p, out = ctx.saved_tensors
+        rows, k, v, p, out, share = ctx.saved_tensors
         dout, shape = dout.reshape(rows.shape), dout.shape
         along = (dout.float() * out.float()).sum(-1, keepdim=True)
         ds = (dout @ v[0].transpose(1, 2)).float().sub_(along).mul_(p).mul_(ctx.scale).to(p.dtype)
-        return (ds @ k[0]).view(shape), (ds.transpose(1, 2) @ rows)[None], (p.transpose(1, 2) @ dout)[None], None
+        dsinks = -(share * along).view(shape[1:3]).sum(-1) if ctx.needs_input_grad[3] else None
+        return ((ds @ k[0]).view(shape), (ds.transpose(1, 2) @ rows)[None], (p.transpose(1, 2) @ dout)[None], dsinks,
+                None)
 
 
 def bands(length, window, device):

@@ -20,7 +20,8 @@ def svg(updates: Sequence[dict], validations: Sequence[dict], planned: int | Non
     seen = thin([(v["update"], v["validation_loss"]) for v in validations])
     levels = [y for _, y in [*raw, *seen] if math.isfinite(y)]
     smoothed = [y for _, y in even if y > 0]
-    frame = Frame(max([planned or 1, *(x for x, _ in raw), *(x for x, _ in seen)]), levels,
+    done = max([1, *(x for x, _ in raw), *(x for x, _ in seen)])
+    frame = Frame(max(done, min(planned or 1, 3 * done)), levels,
                   log=bool(smoothed) and min(levels) > 0 and max(smoothed) > 20 * min(smoothed))
     parts = [*frame.grid(), frame.line(raw, BLUE, "1", ' opacity=".35"'), frame.line(even, BLUE, "2"),
              frame.line(seen, ORANGE, "1.5"), *(frame.dot(point, ORANGE) for point in seen),

@@ -28,7 +28,7 @@ def controls() -> dict[str, widgets.Widget]:
         "rank": widgets.SelectionSlider(description="Rank", options=POWERS, **same),
         "alpha": widgets.FloatLogSlider(description="Alpha", base=2, min=0, max=9, step=0.5, readout_format=".0f",
                                         **same),
-        "learning_rate": widgets.FloatLogSlider(description="Learning rate", min=-6, max=-1, step=0.1,
+        "learning_rate": widgets.FloatLogSlider(description="Learning rate", min=-6, max=-1, step=0.01,
                                                 readout_format=".1e", **same),
         "epochs": widgets.IntSlider(description="Epochs", min=1, max=20, **same),
         "max_updates": widgets.BoundedIntText(description="Updates at most", min=0, max=10**9, **same),
@@ -52,7 +52,7 @@ class Tab:
         for i, title in enumerate(("All settings, as RUN.yaml", "What was chosen for this machine, and why")):
             more.set_title(i, title)
         hint = "Updates at most: 0 means by epochs."
-        self.box = widgets.VBox([*self.controls.values(), widgets.HTML(words(hint, "quiet")), self.plan, more])
+        self.box = widgets.VBox([self.plan, *self.controls.values(), widgets.HTML(words(hint, "quiet")), more])
 
     def shown(self) -> None:
         """Puts the settings into the controls."""
