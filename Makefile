@@ -34,8 +34,7 @@ quickstart: env  ## the main job: a QLoRA run from a raw file to evidence, offli
 	@$(BIN)/python -c "import lorakit; print('status:', lorakit.Folder('outputs/quickstart').record['status'])"
 
 studio: env  ## fine-tune without writing code: notebooks/studio.ipynb as a page, on this machine alone
-	$(BIN)/python -m voila notebooks/studio.ipynb --Voila.ip=127.0.0.1 --VoilaConfiguration.file_allowlist="[]" \
-	  --TagRemovePreprocessor.enabled=True --TagRemovePreprocessor.remove_cell_tags="['headless']"
+	$(BIN)/python -m voila notebooks/studio.ipynb --Voila.ip=127.0.0.1 --VoilaConfiguration.file_allowlist="[]"
 
 test: env  ## the whole suite but what is marked slow
 	$(BIN)/python -m pytest -m "not slow and not gpu" --numprocesses 2 --dist loadfile

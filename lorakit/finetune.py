@@ -37,6 +37,7 @@ from lorakit.prepare import Prepared, prepare
 from lorakit.processes import ALONE, Crew
 from lorakit.record import Folder, Onlooker
 from lorakit.run import Run
+from lorakit.trackers import Trackers
 from lorakit.train import State, train
 
 LAST, BEST = "checkpoint/last.safetensors", "checkpoint/best.safetensors"
@@ -278,6 +279,12 @@ def loop(engine: Any, batches: Batches, state: State, best: dict, sets: dict, ru
     bar = tqdm(total=len(batches), initial=state.update, desc="training", unit="update", mininterval=0.5,
                disable=not crew.first)
 
+    trackers = Trackers(run.log_to if crew.first else [], run.name, run.model_dump(), folder.path)
+
+    def note(line: dict) -> None:
+        folder.append(line)
+        trackers.log(line)
+
     def save() -> None:
         tensors = engine.state()
         if crew.first:
@@ -288,7 +295,7 @@ def loop(engine: Any, batches: Batches, state: State, best: dict, sets: dict, ru
 
     def validate() -> None:
         loss = evaluate.mean_loss(engine, sets["validation"], **limits)
-        folder.append({"update": state.update, "validation_loss": loss})
+        note({"update": state.update, "validation_loss": loss})
         if loss < best["loss"]:
             best.update(update=state.update, loss=loss, worse=0)
             tensors = engine.weights()
@@ -300,7 +307,7 @@ def loop(engine: Any, batches: Batches, state: State, best: dict, sets: dict, ru
     spent: list[tuple[int, float]] = []  # input tokens and seconds of this process's first updates
 
     def after_update(state: State, line: dict) -> bool:
-        folder.append(line)
+        note(line)
         if len(spent) < 5:
             spent.append((batches.tokens(state.update - 1), line["seconds"]))
             if len(spent) == 5 == state.update:
@@ -318,7 +325,7 @@ def loop(engine: Any, batches: Batches, state: State, best: dict, sets: dict, ru
             save()
         return ending
 
-    with bar, asked_to_stop(lambda: asked.append("stopped on request")):
+    with bar, contextlib.closing(trackers), asked_to_stop(lambda: asked.append("stopped on request")):
         if not enough():
             train(engine, batches, state, schedule(run, len(batches)), after_update)
     early = stop and state.update < len(batches)

@@ -19,7 +19,7 @@ Auto = Literal["auto"]
 KEPT = ("/content/drive/MyDrive", "/kaggle/working")  # what outlives a session of Colab (its Drive) and of Kaggle
 Natural, Positive = Annotated[int, Field(ge=0)], Annotated[int, Field(ge=1)]  # 0, 1, 2, …; 1, 2, 3, …
 # What may differ between a cut run and its continuation; everything else must match.
-FREE_TO_CHANGE = {"max_updates", "processes", "max_minutes", "checkpoint_every", "output_dir", "name"}
+FREE_TO_CHANGE = {"max_updates", "processes", "max_minutes", "checkpoint_every", "output_dir", "name", "log_to"}
 
 
 def home() -> str:
@@ -91,6 +91,7 @@ class Run(BaseModel):
     max_minutes: float | None = Field(None, gt=0)  # stop with a checkpoint before this
     output_dir: str = Field(default_factory=home)  # holds the runs; auto: where this machine keeps files
 
+    log_to: list[str] = []  # names from lorakit/trackers/: the curve goes there too
     # evidence
     metrics: list[str | dict[str, dict[str, Any]]] | Auto = "auto"  # names from lorakit/metrics/
     max_new_tokens: int = Field(128, ge=1)  # per generated answer

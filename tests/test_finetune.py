@@ -46,7 +46,8 @@ def write_rows(path, pairs):
 def test_the_files_of_a_run(finished):
     names = {p.name for p in finished.path.iterdir()} - {".lock"}
     assert names == {"run.yaml", "record.json", "rows", "history.jsonl", "scores.json", "answers.jsonl",
-                     "rejected.jsonl", "report.md", "report.html", "loss.png", "adapter", "checkpoint"}
+                     "rejected.jsonl", "report.md", "report.html", "loss.png", "confusion.png", "adapter",
+                     "checkpoint"}
     assert (finished / "loss.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     assert {"adapter_config.json", "adapter_model.safetensors", "tokenizer.json"} <= {
         p.name for p in (finished / "adapter").iterdir()}
@@ -396,7 +397,7 @@ def test_a_start_that_fails_says_so_and_the_next_one_counts(quick, run, tmp_path
 
 @pytest.mark.parametrize(("changes", "words"), [
     ({"processes": 2}, r"processes=2, and this is one process: start them by lorakit.launch\(run\), or"),
-    ({"folds": 5}, "folds=5 is not served yet"), ({"engine": "abacus"}, "no 'abacus' in engines/.*torch"),
+    ({"engine": "abacus"}, "no 'abacus' in engines/.*torch"),
     ({"precision": "fp16"}, "precision='fp16' needs a CUDA card"), ({"task": "knit"}, "no 'knit' in tasks/"),
     ({"metrics": ["applause"]}, "no 'applause' in metrics/"), ({"model": "nowhere"}, "no such folder"),
 ])

@@ -37,9 +37,19 @@ def experts(base):
     return shaken(load(settings(base, target_modules=["q_proj", "v_proj", *EXPERTS])))
 
 
-def test_attention_is_eager_and_rows_are_padded_with_the_reason(experts):
-    assert experts.model.config._attn_implementation == "eager" and experts.packing is False
-    assert experts.notes["packing"] == (False, "padded: this model's attention has no form over packs here")
+def test_packs_give_the_curve_of_eager_attention(base):
+    """Also past the sliding window of 64."""
+    rows, curves = noise(*[20, 90, 5, 70] * 10), []
+    for packing in (True, False):
+        engine = load(settings(base, packing=packing))
+        if packing:
+            assert engine.notes["packing"] == (
+                True, "packed: exact attention per document (tried at loading: no document sees another)")
+        else:
+            engine._bare().set_attn_implementation("eager")
+        curves.append([line["loss"] for line in history(engine, batches(rows, engine, updates=20, size=4))])
+    np.testing.assert_allclose(*curves, rtol=1e-5)
+    assert curves[0][-1] < curves[0][0] - 0.03
 
 
 def test_adapters_on_experts_are_peft_s_own(experts):

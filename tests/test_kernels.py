@@ -9,11 +9,15 @@ import weakref
 import pytest
 import torch
 import torch.nn.functional as F
-from test_engine import noise, settings
+from test_engine import SMALL, noise, settings
 from test_engine import shaken as shaken_engine
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+)
 
 from lorakit import kernels, models
 from lorakit.batches import collate
@@ -262,8 +266,9 @@ def test_every_family_computes_what_it_did(name, dropout):
 
 def test_every_family_was_asked():
     kinds = {spec.config["model_type"] for spec in models.known().values() if spec.config}
-    # Gemma 3's images and Gemma 3n share layers with gemma3_text; what cannot be served there is left as it is.
-    assert kinds - {models.known()[name].config["model_type"] for name in FAMILIES} == {"gemma3", "gemma3n_text"}
+    words = kinds & (set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES) - set(MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES))
+    # Gemma 3 and 3n, which see too, share layers with gemma3_text; what cannot be served there is left as it is.
+    assert words - {models.known()[name].config["model_type"] for name in FAMILIES} == {"whisper"}
 
 
 def test_recomputed_layers():
@@ -390,52 +395,124 @@ def test_four_bits(base, precision):
 # Attention over packs
 
 
-def dense(q, k, v, lengths, window=None, scale=None):
-    """softmax(QK' s + mask) V with all of the mask written out, in fp64."""
+def dense(q, k, v, lengths, window=None, scale=None, sinks=None):
+    """softmax(QK' s + mask) V with all of the mask written out, in fp64; a sink is one key more, of value zero."""
     q, k, v = (x.double() for x in (q, k, v))
     shared, place = q.shape[1] // k.shape[1], torch.arange(q.shape[2], device=q.device)
     document = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths)).to(q.device)
     back = place[:, None] - place[None]
     seen = (document[:, None] == document[None]) & (back >= 0) & (back < (window or q.shape[2]))
     scores = q @ k.repeat_interleave(shared, 1).transpose(2, 3) * (scale or 1 / math.sqrt(q.shape[-1]))
-    return (scores.masked_fill(~seen, -math.inf).softmax(-1) @ v.repeat_interleave(shared, 1)).transpose(1, 2)
+    scores = scores.masked_fill(~seen, -math.inf)
+    if sinks is not None:
+        scores = torch.cat([scores, sinks.double()[:, None, None].expand(*scores.shape[:-1], 1)], -1)
+    return (scores.softmax(-1)[..., :len(place)] @ v.repeat_interleave(shared, 1)).transpose(1, 2)
 
 
-def attended(function, heads, lengths, window, scale, width=8, dtype=torch.float32, device="cpu"):
-    """(output, gradients of q, k and v) of one way, the same of the dense one."""
+def attended(function, heads, lengths, window, scale, width=8, dtype=torch.float32, device="cpu", sinks=False):
+    """(output, gradients of q, k and v, and of sinks) of one way, the same of the dense one."""
     found, total = [], sum(lengths)
     for way in (function, dense):
         q, k, v = (normal(1, h, total, width, seed=s, dtype=dtype, device=device).requires_grad_()
                    for s, h in enumerate(heads))
+        sunk = normal(heads[0], seed=5, device=device).requires_grad_() if sinks else None
         if way is dense:
-            out = dense(q, k, v, lengths, window, scale)
+            out = dense(q, k, v, lengths, window, scale, sunk)
         else:
-            out = function(q, k, v, attention.Documents(lengths, q.device), scale, 0.0, window)
+            out = function(q, k, v, attention.Documents(lengths, q.device), scale, 0.0, window, sunk)
         (out * normal(1, total, heads[0], width, seed=4, device=device)).sum().backward()
-        found.append((out.detach(), q.grad, k.grad, v.grad))
+        found.append((out.detach(), q.grad, k.grad, v.grad, *([sunk.grad] if sinks else [])))
     return zip(*found, strict=True)
 
 
 LENGTHS = {"short": [5, 1, 11], "window": [4, 8], "around the window": [3, 4, 5, 7, 8, 9, 12, 13], "long": [1, 41]}
 
 
+@pytest.mark.parametrize("sinks", ["none", "fused", "written out"])
 @pytest.mark.parametrize("window", [None, 1, 4])
 @pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS)
-def test_attention_by_document(lengths, window):
+def test_attention_by_document(monkeypatch, lengths, window, sinks):
+    monkeypatch.setattr(attention, "served", lambda q, v, dropout: sinks == "fused")
     for heads, scale in (((4, 2, 2), None), ((4, 1, 1), 0.5), ((2, 2, 2), None)):
-        for one, other in attended(attention.by_document, heads, lengths, window, scale):
+        for one, other in attended(attention.by_document, heads, lengths, window, scale, sinks=sinks != "none"):
             close(one.double(), other.double(), 1e-5)
 
 
+@pytest.mark.parametrize("sinks", [False, True])
 @pytest.mark.parametrize("window", [None, 20])
 @pytest.mark.parametrize("short", [0, 24, 512])  # which of the documents are computed by products alone
-def test_attention_by_document_in_bf16(monkeypatch, short, window):
+def test_attention_by_document_in_bf16(monkeypatch, short, window, sinks):
     monkeypatch.setattr(attention, "SHORT", short)
     for heads, scale in (((4, 2, 2), None), ((4, 1, 1), 0.5), ((2, 2, 2), None)):
         for one, other in attended(attention.by_document, heads, [5, 24, 1, 25, 40], window, scale,
-                                   dtype=torch.bfloat16):
-            assert one.dtype == torch.bfloat16
+                                   dtype=torch.bfloat16, sinks=sinks):
+            assert one.dtype in (torch.bfloat16, other.dtype)
             assert (one - other).norm() < 1e-2 * other.norm()
+
+
+def test_sinks_far_out():
+    """One far above all scores takes everything, one far below nothing; neither overflows."""
+    q = normal(1, 3, 9, 8).requires_grad_()
+    sinks = torch.tensor([200.0, -200.0, 0.0], requires_grad=True)
+    out = attention.by_document(q, q, q, attention.Documents([9], q.device), None, 0.0, None, sinks)
+    without = attention.by_document(q, q, q, attention.Documents([9], q.device), None, 0.0, None)
+    out.square().sum().backward()
+    assert not out[:, :, 0].any() and torch.equal(out[:, :, 1], without[:, :, 1])
+    assert q.grad.isfinite().all() and sinks.grad[:2].tolist() == [0, 0] and sinks.grad[2] != 0
+
+
+def test_dropout_beside_sinks():
+    """On the mean nothing changes; a quarter of the values is dropped, the others grow."""
+    q, v, sinks = normal(1, 1, 4, 8), torch.ones(1, 1, 4, 8), torch.zeros(1)
+    torch.manual_seed(0)
+    documents = attention.Documents([4], q.device)
+    many = torch.stack([attention.by_document(q, q, v, documents, None, 0.25, None, sinks) for _ in range(4000)])
+    close(many.mean(0), attention.by_document(q, q, v, documents, None, 0.0, None, sinks), 0.03)
+    assert float((many[:, 0, 0] == 0).float().mean()) == pytest.approx(0.25, abs=0.03)  # one key alone
+
+
+SINKS = {  # all that call their file's eager attention with sinks
+    "gpt_oss": {"num_local_experts": 4, "num_experts_per_tok": 2},
+    "granite_swa": {},
+    "mimo_v2_flash": {"v_head_dim": 8, "n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32},
+}
+
+
+@pytest.mark.parametrize("kind", SINKS)
+def test_sinks_of_a_model_are_those_of_its_eager_attention(kind):
+    """Documents around the window, packed by ours, and a line each by transformers' eager attention."""
+    config = AutoConfig.for_model(kind, **{**SMALL, "sliding_window": 8, "layer_types": [
+        "sliding_attention", "full_attention"], **SINKS[kind]})
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation=attention.NAME, dtype=torch.float32)
+    sinks = [p for n, p in model.named_parameters() if n.endswith("sinks")]
+    for sink in sinks:
+        torch.nn.init.normal_(sink)
+    lengths = [5, 8, 21, 1, 9]
+    rows = [torch.randint(3, 300, (n,), generator=torch.Generator().manual_seed(n)) for n in lengths]
+    places = torch.cat([torch.arange(n) for n in lengths])
+    with attention.packed():
+        packed = model(input_ids=torch.cat(rows)[None], position_ids=places[None], use_cache=False,
+                       documents=attention.Documents(lengths, places.device)).logits[0]
+    packed.square().sum().backward()
+    mine = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+    model.zero_grad()
+    model.set_attn_implementation("eager")
+    eager = torch.cat([model(input_ids=row[None], use_cache=False).logits[0] for row in rows])
+    eager.square().sum().backward()
+    close(packed, eager, 1e-5)
+    assert len(mine) > 10 and all(s.grad.abs().max() > 0 for s in sinks)
+    for one, p in zip(mine, (p for p in model.parameters() if p.grad is not None), strict=True):
+        assert (one - p.grad).norm() <= 1e-5 * p.grad.norm()
+    model.set_attn_implementation(attention.NAME)  # and padded, or with nothing hidden, it is that attention itself
+    with torch.no_grad():
+        ids, seen = torch.stack([rows[2], rows[2].flip(0)]), torch.ones(2, 21, dtype=torch.long)
+        for mask in (None, seen, seen.clone().index_fill_(1, torch.arange(4), 0)):
+            found = []
+            for name in (attention.NAME, "eager"):
+                model.set_attn_implementation(name)
+                found.append(model(input_ids=ids, attention_mask=mask).logits[:, 4:])
+            close(*found)
 
 
 @pytest.mark.parametrize(("window", "dtype"), [(None, torch.float32), (16, torch.float32), (None, torch.bfloat16)])
@@ -473,16 +550,17 @@ def test_a_mask_of_the_models_own_is_refused():
 
 @pytest.mark.gpu
 @on_card
+@pytest.mark.parametrize("sinks", [False, True])
 @pytest.mark.parametrize("window", [None, 4])
 @pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS)
 @pytest.mark.parametrize(("way", "dtype"), [("flash", torch.bfloat16), ("flash", torch.float16), (
     "efficient", torch.float16), ("efficient", torch.bfloat16), ("efficient", torch.float32), (
     "by_document", torch.float32)])
-def test_attention_on_a_card(way, dtype, lengths, window):
+def test_attention_on_a_card(way, dtype, lengths, window, sinks):
     if way == "flash" and torch.cuda.get_device_capability() < (8, 0):
         pytest.skip("FlashAttention 2 needs compute capability 8.0")
     for heads, scale in (((4, 2, 2), None), ((4, 1, 1), 0.25), ((2, 2, 2), None)):
-        for one, other in attended(getattr(attention, way), heads, lengths, window, scale, 64, dtype, "cuda"):
+        for one, other in attended(getattr(attention, way), heads, lengths, window, scale, 64, dtype, "cuda", sinks):
             close(one.double(), other.double(), 1e-5 if dtype == torch.float32 else 2e-2)
 
 

@@ -325,6 +325,8 @@ def until(true, seconds=120):
         time.sleep(0.05)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_start_stop_resume_try_and_download(at):
     at.change(name="one", max_updates=1_000_000, checkpoint_every=1_000_000, validate_every=0)
     one = at.start()

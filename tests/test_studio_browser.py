@@ -117,18 +117,18 @@ def shown_again(page):
 @contextmanager
 def voila(place):
     with served(place, "voila", "studio.ipynb", "--Voila.ip=127.0.0.1",
-                "--TagRemovePreprocessor.enabled=True", "--TagRemovePreprocessor.remove_cell_tags=['headless']",
                 "--VoilaConfiguration.file_allowlist=[]") as address:
-        yield lambda page, first=False: open_voila(page, address, first)
+        yield lambda page, first=False, more="": open_voila(page, address, first, more)
 
 
-def open_voila(page, address, first):
-    page.goto(address, timeout=120_000)
+def open_voila(page, address, first, more=""):
+    page.goto(address + more, timeout=120_000)
     page.wait_for_selector(".lorakit-studio", timeout=120_000)
 
 
 def shot(page, name):
     if SHOTS:
+        page.locator(".lorakit-studio").evaluate("e => e.scrollIntoView()")
         page.screenshot(path=f"{SHOTS}/{name}.png")
 
 
@@ -267,3 +267,64 @@ def test_in_voila(chromium, place):
     pytest.importorskip("voila")
     with voila(place) as opened:
         from_a_file_to_a_download(chromium, place, opened, "voila")
+
+
+WIDER = """width => [...document.querySelectorAll(".lorakit-studio *")].filter(e => {
+    const box = e.getBoundingClientRect();
+    return box.width && box.right > width + 1 && !e.closest(".lk-scroll, pre, svg") && e.tagName != "OPTION";
+}).map(e => e.outerHTML.slice(0, 120))"""
+UNNAMED = """[...document.querySelectorAll(
+    ".lorakit-studio input, .lorakit-studio select, .lorakit-studio textarea, .lorakit-studio button, "
+    + ".lorakit-studio [role=slider]")].filter(
+    e => e.offsetParent && !(e.labels?.length || e.textContent.trim() || e.ariaLabel || e.closest("[aria-label]")
+         || e.closest(".widget-inline-hbox")?.querySelector("label, .widget-label"))
+).map(e => e.outerHTML.slice(0, 160))"""
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_narrow_and_wide_light_and_dark(chromium, place, width, theme):
+    """Nothing stands out of the page, every control has a name, and the text is told from what is behind it."""
+    pytest.importorskip("voila")
+    with voila(place) as opened:
+        page = new_page(chromium, width, 844, color_scheme=theme)
+        opened(page, first=True, more=f"?theme={theme}")
+        assert not page.get_by_text("Without a browser").is_visible()
+        for title in ("Upload", "Configure", "Train", "Progress", "Jobs", "Try", "Export"):
+            turn(page, title)
+            page.wait_for_timeout(1500)
+            assert page.evaluate(WIDER, width) == [], title
+            assert page.evaluate(UNNAMED) == [], title
+            shot(page, f"{theme}-{width}-{title}")
+        dark = page.evaluate("getComputedStyle(document.querySelector('.lk-quiet')).color")
+        light = sum(map(int, re.findall(r"\d+", dark)[:3])) > 384
+        assert light == (theme == "dark")
+        page.close()
+
+
+def test_by_keyboard(chromium, place):
+    """Tab and arrows alone: to a tab, to a slider, and the plan follows."""
+    pytest.importorskip("voila")
+    with voila(place) as opened:
+        page = new_page(chromium)
+        opened(page, first=True)
+        page.locator(".lorakit-studio").get_by_role("button", name="Upload", exact=True).focus()
+        page.keyboard.press("Tab")
+        page.keyboard.press("Enter")
+        says(page, re.compile("This fits: .* updates"), 180)
+        for _ in range(12):
+            page.keyboard.press("Tab")
+            if page.evaluate("document.activeElement.getAttribute('role') == 'slider' || "
+                             "document.activeElement.classList.contains('noUi-handle')"):
+                break
+        before = page.locator(".lorakit-studio .lk-good").last.inner_text()
+        page.keyboard.press("ArrowRight")
+        page.keyboard.press("ArrowRight")
+        until(lambda: "rank: 64" in yaml_of(place), 30)
+        assert before
+        page.close()
+
+
+def yaml_of(place):
+    path = place / "outputs/studio/settings.yaml"
+    return path.read_text() if path.exists() else ""

@@ -59,7 +59,7 @@ class Source:
 
     @property
     def chats(self) -> bool:
-        return registry.load("tasks", self.meta["task"]).GIVES == "messages"
+        return self.tokenizer.chat_template is not None and _task(self.meta).GIVES == "messages"
 
     @property
     def rows(self) -> Rows:
@@ -80,9 +80,17 @@ def source(path: str | os.PathLike, **options: Any) -> Source:
     if known.get("base_sha256", run.model) not in (base.hash_of(run.model), run.model):
         raise LorakitError(f"{folder.path}: {run.model} now has other weights than this run was tuned on; bring back "
                            "those, or train again")
+    meta = rows.read(folder / "rows")[1]
+    if _task(meta).OBJECTIVE != "tokens" or getattr(_task(meta), "MEDIUM", None):
+        raise LorakitError(f"{folder.path}: task={meta['task']}: only models that read and write text alone can be "
+                           f"exported so far; plain PEFT and transformers load {saved}")
     if run.method == "lora":
         _of_this_base(saved, run)
-    return Source(folder, run, saved, _tokenizer(saved, run, folder), rows.read(folder / "rows")[1], options)
+    return Source(folder, run, saved, _tokenizer(saved, run, meta), meta, options)
+
+
+def _task(meta: dict[str, Any]) -> ModuleType:
+    return registry.load("tasks", meta["task"])
 
 
 def _of_this_base(adapter: Path, run: Run) -> None:
@@ -97,15 +105,14 @@ def _of_this_base(adapter: Path, run: Run) -> None:
                            "run's own adapter back")
 
 
-def _tokenizer(saved: Path, run: Run, folder: Folder) -> Any:
+def _tokenizer(saved: Path, run: Run, meta: dict[str, Any]) -> Any:
     from transformers import AutoTokenizer
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(saved)
     except Exception as error:  # damaged files raise almost anything
         raise base.unusable(str(saved), error) from None
-    chats = registry.load("tasks", rows.read(folder / "rows")[1]["task"]).GIVES == "messages"
-    if chats and not tokenizer.chat_template:
+    if _task(meta).GIVES == "messages" and not tokenizer.chat_template:
         raise LorakitError(f"{saved}: its tokenizer has no chat template, so what it is exported to could not be asked "
                            f"as it was trained; copy chat_template.jinja of {run.model}, or train again")
     return tokenizer

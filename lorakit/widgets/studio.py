@@ -21,7 +21,9 @@ from lorakit.widgets.desk import Desk
 from lorakit.widgets.tabs import words
 
 PAUSE = 0.4  # seconds without a move until a closer estimate is counted
+# Voila writes a cell's tags as classes; what is for runs that nobody looks at is hidden on its page.
 STYLE = """<style>
+.celltag_headless{display:none}
 .lorakit-studio{max-width:72rem;margin:0 auto}
 .lorakit-studio .widget-html-content,.lorakit-studio .jupyter-widget-html-content{line-height:1.5;width:100%}
 .lorakit-studio .widget-toggle-buttons,.lorakit-studio .jupyter-widget-toggle-buttons{flex-wrap:wrap}
