@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from lorakit import base, hub, report
+from lorakit import base, hub, registry, report
 from lorakit.errors import LorakitError
 from lorakit.files import whole
 from lorakit.record import Folder
@@ -23,13 +23,6 @@ LICENCES = {"Apache-2.0": "apache-2.0", "MIT": "mit", "Llama 3.2": "llama3.2", "
 SETTINGS = ("method", "quantization", "rank", "alpha", "dropout", "target_modules", "learning_rate", "schedule",
             "global_batch_size", "max_updates", "epochs", "max_length", "precision", "seed")
 HUB_ID = r"[\w.\-]+/[\w.\-]+"
-USE = {
-    "adapter": "model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained({base!r}), {name!r})",
-    "merged": "model = AutoModelForCausalLM.from_pretrained({name!r})",
-    "gguf": "ollama create {name} -f Modelfile      # or: llama-server -m model.gguf",
-    "onnx": "session = onnxruntime.InferenceSession(\"model.onnx\")",
-    "mlx-lm": "mlx_lm.generate --model {name} --prompt \"…\"",
-}
 
 
 def card(path: str | os.PathLike, exported: dict[str, Any] | None = None) -> Any:
@@ -52,8 +45,8 @@ def metadata(folder: Folder, exported: dict[str, Any] | None) -> Any:
     from huggingface_hub import ModelCardData
 
     known, run = folder.record, Run.read(folder / "run.yaml")
-    spec, kind = base.spec(run.model), (exported or {}).get("target", "adapter" if run.method == "lora" else "merged")
-    library = {"adapter": "peft", "merged": "transformers"}.get(kind, kind if kind in ("gguf", "onnx") else "mlx")
+    spec, kind = base.spec(run.model), target(run, exported)
+    library = getattr(registry.load("export", kind), "LIBRARY", kind)
     licence = next((ours for theirs, ours in LICENCES.items() if spec.licence.startswith(theirs)), "other")
     more = {"license_name": "see-the-base-model"} if licence == "other" else {}
     return ModelCardData(
@@ -61,6 +54,11 @@ def metadata(folder: Folder, exported: dict[str, Any] | None) -> Any:
         base_model=spec.path if _at_hub(spec.path) else None, datasets=run.data if _at_hub(run.data) else None,
         pipeline_tag="text-generation" if known["data"]["task"] in ("chat", "text") else None,
         tags=["lorakit", *(["lora"] if run.method == "lora" else [])], eval_results=results(folder) or None)
+
+
+def target(run: Run, exported: dict[str, Any] | None) -> str:
+    """Which file of export/ made what the card describes; of a run alone what is in its folder."""
+    return exported["target"] if exported else "adapter" if run.method == "lora" else "merged"
 
 
 def _at_hub(name: str) -> bool:
@@ -84,8 +82,8 @@ def text(folder: Folder, exported: dict[str, Any] | None) -> str:
     origin = spec.path if _at_hub(spec.path) else Path(run.model).name
     rows, scores = data["rows"], report.score_rows(folder.scores)
     lines = [f"# {name}", "", f"{known['method']} of {origin}. {report.verdict(folder.scores)[1]}", ""]
-    use = USE.get((exported or {}).get("target", "adapter"), USE["mlx-lm"])
-    lines += ["```", use.format(base=origin, name=name), "```", "", "## Data", "",
+    use = registry.load("export", target(run, exported)).USE.format(base=origin, name=name)
+    lines += ["```", use, "```", "", "## Data", "",
               f"{Path(data['file']).name}: " + ", ".join(f"{n} rows {what}" for what, n in rows.items()) + ".",
               "Test rows were used for the scores alone; no row stands in two sets.", "", "## Settings", "",
               "| setting | value |", "|---|---|", *(f"| {k} | {settings[k]} |" for k in SETTINGS), "", "## Scores", "",

@@ -1,6 +1,7 @@
 """A real pretrained model on real rows: what the numbers should be, where the public files are at hand."""
 
 import json
+import shutil
 from collections import Counter, defaultdict
 from itertools import combinations
 
@@ -10,6 +11,7 @@ import pytest
 import lorakit
 from lorakit.cli import main
 from lorakit.record import read_lines
+from lorakit.rehearse import stand_in
 
 BASE = {"model": "stories260K/hf", "quantization": "none", "precision": "fp32", "rank": 8, "alpha": 16,
         "learning_rate": 1e-2, "schedule": "linear", "target_modules": [
@@ -143,3 +145,35 @@ def likeness(prepared):
         either = np.asarray(a.sum(axis=1)) + np.asarray(b.sum(axis=1)).T - both
         most = max(most, (both / either).max())
     return most
+
+
+# Photos and speech, from the raw folders by settings alone
+
+SMALL = {"precision": "fp32", "quantization": "none", "learning_rate": 3e-3, "max_new_tokens": 6}
+
+
+def test_maize_leaves_with_one_bad_file(real_data, quick, tmp_path):
+    shutil.copytree(real_data / "maize_leaf", tmp_path / "maize_leaf")
+    (tmp_path / "maize_leaf" / "Blight" / "broken.jpg").write_bytes(b"\xff\xd8\xff" + bytes(100))
+    base, _ = stand_in("vit-base", tmp_path)
+    folder = lorakit.finetune(lorakit.Run(name="maize", model=base, data=str(tmp_path / "maize_leaf"), test_fraction=0.3,
+                                          max_updates=60, output_dir=str(tmp_path), **SMALL))
+    scores = folder.scores
+    assert scores["loss"]["interval"][1] < 0 and scores["accuracy"]["after"] > scores["accuracy"]["before"]
+    assert scores["accuracy"]["rows"] >= 30
+    (bad,) = [json.loads(line) for line in (folder / "rejected.jsonl").read_text().splitlines()]
+    assert bad["file"].endswith("Blight/broken.jpg") and bad["reason"].startswith("broken.jpg: is")
+    report = (folder / "report.md").read_text()
+    assert "no group_by: shots of one leaf" in report and "confusion.png" in report
+
+
+def test_spoken_digits_by_speakers_never_heard(real_data, quick, tmp_path):
+    base, _ = stand_in("whisper-small", tmp_path)
+    folder = lorakit.finetune(lorakit.Run(
+        name="digits", model=base, data=str(real_data / "fsdd"), columns={"text": "{digit}"}, group_by="speaker",
+        format={"folder": {"options": {"sounds": {"names": "{digit}_{speaker}_{take}"}}}}, max_length=64,
+        max_updates=40, output_dir=str(tmp_path), **SMALL))
+    scores = folder.scores
+    assert scores["loss"]["interval"][1] < 0 and {"wer", "cer"} <= set(scores)
+    prompts = [json.loads(line)["prompt"] for line in (folder / "answers.jsonl").read_text().splitlines()]
+    assert len({name.split("_")[1] for name in prompts}) == 1 and len(prompts) == 80

@@ -296,8 +296,9 @@ def test_narrow_and_wide_light_and_dark(chromium, place, width, theme):
             assert page.evaluate(WIDER, width) == [], title
             assert page.evaluate(UNNAMED) == [], title
             shot(page, f"{theme}-{width}-{title}")
-        dark = page.evaluate("getComputedStyle(document.querySelector('.lk-quiet')).color")
-        light = sum(map(int, re.findall(r"\d+", dark)[:3])) > 384
+        colour = page.evaluate("getComputedStyle(document.querySelector('.lorakit-studio label, .lorakit-studio "
+                               ".widget-label')).color")
+        light = sum(map(int, re.findall(r"\d+", colour)[:3])) > 384
         assert light == (theme == "dark")
         page.close()
 

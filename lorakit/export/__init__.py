@@ -3,7 +3,8 @@
 A target is one file here. It offers `TYPES` (precisions, the first one by default), `BOUNDS` (for each of them the
 least share of equal greedy tokens and the most nats per token that it may add; `bounds(source, type)` where a model
 widens them), `room(weights, type)` -> bytes of (disk, memory), `export(source, folder, type)` -> notes,
-`size(folder)` -> bytes of weights, and `load(folder, source)` -> a `Runtime`.
+`size(folder)` -> bytes of weights, `load(folder, source)` -> a `Runtime`, and for the model card `USE`, a line that
+loads it, and `LIBRARY`, the hub's name of what reads it, where that is not the target's.
 """
 
 from __future__ import annotations

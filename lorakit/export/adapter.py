@@ -16,6 +16,7 @@ from lorakit.export import DEFAULT_BOUNDS, Source, prompts, reference
 from lorakit.export import source as source_of
 from lorakit.export.merged import Plain, unpacked
 
+USE, LIBRARY = "PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained({base!r}), {name!r})", "peft"
 TYPES = ("fp32",)
 BOUNDS = {"fp32": DEFAULT_BOUNDS["fp32"]}
 

@@ -24,6 +24,7 @@ from lorakit.errors import LorakitError
 from lorakit.export import DEFAULT_BOUNDS, Source, rounded
 from lorakit.export.merged import merged, untuned
 
+USE = "ollama create {name} -f Modelfile      # or: llama-server -m model.gguf"
 TYPES = ("q8_0", "f16", "f32", "q4_0", "q4_k_m", "adapter")
 BOUNDS = {"f32": DEFAULT_BOUNDS["fp32"], "f16": DEFAULT_BOUNDS["16"], "q8_0": DEFAULT_BOUNDS["8"],
           "q4_0": DEFAULT_BOUNDS["4"], "q4_k_m": DEFAULT_BOUNDS["4"], "adapter": DEFAULT_BOUNDS["fp32"]}

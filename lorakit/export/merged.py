@@ -12,6 +12,7 @@ from lorakit import base
 from lorakit.errors import LorakitError
 from lorakit.export import DEFAULT_BOUNDS, Source
 
+USE, LIBRARY = "AutoModelForCausalLM.from_pretrained({name!r})", "transformers"
 TYPES = ("bf16", "fp16", "fp32")
 BOUNDS = {"bf16": DEFAULT_BOUNDS["16"], "fp16": DEFAULT_BOUNDS["16"], "fp32": DEFAULT_BOUNDS["fp32"]}
 BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}

@@ -21,6 +21,7 @@ from lorakit.export import DEFAULT_BOUNDS, Source, rounded
 from lorakit.export.merged import merged
 from lorakit.files import remove
 
+USE = 'mlx_lm.generate --model {name} --prompt "…"'
 TYPES = ("fp16", "4bit", "fp32", "adapter")
 BOUNDS = {"fp16": DEFAULT_BOUNDS["16"], "4bit": DEFAULT_BOUNDS["4"], "fp32": DEFAULT_BOUNDS["fp32"],
           "adapter": DEFAULT_BOUNDS["16"]}  # the base computes in its own 16 bits

@@ -21,6 +21,7 @@ from lorakit.errors import LorakitError
 from lorakit.export import DEFAULT_BOUNDS, Source
 from lorakit.export.merged import merged
 
+USE = 'onnxruntime.InferenceSession("model.onnx")'
 TYPES = ("fp32", "int8")
 BOUNDS = {"fp32": DEFAULT_BOUNDS["fp32"], "int8": DEFAULT_BOUNDS["4"]}  # int8 rounds the activations as well
 MODEL, CACHE = "model.onnx", "cache.json"

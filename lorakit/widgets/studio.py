@@ -35,7 +35,7 @@ STYLE = """<style>
 .lorakit-studio table{border-collapse:collapse;font-variant-numeric:tabular-nums}
 .lorakit-studio caption{text-align:left;opacity:.75}
 .lorakit-studio td,.lorakit-studio th{border-bottom:1px solid rgba(128,128,128,.35);padding:.2rem .6rem;text-align:left;
-vertical-align:top;max-width:24rem;overflow-wrap:anywhere}
+vertical-align:top;max-width:24rem;overflow-wrap:break-word}
 </style>"""
 
 
@@ -79,7 +79,7 @@ class Studio:
         self.menu.value = title
 
     def _turned(self) -> None:
-        self.page.children = [self.tab.box]
+        self.page.children, self.message.value = [self.tab.box], ""
         self.tried(self.tab.shown)
 
     def _live(self) -> None:

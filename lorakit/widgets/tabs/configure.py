@@ -73,7 +73,7 @@ class Tab:
         if self.studio.filling:
             return
         value = None if name == "max_updates" and not value else value
-        value = float(f"{value:.3g}") if isinstance(value, float) else value
+        value = float(f"{value:.2g}") if isinstance(value, float) else value  # a slider's steps are no round numbers
         if self.studio.tried(lambda: self.desk.change(**{name: value}), self.plan):
             with self.studio.quiet():
                 self.text.value = self.desk.text()

@@ -41,7 +41,6 @@ class Tab:
 
     def started(self, job: Any) -> None:
         self.studio.looked_at = job.folder.path.name
-        self.studio.say(f"{job.folder.path.name} is {job.status}", "good")
         self.studio.show("Progress")
 
     def stop(self) -> None:
