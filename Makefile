@@ -84,8 +84,8 @@ lint: env
 	$(BIN)/ruff check
 	$(BIN)/nbstripout --verify notebooks/*.ipynb
 
-notebooks: env  ## every notebook, at the parameters it is read with
-	for n in notebooks/*.ipynb; do $(BIN)/lorakit run $$n || exit 1; done
+notebooks: env  ## every notebook whole: small, or on a shrunken model where it names one of the hub
+	$(BIN)/python -m pytest tests/test_notebooks.py --numprocesses 2 --dist load --durations 30
 
 pretrain: env  ## the embedded base from scratch, as shipped (minutes are in the README)
 	$(BIN)/lorakit run notebooks/pretrain_tiny.ipynb -p install true

@@ -1,6 +1,7 @@
 """Every notebook runs whole, at the small parameters that its own metadata names (`lorakit.test_parameters`).
 
-One that names a model of the hub is rehearsed: on the same architecture, shrunken.
+One that names a model of the hub is rehearsed: on the same architecture, shrunken. One that takes long says so in its
+metadata (`lorakit.slow`); `make notebooks` runs them all.
 """
 
 import json
@@ -19,9 +20,23 @@ def test_there_are_notebooks():
     assert len(NOTEBOOKS) >= 4
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def said(path):
+    """What a notebook's metadata say to its test."""
+    return json.loads(path.read_text(encoding="utf-8"))["metadata"].get("lorakit", {})
+
+
+def test_the_shortest_way_is_run_every_time():
+    assert not said(NOTEBOOKS[0].with_name("quickstart.ipynb")).get("slow")
+    assert sum(bool(said(path).get("slow")) for path in NOTEBOOKS) < len(NOTEBOOKS) / 2
+
+
+def marks(path):
+    return [pytest.mark.slow] if said(path).get("slow") else []
+
+
+@pytest.mark.parametrize("path", [pytest.param(path, id=path.stem, marks=marks(path)) for path in NOTEBOOKS])
 def test_notebook_runs(path, tmp_path):
-    small = json.loads(path.read_text(encoding="utf-8"))["metadata"].get("lorakit", {}).get("test_parameters", {})
+    small = said(path).get("test_parameters", {})
     known = parameters(path)
     if "output_dir" in known:
         small = {**small, "output_dir": str(tmp_path / "runs")}
