@@ -22,7 +22,7 @@ from lorakit.example import Example, Rejected
 from lorakit.files import whole
 from lorakit.run import Run
 
-Choose = Callable[[str], tuple[ModuleType, Any]]
+Choose = Callable[[str], tuple[ModuleType | None, Any]]
 SAMPLE = 10_000  # rows for the checks that need not see all
 WIDE, BAR, TITLED = 5.5, 0.27, 2  # inches of a picture's column and of a bar; bars that a title takes
 
@@ -135,9 +135,14 @@ def _chooser(run: Run) -> tuple[Choose, list[str]]:
     config = base.config(run.model)
     tokenizer, processor, notes = base.reader(run.model, config)
 
-    def choose(schema: str) -> tuple[ModuleType, Any]:
+    def choose(schema: str) -> tuple[ModuleType | None, Any]:
         given = registry.load("schemas", schema).GIVES
-        name = run.task if run.task != "auto" else base.task_for(given, config, processor, run.model)
+        try:
+            name = run.task if run.task != "auto" else base.task_for(given, config, processor, run.model)
+        except LorakitError:
+            if "model" in run.model_fields_set:
+                raise
+            return None, None  # nobody has named a model, and lorakit's own cannot see or hear
         task = registry.load("tasks", name)
         return task, processor if task.MEDIUM else tokenizer
 
@@ -247,6 +252,8 @@ def _sifted(run: Run, it: Source) -> Iterator[Example | Rejected]:
     for row in data.stream(it, report, columns=run.columns, gives=_gives(run.task)):
         if task is None:
             task, reader = choose(report.schema)
+            if task is None:
+                raise LorakitError(f"{it.name}: name the model that these rows are for, e.g. --set model=vit-base")
         if isinstance(row, Example):
             try:
                 task.encode(row, reader, run.max_length)

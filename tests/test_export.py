@@ -2,6 +2,9 @@
 
 import importlib
 import json
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -71,6 +74,19 @@ def test_a_quantized_base_is_merged_into_its_unquantized_weights(tmp_path, here)
     assert "of 24 answers stay the same" in note
     assert found["perplexity"]["trained"] != pytest.approx(found["perplexity"]["before"], rel=1e-4)
     assert found["agreement"]["identical"] == 24
+
+
+def test_without_room_for_unquantized_weights_it_is_said(mistral, tmp_path, here, monkeypatch):
+    run = Path(shutil.copytree(mistral, tmp_path / "run"))
+    settings = (run / "run.yaml").read_text().replace("quantization: none", "quantization: nf4")
+    (run / "run.yaml").write_text(settings)
+    (run / "rows" / "tuned.json").unlink(missing_ok=True)
+    facts = SimpleNamespace(disk_free=10**12, device_memory=1000)
+    monkeypatch.setattr(exporting.machine, "facts", lambda folder: facts)
+    found = content(exporting.export(run, "merged", tmp_path / "out", type="fp32"))
+    assert found["notes"] == ["there is no room for the base's unquantized weights: compared with the model in nf4, "
+                              "and what merging changes is not measured"]
+    assert found["agreement"]["bound"] == 0.5 and found["agreement"]["tokens"] < 1
 
 
 def test_16_bits_are_merged_in_fp32_and_cast_once(mistral, tmp_path, here):

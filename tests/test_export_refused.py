@@ -130,3 +130,9 @@ def test_killed_in_mid_export(mistral, tmp_path, here):
     began = time.monotonic()
     exporting.export(mistral, "gguf", out)
     assert left(out.parent) == ["out"] and time.monotonic() - began < 60
+
+
+def test_a_model_that_does_more_than_write(mine, tmp_path):
+    meta = json.loads((mine / "rows" / "meta.json").read_text())
+    (mine / "rows" / "meta.json").write_text(json.dumps(meta | {"task": "classify_text"}))
+    refused(mine, "gguf", tmp_path / "at" / "out", "task=classify_text: only models that read and write text alone")

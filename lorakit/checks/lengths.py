@@ -42,7 +42,7 @@ class Check:
             self.refused = str(error)
         else:
             self.lengths += [len(row["ids"]) + row["cut"] for row in rows]
-            self.trained += [sum(row["targets"]) for row in rows]
+            self.trained += [sum(row.get("targets", ())) for row in rows]
             self.cut += [row["cut"] for row in rows]
 
     def _whole(self, example: Example) -> list[int]:
@@ -66,7 +66,7 @@ class Check:
             out.append(Finding("warning", f"max_length={self.max_length} cuts {rows:,} of {some(len(self.cut))}, "
                                           f"{some(sum(self.cut), 'token')} ({share:.1%}); such an answer is trained "
                                           "without its end", count=int(rows)))
-        if self.lengths:
+        if any(self.lengths):
             half, most = np.percentile(self.lengths, (50, 95))
             pieces = f"; {some(self.examples, 'example')} became {some(len(self.lengths))}" \
                 if len(self.lengths) > self.examples else ""
@@ -84,7 +84,7 @@ class Check:
 
     def draw(self, axes: Any) -> int:
         every = self.lengths + self.lost
-        if not every:
+        if not any(every):  # pictures alone
             return 0
         low, high = min(every), max(every)
         log = high > SKEWED * np.median(every)

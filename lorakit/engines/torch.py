@@ -742,7 +742,7 @@ class TorchEngine:
         # Models that hear have a `generate` of their own, which decides about language and length.
         generate = partial(GenerationMixin.generate, self._bare()) if self.model.config.is_encoder_decoder else \
             self.model.generate
-        with self._evaluating():
+        with self._evaluating(), self._dense_head():
             out = generate(
                 **self._words(ids, mask), **self._media(media), **ends, max_new_tokens=max_new_tokens, do_sample=False,
                 num_beams=1, temperature=None, top_p=None, top_k=None, repetition_penalty=1.0, no_repeat_ngram_size=0)
@@ -751,6 +751,17 @@ class TorchEngine:
             end = next((i for i, token in enumerate(row) if token in stop_ids), len(row))
             answers.append(row[:end])
         return answers
+
+    @contextlib.contextmanager
+    def _dense_head(self):
+        """Inside, the head sees the last places in one piece: torch copies its weights for each row of a slice."""
+        head = self._bare().get_output_embeddings()
+        hook = None if head is None else head.register_forward_pre_hook(lambda module, given: given[0].contiguous())
+        try:
+            yield
+        finally:
+            if hook is not None:
+                hook.remove()
 
     def memory(self) -> int:
         if self.device.type == "cuda":

@@ -134,6 +134,7 @@ def export(path: str | os.PathLike, target: str, out: str | os.PathLike | None =
         notes = notes + module.export(found, part, kind)
         measured = again(part, found, target, kind)
         bounds = module.bounds(found, kind) if hasattr(module, "bounds") else module.BOUNDS[kind]
+        bounds = compared_in(tuned["in"], bounds)
         content = judged(tuned, measured, bounds, f"{target} {kind}")
         content = {"target": target, "type": kind, "run": str(found.folder.path), "base": found.run.model,
                    "base_sha256": found.folder.record.get("base_sha256"), "bytes": module.size(part),
@@ -188,24 +189,35 @@ def reference(found: Source) -> tuple[dict[str, Any], list[str]]:
     path, some = found.folder / "rows" / "tuned.json", found.rows
     key = "".join(sha256(f) for f in sorted(found.saved.glob("*.safetensors")))
     try:
-        kept = sound(json.loads(path.read_text(encoding="utf-8")), "key", "exact", "trained")
+        kept = sound(json.loads(path.read_text(encoding="utf-8")), "key", "exact", "trained", "notes", "in")
         if kept["key"] == key:
             return kept, kept["notes"]
     except (OSError, ValueError):
         pass
-    run, notes = found.run, []
-    plain = run.with_(quantization="none", precision="fp32", engine=run.engine)
-    alike = (run.quantization, run.precision) == ("none", "fp32")
+    run, notes, plain = found.run, [], unquantized(found)
     trained = _said(found, run, some)
-    exact = trained if alike else _said(found, plain, some)
-    if run.quantization != "none":
+    exact = trained if plain in (run, None) else _said(found, plain, some)
+    if plain is None:
+        notes.append(f"there is no room for the base's unquantized weights: compared with the model in "
+                     f"{run.quantization}, and what merging changes is not measured")
+    elif run.quantization != "none":
         notes.append(f"tuned on a base in {run.quantization}, merged into its unquantized weights: "
                      f"{_compared(trained, exact)}")
-    elif not alike:
+    elif plain != run:
         notes.append(f"tuned in {run.precision}, compared in fp32: {_compared(trained, exact)}")
-    content = {"key": key, "exact": exact, "trained": trained, "notes": notes}
+    content = {"key": key, "exact": exact, "trained": trained, "notes": notes,
+               "in": "nothing plain" if plain is None else plain.precision}
     record.write_json(path, content)
     return content, notes
+
+
+def unquantized(found: Source) -> Run | None:
+    """The run with its base in fp32, where that has no room in its own precision; None where that has none either."""
+    room = machine.facts(found.folder.path).device_memory
+    for precision, bytes_each in (("fp32", 4), (found.run.precision, 2)):
+        if 1.2 * bytes_each * found.folder.record["parameters"] < room:
+            return found.run.with_(quantization="none", precision=precision)
+    return None if found.run.quantization != "none" else found.run
 
 
 def _compared(one: dict[str, Any], two: dict[str, Any]) -> str:
@@ -290,6 +302,12 @@ def judged(tuned: dict[str, Any], measured: dict[str, Any], bounds: tuple[float,
                            "added_nats": added, "bound": bounds[1]},
             "tokens_per_second": {"before": exact["tokens_per_second"], "after": measured["tokens_per_second"]},
             **{k: v for k, v in measured.items() if k not in ("answers", "nats", "tokens_per_second")}}
+
+
+def compared_in(precision: str, bounds: tuple[float, float]) -> tuple[float, float]:
+    """Wider where the tuned model itself could not be asked in fp32."""
+    own = {"fp32": bounds, "nothing plain": DEFAULT_BOUNDS["4"]}.get(precision, DEFAULT_BOUNDS["16"])
+    return min(bounds[0], own[0]), max(bounds[1], own[1])
 
 
 def rounded(found: Source, bounds: tuple[float, float]) -> tuple[float, float]:
