@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from lorakit import data, registry, rows
+from lorakit import base, data, registry, rows
 from lorakit.ask import tuned
 from lorakit.compare import outcome
 from lorakit.data import DataReport
@@ -25,6 +25,7 @@ from lorakit.finetune import scored
 from lorakit.record import Folder
 from lorakit.run import Run
 
+LONGER = 4  # times max_length: a tokenizer needs more tokens for capitals and for words that it does not know
 KEYS = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
 
 
@@ -129,16 +130,18 @@ def answered(path: Any, changes: Mapping[str, tuple[str, float]], *, seed: int =
     examples = _examples(run, task, sets["test"])
     engine, tokenizer, _, run = tuned(folder.path)
 
-    def encoded(change: Callable[[str], str]) -> rows.Rows:
+    def encoded(change: Callable[[str], str], max_length: int) -> rows.Rows:
         asking = [e.with_fields(asked(e.fields, change)) for e in examples]
-        made, _, _ = rows.encode({"train": asking}, task, tokenizer, run.max_length)
+        made, _, _ = rows.encode({"train": asking}, task, tokenizer, max_length)
         return rows.Rows(made["train"].dataset, classes=meta["classes"])
 
-    if encoded(lambda words: words).contents() != sets["test"].contents():
+    if encoded(lambda words: words, run.max_length).contents() != sets["test"].contents():
         raise LorakitError(f"{run.data}: its rows are not those that {folder.path} was tested on; put the file back")
+    positions = getattr(base.config(run.model).get_text_config(), "max_position_embeddings", None)
+    longest = min(LONGER * run.max_length, positions or LONGER * run.max_length)
     with tempfile.TemporaryDirectory() as scratch:
         for number, (name, (kind, share)) in enumerate(changes.items()):
-            test = encoded(lambda words: changed(words, kind, share, seed))  # noqa: B023
+            test = encoded(lambda words: changed(words, kind, share, seed), longest)  # noqa: B023
             if len(test) != len(references):
                 raise LorakitError(f"{name}: of {len(references)} rows {len(test)} are left; take a smaller share")
             found[name] = scored(engine, {"test": test}, meta, run, tokenizer, Path(scratch) / str(number), name)

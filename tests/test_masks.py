@@ -1,11 +1,16 @@
 """What of a row is trained: exactly what the model must say when asked, through its end-of-turn token."""
 
+import base64
 import html
+import io
 import itertools
 import re
+import wave
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
@@ -465,6 +470,26 @@ def test_control_characters_of_the_data_do_not_reach_the_terminal():
     assert re.findall(r"\x1b\[[\d;]*\w", shown) == ["\x1b[2m", "\x1b[0m", "\x1b[30;42m", "\x1b[0m"]
     assert not re.search(r"[\x00-\x08\x0b-\x1a\x7f-\x9f]", shown)
     assert "u:␛[2J␇\n" in shown and "\ufffd31mred␍␀</s>" in shown
+
+
+def test_a_row_shows_its_picture_its_sound_and_its_class():
+    from lorakit import media
+
+    picture = media.packed(Image.new("RGB", (4, 4)), 8)
+    shown = Preview([], [], None, {"media": [picture], "reference": "<rust>"})
+    assert repr(shown) == "⟦ → <rust>⟧\n[the class trained]"
+    assert coloured(shown._repr_html_()) == [" → <rust>"]
+    assert f'src="data:image/png;base64,{base64.b64encode(picture).decode()}"' in shown._repr_html_()
+    heard = Preview([], [], None, {"media": [media.packed_sound(np.ones(9))], "targets": []})._repr_html_()
+    with wave.open(io.BytesIO(base64.b64decode(re.search(r"wav;base64,([^\"]*)", heard)[1]))) as file:
+        assert file.getparams()[:4] == (1, 2, 16_000, 9)
+
+
+def test_tokens_that_stand_for_a_picture_are_counted_not_repeated():
+    words, tokenizer = "<s>" * 6 + "aaaaaaaa", bytewise()
+    ids, row = list(words.encode()), {"media": [b"\x89PNG"], "targets": []}
+    assert "&lt;s&gt; × 6 aaaaaaaa</span>" in Preview(ids, [False] * len(ids), tokenizer, row)._repr_html_()
+    assert html.escape(words) in Preview(ids, [False] * len(ids), tokenizer)._repr_html_()
 
 
 def test_characters_of_several_tokens_stay_whole():

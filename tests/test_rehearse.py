@@ -259,6 +259,12 @@ def test_what_trains_hands_the_four_on(path):
         assert handed and all(h >= FOUR for h in handed)
 
 
+def test_a_stand_in_is_the_whole_model(tmp_path):
+    """Not the decoder alone, which transformers knows as a language model."""
+    folder, _ = stand_in("whisper-tiny", tmp_path)
+    assert base.config(folder).architectures == ["WhisperForConditionalGeneration"]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_every_notebook_is_rehearsed(path, here):
