@@ -2,8 +2,8 @@
 
     python bench/generate.py                             a Llama of 42 M parameters, 16 prompts of about 80 tokens
 
-`alone` is the engine with one prompt, `plain` transformers' `generate` over PEFT's modules with one prompt. Medians; the
-three take turns. Random weights name no end token, so that every answer has its full length.
+`alone` is the engine with one prompt, `plain` transformers' `generate` over PEFT's modules with one prompt. Medians;
+the three take turns. Random weights name no end token, so that every answer has its full length.
 """
 
 from __future__ import annotations

@@ -75,7 +75,7 @@ def example_data(name: str) -> Path:
     """A file of the project's own `data/` folder, in a clone or in an installed package."""
     package = Path(__file__).parent
     for folder in (package.parent / "data", package / "assets" / "data"):
-        if (folder / name).exists():
+        if ".." not in Path(name).parts and (folder / name).exists():
             return folder / name
     raise LorakitError(f"{name} is not among lorakit's example data")
 

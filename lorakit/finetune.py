@@ -155,7 +155,7 @@ def execute(run: Run, choices: plan.Choices, folder: Folder, prepared: Prepared,
         state, best = State(**more["state"]), more["best"]
     folder.rewind(state.update)
     resumed = state.update
-    stopped = loop(engine, batches, state, best, sets, run, folder, crew)
+    stopped = loop(engine, batches, state, best, sets, run, folder, crew, meta)
     workers = crew.gather({"process": processes.place(), "target_tokens": engine.worked,
                            "peak_memory": engine.memory()})
     folder.note(peak_memory={"predicted": predicted["total"], "measured": engine.memory(), "parts": predicted},
@@ -271,8 +271,8 @@ def schedule(run: Run, updates: int) -> Callable[[int], float]:
     return rate
 
 
-def loop(engine: Any, batches: Batches, state: State, best: dict, sets: dict, run: Run, folder: Folder, crew: Crew
-         ) -> str:
+def loop(engine: Any, batches: Batches, state: State, best: dict, sets: dict, run: Run, folder: Folder, crew: Crew,
+         meta: dict | None = None) -> str:
     """Trains; returns "" when all updates are done (or validation stopped them), else why it stopped early."""
     start, asked, stop = time.monotonic(), [], []  # asked: of this process, at any moment; stop: agreed on by all
     limits = {"max_rows": run.micro_batch_size, "max_tokens": run.micro_batch_tokens}
@@ -296,6 +296,8 @@ def loop(engine: Any, batches: Batches, state: State, best: dict, sets: dict, ru
     def validate() -> None:
         loss = evaluate.mean_loss(engine, sets["validation"], **limits)
         note({"update": state.update, "validation_loss": loss})
+        if run.samples and meta and not sets["validation"].classes:
+            answered(engine, sets["validation"].first(run.samples), meta, run, folder, state.update)
         if loss < best["loss"]:
             best.update(update=state.update, loss=loss, worse=0)
             tensors = engine.weights()
@@ -330,6 +332,15 @@ def loop(engine: Any, batches: Batches, state: State, best: dict, sets: dict, ru
             train(engine, batches, state, schedule(run, len(batches)), after_update)
     early = stop and state.update < len(batches)
     return f"{stop[0]} after update {state.update}; start again to go on" if early else ""
+
+
+def answered(engine: Any, some: rows.Rows, meta: dict, run: Run, folder: Folder, update: int) -> None:
+    """What the model says to a few questions now, into `samples.jsonl`."""
+    answers = evaluate.generate(engine, some, engine.tokenizer, meta["stop_ids"], run.max_new_tokens,
+                                opening=meta["opening"])
+    for prompt, answer in zip(some.column("prompt"), answers, strict=True):
+        if answer is not None:
+            folder.append({"update": update, "prompt": prompt, "answer": answer}, "samples.jsonl")
 
 
 @contextlib.contextmanager

@@ -134,19 +134,20 @@ class Folder:
         lines = read_lines(self / "history.jsonl", "update")
         return [x for x in lines if "loss" in x], [x for x in lines if "validation_loss" in x]
 
-    def append(self, line: dict) -> None:
-        """One line of `history.jsonl`, visible to readers at once."""
+    def append(self, line: dict, name: str = "history.jsonl") -> None:
+        """One line more, visible to readers at once."""
         try:
-            with open(self / "history.jsonl", "a", encoding="utf-8") as file:
+            with open(self / name, "a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
         except OSError as error:
-            raise LorakitError(f"{self / 'history.jsonl'}: could not be written: {error.strerror}; free some space and "
-                               "start again: the run goes on from its checkpoint") from None
+            raise LorakitError(f"{self / name}: could not be written: {error.strerror}; free some space and start "
+                               "again: the run goes on from its checkpoint") from None
 
     def rewind(self, update: int) -> None:
-        """Drops the history after `update`: a continued run writes those lines again."""
-        kept = [x for x in read_lines(self / "history.jsonl", "update") if x["update"] <= update]
-        write_lines(self / "history.jsonl", kept)
+        """Drops the lines after `update`: a continued run writes them again."""
+        for name in ("history.jsonl", "samples.jsonl"):
+            if name == "history.jsonl" or (self / name).exists():
+                write_lines(self / name, [x for x in read_lines(self / name, "update") if x["update"] <= update])
 
 
 class Onlooker(Folder):
@@ -159,7 +160,7 @@ class Onlooker(Folder):
     def note(self, **facts: Any) -> None:
         pass
 
-    def append(self, line: dict) -> None:
+    def append(self, line: dict, name: str = "") -> None:
         pass
 
     def rewind(self, update: int) -> None:

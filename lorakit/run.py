@@ -19,7 +19,8 @@ Auto = Literal["auto"]
 KEPT = ("/content/drive/MyDrive", "/kaggle/working")  # what outlives a session of Colab (its Drive) and of Kaggle
 Natural, Positive = Annotated[int, Field(ge=0)], Annotated[int, Field(ge=1)]  # 0, 1, 2, …; 1, 2, 3, …
 # What may differ between a cut run and its continuation; everything else must match.
-FREE_TO_CHANGE = {"max_updates", "processes", "max_minutes", "checkpoint_every", "output_dir", "name", "log_to"}
+FREE_TO_CHANGE = {"max_updates", "processes", "max_minutes", "checkpoint_every", "output_dir", "name", "log_to",
+                  "samples"}
 
 
 def home() -> str:
@@ -91,6 +92,7 @@ class Run(BaseModel):
     max_minutes: float | None = Field(None, gt=0)  # stop with a checkpoint before this
     output_dir: str = Field(default_factory=home)  # holds the runs; auto: where this machine keeps files
 
+    samples: int = Field(0, ge=0)  # so many validation questions are answered at every validation, to watch
     log_to: list[str] = []  # names from lorakit/trackers/: the curve goes there too
     # evidence
     metrics: list[str | dict[str, dict[str, Any]]] | Auto = "auto"  # names from lorakit/metrics/

@@ -36,8 +36,8 @@ class Trial(Folder):
         super().__init__(path)
         self.see = see
 
-    def append(self, line: dict) -> None:
-        super().append(line)
+    def append(self, line: dict, name: str = "history.jsonl") -> None:
+        super().append(line, name)
         if "validation_loss" in line:
             self.see(line["update"], line["validation_loss"])
 

@@ -35,6 +35,13 @@ def finetune(run):
     return lorakit.finetune(run)
 
 
+def test_answers_at_every_validation(quick, run):
+    folder = finetune(run.with_(samples=2))
+    lines = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
+    assert [x["update"] for x in lines] == [3, 3, 6, 6, 9, 9, 12, 12] and len({x["prompt"] for x in lines}) == 2
+    assert all(isinstance(x["answer"], str) for x in lines)
+
+
 def write_rows(path, pairs):
     path.write_text("".join(json.dumps({"prompt": p, "completion": c}) + "\n" for p, c in pairs))
     return str(path)

@@ -156,8 +156,8 @@ def test_maize_leaves_with_one_bad_file(real_data, quick, tmp_path):
     shutil.copytree(real_data / "maize_leaf", tmp_path / "maize_leaf")
     (tmp_path / "maize_leaf" / "Blight" / "broken.jpg").write_bytes(b"\xff\xd8\xff" + bytes(100))
     base, _ = stand_in("vit-base", tmp_path)
-    folder = lorakit.finetune(lorakit.Run(name="maize", model=base, data=str(tmp_path / "maize_leaf"), test_fraction=0.3,
-                                          max_updates=60, output_dir=str(tmp_path), **SMALL))
+    folder = lorakit.finetune(lorakit.Run(name="maize", model=base, data=str(tmp_path / "maize_leaf"), max_updates=60,
+                                          test_fraction=0.3, output_dir=str(tmp_path), **SMALL))
     scores = folder.scores
     assert scores["loss"]["interval"][1] < 0 and scores["accuracy"]["after"] > scores["accuracy"]["before"]
     assert scores["accuracy"]["rows"] >= 30
