@@ -196,7 +196,7 @@ def tokenizer(model: str, ends: bool = True) -> tuple[Any, list[str]]:
     if tok.pad_token is None and tok.eos_token:
         tok.pad_token = tok.eos_token
         notes.append("the tokenizer has no padding token; the end token pads, and padding is never a target")
-    if not tok.chat_template and tok.eos_token:
+    if not tok.chat_template and ends:
         tok.chat_template = PLAIN_TEMPLATE if tok.bos_token else PLAIN_TEMPLATE.replace("{{ bos_token }}", "")
         notes.append("the base has no chat template; turns are written as 'Question: …' and 'Answer: …', "
                      f"an answer ends with {tok.eos_token!r}")

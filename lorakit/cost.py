@@ -114,7 +114,8 @@ def working(run: Run, of: Shape) -> float:
 
 
 # What makes no difference to a micro-batch of a given size.
-ANY = {"name": "any", "data": "-", "output_dir": "outputs", "micro_batch_tokens": "auto", "micro_batch_size": "auto"}
+ANY = {"name": "any", "data": "-", "output_dir": "outputs", "micro_batch_tokens": "auto", "micro_batch_size": "auto",
+       "learning_rate": 1.0, "alpha": 1.0}
 
 
 @lru_cache(maxsize=64)

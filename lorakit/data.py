@@ -553,7 +553,7 @@ def prepare(sources: Mapping[str, Source], *, columns: Mapping[str, str] | None 
         given[name], other = load(sources[name], gives=registry.load("schemas", report.schema).GIVES, **some)
         report.notes += [f"{name} rows: {line}" for line in (other.lines()[0], *other.notes)]
         report.rejected += other.rejected
-    report.sha256 = identity(sources)
+    report.sha256 = with_media(identity(sources), examples)
     sets = split(examples, validation_fraction=validation_fraction, test_fraction=test_fraction, seed=seed,
                  group_by=group_by, given=given, report=report, folds=folds, fold=fold)
     if shuffled:
@@ -571,6 +571,21 @@ def sources(data: str, validation_data: str | None = None, test_data: str | None
         if path:
             found[name] = source(path, format if Path(path).suffix == Path(data).suffix else "auto")
     return found
+
+
+def media_paths(sets: Mapping[str, Sequence[Example]]) -> list[str]:
+    """The files of pictures and sounds that rows name."""
+    if not len(sets["train"]) or "media" not in sets["train"][0].fields:
+        return []
+    return [m["path"] for rows in sets.values() for row in rows for m in row.fields["media"] if "path" in m]
+
+
+def with_media(content: str, examples: Sequence[Example]) -> str:
+    """What the content is known by, the pictures and sounds that a table names included."""
+    if "media" not in examples[0].fields:
+        return content
+    hashes = (m["sha256"] for row in examples for m in row.fields["media"])
+    return hashlib.sha256("".join([content, *hashes]).encode()).hexdigest()
 
 
 def identity(sources: Mapping[str, Source]) -> str:

@@ -388,8 +388,8 @@ def scored(engine: Any, sets: dict, meta: dict, run: Run, tokenizer: Any, path: 
         sums = evaluate.token_sums(engine, test, max_tokens=run.micro_batch_tokens)
         answers = [] if test.classes else evaluate.generate(
             engine, test, tokenizer, meta["stop_ids"], run.max_new_tokens, opening=meta["opening"], progress=shown)
-    sources = [f"{f}:{n}" for f, n in zip(test.column("file"), test.column("row"), strict=True)]
-    outcome = Outcome.of_classes(sums, test.classes, sources) if test.classes else Outcome(sums, answers, sources)
+    outcome = Outcome.of_classes(sums, test.classes, test.sources) if test.classes else \
+        Outcome(sums, answers, test.sources)
     if crew.first:
         outcome.write(path)
     return outcome

@@ -18,6 +18,7 @@ from lorakit.run import Run
 # The settings that decide which rows there are and how they are encoded.
 SETTINGS = ("columns", "task", "seed", "validation_fraction", "test_fraction", "max_rows", "group_by",
             "shuffle_answers", "max_length", "question", "language", "augment", "folds", "fold")
+MEDIA = "media.json"  # the files that rows are made of beside the data's own
 MAKERS = ("example.py", "media.py", "data.py", "rows.py", "prepare.py", "formats", "schemas", "tasks")
 
 
@@ -29,6 +30,9 @@ class Prepared:
         self.tokenizer, self.processor, self._notes = base.reader(run.model, self._config)
         self._run, self._sources = run, data.sources(run.data, run.validation_data, run.test_data, run.format)
         self.path = files.cached(self._key(), self._build)
+        if self._stale():
+            files.remove(self.path)
+            self.path = files.cached(self._key(), self._build)
         content = json.loads((self.path / "report.json").read_text(encoding="utf-8"))
         self.report = DataReport(**content | {"rejected": [Rejected(**r) for r in content["rejected"]]})
         self.rows, self.meta = rows.read(self.path / "rows", self.processor)
@@ -48,6 +52,11 @@ class Prepared:
         words = json.dumps([settings, places, reader, self._notes, code, versions], default=str)
         return hashlib.sha256(words.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
+    def _stale(self) -> bool:
+        """Whether a picture or a sound that a table names is no longer the one that was encoded."""
+        known = json.loads((self.path / MEDIA).read_text(encoding="utf-8"))
+        return any(not Path(path).is_file() or _age(path) != age for path, age in known.items())
+
     def _build(self, folder: Path) -> None:
         run = self._run
         gives = None if run.task == "auto" else registry.load("tasks", run.task).GIVES
@@ -61,7 +70,7 @@ class Prepared:
         base.maker(name, self._config, run.model)  # says so when they do not go together
         settings = {setting: getattr(run, setting) for setting in rows.settings_of(task)}
         encoded, rejected, notes = rows.encode(sets, task, self.processor if task.MEDIUM else self.tokenizer,
-                                               run.max_length, **settings)
+                                               run.max_length, run.group_by, **settings)
         report.rejected += rejected
         report.notes += self._notes + notes
         classes = sorted({c for some in encoded.values() for c in some.column("reference")}) \
@@ -69,6 +78,7 @@ class Prepared:
         rows.write(folder / "rows", encoded, {
             "task": name, "stop_ids": task.stop_ids(rows.uncut(encoded["train"]), self.tokenizer),
             "opening": task.opening(self.tokenizer), "classes": classes})
+        (folder / MEDIA).write_text(json.dumps({path: _age(path) for path in data.media_paths(sets)}), encoding="utf-8")
         (folder / "report.json").write_text(json.dumps(asdict(report)), encoding="utf-8")
 
     def facts(self) -> dict[str, Any]:
@@ -93,6 +103,12 @@ class Prepared:
 
         row = self.rows[set][index]
         return Preview(row["ids"], row.get("targets", [False] * len(row["ids"])), self.tokenizer, row)
+
+
+def _age(path: str) -> list[int]:
+    """Bytes and time of the last change, in nanoseconds."""
+    known = Path(path).stat()
+    return [known.st_size, known.st_mtime_ns]
 
 
 def prepare(run: Run) -> Prepared:

@@ -66,8 +66,11 @@ def verdict(scores: dict[str, dict]) -> tuple[str, str]:
     direction = better(s)
     if direction is None:
         low, high = s["interval"]
-        shown = f" With {s['rows']} rows a difference below about {number((high - low) / 2)} cannot be seen." \
-            if low is not None and high is not None else ""
+        shown = ""
+        if low is not None and high is not None:
+            shown = f" With {s['rows']} rows a difference below about {number((high - low) / 2)} cannot be seen." \
+                if high > low else f" All {s['rows']} rows agree: of what happens to fewer than one row in " \
+                f"{max(1, s['rows'] // 3)} they say nothing (rule of three)."
         return "open", f"No difference is shown: {words}{shown}"
     return ("better", f"Better: {words}") if direction else ("worse", f"Worse: {words}")
 
@@ -89,8 +92,9 @@ def limits(record: dict, scores: dict[str, dict]) -> list[str]:
     out, name = [], primary(scores)
     if name and None not in scores[name]["interval"] and better(scores[name]) is not None:
         low, high = scores[name]["interval"]
-        out.append(f"With {scores[name]['rows']} test rows a difference below about {number((high - low) / 2)} could not "
-                   "have been seen.")
+        if high > low:
+            out.append(f"With {scores[name]['rows']} test rows a difference below about {number((high - low) / 2)} "
+                       "could not have been seen.")
     parts = [f["after"] for f in scores.get(name, {}).get("folds", ()) if f["after"] is not None]
     if len(parts) > 1:
         spread = statistics.stdev(parts)

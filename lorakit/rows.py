@@ -62,6 +62,12 @@ class Rows(Sequence):
         """All values of one column, e.g. `reference`; None where a row lacks it."""
         return self.arrow(name).to_pylist() if name in self.dataset.column_names else [None] * len(self)
 
+    @property
+    def sources(self) -> list[str]:
+        """What each row is a piece of, and no evidence beside: its group, else the row of the file."""
+        whence = zip(self.column("group"), self.column("file"), self.column("row"), strict=True)
+        return [f"{f}:{n}" if group is None else f"group {group}" for group, f, n in whence]
+
     def contents(self) -> list[bytes]:
         """What each row gives the model, to find equal ones by."""
         media = self._media[:]["media"] if self._media is not None else [[]] * len(self)
@@ -75,17 +81,17 @@ class Rows(Sequence):
         return self.chosen(range(min(n, len(self))))
 
 
-def encode(sets: Mapping[str, Sequence[Example]], task: ModuleType, reader: Any, max_length: int, **settings: Any
-           ) -> tuple[dict[str, Rows], list[Rejected], list[str]]:
+def encode(sets: Mapping[str, Sequence[Example]], task: ModuleType, reader: Any, max_length: int,
+           group_by: str | None = None, **settings: Any) -> tuple[dict[str, Rows], list[Rejected], list[str]]:
     """(rows of each set, examples that gave none, notes). Raises `LorakitError` when training would be pointless.
 
-    `reader` and `settings` are what the task's `encode` takes.
+    `reader` and `settings` are what the task's `encode` takes. A row keeps its value of the column `group_by`.
     """
     encoded: dict[str, Rows] = {}
     rejected: list[Rejected] = []
     notes = []
     for name, examples in sets.items():
-        encoded[name], bad = _encode(examples, name, task, reader, max_length, settings)
+        encoded[name], bad = _encode(examples, name, task, reader, max_length, group_by, settings)
         rejected += bad
         cut = np.asarray(encoded[name].arrow("cut"))
         if cut.any():
@@ -111,7 +117,7 @@ def uncut(rows: Rows) -> list[dict[str, Any]]:
 
 
 def _encode(examples: Sequence[Example], name: str, task: ModuleType, reader: Any, max_length: int,
-            settings: Mapping[str, Any]) -> tuple[Rows, list[Rejected]]:
+            group_by: str | None, settings: Mapping[str, Any]) -> tuple[Rows, list[Rejected]]:
     """Through `datasets`: in several processes when it pays, into memory-mapped files."""
     import datasets
 
@@ -125,7 +131,7 @@ def _encode(examples: Sequence[Example], name: str, task: ModuleType, reader: An
         table = places.map(
             _encoded, batched=True, batch_size=50 if task.MEDIUM else 500, remove_columns=["place"], features=features,
             fn_kwargs={"examples": examples, "encode": partial(task.encode, **settings), "columns": [*task.COLUMNS],
-                       "reader": reader, "max_length": max_length},
+                       "reader": reader, "max_length": max_length, "group_by": group_by},
             num_proc=work if work > 1 and len(examples) >= most else None, desc=f"encoding {name}",
             load_from_cache_file=False, keep_in_memory=len(examples) < PARALLEL, new_fingerprint=f"lorakit-{name}")
     reasons = table.select_columns(["reason"]).with_format("arrow")[:]["reason"]
@@ -140,19 +146,21 @@ def _features(columns: Mapping[str, Any]) -> Any:
     import datasets
 
     kinds = {"ids": datasets.List(datasets.Value("int32"))}
-    for name, kind in {**columns, "file": "string", "row": "int64", "reason": "string"}.items():
+    for name, kind in {**columns, "file": "string", "row": "int64", "group": "string", "reason": "string"}.items():
         kinds[name] = datasets.List(datasets.Value(kind[0])) if isinstance(kind, list) else datasets.Value(kind)
     return datasets.Features(kinds)
 
 
 def _encoded(batch: dict[str, list], examples: Sequence[Example], encode: Callable, columns: list[str], reader: Any,
-             max_length: int) -> dict[str, list]:
-    columns = [*columns, "file", "row", "reason"]
+             max_length: int, group_by: str | None) -> dict[str, list]:
+    columns = [*columns, "file", "row", "group", "reason"]
     rows: list[dict[str, Any]] = []
     for place in batch["place"]:
         example = examples[place]
         try:
-            rows += encode(example, reader, max_length)
+            group = example.fields["columns"].get(group_by) if group_by else None
+            rows += [{**row, "group": None if group is None else str(group)}
+                     for row in encode(example, reader, max_length)]
         except BadRow as error:
             rows.append({"file": example.file, "row": example.row, "reason": str(error)})
     return {name: [row.get(name) for row in rows] for name in columns}

@@ -440,9 +440,11 @@ def test_attention_by_document(monkeypatch, lengths, window, sinks):
 
 @pytest.mark.parametrize("sinks", [False, True])
 @pytest.mark.parametrize("window", [None, 20])
-@pytest.mark.parametrize("short", [0, 24, 512])  # which of the documents are computed by products alone
-def test_attention_by_document_in_bf16(monkeypatch, short, window, sinks):
+@pytest.mark.parametrize(("short", "block"), [(0, 128), (24, 128), (512, 128), (512, 8)])
+def test_attention_by_document_in_bf16(monkeypatch, short, block, window, sinks):
+    """By products alone up to `short` tokens, from 1.5 `block` on in blocks."""
     monkeypatch.setattr(attention, "SHORT", short)
+    monkeypatch.setattr(attention, "BLOCK", block)
     for heads, scale in (((4, 2, 2), None), ((4, 1, 1), 0.5), ((2, 2, 2), None)):
         for one, other in attended(attention.by_document, heads, [5, 24, 1, 25, 40], window, scale,
                                    dtype=torch.bfloat16, sinks=sinks):
@@ -621,3 +623,11 @@ def test_sixteen_answers_together_take_a_fifth_of_their_time_one_by_one(base):
         spent.append(time.process_time() - begin)
         assert [len(a) for a in answers] == [24] * 16
     assert spent[1] > 5 * spent[0]
+
+
+def test_answers_copy_the_head_for_no_row(base):
+    """torch multiplies a slice of hidden states, (16, 1, 64), by 16 copies of the head, 300 x 64."""
+    engine = load(settings(base))
+    with Made() as seen:
+        engine.generate([row["ids"] for row in noise(*range(20, 36))], 2, [])
+    assert max(seen.sizes) < 16 * 300 * 64 / 2

@@ -345,6 +345,30 @@ def test_what_does_not_go_together(made, leaves, rows_file, tmp_path, request):
         trained("b", made("vit-base"), rows_file, tmp_path, task="chat")
 
 
+def test_a_picture_that_changes_behind_its_table(made, tmp_path):
+    lines, rng = [], np.random.default_rng(0)
+
+    def rough(name):
+        cells = Image.fromarray(rng.integers(0, 255, (5, 5, 3), dtype=np.uint8))
+        cells.resize((40, 40), Image.Resampling.BICUBIC).save(tmp_path / name)
+
+    for i in range(12):
+        rough(f"{i}.png")
+        lines.append(f"{i}.png,{'ab'[i % 2]},{i // 2}\n")
+    (tmp_path / "rows.csv").write_text("image,label,leaf\n" + "".join(lines))
+    run = lorakit.Run(model=made("vit-base"), data=str(tmp_path / "rows.csv"), group_by="leaf", test_fraction=0.4)
+    one = lorakit.prepare(run)
+    assert lorakit.prepare(run).report.sha256 == one.report.sha256
+    # Two shots of a leaf are one piece of evidence.
+    assert len(set(one.rows["test"].sources)) == len(one.rows["test"]) / 2
+    name = one.rows["train"][0]["prompt"]
+    rough(name)
+    two = lorakit.prepare(run)
+    assert two.report.sha256 != one.report.sha256
+    changed = next(row for part in two.rows.values() for row in part if row["prompt"] == name)
+    assert changed["media"] != one.rows["train"][0]["media"]
+
+
 def test_folds_score_every_row_once(made, leaves, quick, tmp_path):
     folder = trained("cv", made("vit-base"), leaves, tmp_path, folds=3, max_updates=3)
     scores = folder.scores
@@ -359,3 +383,18 @@ def test_folds_score_every_row_once(made, leaves, quick, tmp_path):
     assert times == [(folder.path / "folds" / f"fold-{i}" / "adapter").stat().st_mtime for i in (1, 2, 3)]
     with pytest.raises(LorakitError, match="folds=3 and test_data="):
         lorakit.Run(data=leaves, folds=3, test_data=leaves)
+
+
+@pytest.mark.parametrize("name, task, data", [("vit-base", "classify_image", "leaves"),
+                                              ("whisper-small", "transcribe", "spoken"),
+                                              ("smolvlm-256m", "chat_images", "leaves")])
+def test_one_curve_in_pieces_of_any_size(made, quick, request, tmp_path, name, task, data):
+    """The same rows in other micro-batches: augmentation and padding change nothing."""
+    settings = {"columns": {"text": "{word}"}, "format": {
+        "folder": {"options": {"sounds": {"names": "{word}_{speaker}_{take}"}}}}} if data == "spoken" else {}
+    losses = []
+    for size in (8, 3):
+        folder = trained(f"{size}", made(name), request.getfixturevalue(data), tmp_path, task=task, test_fraction=0,
+                         micro_batch_size=size, max_rows=24, max_updates=4, learning_rate=1e-3, **settings)
+        losses.append([u["loss"] for u in folder.history()[0]])
+    assert len(losses[0]) == 4 and np.allclose(*losses, rtol=0, atol=2e-5)

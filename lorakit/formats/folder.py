@@ -99,8 +99,9 @@ def _parts(path: Path) -> list[tuple[Path, str]]:
 def _rows_alone(found: list[tuple[Path, str]], formats: dict[str, ModuleType]) -> list[tuple[Path, str]]:
     """Without the files that other files are about."""
     media = [part for part in found if hasattr(formats[part[1]], "MEDIUM")]
-    tables = [part for part in found if part not in media and part[1] != "txt"]
-    return tables if media and tables else media or found
+    others = [part for part in found if part not in media]
+    words_alone = all(name == "txt" for _, name in others)
+    return media if media and words_alone else others
 
 
 def _formats() -> dict[str, ModuleType]:

@@ -20,7 +20,8 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 NAME = "lorakit"
-SHORT = 512  # tokens up to which a CPU is faster by products in bf16 than by its fused attention
+SHORT = 1024  # tokens up to which a CPU is faster by products in bf16 than by its fused attention
+BLOCK = 128  # queries at a time, from half as many tokens again on
 _packed: ContextVar[bool] = ContextVar("packed", default=False)
 
 
@@ -215,35 +216,67 @@ class _Sunk(torch.autograd.Function):
 
 
 class _Short(torch.autograd.Function):
-    """A short document: scores, their softmax and its gradient in fp32, all other products in bf16."""
+    """A short document: scores, their softmax and its gradient in fp32, all other products in bf16.
+
+    A block of queries meets the keys up to its last one: of a long document hardly more than half of the scores.
+    """
 
     @staticmethod
     def forward(ctx, q, k, v, sinks, scale):
         groups, length, width = k.shape[1:]
-        rows = q.reshape(groups, -1, width)  # (G, S · T, D): the queries that share a key
-        later = torch.full((length, length), -torch.inf, device=q.device).triu_(1).repeat(rows.shape[1] // length, 1)
-        scores = torch.baddbmm(later, rows.float(), k[0].float().transpose(1, 2), alpha=scale)
-        share = None
-        if sinks is None:
-            p = torch.softmax(scores, -1).to(q.dtype)  # (G, S · T, T)
-        else:
-            beside = sinks.float().view(groups, -1, 1, 1).expand(-1, -1, length, 1).reshape(groups, -1, 1)
-            p = torch.softmax(torch.cat([scores, beside], -1), -1)
-            p, share = p[..., :-1].to(q.dtype).contiguous(), p[..., -1:].clone()  # what the sink takes
-        out = p @ v[0]
-        ctx.save_for_backward(rows, k, v, p, out, share)
-        ctx.scale = scale
-        return out.view(q.shape)
+        rows, keys = q.reshape(groups, -1, length, width), k[0].float().transpose(1, 2)
+        out, kept = [], []
+        for first, last in blocks(length):
+            some = rows[:, :, first:last].reshape(groups, -1, width)  # (G, S · n, D): the queries that share a key
+            later = torch.full((last - first, last), -torch.inf, device=q.device).triu_(1 + first)
+            scores = torch.baddbmm(later.repeat(rows.shape[1], 1), some.float(), keys[:, :, :last], alpha=scale)
+            share = None
+            if sinks is None:
+                p = torch.softmax(scores, -1).to(q.dtype)  # (G, S · n, last)
+            else:
+                beside = sinks.float().view(groups, -1, 1, 1).expand(-1, -1, last - first, 1).reshape(groups, -1, 1)
+                p = torch.softmax(torch.cat([scores, beside], -1), -1)
+                share, p = p[..., -1:].clone(), p[..., :-1].to(q.dtype).contiguous()  # what the sink takes
+            out.append(p @ v[0, :, :last])
+            kept += [some, p, out[-1], share]
+        ctx.save_for_backward(k, v, *kept)
+        ctx.scale, ctx.sunk = scale, sinks is not None
+        return joined(out, q.shape)
 
     @staticmethod
     def backward(ctx, dout):
-        rows, k, v, p, out, share = ctx.saved_tensors
-        dout, shape = dout.reshape(rows.shape), dout.shape
-        along = (dout.float() * out.float()).sum(-1, keepdim=True)
-        ds = (dout @ v[0].transpose(1, 2)).float().sub_(along).mul_(p).mul_(ctx.scale).to(p.dtype)
-        dsinks = -(share * along).view(shape[1:3]).sum(-1) if ctx.needs_input_grad[3] else None
-        return ((ds @ k[0]).view(shape), (ds.transpose(1, 2) @ rows)[None], (p.transpose(1, 2) @ dout)[None], dsinks,
-                None)
+        k, v, *kept = ctx.saved_tensors
+        groups, length, width = k.shape[1:]
+        rows, dq, dk, dv, dsinks = dout.reshape(groups, -1, length, width), [], None, None, 0.0
+        for first, last in blocks(length)[::-1]:  # the last block met all keys
+            *kept, some, p, out, share = kept
+            d = rows[:, :, first:last].reshape(groups, -1, width)
+            along = (d.float() * out.float()).sum(-1, keepdim=True)
+            ds = (d @ v[0, :, :last].transpose(1, 2)).float().sub_(along).mul_(p).mul_(ctx.scale).to(p.dtype)
+            dq.insert(0, ds @ k[0, :, :last])
+            if dk is None:
+                dk, dv = ds.transpose(1, 2) @ some, p.transpose(1, 2) @ d
+            else:
+                dk[:, :last].baddbmm_(ds.transpose(1, 2), some)
+                dv[:, :last].baddbmm_(p.transpose(1, 2), d)
+            if ctx.sunk:
+                dsinks = dsinks - (share * along).view(groups * rows.shape[1], -1).sum(-1)
+        return joined(dq, dout.shape), dk[None], dv[None], dsinks if ctx.sunk else None, None
+
+
+def joined(parts, shape):
+    """Blocks (G, S · n, D) of queries -> (1, H, T, D)."""
+    if len(parts) == 1:
+        return parts[0].view(shape)
+    groups, _, width = parts[0].shape
+    heads = shape[1] // groups
+    return torch.cat([part.view(groups, heads, -1, width) for part in parts], 2).view(shape)
+
+
+def blocks(length):
+    """(first, end) of a document's blocks of queries."""
+    step = BLOCK if 2 * length >= 3 * BLOCK else length
+    return [(first, min(first + step, length)) for first in range(0, length, step)]
 
 
 def bands(length, window, device):

@@ -16,7 +16,7 @@ import time
 from typing import Any
 
 from lorakit.record import Folder
-from lorakit.report import loss_png
+from lorakit.report import loss_png, unit
 from lorakit.widgets.curve import svg
 
 EVERY = 1.0  # seconds between two pictures at least
@@ -114,8 +114,8 @@ class Panel:
 
     def line(self, status: str, updates: list[dict], validations: list[dict]) -> str:
         """`running · update 40 of 150 · loss 2.310 · validation 2.402 · 5,210 tokens/s · 12 s left`"""
-        parts = [status]
-        planned = self.folder.record.get("updates_planned")
+        parts, record = [status], self.folder.record
+        planned = record.get("updates_planned")
         if updates:
             parts += [f"update {updates[-1]['update']}" + (f" of {planned}" if planned else ""),
                       f"loss {updates[-1]['loss']:.3f}"]
@@ -124,7 +124,7 @@ class Panel:
         if updates:
             recent = updates[-20:]
             seconds = sum(u["seconds"] for u in recent)
-            parts.append(f"{sum(u['target_tokens'] for u in recent) / max(seconds, 1e-9):,.0f} target tokens/s")
+            parts.append(f"{sum(u['target_tokens'] for u in recent) / max(seconds, 1e-9):,.0f} {unit(record)}s/s")
             if status == "running" and planned and planned > updates[-1]["update"]:
                 parts.append(f"{(planned - updates[-1]['update']) * seconds / len(recent):,.0f} s of training left")
         return " · ".join(parts)
