@@ -130,9 +130,10 @@ def maker(task: str, config: Any, model: str) -> Any:
     return getattr(transformers, CLASSES[found])
 
 
-def task_for(gives: str, config: Any, processor: Any, model: str) -> str:
-    """The first task for rows of this kind that a model can do."""
-    able = {name: task for name, task in registry.modules("tasks").items() if gives == task.GIVES}
+def task_for(schema: Any, config: Any, processor: Any, model: str) -> str:
+    """The first task for rows of this schema that a model can do; classes are learnt where the rows name them."""
+    able = {name: task for name, task in registry.modules("tasks").items() if task.GIVES == schema.GIVES
+            and (task.OBJECTIVE != "labels" or getattr(schema, "LABELS", False))}
     found = next((name for name, task in able.items() if serves(config, task.OBJECTIVE, task.MEDIUM)
                   and getattr(task, "suits", lambda _: True)(processor)), None)
     if found is None:

@@ -136,7 +136,7 @@ def _chooser(run: Run) -> tuple[Choose, list[str]]:
     tokenizer, processor, notes = base.reader(run.model, config)
 
     def choose(schema: str) -> tuple[ModuleType | None, Any]:
-        given = registry.load("schemas", schema).GIVES
+        given = registry.load("schemas", schema)
         try:
             name = run.task if run.task != "auto" else base.task_for(given, config, processor, run.model)
         except LorakitError:

@@ -64,8 +64,8 @@ class Prepared:
             self._sources, columns=run.columns, gives=gives, seed=run.seed, test_fraction=run.test_fraction,
             validation_fraction=run.validation_fraction, max_rows=run.max_rows, group_by=run.group_by,
             shuffled=run.shuffle_answers, folds=run.folds, fold=run.fold)
-        given = registry.load("schemas", report.schema).GIVES
-        name = run.task if run.task != "auto" else base.task_for(given, self._config, self.processor, run.model)
+        schema = registry.load("schemas", report.schema)
+        name = run.task if run.task != "auto" else base.task_for(schema, self._config, self.processor, run.model)
         task = registry.load("tasks", name)
         base.maker(name, self._config, run.model)  # says so when they do not go together
         settings = {setting: getattr(run, setting) for setting in rows.settings_of(task)}

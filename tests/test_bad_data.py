@@ -69,7 +69,8 @@ CUT = ": the gzip file is cut or damaged (Compressed file ended before …); dow
 PARQUET = ": not Parquet, or cut or damaged (…); download or write it again"
 UTF16 = ": looks like UTF-16 without its mark; save the file as UTF-8"
 SCHEMA = "fit no schema (alpaca: …). Name them with `columns`, e.g. columns: {prompt: question_text, answer: solution}"
-ENDINGS = ".csv, .json, .jsonl, .md, .ndjson, .parquet, .pq, .tab, .text, .tsv, .txt"
+ENDINGS = (".aif, .aiff, .bmp, .csv, .flac, .gif, .jpeg, .jpg, .json, .jsonl, .md, .mp3, .ndjson, .ogg, .opus, "
+           ".parquet, .png, .pq, .tab, .text, .tif, .tiff, .tsv, .txt, .wav, .webp")
 
 # name of the file: (content, the message behind the name; … stands for any words)
 UNUSABLE = {
@@ -320,7 +321,7 @@ PATHS = {
     "pipe.jsonl": ": is a device or a pipe, expected a file or a folder",
     "/dev/zero": ": is a device or a pipe, expected a file or a folder",
     "folder.jsonl": f": no file in it can be read (it has none; known endings: {ENDINGS})",
-    "pictures": f": no file in it can be read (it has .png; known endings: {ENDINGS})",
+    "pictures": ": no usable row; the first: pictures/a.png:1: a.png: is no picture that can be read",
     "nobody/nothing": ": HF_HUB_OFFLINE is set, and this is not in the local cache (…). Without internet name a local "
                       "file or folder, or attach it",
 }
@@ -349,9 +350,10 @@ def test_a_name_that_is_none(folder, capsys, path, words):
 # Settings of the data, of which rows.jsonl is sound
 
 SETTINGS = {
-    "task: knit": "there is no 'knit' in tasks/ Present: chat, text.",
+    "task: knit": "there is no 'knit' in tasks/ Present: caption, chat, chat_images, classify_image, "
+                  "classify_text, text, transcribe.",
     "task: text": "rows.jsonl: the columns completion, prompt fit no schema (text: text). Name them with `columns`, …",
-    "format: xlsx": "there is no 'xlsx' in formats/ Present: csv, folder, hub, json, jsonl, …",
+    "format: xlsx": "there is no 'xlsx' in formats/ Present: csv, folder, hub, images, json, …",
     "format: {csv: {delim: ;}}":
         "format: csv has no option 'delim'; did you mean 'delimiter'? (options: delimiter, header)",
     "format: {csv: {delimiter: ;;}}": "rows.jsonl: delimiter=';;' is not one character such as ',' or ';'",

@@ -107,7 +107,7 @@ UNREAL = {
         "{s}: micro_batch_tokens=64 and max_length=128 contradict: one row of full length must fit a micro-batch"),
     # names that nothing has
     "engine": ({"engine": "warp"}, "there is no 'warp' in engines/ Present: …torch…."),
-    "task": ({"task": "caht"}, "there is no 'caht' in tasks/; did you mean 'chat'? Present: chat, …."),
+    "task": ({"task": "caht"}, "there is no 'caht' in tasks/; did you mean 'chat'? Present: caption, chat, …."),
     "format": ({"format": "jsnol"}, "there is no 'jsnol' in formats/; did you mean 'jsonl'? Present: csv, …."),
     "model": ({"model": "nowhere"}, "model='nowhere': no such folder, and not a hub id (owner/name). Known by name: …"),
     "model's id": ({"model": "nobody/nothing"}, "nobody/nothing could not be loaded: We couldn't connect to …"),
@@ -303,7 +303,8 @@ BASES = {
     "unknown kind": (
         changed("config.json", model_type="wizard"),
         LOADING + "The checkpoint you are trying to load has model type `wizard` but …. " + AGAIN),
-    "no generator": (changed("config.json", model_type="t5"), "{f}/base: …T5Config…AutoModelForCausalLM…"),
+    "no generator": (changed("config.json", model_type="t5"),
+                     "these rows and model=… do not go together: they are for chat, which a t5 cannot do"),
     "cut weights": (
         lambda folder: os.truncate(folder / "model.safetensors", 5000),
         LOADING + "Error while deserializing header: incomplete metadata, file not fully covered. " + AGAIN),

@@ -431,7 +431,8 @@ def test_a_clean_copy_that_cannot_be_made_leaves_nothing(command, base, tmp_path
         yield Example({**turns("a", "b"), "columns": {"picture": b"\x89PNG"}}, "rows.jsonl", 1)
 
     monkeypatch.setattr(data, "stream", broken)
-    monkeypatch.setattr(checking, "_task", lambda *_: registry.load("tasks", "chat"))
+    task = registry.load("tasks", "chat")
+    monkeypatch.setattr(checking, "_chooser", lambda run: (lambda schema: (task, byte_tokenizer()), []))
     code, _, err = command("check", path, "--fix", *settings_for(base))
     assert code == 1 and "rows.jsonl:1: cannot be written as JSON" in err
     assert [p.name for p in tmp_path.iterdir()] == ["rows.jsonl"]

@@ -77,7 +77,7 @@ def refused(command, words, *arguments):
     ("data: x.jsonl\nmodel: nowhere", "model='nowhere': no such folder, and not a hub id"),
     ("data: x.jsonl\nmodel: nobody/nothing", "nobody/nothing could not be loaded"),
     ("data: x.jsonl\nmodel: {base}", "x.jsonl: no such file (looked from"),
-    ("data: {folder}\nmodel: {base}", "no file in it can be read (it has .yaml; known endings: .csv"),
+    ("data: {folder}\nmodel: {base}", "no file in it can be read (it has .yaml; known endings: .aif"),
 ])
 @pytest.mark.parametrize("name", ["train", "plan"])
 def test_settings_that_cannot_be(command, tmp_path, base, name, text, words):

@@ -137,7 +137,7 @@ def test_files_that_cannot_be_used(tmp_path):
     with pytest.raises(LorakitError, match=r"none\.jsonl: no such file \(looked from "):
         data.load(str(tmp_path / "none.jsonl"))
     (tmp_path / "nothing").mkdir()
-    with pytest.raises(LorakitError, match=r"nothing: no file in it can be read \(it has none; known endings: \.csv"):
+    with pytest.raises(LorakitError, match=r"nothing: no file in it can be read \(it has none; known endings: \.aif"):
         data.load(str(tmp_path / "nothing"))
 
 
@@ -323,7 +323,7 @@ def test_shuffled_answers_are_the_same_answers_elsewhere():
     assert sorted(answers[0]) == sorted(answers[1]) and len(answers[0]) == 41
     assert sum(a == b for a, b in zip(*answers, strict=True)) <= 4
     assert data.shuffle_answers(rows, seed=5) == shuffled != data.shuffle_answers(rows, seed=6)
-    with pytest.raises(LorakitError, match="plain text has none"):
+    with pytest.raises(LorakitError, match="leave it out for plain text"):
         data.shuffle_answers([Example({"text": "t"}, "f", 1)], seed=0)
 
 

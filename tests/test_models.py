@@ -34,20 +34,37 @@ WEIGHTS = {  # as published; input and output embeddings count once where they a
     "smollm2-360m": 361_821_120,
     "smollm2-1.7b": 1_711_376_384,
 }
-# Of Gemma 3n the language model alone is built: without the towers for images and sound, and without the keys and
-# values (2 × 512 × 2048, and a norm of 256) of its last 10 or 15 layers, which nothing reads.
-TOWERS, UNREAD = 983_281_504, 2 * 512 * 2048 + 256
-ELSEWHERE = {"gemma-3n-e2b": TOWERS + 10 * UNREAD, "gemma-3n-e4b": TOWERS + 15 * UNREAD}
-each_model = pytest.mark.parametrize("name", KNOWN)
+SEEING_AND_HEARING = {  # likewise; of a classifier without its head, which is new
+    "blip-base": 223_971_644,
+    "distilbert": 66_362_880,
+    "qwen2.5-vl-3b": 3_754_622_976,
+    "qwen2.5-vl-7b": 8_292_166_656,
+    "smolvlm-256m": 256_484_928,
+    "smolvlm-500m": 507_482_304,
+    "swin-tiny": 27_519_354,
+    "vit-base": 85_798_656,
+    "vit-large": 303_301_632,
+    "whisper-tiny": 37_760_640,
+    "whisper-base": 72_593_920,
+    "whisper-small": 241_734_912,
+    "whisper-medium": 763_857_920,
+}
+# transformers does not build the keys and values (2 × 512 × 2048, and a norm of 256) of Gemma 3n's last 10 or 15
+# layers, which nothing reads.
+UNREAD = 2 * 512 * 2048 + 256
+ELSEWHERE = {"gemma-3n-e2b": 10 * UNREAD, "gemma-3n-e4b": 15 * UNREAD}
+each_model = pytest.mark.parametrize("name", WEIGHTS)
+every_model = pytest.mark.parametrize("name", KNOWN)
 
 
 def skeleton(config):
     """The model without memory for its weights."""
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig
 
+    config = AutoConfig.for_model(**config)
     with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(AutoConfig.for_model(**config))
+        return base.maker("auto", config, "").from_config(config)
 
 
 def linear(model):
@@ -56,7 +73,7 @@ def linear(model):
 
 
 def test_every_model_has_its_published_size():
-    assert KNOWN.keys() == WEIGHTS.keys()
+    assert KNOWN.keys() == WEIGHTS.keys() | SEEING_AND_HEARING.keys()
 
 
 @each_model
@@ -64,7 +81,15 @@ def test_the_real_dimensions_add_up(name):
     assert skeleton(KNOWN[name].config).num_parameters() + ELSEWHERE.get(name, 0) == WEIGHTS[name]
 
 
-@each_model
+@pytest.mark.parametrize("name", SEEING_AND_HEARING)
+def test_the_real_dimensions_of_those_that_see_and_hear_add_up(name):
+    model = skeleton(KNOWN[name].config)
+    heads = ("classifier", "pre_classifier") if hasattr(model, "classifier") else ()
+    new = sum(p.numel() for head in heads if hasattr(model, head) for p in getattr(model, head).parameters())
+    assert model.num_parameters() - new == SEEING_AND_HEARING[name]
+
+
+@every_model
 def test_the_facts_are_complete(name):
     spec = KNOWN[name]
     assert "{" not in spec.path + spec.name and spec.name == name == name.lower()
@@ -161,7 +186,7 @@ def test_a_name_and_a_hub_id_mean_the_same():
 
 def test_an_unknown_name_lists_those_that_users_type():
     with pytest.raises(LorakitError, match=r"model='qwen3-0.5b': no such folder, and not a hub id \(owner/name\)\. "
-                                           r"Known by name: gemma-3-270m, .*, tiny; did you mean 'qwen3-0.6b'\?"):
+                                           r"Known by name: blip-base, .*, tiny, .*; did you mean 'qwen3-0.6b'\?"):
         base.path("qwen3-0.5b")
 
 

@@ -157,6 +157,7 @@ def test_differences_forbid_going_on():
     run = Run(data="d.jsonl", rank=4)
     other = run.with_(rank=8, target_modules=["q_proj"])
     assert run.differences(other) == {"rank": (4, 8), "target_modules": ("auto", ["q_proj"])}
-    free = dict(max_updates=9, processes=2, max_minutes=3.0, checkpoint_every=5, output_dir="o", name="n")
+    free = dict(max_updates=9, processes=2, max_minutes=3.0, checkpoint_every=5, output_dir="o", name="n",
+                log_to=["wandb"], samples=2)
     assert set(free) == FREE_TO_CHANGE and run.differences(run.with_(**free)) == {}
     assert run.differences(Run(data="d.jsonl", rank=4, seed=0)) == {}  # a default said aloud is the same

@@ -116,4 +116,8 @@ def shrunk(config: dict[str, Any], small: dict[str, Any]) -> dict[str, Any]:
     text["num_attention_heads"] = keys * shared
     if text.get("num_key_value_heads"):
         text["num_key_value_heads"] = keys
+    if "head_dim" not in text and text["hidden_size"] % text["num_attention_heads"]:
+        text["hidden_size"] = 16 * text["num_attention_heads"]
+    if "out_hidden_size" in (out.get("vision_config") or {}):
+        out["vision_config"]["out_hidden_size"] = text["hidden_size"]
     return out

@@ -3,9 +3,9 @@
 Contract: `GIVES`, what a task asks for (`messages`, `text`, or what comes with the words: `image`, `sound`);
 `REQUIRED`, a tuple of columns, each a tuple of the names it may have; `OPTIONAL`, names of columns that are used where
 they are; `convert(fields)` returns plain JSON values, `{GIVES: …}` (of pictures and sounds a list of them, `media`,
-with `text` or `turns`) and, where the schema knows the row's class, `label` (a str), or raises `BadRow` saying what is
-wrong. The schema whose columns are all there is taken; of several, the one that explains the most columns; of equals,
-the first by name.
+with `text` or `turns`) and, where the schema knows the row's class (it says so by `LABELS`), `label` (a str), or raises
+`BadRow` saying what is wrong. The schema whose columns are all there is taken; of several, the one that explains the
+most columns; of equals, the first by name.
 """
 
 from __future__ import annotations

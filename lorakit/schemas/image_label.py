@@ -6,6 +6,7 @@
 from lorakit.schemas import medium_of, text_label, text_of
 
 GIVES = "image"
+LABELS = True
 PICTURE = ("image", "picture", "photo", "img", "image_path", "image_file", "file_name")
 REQUIRED = (PICTURE, text_label.REQUIRED[1])
 QUESTION = ("prompt", "question")

@@ -7,6 +7,7 @@ from lorakit.errors import BadRow
 from lorakit.schemas import column, text_of, turns
 
 GIVES = "messages"
+LABELS = True
 REQUIRED = (("text", "sentence", "message", "review", "content"),
             ("label_text", "label", "category", "class", "sentiment", "intent"))
 OPTIONAL = ()
