@@ -37,7 +37,8 @@ studio: env  ## fine-tune without writing code: notebooks/studio.ipynb as a page
 	$(BIN)/python -m voila notebooks/studio.ipynb --Voila.ip=127.0.0.1 --VoilaConfiguration.file_allowlist="[]"
 
 test: env  ## the whole suite but what is marked slow
-	$(BIN)/python -m pytest -m "not slow and not gpu" --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest -m "not slow and not gpu" --ignore tests/test_notebooks.py --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest -m "not slow" tests/test_notebooks.py --numprocesses 2 --dist load
 
 test-slow: env  ## what takes minutes: twenty kills, the notebooks at full size
 	$(BIN)/python -m pytest -m slow --timeout 3000
