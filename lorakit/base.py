@@ -149,7 +149,7 @@ def reader(model: str, given: Any = None) -> tuple[Any, Any, list[str]]:
     """
     given = config(model) if given is None else given
     words = reads_words(given)
-    hears = next((k for k in CLASSES if k[1] and serves(given, *k)), None)
+    hears = any(serves(given, *k) for k in CLASSES if k[1])
     pictures = processor(model, given) if hears else None
     if not words:
         return None, pictures, []

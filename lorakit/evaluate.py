@@ -92,6 +92,12 @@ def generate(engine: Any, rows: Rows, tokenizer: Any, stop_ids: list[int], max_n
     return [next((a for a in found if a is not None), None) for found in zip(*engine.gather(answers), strict=True)]
 
 
+def prompts(rows: Rows) -> list[list[int]]:
+    """What is asked: the tokens before an answer, of plain text its first half."""
+    return [row["ids"][:len(row["ids"]) // 2 if start is None else start].tolist()
+            for row, start in zip(rows, rows.column("answer_start"), strict=True)]
+
+
 def words(ids: list[int], tokenizer: Any, opening: int | None) -> str:
     """The words of a generated answer: without special tokens, and from behind the last `opening` token on."""
     if opening in ids:
@@ -156,16 +162,20 @@ def scores(chosen: dict[str, dict], before: Outcome, after: Outcome, references:
 
 def entry(name: str, options: dict, one: Outcome, two: Outcome, references: Sequence[str | None], seed: int = 0
           ) -> dict:
-    """Two outcomes on the same rows by one metric, as it stands in `scores.json`; undefined numbers are null."""
+    """Two outcomes on the same rows by one metric, as it stands in `scores.json`; undefined numbers are null.
+
+    `groups` says how many independent pieces the rows are, where that is fewer.
+    """
     metric = registry.load("metrics", name)
     first, second = (statistics(name, options, o, references) for o in (one, two))
     groups = two.sources
     if groups and "tokens" not in metric.NEEDS:
         groups = [s for s, r, a in zip(groups, references, two.answers, strict=True) if r is not None and a is not None]
     low, high, change, interval = intervals.paired_difference(metric.score, first, second, groups=groups, seed=seed)
+    pieces = len(set(groups)) if groups else len(second)
     return {"before": _number(low), "after": _number(high), "difference": _number(change),
             "interval": [_number(interval.low), _number(interval.high)], "rows": len(second),
-            "higher_is_better": metric.HIGHER_IS_BETTER}
+            **({"groups": pieces} if pieces < len(second) else {}), "higher_is_better": metric.HIGHER_IS_BETTER}
 
 
 def _number(value: float) -> float | None:

@@ -40,9 +40,12 @@ def _found(value: Any, kind: str, places: Sequence[Path]) -> dict[str, Any]:
     if not isinstance(value, str) or not value.strip():
         raise BadRow(f"no {kind}: expected a path, found {value!r}")
     for place in (Path(), *places):
-        if "\0" not in value and (place / value).is_file():
-            return {"path": str((place / value).absolute()), "name": Path(value).name}
-    raise BadRow(f"{value}: no such file (looked in {', '.join(map(str, places)) or '.'})")
+        try:
+            if (place / value).is_file():
+                return {"path": str((place / value).absolute()), "name": Path(value).name}
+        except (OSError, ValueError):  # longer than a name may be, or with a NUL in it
+            break
+    raise BadRow(f"{value[:80]}: no such file (looked in {', '.join(map(str, places)) or '.'})")
 
 
 def content(medium: dict[str, Any]) -> bytes:

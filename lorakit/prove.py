@@ -62,11 +62,8 @@ def sample(engine: Any, sets: dict, meta: dict, run: Run) -> dict[str, list]:
         found = np.column_stack([sums[:, 0], np.log(sums[:, 3:].clip(1e-30))])
         return {"losses": found.ravel().tolist(), "answers": []}
     few = some.first(SAMPLE_ANSWERS)
-    starts = [len(row["ids"]) // 2 if start is None else start
-              for row, start in zip(few, few.column("answer_start"), strict=True)]
-    prompts = [row["ids"][:start].tolist() for row, start in zip(few, starts, strict=True)]
     media = [few.inputs(row, None) for row in few] if few.inputs else ()
-    answers = engine.generate(prompts, min(24, run.max_new_tokens), meta["stop_ids"], media)
+    answers = engine.generate(evaluate.prompts(few), min(24, run.max_new_tokens), meta["stop_ids"], media)
     return {"losses": sums[:, 0].tolist(), "answers": answers}
 
 

@@ -66,7 +66,8 @@ def verdict(scores: dict[str, dict]) -> tuple[str, str]:
     direction = better(s)
     if direction is None:
         low, high = s["interval"]
-        shown = ""
+        shown = " They are all of one group, one piece of evidence, which has no interval: hold out several groups." \
+            if s.get("groups") == 1 else ""
         if low is not None and high is not None:
             shown = f" With {s['rows']} rows a difference below about {number((high - low) / 2)} cannot be seen." \
                 if high > low else f" All {s['rows']} rows agree: of what happens to fewer than one row in " \
@@ -90,6 +91,9 @@ def alarm(validations: list[dict]) -> str:
 def limits(record: dict, scores: dict[str, dict]) -> list[str]:
     """What the test rows cannot show: how small a difference, how far folds spread, what may have leaked."""
     out, name = [], primary(scores)
+    if name and 1 < scores[name].get("groups", 0):
+        out.append(f"The {scores[name]['rows']} test rows are of {scores[name]['groups']} groups, which are drawn whole "
+                   "for the interval: they count as so many pieces of evidence.")
     if name and None not in scores[name]["interval"] and better(scores[name]) is not None:
         low, high = scores[name]["interval"]
         if high > low:

@@ -34,7 +34,7 @@ WEIGHTS = {  # as published; input and output embeddings count once where they a
     "smollm2-360m": 361_821_120,
     "smollm2-1.7b": 1_711_376_384,
 }
-SEEING_AND_HEARING = {  # likewise; of a classifier without its head, which is new
+SEEING_AND_HEARING = {  # as transformers builds them; of a classifier without its head, which is new
     "blip-base": 223_971_644,
     "distilbert": 66_362_880,
     "qwen2.5-vl-3b": 3_754_622_976,

@@ -284,7 +284,9 @@ def test_recordings_from_the_folder_to_the_evidence(made, spoken, quick, tmp_pat
     assert folder.record["data"]["task"] == "transcribe" and {"wer", "cer"} <= set(folder.scores)
     assert folder.scores["loss"]["after"] < folder.scores["loss"]["before"]
     test = {json.loads(line)["prompt"].split("_")[1] for line in (folder / "answers.jsonl").read_text().splitlines()}
-    assert len(test) == 1  # one speaker, whom training never heard
+    assert len(test) == 1  # one speaker, whom training never heard: one piece of evidence, which has no interval
+    assert folder.scores["loss"]["interval"] == [None, None] and folder.scores["loss"]["groups"] == 1
+    assert "one piece of evidence, which has no interval: hold out several groups" in (folder / "report.md").read_text()
 
 
 @pytest.mark.parametrize("name", [*SEEING, "blip-base"])

@@ -77,7 +77,8 @@ def load(run: Run, *, adapter: str | Path | None = None, classes: Sequence[str] 
     # Whole models train in fp32 under autocast; a frozen base is kept in the computing precision.
     options: dict[str, Any] = {
         "dtype": torch.float32 if run.method == "full" else dtype,
-        "attn_implementation": attention.NAME if packable else own_attention(kind, config),
+        "attn_implementation": attention.NAME if packable else "eager" if kind is AutoModelForCausalLM else
+        own_attention(kind, config),
     }
     if classes:
         options |= {"config": config, "ignore_mismatched_sizes": True}
@@ -125,9 +126,8 @@ def labelled(config: Any, classes: Sequence[str]) -> Any:
 
 
 def own_attention(kind: Any, config: Any) -> str:
-    """What a model computes padded batches with."""
-    served = getattr(kind._model_mapping[type(config)], "_supports_sdpa", False)
-    return "sdpa" if served and kind is not AutoModelForCausalLM else "eager"
+    """What a model that is never packed computes with."""
+    return "sdpa" if getattr(kind._model_mapping[type(config)], "_supports_sdpa", False) else "eager"
 
 
 def new_heads(kind: Any, config: Any) -> list[str]:

@@ -26,6 +26,7 @@ import numpy as np
 from lorakit import base, card, evaluate, machine, record, registry, rows
 from lorakit.data import sha256
 from lorakit.errors import LorakitError, did_you_mean
+from lorakit.evaluate import prompts
 from lorakit.files import sound, sweep, whole
 from lorakit.record import Folder
 from lorakit.rows import Rows
@@ -82,7 +83,7 @@ def source(path: str | os.PathLike, **options: Any) -> Source:
         raise LorakitError(f"{folder.path}: {run.model} now has other weights than this run was tuned on; bring back "
                            "those, or train again")
     meta = rows.read(folder / "rows")[1]
-    if _task(meta).OBJECTIVE != "tokens" or getattr(_task(meta), "MEDIUM", None):
+    if _task(meta).OBJECTIVE != "tokens" or _task(meta).MEDIUM:
         raise LorakitError(f"{folder.path}: task={meta['task']}: only models that read and write text alone can be "
                            f"exported so far; plain PEFT and transformers load {saved}")
     if run.method == "lora":
@@ -173,12 +174,6 @@ def refuse(folder: Path, module: ModuleType, found: Source, kind: str) -> None:
 
 
 # The round trip
-
-
-def prompts(some: Rows) -> list[list[int]]:
-    """What is asked: the tokens before an answer, of plain text its first half."""
-    return [row["ids"][:len(row["ids"]) // 2 if start is None else start].tolist()
-            for row, start in zip(some, some.column("answer_start"), strict=True)]
 
 
 def reference(found: Source) -> tuple[dict[str, Any], list[str]]:

@@ -42,7 +42,7 @@ def encode(example: Example, processor: Any, max_length: int) -> list[dict]:
 
 def seen(image: Any, processor: Any) -> dict:
     """A row for a picture, without its caption."""
-    tokenizer, most = processor.tokenizer, 2 * max(classify_image.side(processor.image_processor))
+    tokenizer, most = processor.tokenizer, 2 * max(classify_image.side(processor))
     known = getattr(processor, "start_id", None), tokenizer.bos_token_id, tokenizer.cls_token_id
     start = next(i for i in known if i is not None)
     return {"ids": [start], "media": [media.packed(image, most)]}

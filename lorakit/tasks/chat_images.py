@@ -67,7 +67,7 @@ def shown(turns: list[dict]) -> int:
 
 
 def kept(image: Any, processor: Any) -> bytes:
-    size = dict(processor.image_processor.size or {})
+    size = dict(getattr(processor.image_processor, "size", None) or {})
     return media.packed(image, max(MOST, size.get("height") or 0, size.get("width") or 0))
 
 

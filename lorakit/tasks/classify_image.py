@@ -45,7 +45,8 @@ def shown(image: Any, processor: Any) -> dict:
 
 def side(processor: Any) -> tuple[int, int]:
     """Height and width, in pixels, that a picture is brought to."""
-    size = dict(getattr(processor, "crop_size", None) or processor.size)
+    processor = getattr(processor, "image_processor", processor)
+    size = dict(getattr(processor, "crop_size", None) or getattr(processor, "size", None) or {})
     if "height" in size:
         return size["height"], size["width"]
     edge = next(v for v in (size.get("shortest_edge"), size.get("longest_edge"), 224) if v)

@@ -22,6 +22,7 @@ METRICS = ("loss", "perplexity", "wer", "cer", "token_accuracy")
 COLUMNS = {"ids": ["int32"], "targets": ["bool"], "cut": "int32", "length": "int32", "answer_start": "int32",
            "prompt": "string", "reference": "string", "media": ["binary"]}
 SETTINGS = ("language",)
+START = "<|startoftranscript|>"
 ENGLISH_ONLY = 51864  # tokens of the Whispers whose names end in .en; the others have at least one more
 guard, stop_ids = chat.guard, chat.stop_ids
 
@@ -42,11 +43,10 @@ def encode(example: Example, processor: Any, max_length: int, language: str = "e
 
 def heard(samples: np.ndarray, processor: Any, language: str) -> dict:
     """A row for a recording, without its words."""
-    listener = processor.feature_extractor
+    ids, listener = opening_ids(processor.tokenizer, language), processor.feature_extractor
     if len(samples) > listener.n_samples:
         raise BadRow(f"lasts {len(samples) / media.RATE:.1f} s, and the model hears "
                      f"{listener.n_samples / media.RATE:.0f} s at once: cut it into pieces")
-    ids = opening_ids(processor.tokenizer, language)
     return {"ids": ids, "length": listener.nb_max_frames // 2 + len(ids), "media": [media.packed_sound(samples)]}
 
 
@@ -54,10 +54,12 @@ def opening_ids(tokenizer: Any, language: str) -> list[int]:
     """The tokens before the words: <|startoftranscript|><|en|><|transcribe|><|notimestamps|>; of a model that knows
     English alone the first and the last."""
     known = tokenizer.get_added_vocab()
+    if START not in known:
+        raise BadRow(f"this model's tokenizer has no {START}: transcribe serves Whisper")
     names = [f"<|{language}|>", "<|transcribe|>"] if len(tokenizer) != ENGLISH_ONLY else []
     if names and names[0] not in known:
         raise BadRow(f"language={language!r}: the model knows no such language; use its code, e.g. sw")
-    return [known[name] for name in ("<|startoftranscript|>", *names, "<|notimestamps|>")]
+    return [known[name] for name in (START, *names, "<|notimestamps|>")]
 
 
 def inputs(row: dict, processor: Any, random: np.random.Generator | None) -> dict[str, np.ndarray]:
