@@ -389,7 +389,7 @@ def test_four_bits(base, precision):
     else:
         assert found[0][0] == pytest.approx(found[1][0], rel=2e-3)
         for name, gradient in found[1][1].items():
-            assert F.cosine_similarity(found[0][1][name].flatten(), gradient.flatten(), 0) > 0.99, name  # both are rounded
+            assert F.cosine_similarity(found[0][1][name].flatten(), gradient.flatten(), 0) > 0.99, name  # both rounded
     same(found[2], found[0], 0.0)
 
 
