@@ -255,7 +255,8 @@ def _start(path: Path, part: Path, settings: Mapping[str, Any], placed: Mapping[
         (part / "run.yaml").write_text(text, encoding="utf-8")
         content = notebook_of({"name": Run.model_fields["name"].default, **settings})
     paths = [key for key in ("model", *DATA) if key in placed]
-    where = {"output_dir": "auto"} if "output_dir" in settings else {}  # the folder may be read-only
+    # Relative, as in most notebooks, it is beside what is open: on Kaggle in /kaggle/working.
+    where = {"output_dir": "outputs"} if Path(settings.get("output_dir") or "").is_absolute() else {}
     content = rewritten(content, {**settings, **placed, **where}, paths)
     start = f"{path.stem}.ipynb"
     (part / start).write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

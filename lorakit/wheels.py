@@ -35,7 +35,7 @@ class Wanted:
         self.other = [word for option in asked.items() if option[1] for word in option]
         if self.other:
             self.other += ["--only-binary", ":all:"]
-            pip("wheel", "--no-deps", "--wheel-dir", str(here), *SOURCE_ALONE)
+            pip("wheel", "--wheel-dir", str(here), "--no-deps", *SOURCE_ALONE)
         target = ["--target", str(here / "target")] if self.other else []  # pip asks for one; nothing is written
         what = f"{self.own}[{','.join(extras)}]" if extras else str(self.own)
         pip("install", "--dry-run", "--ignore-installed", *self.other, *target, "--find-links", str(here), "--report",
@@ -88,7 +88,7 @@ def own(folder: Path) -> Path:
     """A wheel of this very lorakit: built from the clone it stands in, else packed again from what is installed."""
     root = Path(__file__).parents[1]
     if (root / "pyproject.toml").is_file():
-        pip("wheel", "--no-deps", "--wheel-dir", str(folder), str(root))
+        pip("wheel", "--wheel-dir", str(folder), "--no-deps", str(root))
         return next(folder.glob("lorakit-*.whl"))
     return packed_again(metadata.distribution("lorakit"), folder)
 

@@ -26,8 +26,8 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 # A module imports, when it is loaded, only what stands before it. A folder is one entry.
 ORDER = """errors install registry hub files wheels processes run machine turns example media formats schemas
-    data checks tasks models base check rows batches kernels convert engines cost plan checkpoint train metrics intervals
-    evaluate record report trackers logs compare preview prepare ask prove folds finetune rescore perturb
+    data checks tasks models base check rows batches kernels convert engines cost plan checkpoint train metrics
+    intervals evaluate record report trackers logs compare preview prepare ask prove folds finetune rescore perturb
     card export serve launch doctor notebook over search rehearse packed bundle widgets cli""".split()
 
 
