@@ -166,6 +166,26 @@ def test_pictures_that_a_table_names_come_along(tmp_path, monkeypatch):
     assert len(packing.files_of(found("data/leaves"), "data/leaves")) == len(list(example_data("leaves").rglob("*.*")))
 
 
+def test_a_base_in_the_hubs_cache_becomes_a_folder(registry, tmp_path, base, monkeypatch):
+    """huggingface_hub keeps blobs, and snapshots of links to them."""
+    from huggingface_hub import constants
+
+    cache, sha = tmp_path / "cache/models--ada--base", "5" * 40
+    (cache / "snapshots" / sha).mkdir(parents=True)
+    (cache / "refs").mkdir()
+    (cache / "refs/main").write_text(sha)
+    for i, file in enumerate(sorted(Path(base).iterdir())):
+        (cache / "blobs").mkdir(exist_ok=True)
+        shutil.copy(file, cache / "blobs" / str(i))
+        (cache / "snapshots" / sha / file.name).symlink_to(f"../../blobs/{i}")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    out = packing.bundle(QUICKSTART, tmp_path / "out", {"model": "ada/base"}, say=lambda _: None)
+    copies = sorted((out / "model/base").iterdir())
+    assert [c.name for c in copies] == sorted(os.listdir(base)) and not any(c.is_symlink() for c in copies)
+    assert (out / "model/base/model.safetensors").read_bytes() == (Path(base) / "model.safetensors").read_bytes()
+    assert 'model = "model/base"' in notebook_cells(out / "quickstart.ipynb")[1]
+
+
 def test_parallel_text_comes_in_pairs(tmp_path):
     (tmp_path / "there").mkdir()
     (tmp_path / "de.txt").write_text("Ja.\n")
@@ -294,7 +314,8 @@ def test_the_wheel_of_what_is_installed(tmp_path):
     lines = inside.pop(f"{about}/RECORD").decode().splitlines()
     assert sorted(inside) == [f"{about}/METADATA", f"{about}/WHEEL", "solo/__init__.py"]
     # printf "WHERE = 'here'\n" | openssl dgst -sha256 -binary | basenc --base64url
-    assert len(lines) == 4 and lines[::3] == ["solo/__init__.py,sha256=I8cTE1wACmkVi3CRw7gUmG2cuU2S8PfITSsQ9gKAsl0,15", f"{about}/RECORD,,"]
+    hashed = "solo/__init__.py,sha256=I8cTE1wACmkVi3CRw7gUmG2cuU2S8PfITSsQ9gKAsl0,15"
+    assert len(lines) == 4 and lines[::3] == [hashed, f"{about}/RECORD,,"]
 
 
 # The installer
