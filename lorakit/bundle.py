@@ -39,7 +39,7 @@ from lorakit.wheels import Wanted
 DATA = ("data", "validation_data", "test_data")  # settings that name files; `model` names the base
 ATTACHED = "/kaggle/input"
 INSTALLER, KAGGLE = "install_lorakit.py", "dataset-metadata.json"
-RUNNER = ("notebooks",)  # extras whose wheels come along, so that a machine without Jupyter can run the notebook
+RUNNER = "notebooks"  # the extra whose wheels come along: what runs a notebook, and what its cells draw with
 
 
 def bundle(what: str | os.PathLike, out: str | os.PathLike | None = None, changes: Mapping[str, Any] | None = None, *,
@@ -48,7 +48,7 @@ def bundle(what: str | os.PathLike, out: str | os.PathLike | None = None, change
     """The folder, `outputs/bundle/<name of the notebook or of the RUN.yaml>` unless `out` names one.
 
     `changes` are settings or parameters; `without` what the target has already; `extras` those of lorakit that the
-    notebook needs, e.g. images; `python` ("3.12") and `platform` ("manylinux_2_28_x86_64") the target's, where they
+    notebook needs, e.g. images; `python` ("3.12") and `platform` ("manylinux_2_35_x86_64") the target's, where they
     are not this machine's; `name` Kaggle's OWNER/NAME. Raises `LorakitError` for what is missing, before anything is
     written, and when pip fails; a bundle that was cut leaves nothing.
     """
@@ -60,23 +60,26 @@ def bundle(what: str | os.PathLike, out: str | os.PathLike | None = None, change
         raise LorakitError(f"{target}: is there and not empty; remove it, or name another folder with --out")
     files, sets, placed = gathered(settings)
     say("asking pip what lorakit needs …")
-    wheels = Wanted([*extras, *RUNNER], without, python, platform)
+    wheels = Wanted([*extras, RUNNER], without, python, platform)
     room(target, files, wheels.bytes)
     sweep(target.parent, glob.escape(target.name))
     with whole(target, "name another folder with --out, then start again") as part:
         part.mkdir()
-        say(f"fetching {len(wheels.versions)} wheels …")
+        left = f", without {', '.join(wheels.needs)}: the target must have it" if wheels.needs else ""
+        say(f"fetching {len(wheels.versions)} wheels{left} …")
         wheels.fetch(part / "wheels")
         for place, file in files.items():
             (part / place).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, part / place)
         for place, each in sets.items():
             each.module.save(each.path, part / place, **each.options)
-        start = _start(path, part, settings, placed)
+        # Of what is at the hub its id, of a file or a folder the name: a data set may become public.
+        copies = {placed[key]: _last(settings[key]) if Path(settings[key]).exists() else settings[key]
+                  for key in ("model", *DATA) if key in placed}
         about = {"lorakit": wheels.versions["lorakit"], "python": python or install.machine()[0],
                  "platform": platform or install.machine()[1], "extras": list(extras), "needs": wheels.needs,
-                 "start": start, "copies": {placed[key]: settings[key] for key in ("model", *DATA) if key in placed},
-                 "packages": wheels.versions}
+                 "lends": wheels.members(RUNNER),
+                 "start": _start(path, part, settings, placed), "copies": copies, "packages": wheels.versions}
         _describe(part, about, name, path.suffix != ".ipynb")
     return target
 
@@ -264,9 +267,9 @@ def _start(path: Path, part: Path, settings: Mapping[str, Any], placed: Mapping[
 
 
 def _slug(path: Path, name: str) -> str:
-    """Kaggle's name of the data set: OWNER/NAME, of 3 to 50 letters, digits and dashes."""
-    if name and not re.fullmatch(r"[\w-]+/[a-z0-9-]{3,50}", name):
-        raise LorakitError(f"--name {name}: Kaggle names a data set OWNER/NAME, NAME of 3 to 50 small letters, digits "
+    """Kaggle's name of the data set: OWNER/NAME, of 6 to 50 letters, digits and dashes."""
+    if name and not re.fullmatch(r"[\w-]+/[a-z0-9-]{6,50}", name):
+        raise LorakitError(f"--name {name}: Kaggle names a data set OWNER/NAME, NAME of 6 to 50 small letters, digits "
                            "and dashes")
     words = re.sub("[^a-z0-9]+", "-", path.stem.lower()).strip("-")
     return name or f"INSERT_OWNER_HERE/{f'lorakit-{words}'[:50].strip('-')}"
@@ -295,6 +298,6 @@ def _readme(about: Mapping[str, Any], name: str, settings: bool) -> str:
 1. Needs Python {about['python']} on {about['platform']}{needs}. In `wheels/`: lorakit {about['lorakit']} and all else.
 2. To Kaggle: put your name into `{KAGGLE}` ({name}), then `kaggle datasets create -p . --dir-mode zip --keep-tabular`.
 3. There: import `{about['start']}`, attach the data set, internet off, run all; results in `/kaggle/working/outputs`.
-4. Elsewhere: `python {INSTALLER} notebooks`, then here `jupyter lab` or `lorakit run {about['start']}`{yaml_too}.
+4. Elsewhere: `python {INSTALLER}`, then here `jupyter lab` or `lorakit run {about['start']}`{yaml_too}.
 5. Is it whole? `python {INSTALLER} --verify` compares every file with `{install.MANIFEST}`.
 """

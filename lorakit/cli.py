@@ -85,7 +85,7 @@ def parser() -> argparse.ArgumentParser:
     it.add_argument("--extra", action="append", default=[], metavar="NAME", dest="extras",
                     help="one of lorakit's extras that the notebook needs, such as images")
     it.add_argument("--python", default="", metavar="3.12", help="the target's, where it is another")
-    it.add_argument("--platform", default="", metavar="manylinux_2_28_x86_64", help="likewise, as pip names it")
+    it.add_argument("--platform", default="", metavar="manylinux_2_35_x86_64", help="likewise, as pip names it")
     it.add_argument("--name", default="", metavar="OWNER/NAME", help="the Kaggle data set")
     it = command(evaluate, "score the base and the tuned model again, also on other rows or by other metrics")
     it.add_argument("run", metavar="RUN_DIR")

@@ -1,7 +1,6 @@
 """Installs lorakit from the bundle that this file lies in, without a network: copied into every bundle (`bundle.py`).
 
     python install_lorakit.py              what the notebook's first cell does
-    python install_lorakit.py notebooks    with Jupyter and papermill; or another extra that was packed
     python install_lorakit.py --verify     compares every file with the manifest
 
 Stands alone: Python and pip are all it needs.
@@ -12,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
+import re
 import subprocess
 import sys
 import sysconfig
@@ -30,7 +30,7 @@ def manifest(folder: Path) -> dict:
     """What `lorakit bundle` noted. Ends with a sentence when it cannot be read."""
     try:
         found = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        return {key: found[key] for key in ("lorakit", "python", "platform", "extras", "needs", "files")}
+        return {key: found[key] for key in ("lorakit", "python", "platform", "extras", "needs", "lends", "files")}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise SystemExit(f"{folder / MANIFEST}: is no manifest of a bundle ({type(error).__name__}: {error}); copy or "
                          "upload the bundle again") from None
@@ -70,9 +70,10 @@ def lacking(names: list[str]) -> list[str]:
     return [name for name in names if not there(name)]
 
 
-def install(*extras: str, folder: Path = Path(__file__).parent) -> str:
-    """Installs what is missing here or too old, from the bundle's wheels alone; returns a line that says so.
+def install(folder: Path = Path(__file__).parent) -> str:
+    """Installs what lorakit lacks here, or finds too old, from the bundle's wheels alone; returns a line that says so.
 
+    Of what runs notebooks and draws in them only what is not here in any version: the kernel that asks keeps its own.
     Ends with the reason in words (`SystemExit`) when a wheel is damaged, something is missing that the bundle was made
     without, or the wheels do not fit this Python.
     """
@@ -82,11 +83,10 @@ def install(*extras: str, folder: Path = Path(__file__).parent) -> str:
     if missing := lacking(packed["needs"]):
         raise SystemExit(f"{', '.join(missing)} is not installed here, and this bundle was made without it. Install "
                          "it, or make the bundle again with it: lorakit bundle … --without (nothing after it)")
-    wanted = ",".join(dict.fromkeys([*packed["extras"], *extras]))
-    wanted = f"lorakit[{wanted}]=={packed['lorakit']}" if wanted else f"lorakit=={packed['lorakit']}"
-    done = subprocess.run(
-        [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-index", "--find-links",
-         str(folder / "wheels"), wanted], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    wanted = "lorakit" + (f"[{','.join(packed['extras'])}]" if packed["extras"] else "") + f"=={packed['lorakit']}"
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-index",
+               "--find-links", str(folder / "wheels"), wanted, *lacking(packed["lends"])]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if done.returncode:
         raise SystemExit("\n".join(refusal(folder, packed, done.stdout)))
     importlib.invalidate_caches()
@@ -97,21 +97,29 @@ def refusal(folder: Path, packed: dict, said: str) -> list[str]:
     """pip's last words, and whether this machine is another than the one that the wheels are for."""
     words = [f"{folder}: pip could not install lorakit from these wheels:", *said.strip().splitlines()[-6:]]
     theirs, here = (packed["python"], packed["platform"]), machine()
-    if theirs != here:
+    other = kind(theirs[1]) != kind(here[1])
+    if other or theirs[0] != here[0]:
         words.append("The wheels are for Python {} on {}, this is Python {} on {}.".format(*theirs, *here)
                      + f" Make the bundle again: lorakit bundle … --python {here[0]}"
-                     + (" --platform …" if theirs[1] != here[1] else ""))
+                     + (" --platform …" if other else ""))
     return words
 
 
+def kind(platform: str) -> tuple[str, bool]:
+    """System and whether it is ARM: manylinux_2_28_x86_64 is linux_x86_64."""
+    return re.sub("^many", "", platform).rstrip("0123456789")[:5], platform.endswith(("arm64", "aarch64"))
+
+
 def main(arguments: list[str], folder: Path = Path(__file__).parent) -> None:
-    if arguments == ["--verify"]:
+    if arguments not in ([], ["--verify"]):
+        raise SystemExit(f"usage: {Path(__file__).name} [--verify]")
+    if arguments:
         files = manifest(folder)["files"]
         if broken := flaws(folder, files):
             raise SystemExit("\n".join([f"{folder}: {len(broken)} of {len(files)} files differ", *broken]))
         print(f"{folder}: {len(files)} files are as they were packed")
     else:
-        print(install(*arguments, folder=folder))
+        print(install(folder))
 
 
 if __name__ == "__main__":

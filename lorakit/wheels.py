@@ -7,6 +7,7 @@ import csv
 import hashlib
 import io
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -31,8 +32,8 @@ class Wanted:
         self.folder = tempfile.TemporaryDirectory(prefix="lorakit-wheels-")
         here = Path(self.folder.name)
         self.own = own(here)
-        asked = {"--python-version": python, "--platform": platform}
-        self.other = [word for option in asked.items() if option[1] for word in option]
+        self.other = ["--python-version", python] if python else []
+        self.other += [word for each in platforms(platform) for word in ("--platform", each)]
         if self.other:
             self.other += ["--only-binary", ":all:"]
             pip("wheel", "--wheel-dir", str(here), "--no-deps", *SOURCE_ALONE)
@@ -42,6 +43,7 @@ class Wanted:
             str(here / "report.json"), what)
         report = json.loads((here / "report.json").read_text(encoding="utf-8"))
         self.versions, self.needs = needed(report, extras, without, python)
+        self.report = report
 
     def fetch(self, folder: Path) -> None:
         """Puts a wheel of each into `folder`; what comes as source is built."""
@@ -51,10 +53,29 @@ class Wanted:
         pip(*verb, str(folder), "--no-deps", *self.other, "--find-links", here, *pins)
         (folder / self.own.name).write_bytes(self.own.read_bytes())
 
+    def members(self, extra: str) -> list[str]:
+        """What an extra of lorakit's names."""
+        from packaging.requirements import Requirement
+
+        own = next(each["metadata"] for each in self.report["install"] if each["metadata"]["name"] == "lorakit")
+        named = [Requirement(line) for line in own.get("requires_dist", ())]
+        return [one.name for one in named if one.marker and one.marker.evaluate({"extra": extra})
+                and not one.marker.evaluate({"extra": ""})]
+
     @property
     def bytes(self) -> int:
         """Room for them at most: unpacked, as far as they are installed here."""
         return sum(file.size or 0 for name in self.versions for file in _files(name))
+
+
+def platforms(name: str) -> list[str]:
+    """The tags whose wheels run there: glibc 2.28 runs what was built for 2.5 to 2.28 (PEP 600); pip knows the rest."""
+    found = re.fullmatch(r"manylinux_2_(\d+)_(\w+)", name)
+    if not found:
+        return [name] if name else []
+    older = {17: "2014", 12: "2010", 5: "1"}  # names of before PEP 600
+    return [tag for minor in range(int(found[1]), 4, -1) for tag in (
+        f"manylinux_2_{minor}_{found[2]}", *([f"manylinux{older[minor]}_{found[2]}"] if minor in older else []))]
 
 
 def needed(report: dict[str, Any], extras: Sequence[str], without: Collection[str], python: str = ""

@@ -37,7 +37,8 @@ def registry(monkeypatch):
     def pip(*arguments):
         calls.append(arguments)
         if "--report" in arguments:
-            packages = [{"name": "lorakit", "version": "0.1.0", "requires_dist": ["torch>=2.8", "numpy>=1.26"]},
+            packages = [{"name": "lorakit", "version": "0.1.0", "requires_dist": [
+                "torch>=2.8", "numpy>=1.26", 'plotly>=5; extra == "notebooks"', 'timm; extra == "images"']},
                         {"name": "torch", "version": "2.13.0"}, {"name": "numpy", "version": "2.4.6"}]
             report = {"environment": {"extra": ""}, "install": [{"metadata": each} for each in packages]}
             Path(arguments[arguments.index("--report") + 1]).write_text(json.dumps(report))
@@ -82,8 +83,9 @@ def test_every_file_is_in_the_manifest_with_size_and_hash(made, base, rows_file)
     rows = Path(rows_file).read_bytes()
     assert manifest["files"]["data/rows.jsonl"] == {"bytes": len(rows), "sha256": hashlib.sha256(rows).hexdigest()}
     assert (manifest["python"], manifest["platform"]) == install.machine()
-    assert manifest["copies"] == {f"model/{Path(base).name}": base, "data/rows.jsonl": rows_file}
-    assert manifest["needs"] == ["torch"] and manifest["packages"] == {"lorakit": "0.1.0", "numpy": "2.4.6"}
+    assert manifest["copies"] == {f"model/{Path(base).name}": Path(base).name, "data/rows.jsonl": "rows.jsonl"}
+    assert (manifest["needs"], manifest["lends"]) == (["torch"], ["plotly"])
+    assert manifest["packages"] == {"lorakit": "0.1.0", "numpy": "2.4.6"}
 
 
 def test_kaggle_takes_the_metadata(made):
@@ -257,6 +259,7 @@ def test_a_cut_bundle_leaves_nothing(registry, tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(packing, "_describe", stop)
+    (tmp_path / "out.part4194304").mkdir()  # of a process that was killed; there is none of this number
     with pytest.raises(KeyboardInterrupt):
         packing.bundle(QUICKSTART, tmp_path / "out", say=lambda _: None)
     assert not list(tmp_path.iterdir())
@@ -284,15 +287,19 @@ def test_what_only_a_left_out_package_needs_is_left_out_too():
 
 
 def test_another_python_is_asked_for_in_wheels_alone(registry, tmp_path):
-    out = packing.bundle(QUICKSTART, tmp_path / "out", python="3.12", platform="manylinux_2_28_x86_64",
+    out = packing.bundle(QUICKSTART, tmp_path / "out", python="3.12", platform="macosx_14_0_arm64",
                          extras=["images"], say=lambda _: None)
     build, source, ask, fetch = registry
-    other = ("--python-version", "3.12", "--platform", "manylinux_2_28_x86_64", "--only-binary", ":all:")
+    other = ("--python-version", "3.12", "--platform", "macosx_14_0_arm64", "--only-binary", ":all:")
     assert build[-2:] == ("--no-deps", str(ROOT)) and source[-1] == "rouge-score"
     assert ask[-1].endswith(f"{NAME}[images,notebooks]") and ask[3:9] == other
     assert fetch[0] == "download" and other == fetch[4:10] and fetch[-1] == "numpy==2.4.6"
     manifest = json.loads((out / "bundle.json").read_text())
     assert (manifest["python"], manifest["platform"], manifest["extras"]) == ("3.12", other[3], ["images"])
+    assert wheels.platforms("manylinux_2_13_x86_64") == [
+        "manylinux_2_13_x86_64", "manylinux_2_12_x86_64", "manylinux2010_x86_64", "manylinux_2_11_x86_64",
+        "manylinux_2_10_x86_64", "manylinux_2_9_x86_64", "manylinux_2_8_x86_64", "manylinux_2_7_x86_64",
+        "manylinux_2_6_x86_64", "manylinux_2_5_x86_64", "manylinux1_x86_64"]
 
 
 def test_the_wheel_of_what_is_installed(tmp_path):
@@ -336,6 +343,10 @@ def test_the_installer_says_why_it_cannot(made):
     ends(["pip could not install lorakit from these wheels", "ERROR: "], needs=[])
     ends([f"The wheels are for Python 2.7 on win_arm, this is Python {version} on {platform}. Make the bundle again: "
           f"lorakit bundle … --python {version} --platform …"], needs=[], python="2.7", platform="win_arm")
+    path.write_text(json.dumps(content))
+    assert "The wheels are for" not in "".join(install.refusal(made, install.manifest(made), "ERROR: none fits"))
+    assert install.kind("manylinux2014_aarch64") == install.kind("linux_aarch64") != install.kind("linux_x86_64")
+    assert install.kind("macosx_11_0_arm64") == install.kind("macosx_14_2_arm64") != install.kind("linux_aarch64")
     (made / "wheels" / NAME).write_bytes(b"cut")
     ends(["wheels are damaged", f"wheels/{NAME}: 3 bytes, packed were"], needs=[])
 
@@ -374,7 +385,8 @@ if touch /kaggle/input/lorakit-quickstart/x 2>/dev/null; then echo "the bundle c
 python -c "import socket; print('network:', [name for _, name in socket.if_nameindex()])"
 python -c "import importlib.util as i; print('lorakit:', i.find_spec('lorakit'))"
 python -m pip install -q --no-index --find-links /kaggle/input/lorakit-quickstart/wheels papermill ipykernel
-papermill -k python3 --no-progress-bar /kaggle/input/lorakit-quickstart/quickstart.ipynb executed.ipynb -p epochs 1
+papermill -k python3 --no-progress-bar /kaggle/input/lorakit-quickstart/quickstart.ipynb executed.ipynb \\
+  -p max_updates 40 -p max_rows 300
 lorakit bundle --verify /kaggle/input/lorakit-quickstart
 """
 
