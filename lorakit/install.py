@@ -73,7 +73,8 @@ def lacking(names: list[str]) -> list[str]:
 def install(folder: Path = Path(__file__).parent) -> str:
     """Installs what lorakit lacks here, or finds too old, from the bundle's wheels alone; returns a line that says so.
 
-    Of what runs notebooks and draws in them only what is not here in any version: the kernel that asks keeps its own.
+    Of what runs notebooks and draws in them only what is not here in any version, and no JupyterLab when a kernel asks:
+    what shows the notebook stays as it is.
     Ends with the reason in words (`SystemExit`) when a wheel is damaged, something is missing that the bundle was made
     without, or the wheels do not fit this Python.
     """
@@ -83,9 +84,10 @@ def install(folder: Path = Path(__file__).parent) -> str:
     if missing := lacking(packed["needs"]):
         raise SystemExit(f"{', '.join(missing)} is not installed here, and this bundle was made without it. Install "
                          "it, or make the bundle again with it: lorakit bundle … --without (nothing after it)")
+    lent = [name for name in lacking(packed["lends"]) if name != "jupyterlab" or "ipykernel" not in sys.modules]
     wanted = "lorakit" + (f"[{','.join(packed['extras'])}]" if packed["extras"] else "") + f"=={packed['lorakit']}"
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-index",
-               "--find-links", str(folder / "wheels"), wanted, *lacking(packed["lends"])]
+               "--find-links", str(folder / "wheels"), wanted, *lent]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if done.returncode:
         raise SystemExit("\n".join(refusal(folder, packed, done.stdout)))
