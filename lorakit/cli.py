@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lorakit.errors import LorakitError
+from lorakit.machine import HELD
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -73,6 +74,19 @@ def parser() -> argparse.ArgumentParser:
     it.add_argument("what", metavar="NOTEBOOK|RUN.yaml")
     it.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), dest="parameters")
     settings(it)
+    it = command(bundle, "wheels, base, data and notebook in one folder that runs without internet, for Kaggle too")
+    it.add_argument("what", metavar="NOTEBOOK|RUN.yaml|FOLDER")
+    it.add_argument("--verify", action="store_true", help="compare the files of a bundle's FOLDER with its manifest")
+    it.add_argument("--out", metavar="FOLDER", help="else outputs/bundle/NAME")
+    it.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), dest="parameters")
+    settings(it)
+    it.add_argument("--without", nargs="*", metavar="PACKAGE",
+                    help=f"what the target has already; {', '.join(HELD)} unless named, nothing when none is")
+    it.add_argument("--extra", action="append", default=[], metavar="NAME", dest="extras",
+                    help="one of lorakit's extras that the notebook needs, such as images")
+    it.add_argument("--python", default="", metavar="3.12", help="the target's, where it is another")
+    it.add_argument("--platform", default="", metavar="manylinux_2_35_x86_64", help="likewise, as pip names it")
+    it.add_argument("--name", default="", metavar="OWNER/NAME", help="the Kaggle data set")
     it = command(evaluate, "score the base and the tuned model again, also on other rows or by other metrics")
     it.add_argument("run", metavar="RUN_DIR")
     it.add_argument("--data", help="rows to score on instead of the run's test rows")
@@ -259,6 +273,20 @@ def rehearse(options: argparse.Namespace) -> int:
     from lorakit.rehearse import rehearse as whole
 
     whole(options.what, {**_changes(options), **dict(options.parameters)})
+    return 0
+
+
+def bundle(options: argparse.Namespace) -> int:
+    from lorakit import bundle as packing
+
+    if options.verify:
+        print(packing.verify(options.what))
+        return 0
+    without = HELD if options.without is None else options.without
+    folder = packing.bundle(options.what, options.out, {**_changes(options), **dict(options.parameters)},
+                            without=without, extras=options.extras, python=options.python, platform=options.platform,
+                            name=options.name)
+    print(f"{packing.verify(folder)}\nSee {folder / 'README.md'}")
     return 0
 
 

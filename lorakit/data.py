@@ -199,7 +199,7 @@ def stream(it: Source, report: DataReport, *, columns: Mapping[str, str] | None 
             try:
                 fields = schema.convert(rename(row.fields))
                 if "media" in fields:
-                    places = _places(it, row)
+                    places = places_of(it, row)
                     fields["media"] = [media.examined(m, schema.GIVES, places) for m in fields["media"]]
                 row = row.with_fields({**fields, "columns": row.fields})
             except KeyError as error:
@@ -209,7 +209,7 @@ def stream(it: Source, report: DataReport, *, columns: Mapping[str, str] | None 
         yield row
 
 
-def _places(it: Source, row: Example) -> list[Path]:
+def places_of(it: Source, row: Example) -> list[Path]:
     """The folders that a path in a row may start from: that of its file, and that of the data."""
     top = Path(it.path) if Path(it.path).is_dir() else Path(it.path).parent
     return list(dict.fromkeys([(top.absolute().parent / row.file).parent, top]))

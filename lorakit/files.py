@@ -62,9 +62,9 @@ def whole(path: Path, cure: str = "name another output_dir, then start again: th
         raise
 
 
-def sweep(folder: Path) -> None:
-    """Removes what processes that are gone left half written."""
-    for part in list(folder.rglob("*.part*")):
+def sweep(folder: Path, names: str = "**/*") -> None:
+    """Removes what processes that are gone left half written, of files and folders named so."""
+    for part in list(folder.glob(f"{names}.part*")):
         pid = part.name.rpartition(".part")[2]
         if pid.isdigit() and not psutil.pid_exists(int(pid)):
             remove(part)

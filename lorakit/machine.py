@@ -18,6 +18,7 @@ from typing import Any
 
 PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "datasets", "accelerate", "papermill", "jupyterlab",
             "ipywidgets", "unsloth", "mlx", "mlx-lm")
+HELD = ("torch", "torchaudio", "torchvision")  # on Colab and Kaggle, built for their cards; with CUDA gigabytes
 DRIVE = "/content/drive/MyDrive"
 
 # What torchrun says to its processes; their own children are none of them.

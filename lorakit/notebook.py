@@ -44,7 +44,7 @@ def execute(notebook: str | os.PathLike, parameters: dict[str, Any], output_dir:
     refuse(path, parameters, known(path))
     import papermill
 
-    values = {name: _value(name, v) if isinstance(v, str) else v for name, v in parameters.items()}
+    values = {name: value_of(name, v) if isinstance(v, str) else v for name, v in parameters.items()}
     target = Path(output_dir) / path.stem / path.name
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -56,7 +56,7 @@ def execute(notebook: str | os.PathLike, parameters: dict[str, Any], output_dir:
     return target
 
 
-def _value(name: str, text: str) -> Any:
+def value_of(name: str, text: str) -> Any:
     """YAML's reading of a parameter; 1e-4, which YAML takes for text, as the number a notebook wants."""
     try:
         value = yaml.safe_load(text)

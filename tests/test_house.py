@@ -16,6 +16,7 @@ from lorakit import base, registry
 from lorakit.errors import BadRow, LorakitError
 from lorakit.example import Rejected
 from lorakit.models import Spec
+from lorakit.packed import FIRST_CELL
 from lorakit.run import Run
 
 ROOT = Path(__file__).parent.parent
@@ -24,10 +25,10 @@ FILES = sorted(p for p in PACKAGE.rglob("*.py") if p != PACKAGE / "__init__.py")
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 # A module imports, when it is loaded, only what stands before it. A folder is one entry.
-ORDER = """errors registry hub files processes run machine turns example media formats schemas data checks tasks
-    models base check rows batches kernels convert engines cost plan checkpoint train metrics intervals
-    evaluate record report trackers logs compare preview prepare ask prove folds finetune rescore perturb
-    card export serve launch doctor notebook over search rehearse widgets cli""".split()
+ORDER = """errors install registry hub files wheels processes run machine turns example media formats schemas
+    data checks tasks models base check rows batches kernels convert engines cost plan checkpoint train metrics
+    intervals evaluate record report trackers logs compare preview prepare ask prove folds finetune rescore perturb
+    card export serve launch doctor notebook over search rehearse packed bundle widgets cli""".split()
 
 
 def tree(path):
@@ -289,4 +290,4 @@ def test_notebook_cells_are_alive(path):
 
 
 def test_notebooks_begin_alike():
-    assert len({cells(path)[0][0] for path in NOTEBOOKS}) == 1
+    assert {cells(path)[0][0] for path in NOTEBOOKS} == {FIRST_CELL}

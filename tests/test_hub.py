@@ -11,6 +11,7 @@ from hub_stand_in import Hub
 
 from lorakit.errors import LorakitError
 from lorakit.formats import hub as hub_format
+from lorakit.formats import saved
 
 CARD = """---
 configs:
@@ -122,6 +123,20 @@ def test_parquet_with_an_image_that_stays_as_it_is(hub, online):
     expected = [{"image": {"bytes": b"\x89PNG", "path": "1.png"}, "n": 7}]
     assert online.fields("relief/images", split="test") == expected
     assert online.fields("relief/images", split="test", streaming=True) == expected
+
+
+def test_saved_for_a_machine_without_the_hub(hub, online, tmp_path):
+    hub.commit("relief/kept", {"data.csv": "text,label\nA bridge is gone.,1\nA tap drips.,0\nNobody knows.,-1\n",
+                               "README.md": CLASSES})
+    options = [{}, {"rows": 2}, {"rows": 9, "streaming": True}]
+    for each in options:
+        folder = tmp_path / str(len(str(each)))
+        online.pool.submit(hub_format.save, "relief/kept", folder, **each).result(60)
+        assert [row.fields for row in saved.read(folder)] == online.fields("relief/kept", **each)
+    assert online.fields("relief/kept")[1:] == [{"text": "A tap drips.", "label": "minor"},
+                                                {"text": "Nobody knows.", "label": None}]
+    with pytest.raises(LorakitError, match="has no split 'dev'"):
+        online.pool.submit(hub_format.save, "relief/kept", tmp_path / "no", split="dev").result(60)
 
 
 def test_subsets_and_splits(hub, online):

@@ -8,6 +8,7 @@ A row of one, as its page shows it:
 from __future__ import annotations
 
 import contextlib
+import errno
 import re
 from collections.abc import Iterator
 from itertools import islice
@@ -39,17 +40,29 @@ def read(path: str | Path, *, split: str = "train", subset: str | None = None, r
     Images and sounds stay as they are stored ({bytes, path}); a class is its name, and None where it has none.
     """
     path, row = str(path), 0
-    _check(path, rows=rows, split=split, subset=subset, revision=revision)
-    builder = _builder(path, subset, revision)
-    splits = [str(name) for name in builder.config.data_files or builder.info.splits or ()]
-    if split not in splits:
-        raise LorakitError(f"{path} has no split '{split}'{did_you_mean(split, splits)} (splits: {', '.join(splits)}). "
-                           "Name one, e.g. format: {hub: {split: test}}")
+    builder = _opened(path, split, subset, revision, rows)
     try:
         for row, fields in enumerate(islice(_dataset(builder, split, streaming), rows), 1):
             yield Example(fields, f"{path}/{split}", row)
     except Exception as error:  # of the network, the disk, Arrow, any of the readers in datasets
         raise _broken(path, split, row, builder, streaming, error) from None
+
+
+def save(path: str | Path, folder: Path, *, split: str = "train", subset: str | None = None,
+         revision: str | None = None, streaming: bool = False, rows: int | None = None) -> None:
+    """The same rows as a folder that `formats.saved` reads without the hub; `streaming` is about reading alone."""
+    path = str(path)
+    builder = _opened(path, split, subset, revision, rows)
+    try:
+        builder.download_and_prepare()
+        table = builder.as_dataset(split)
+        (table.select(range(min(rows, len(table)))) if rows else table).save_to_disk(str(folder))
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise
+        raise _broken(path, split, 0, builder, False, error) from None
+    except Exception as error:  # see `read`
+        raise _broken(path, split, 0, builder, False, error) from None
 
 
 def identity(path: str | Path, *, split: str = "train", subset: str | None = None, revision: str | None = None,
@@ -62,6 +75,17 @@ def identity(path: str | Path, *, split: str = "train", subset: str | None = Non
     commit = _builder(path, subset, revision).hash if config.HF_HUB_OFFLINE else _commit(path, revision)
     part = "/".join(name for name in (f"{path}@{commit}", subset, split) if name)
     return f"{part}[:{rows}]" if rows else part
+
+
+def _opened(path: str, split: str, subset: str | None, revision: str | None, rows: int | None) -> Any:
+    """The reader of `datasets` for a subset that has this split."""
+    _check(path, rows=rows, split=split, subset=subset, revision=revision)
+    builder = _builder(path, subset, revision)
+    splits = [str(name) for name in builder.config.data_files or builder.info.splits or ()]
+    if split not in splits:
+        raise LorakitError(f"{path} has no split '{split}'{did_you_mean(split, splits)} (splits: {', '.join(splits)}). "
+                           "Name one, e.g. format: {hub: {split: test}}")
+    return builder
 
 
 def _check(path: str, rows: Any, **names: Any) -> None:

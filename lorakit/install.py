@@ -1,0 +1,128 @@
+"""Installs lorakit from the bundle that this file lies in, without a network: copied into every bundle (`bundle.py`).
+
+    python install_lorakit.py              what the notebook's first cell does
+    python install_lorakit.py --verify     compares every file with the manifest
+
+Stands alone: Python and pip are all it needs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import re
+import subprocess
+import sys
+import sysconfig
+from importlib import metadata
+from pathlib import Path
+
+MANIFEST = "bundle.json"
+
+
+def machine() -> tuple[str, str]:
+    """("3.11", "linux_x86_64"): what compiled wheels have to fit."""
+    return "{}.{}".format(*sys.version_info), sysconfig.get_platform().replace("-", "_").replace(".", "_")
+
+
+def manifest(folder: Path) -> dict:
+    """What `lorakit bundle` noted. Ends with a sentence when it cannot be read."""
+    try:
+        found = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        return {key: found[key] for key in ("lorakit", "python", "platform", "extras", "needs", "lends", "files")}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SystemExit(f"{folder / MANIFEST}: is no manifest of a bundle ({type(error).__name__}: {error}); copy or "
+                         "upload the bundle again") from None
+
+
+def flaws(folder: Path, files: dict) -> list[str]:
+    """A line for every file that is not as it was packed."""
+    found = []
+    for name, packed in files.items():
+        path = folder / name
+        if not path.is_file():
+            found.append(f"{name}: is missing")
+        elif path.stat().st_size != packed["bytes"]:
+            found.append(f"{name}: {path.stat().st_size:,} bytes, packed were {packed['bytes']:,}")
+        elif digest(path) != packed["sha256"]:
+            found.append(f"{name}: its content is not what was packed (SHA-256)")
+    return found
+
+
+def digest(path: Path) -> str:
+    """SHA-256 in hex."""
+    with open(path, "rb") as file:
+        content = hashlib.sha256()
+        while block := file.read(1 << 20):
+            content.update(block)
+        return content.hexdigest()
+
+
+def lacking(names: list[str]) -> list[str]:
+    """Those that are not installed here."""
+    def there(name: str) -> bool:
+        try:
+            return bool(metadata.version(name))
+        except metadata.PackageNotFoundError:
+            return False
+
+    return [name for name in names if not there(name)]
+
+
+def install(folder: Path = Path(__file__).parent) -> str:
+    """Installs what lorakit lacks here, or finds too old, from the bundle's wheels alone; returns a line that says so.
+
+    Of what runs notebooks and draws in them only what is not here in any version, and no JupyterLab when a kernel asks:
+    what shows the notebook stays as it is.
+    Ends with the reason in words (`SystemExit`) when a wheel is damaged, something is missing that the bundle was made
+    without, or the wheels do not fit this Python.
+    """
+    packed = manifest(folder)
+    if broken := flaws(folder, {k: v for k, v in packed["files"].items() if k.startswith("wheels/")}):
+        raise SystemExit("\n".join([f"{folder}: wheels are damaged; copy or upload the bundle again", *broken]))
+    if missing := lacking(packed["needs"]):
+        raise SystemExit(f"{', '.join(missing)} is not installed here, and this bundle was made without it. Install "
+                         "it, or make the bundle again with it: lorakit bundle … --without (nothing after it)")
+    lent = [name for name in lacking(packed["lends"]) if name != "jupyterlab" or "ipykernel" not in sys.modules]
+    wanted = "lorakit" + (f"[{','.join(packed['extras'])}]" if packed["extras"] else "") + f"=={packed['lorakit']}"
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-index",
+               "--find-links", str(folder / "wheels"), wanted, *lent]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if done.returncode:
+        raise SystemExit("\n".join(refusal(folder, packed, done.stdout)))
+    importlib.invalidate_caches()
+    return f"{wanted} is installed from {folder}"
+
+
+def refusal(folder: Path, packed: dict, said: str) -> list[str]:
+    """pip's last words, and whether this machine is another than the one that the wheels are for."""
+    words = [f"{folder}: pip could not install lorakit from these wheels:", *said.strip().splitlines()[-6:]]
+    theirs, here = (packed["python"], packed["platform"]), machine()
+    other = kind(theirs[1]) != kind(here[1])
+    if other or theirs[0] != here[0]:
+        words.append("The wheels are for Python {} on {}, this is Python {} on {}.".format(*theirs, *here)
+                     + f" Make the bundle again: lorakit bundle … --python {here[0]}"
+                     + (" --platform …" if other else ""))
+    return words
+
+
+def kind(platform: str) -> tuple[str, bool]:
+    """System and whether it is ARM: manylinux_2_28_x86_64 is linux_x86_64."""
+    return re.sub("^many", "", platform).rstrip("0123456789")[:5], platform.endswith(("arm64", "aarch64"))
+
+
+def main(arguments: list[str], folder: Path = Path(__file__).parent) -> None:
+    if arguments not in ([], ["--verify"]):
+        raise SystemExit(f"usage: {Path(__file__).name} [--verify]")
+    if arguments:
+        files = manifest(folder)["files"]
+        if broken := flaws(folder, files):
+            raise SystemExit("\n".join([f"{folder}: {len(broken)} of {len(files)} files differ", *broken]))
+        print(f"{folder}: {len(files)} files are as they were packed")
+    else:
+        print(install(folder))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
