@@ -32,6 +32,7 @@ from lorakit.processes import Crew
 from lorakit.run import Run
 
 SERVES = tuple(base.CLASSES)  # objectives and media
+ROUNDS = True  # fake_quantization
 HEAP = 1.05  # what glibc's heap takes for each byte alive (bench/predicted.py)
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -106,12 +107,19 @@ def load(run: Run, *, adapter: str | Path | None = None, classes: Sequence[str] 
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
     check(run, model, tokenizer)
+    if run.fake_quantization != "none" and (kind is not AutoModelForCausalLM or stacks(model)):
+        raise LorakitError(f"fake_quantization={run.fake_quantization!r}: only models of words without stacked experts "
+                           f"are rounded as their export will be, and {run.model} is another; leave it out")
     if run.gradient_checkpointing:
         recompute(model, run.gradient_checkpointing)
     notes = {}
     if run.method == "lora":
         model = with_adapter(model, run, spec, adapter, heads)
-        notes["kernels"] = (kernels.install(model), "they compute what the model's own modules do")
+        form = run.fake_quantization
+        notes["kernels"] = (kernels.install(model, form), "they compute what the model's own modules do")
+        if form != "none":
+            notes["fake_quantization"] = (form, "asked for; in training and in scoring every W + s B A computes as the "
+                                                "export will round it, and so do embeddings and head")
     if shard:
         split_layers(model, where)
     machine.forget_peak()  # loading has held the files too
@@ -201,7 +209,7 @@ def skeleton(run: Run, config: Any, dtype: torch.dtype) -> Any:
         recompute(model, run.gradient_checkpointing)
     if run.method == "lora":
         model = with_adapter(model, run, base.spec(run.model), None)
-        kernels.install(model)
+        kernels.install(model, run.fake_quantization)
     return model
 
 
@@ -742,7 +750,7 @@ class TorchEngine:
         # Models that hear have a `generate` of their own, which decides about language and length.
         generate = partial(GenerationMixin.generate, self._bare()) if self.model.config.is_encoder_decoder else \
             self.model.generate
-        with self._evaluating(), self._dense_head():
+        with self._evaluating(), self._dense_head(), lora.standing():
             out = generate(
                 **self._words(ids, mask), **self._media(media), **ends, max_new_tokens=max_new_tokens, do_sample=False,
                 num_beams=1, temperature=None, top_p=None, top_k=None, repetition_penalty=1.0, no_repeat_ngram_size=0)

@@ -136,6 +136,8 @@ def export(path: str | os.PathLike, target: str, out: str | os.PathLike | None =
         measured = again(part, found, target, kind)
         bounds = module.bounds(found, kind) if hasattr(module, "bounds") else module.BOUNDS[kind]
         bounds = compared_in(tuned["in"], bounds)
+        if kind == found.run.fake_quantization:
+            tuned["exact"] = tuned["rounded"]
         content = judged(tuned, measured, bounds, f"{target} {kind}")
         content = {"target": target, "type": kind, "run": str(found.folder.path), "base": found.run.model,
                    "base_sha256": found.folder.record.get("base_sha256"), "bytes": module.size(part),
@@ -179,28 +181,35 @@ def refuse(folder: Path, module: ModuleType, found: Source, kind: str) -> None:
 def reference(found: Source) -> tuple[dict[str, Any], list[str]]:
     """What the tuned model says: in fp32 on unquantized weights, which an export is judged by, and as it was trained.
 
+    `rounded`, where it was trained for one format: in fp32 with weights as that format holds them; judges this one.
     Kept beside the run's rows for the next export of the same weights.
     """
     path, some = found.folder / "rows" / "tuned.json", found.rows
     key = "".join(sha256(f) for f in sorted(found.saved.glob("*.safetensors")))
     try:
-        kept = sound(json.loads(path.read_text(encoding="utf-8")), "key", "exact", "trained", "notes", "in")
+        kept = sound(json.loads(path.read_text(encoding="utf-8")), "key", "exact", "trained", "rounded", "notes",
+                     "in")
         if kept["key"] == key:
             return kept, kept["notes"]
     except (OSError, ValueError):
         pass
     run, notes, plain = found.run, [], unquantized(found)
-    trained = _said(found, run, some)
+    trained, held = _said(found, run, some), None
     exact = trained if plain in (run, None) else _said(found, plain, some)
     if plain is None:
         notes.append(f"there is no room for the base's unquantized weights: compared with the model in "
                      f"{run.quantization}, and what merging changes is not measured")
+    elif run.fake_quantization != "none":
+        held = trained if plain.precision == run.precision else _said(found, plain.with_(
+            fake_quantization=run.fake_quantization), some)
+        notes.append(f"tuned with its weights as {run.fake_quantization} holds them; with unrounded ones "
+                     f"{_compared(trained, exact)}")
     elif run.quantization != "none":
         notes.append(f"tuned on a base in {run.quantization}, merged into its unquantized weights: "
                      f"{_compared(trained, exact)}")
     elif plain != run:
         notes.append(f"tuned in {run.precision}, compared in fp32: {_compared(trained, exact)}")
-    content = {"key": key, "exact": exact, "trained": trained, "notes": notes,
+    content = {"key": key, "exact": exact, "trained": trained, "rounded": held, "notes": notes,
                "in": "nothing plain" if plain is None else plain.precision}
     record.write_json(path, content)
     return content, notes
@@ -211,7 +220,7 @@ def unquantized(found: Source) -> Run | None:
     room = machine.facts(found.folder.path).device_memory
     for precision, bytes_each in (("fp32", 4), (found.run.precision, 2)):
         if 1.2 * bytes_each * found.folder.record["parameters"] < room:
-            return found.run.with_(quantization="none", precision=precision)
+            return found.run.with_(quantization="none", fake_quantization="none", precision=precision)
     return None if found.run.quantization != "none" else found.run
 
 

@@ -71,7 +71,8 @@ def room(weights: int, kind: str) -> tuple[float, float]:
 
 
 def bounds(source: Source, kind: str) -> tuple[float, float]:
-    return rounded(source, BOUNDS[kind])
+    # One that was trained for these very weights differs by the 8 bits of llama.cpp's activations alone.
+    return rounded(source, BOUNDS["q8_0" if kind == source.run.fake_quantization else kind])
 
 
 def size(folder: Path) -> int:
