@@ -57,7 +57,8 @@ class Run(BaseModel):
     engine: str = "auto"  # a name from lorakit/engines/
     method: Literal["lora", "full"] = "lora"
     quantization: Literal["auto", "nf4", "int8", "affine4", "none"] = "auto"  # of the frozen base; nf4 + lora = QLoRA
-    fake_quantization: Literal["q4_0", "q8_0", "none"] = "none"  # W + sBA computes as GGUF of so many bits will hold it
+    # what an export will round its weights to: GGUF's q4_0 and q8_0, MLX's 4bit; every pass computes with such weights
+    fake_quantization: Literal["q4_0", "q8_0", "affine4", "none"] = "none"
     rank: int = Field(16, ge=1)
     alpha: float = Field(32, gt=0)  # the update is scaled by alpha / rank
     dropout: float = Field(0.0, ge=0, lt=1)  # on the input of every adapter

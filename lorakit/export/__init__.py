@@ -2,9 +2,10 @@
 
 A target is one file here. It offers `TYPES` (precisions, the first one by default), `BOUNDS` (for each of them the
 least share of equal greedy tokens and the most nats per token that it may add; `bounds(source, type)` where a model
-widens them), `room(weights, type)` -> bytes of (disk, memory), `export(source, folder, type)` -> notes,
-`size(folder)` -> bytes of weights, `load(folder, source)` -> a `Runtime`, and for the model card `USE`, a line that
-loads it, and `LIBRARY`, the hub's name of what reads it, where that is not the target's.
+widens them), `ROUNDED` where a run can have trained with a type's own weights (type -> `fake_quantization`),
+`room(weights, type)` -> bytes of (disk, memory), `export(source, folder, type)` -> notes, `size(folder)` -> bytes of
+weights, `load(folder, source)` -> a `Runtime`, and for the model card `USE`, a line that loads it, and `LIBRARY`, the
+hub's name of what reads it, where that is not the target's.
 """
 
 from __future__ import annotations
@@ -136,7 +137,7 @@ def export(path: str | os.PathLike, target: str, out: str | os.PathLike | None =
         measured = again(part, found, target, kind)
         bounds = module.bounds(found, kind) if hasattr(module, "bounds") else module.BOUNDS[kind]
         bounds = compared_in(tuned["in"], bounds)
-        if kind == found.run.fake_quantization:
+        if getattr(module, "ROUNDED", {}).get(kind) == found.run.fake_quantization:
             tuned["exact"] = tuned["rounded"]
         content = judged(tuned, measured, bounds, f"{target} {kind}")
         content = {"target": target, "type": kind, "run": str(found.folder.path), "base": found.run.model,

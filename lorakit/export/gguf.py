@@ -29,6 +29,7 @@ TYPES = ("q8_0", "f16", "f32", "q4_0", "q4_k_m", "adapter")
 BOUNDS = {"f32": DEFAULT_BOUNDS["fp32"], "f16": DEFAULT_BOUNDS["16"], "q8_0": DEFAULT_BOUNDS["8"],
           "q4_0": DEFAULT_BOUNDS["4"], "q4_k_m": DEFAULT_BOUNDS["4"], "adapter": DEFAULT_BOUNDS["fp32"]}
 BITS = {"f32": 32, "f16": 16, "q8_0": 8.5, "q4_0": 4.5, "q4_k_m": 4.9, "adapter": 32}  # per weight, scales included
+ROUNDED = {"q4_0": "q4_0", "q8_0": "q8_0"}
 MODEL, ADAPTER, MODELFILE = "model.gguf", "adapter.gguf", "Modelfile"
 
 
@@ -72,7 +73,7 @@ def room(weights: int, kind: str) -> tuple[float, float]:
 
 def bounds(source: Source, kind: str) -> tuple[float, float]:
     # One that was trained for these very weights differs by the 8 bits of llama.cpp's activations alone.
-    return rounded(source, BOUNDS["q8_0" if kind == source.run.fake_quantization else kind])
+    return rounded(source, BOUNDS["q8_0" if ROUNDED.get(kind) == source.run.fake_quantization else kind])
 
 
 def size(folder: Path) -> int:

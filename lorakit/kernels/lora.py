@@ -249,8 +249,8 @@ def install(model: Any, form: str = "none") -> Counter:
     served = {k: layer for k, layer in layers.items() if layer is not None}
     lost = next((n for n, m in model.named_modules() if form != "none" and layers.get(id(m), True) is None), None)
     if lost:
-        raise LorakitError(f"fake_quantization={form!r}: the adapter of '{lost}' is none of a plain linear layer, whose "
-                           "merged weight could be rounded; leave it out of target_modules")
+        raise LorakitError(f"fake_quantization={form!r}: the adapter of '{lost}' is not of a plain linear layer, "
+                           "whose merged weight could be rounded; leave it out of target_modules")
     found = Counter({"adapted layers": len(served), "left to PEFT": len(layers) - len(served)})
     for module in list(model.modules()):
         parts = {n: served.get(id(m)) for n, m in module.named_children()}
