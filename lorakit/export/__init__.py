@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
@@ -27,7 +28,7 @@ import numpy as np
 from lorakit import base, card, evaluate, machine, record, registry, rows
 from lorakit.data import sha256
 from lorakit.errors import LorakitError, did_you_mean
-from lorakit.evaluate import prompts
+from lorakit.evaluate import Outcome, prompts
 from lorakit.files import sound, sweep, whole
 from lorakit.record import Folder
 from lorakit.rows import Rows
@@ -67,9 +68,17 @@ class Source:
     @property
     def rows(self) -> Rows:
         """Test rows, or the first training rows where those are few."""
-        sets, _ = rows.read(self.folder / "rows")
-        test = sets.get("test")
-        return (test if test is not None and len(test) >= ENOUGH else sets["train"]).first(ROWS)
+        test = self.sets.get("test")
+        return (test if test is not None and len(test) >= ENOUGH else self.sets["train"]).first(ROWS)
+
+    @cached_property
+    def sets(self) -> dict[str, Rows]:
+        return rows.read(self.folder / "rows")[0]
+
+    @property
+    def longest(self) -> int:
+        """Tokens of its longest row."""
+        return max(int(some.lengths.max()) for some in self.sets.values())
 
 
 def source(path: str | os.PathLike, **options: Any) -> Source:
@@ -278,6 +287,21 @@ def measure(part: Path, found: Source, target: str) -> dict[str, Any]:
     return {"answers": answers, "nats": nats, "tokens_per_second": _speed(answers, seconds), **more}
 
 
+def tested(folder: str | os.PathLike) -> Outcome:
+    """What an exported model makes of every test row of its run, in its own runtime: losses without answers.
+
+    Raises `LorakitError` where there are no test rows.
+    """
+    content = read(folder)
+    found = source(content["run"])
+    if "test" not in found.sets:
+        raise LorakitError(f"{content['run']}: has no test rows that {folder} could be scored on")
+    runtime, test = registry.load("export", content["target"]).load(Path(folder), found), found.sets["test"]
+    sums = [[runtime.nats(row["ids"].tolist(), [bool(t) for t in row["targets"]]), row["targets"].sum(), np.nan]
+            for row in test]
+    return Outcome(np.array(sums, dtype=np.float64), [None] * len(test), test.sources)
+
+
 def perplexity(said: dict[str, Any], targets: Sequence[float] | None = None) -> float:
     return math.exp(min(700.0, sum(said["nats"]) / max(1.0, sum(targets or said["targets"]))))
 
@@ -337,7 +361,7 @@ def read(folder: str | os.PathLike) -> dict[str, Any]:
     """`export.json` of an exported folder. Raises `LorakitError` where there is none."""
     try:
         content = json.loads((Path(folder) / RECORD).read_text(encoding="utf-8"))
-        return sound(content, "target", "type", "bytes", "agreement", "perplexity", "tokens_per_second", "notes")
+        return sound(content, "target", "type", "run", "bytes", "agreement", "perplexity", "tokens_per_second", "notes")
     except (OSError, ValueError) as error:
         raise LorakitError(f"{folder}: holds no export ({error}); make one: lorakit export RUN_DIR --to …") from None
 
