@@ -75,7 +75,8 @@ def memory(run: Run, of: Shape | None = None) -> dict[str, int]:
         extra = trained * (4 + moments)
     else:
         weights, extra = frozen(run, of), of.adapter * (4 + 4 + moments)
-    parts = {"weights": weights, "trained": extra, "working": working(run, of)}
+    rounded = of.linear * BYTES.get(run.precision, 4) if run.fake_quantization != "none" else 0  # kept while it answers
+    parts = {"weights": weights, "trained": extra, "working": max(working(run, of), rounded)}
     return {k: int(v) for k, v in {**parts, "total": sum(parts.values())}.items()}
 
 

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from lorakit import base, kernels, machine, processes
-from lorakit.engines.torch.adapter import beside_layers, inside, new_heads, with_adapter
+from lorakit.engines.torch.adapter import beside_layers, inside, new_heads, stacks, with_adapter
 from lorakit.engines.torch.engine import DTYPES, TorchEngine
 from lorakit.engines.torch.layers import recompute, split_layers
 from lorakit.errors import LorakitError
@@ -26,6 +26,7 @@ from lorakit.processes import Crew
 from lorakit.run import Run
 
 SERVES = tuple(base.CLASSES)  # objectives and media
+ROUNDS = True  # fake_quantization
 HEAP = 1.05  # what glibc's heap takes for each byte alive (bench/predicted.py)
 
 
@@ -99,12 +100,19 @@ def load(run: Run, *, adapter: str | Path | None = None, classes: Sequence[str] 
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
     check(run, model, tokenizer)
+    if run.fake_quantization != "none" and (kind is not AutoModelForCausalLM or stacks(model)):
+        raise LorakitError(f"fake_quantization={run.fake_quantization!r}: only models of words without stacked experts "
+                           f"are rounded as their export will be, and {run.model} is another; leave it out")
     if run.gradient_checkpointing:
         recompute(model, run.gradient_checkpointing)
     notes = {}
     if run.method == "lora":
         model = with_adapter(model, run, spec, adapter, heads)
-        notes["kernels"] = (kernels.install(model), "they compute what the model's own modules do")
+        form = run.fake_quantization
+        notes["kernels"] = (kernels.install(model, form), "they compute what the model's own modules do")
+        if form != "none":
+            notes["fake_quantization"] = (form, "asked for; in training and in scoring every W + s B A computes as the "
+                                                "export will round it, and so do embeddings and head")
     if shard:
         split_layers(model, where)
     machine.forget_peak()  # loading has held the files too
@@ -197,5 +205,5 @@ def skeleton(run: Run, config: Any, dtype: torch.dtype) -> Any:
         recompute(model, run.gradient_checkpointing)
     if run.method == "lora":
         model = with_adapter(model, run, base.spec(run.model), None)
-        kernels.install(model)
+        kernels.install(model, run.fake_quantization)
     return model

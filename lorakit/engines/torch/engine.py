@@ -413,7 +413,7 @@ class TorchEngine:
         # Models that hear have a `generate` of their own, which decides about language and length.
         generate = partial(GenerationMixin.generate, self._bare()) if self.model.config.is_encoder_decoder else \
             self.model.generate
-        with self._evaluating(), self._dense_head():
+        with self._evaluating(), self._dense_head(), lora.standing():
             out = generate(
                 **self._words(ids, mask), **self._media(media), **ends, max_new_tokens=max_new_tokens, do_sample=False,
                 num_beams=1, temperature=None, top_p=None, top_k=None, repetition_penalty=1.0, no_repeat_ngram_size=0)
