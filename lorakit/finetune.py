@@ -237,7 +237,8 @@ def finished(run: Run, folder: Folder, prepared: Prepared) -> bool:
 
 
 def method(run: Run) -> str:
-    names = {"nf4": "QLoRA (NF4)", "int8": "LoRA (int8 base)", "affine4": "QLoRA (affine 4-bit)", "none": "LoRA"}
+    names = {"nf4": "QLoRA (NF4)", "int8": "LoRA (int8 base)", "fp8": "LoRA (FP8 base)",
+             "affine4": "QLoRA (affine 4-bit)", "none": "LoRA"}
     return names[run.quantization] if run.method == "lora" else "full fine-tuning"
 
 

@@ -68,11 +68,29 @@ class Adapted:
         state = getattr(layer.weight, "quant_state", None) or getattr(layer, "quant_state", None)
         return layer.weight.to(dtype) if state is None else dequantized(layer.weight.data.view(-1, 1), state).to(dtype)
 
-    def forward(self, x: torch.Tensor, a: torch.Tensor, b: torch.Tensor, seen: torch.Tensor | None = None
-                ) -> tuple[torch.Tensor, torch.Tensor]:
+    def read(self, x: torch.Tensor) -> Any:
+        """What layers that multiply by themselves (`fp8`) need of x, for all that have the same input; else None."""
+        layer = self.module.get_base_layer()
+        return layer.read(x) if hasattr(layer, "read") else None
+
+    def product(self, x: torch.Tensor, read: Any = None) -> torch.Tensor:
+        """x Wᵀ + bias"""
+        layer = self.module.get_base_layer()
+        if hasattr(layer, "read"):
+            return layer.product(x, read)
+        return linear(x, self.weight(x.dtype), None if layer.bias is None else layer.bias.to(x.dtype))
+
+    def product_back(self, dy: torch.Tensor, into: torch.Tensor | None = None) -> torch.Tensor:
+        """dy W, added to `into`"""
+        layer = self.module.get_base_layer()
+        if hasattr(layer, "read"):
+            return layer.product_back(dy) if into is None else into.add_(layer.product_back(dy))
+        return dy @ self.weight(dy.dtype) if into is None else into.addmm_(dy, self.weight(dy.dtype))
+
+    def forward(self, x: torch.Tensor, a: torch.Tensor, b: torch.Tensor, seen: torch.Tensor | None = None,
+                read: Any = None) -> tuple[torch.Tensor, torch.Tensor]:
         """x (N, in) -> y (N, out) and x Aᵀ (N, r); `seen`: what the adapter sees in place of x."""
-        bias = self.module.get_base_layer().bias
-        y = linear(x, self.weight(x.dtype), None if bias is None else bias.to(x.dtype))
+        y = self.product(x, read)
         low = (x if seen is None else seen) @ a.t().to(x.dtype)
         return y.addmm_(low, b.t().to(x.dtype), alpha=self.scale), low
 
@@ -88,8 +106,7 @@ class Adapted:
     def backward(self, dy: torch.Tensor, x: torch.Tensor, low: torch.Tensor, a: torch.Tensor, b: torch.Tensor,
                  into: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """The gradients of x (added to `into`), A and B."""
-        dlow, weight = self.back_low(dy, b), self.weight(dy.dtype)
-        dx = dy @ weight if into is None else into.addmm_(dy, weight)
+        dlow, dx = self.back_low(dy, b), self.product_back(dy, into)
         return dx.addmm_(dlow, a.to(dy.dtype)), *self.back_adapter(dy, dlow, x, low, a.dtype)
 
 
@@ -149,7 +166,7 @@ class _Dropped(torch.autograd.Function):
     def backward(ctx, dy):
         dropped, low, a, b = ctx.saved_tensors
         dlow = ctx.layer.back_low(dy, b)
-        return (dy @ ctx.layer.weight(dy.dtype), dlow @ a.to(dy.dtype),
+        return (ctx.layer.product_back(dy), dlow @ a.to(dy.dtype),
                 *ctx.layer.back_adapter(dy, dlow, dropped, low, a.dtype), None)
 
 
@@ -160,8 +177,9 @@ class _Together(torch.autograd.Function):
     def forward(ctx, x, layers, *pairs):
         ctx.layers, out, lows = layers, [], []
         with torch.autocast(x.device.type, enabled=False):
+            read = layers[0].read(x)
             for layer, a, b in zip(layers, pairs[::2], pairs[1::2], strict=True):
-                y, low = layer.forward(x, a, b)
+                y, low = layer.forward(x, a, b, read=read)
                 out.append(y)
                 lows.append(low)
         ctx.save_for_backward(x, *lows, *pairs)
@@ -185,8 +203,9 @@ class _Gated(torch.autograd.Function):
     def forward(ctx, x, layers, act, *pairs):
         gate, up, down = layers
         with torch.autocast(x.device.type, enabled=False):
-            e, low_e = gate.forward(x, *pairs[0:2])
-            g, low_g = up.forward(x, *pairs[2:4])
+            read = gate.read(x)
+            e, low_e = gate.forward(x, *pairs[0:2], read=read)
+            g, low_g = up.forward(x, *pairs[2:4], read=read)
             y, low = down.forward(gated.forward(e, g, act), *pairs[4:6])
         ctx.save_for_backward(x, e, g, low_e, low_g, low, *pairs)
         ctx.layers, ctx.act = layers, act
@@ -199,7 +218,7 @@ class _Gated(torch.autograd.Function):
         dy = dy.contiguous()
         a, b = pairs[4:6]
         dlow = down.back_low(dy, b)
-        dh = (dy @ down.weight(dy.dtype)).addmm_(dlow, a.to(dy.dtype))
+        dh = down.product_back(dy).addmm_(dlow, a.to(dy.dtype))
         h, de, dg = gated.backward(dh, e, g, ctx.act)
         da_down, db_down = down.back_adapter(dy, dlow, h, low, a.dtype)
         del h, dh
