@@ -112,7 +112,7 @@ def fp8_units():
 @pytest.mark.skipif(not fp8_units(), reason="no FP8 units")
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_fp8(base, precision):
-    """Lossy: the curve stays near, packed and padded agree, gradients' cosine is 0.98; products are the plain form's."""
+    """Lossy: the curve stays near, packed and padded agree, cosines are 0.98; products are the plain form's."""
     rows = learnable(64)
     plain, _ = curve(base, rows)
     first, _ = curve(base, rows, quantization="fp8", precision=precision)
