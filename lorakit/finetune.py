@@ -237,7 +237,8 @@ def finished(run: Run, folder: Folder, prepared: Prepared) -> bool:
 
 
 def method(run: Run) -> str:
-    names = {"nf4": "QLoRA (NF4)", "int8": "LoRA (int8 base)", "affine4": "QLoRA (affine 4-bit)", "none": "LoRA"}
+    names = {"nf4": "QLoRA (NF4)", "int8": "LoRA (int8 base)", "fp8": "LoRA (FP8 base)",
+             "affine4": "QLoRA (affine 4-bit)", "none": "LoRA"}
     aware = "" if run.fake_quantization == "none" else f", quantization-aware ({run.fake_quantization})"
     return names[run.quantization] + aware if run.method == "lora" else "full fine-tuning"
 

@@ -166,6 +166,10 @@ def first(run: Run, facts: Facts) -> None:
 
 def engine(run: Run, facts: Facts, spec: Spec) -> tuple[str, str]:
     """The one asked for; else of those that serve here the one that suits this machine best, by its own word."""
+    old = next((c for c in facts.cards if not c.fp8), None)
+    if run.quantization == "fp8" and old:
+        raise LorakitError(f"quantization='fp8' needs a card of compute capability 8.9 or later (Ada, Hopper), and "
+                           f"{old.name} has {'.'.join(map(str, old.capability))}; use nf4 or none")
     modules = registry.modules("engines") if run.engine == "auto" else {
         run.engine: registry.load("engines", run.engine)}
     reasons = {name: module.fits(facts, spec) or unserved(module, run.task) or (

@@ -356,6 +356,7 @@ def test_nf4_is_nf4_with_double_quantization(base):
 VARIANTS = {
     "lora": {}, "rslora": {"use_rslora": True}, "dora": {"use_dora": True},
     "full": {"method": "full"}, "nf4": {"quantization": "nf4"}, "int8": {"quantization": "int8"},
+    "fp8": {"quantization": "fp8"},
     "nf4 dora": {"quantization": "nf4", "use_dora": True}, "bf16": {"precision": "bf16"},
     "full bf16": {"method": "full", "precision": "bf16"}, "nf4 bf16": {"quantization": "nf4", "precision": "bf16"},
     "checkpointing": {"gradient_checkpointing": True}, "padded": {"packing": False},

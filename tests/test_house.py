@@ -25,7 +25,7 @@ FILES = sorted(p for p in PACKAGE.rglob("*.py") if p != PACKAGE / "__init__.py")
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 # A module imports, when it is loaded, only what stands before it. A folder is one entry.
-ORDER = """errors install registry hub files wheels processes run machine turns example media formats schemas
+ORDER = """errors install registry hub files wheels processes run machine turns example media formats schemas near
     data checks tasks models base check rows batches kernels convert engines cost plan checkpoint train metrics
     intervals evaluate record report trackers logs compare preview prepare ask prove folds finetune rescore perturb
     card export serve launch doctor notebook over search rehearse packed bundle widgets cli""".split()

@@ -14,6 +14,7 @@ from tuned import content, shrunken, tuned_run
 import lorakit
 from lorakit import cost, kernels, plan, registry
 from lorakit.engines import torch as engines
+from lorakit.engines.torch.engine import coarse_zero
 from lorakit.errors import LorakitError
 from lorakit.kernels import lora, rounding
 from lorakit.kernels.rounding import rounded
@@ -63,7 +64,7 @@ def test_a_matrix_is_rounded_as_it_is_packed(form, scale, width):
     weight *= np.float32(scale)
     expected = read_back(weight, form)
     assert np.array_equal(rounded(torch.from_numpy(weight), form), expected) and len(np.unique(expected)) > 50
-    with engines.coarse_zero():
+    with coarse_zero():
         assert np.array_equal(rounded(torch.from_numpy(weight), form), expected)
 
 

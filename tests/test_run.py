@@ -23,6 +23,8 @@ CONTRADICTIONS = [
     dict(fake_quantization="q8_0", quantization="nf4"),
     dict(fake_quantization="affine4", use_dora=True),
     dict(fake_quantization="q4_0", dropout=0.1),
+    dict(use_dora=True, quantization="fp8"),
+    dict(shard=True, quantization="fp8"),
     dict(micro_batch_size=16, global_batch_size=8),
     dict(micro_batch_tokens=512, max_length=513),
 ]

@@ -92,14 +92,34 @@ class Adapted:
             kept[id(self)] = found
         return found
 
-    def forward(self, x: torch.Tensor, a: torch.Tensor, b: torch.Tensor, seen: torch.Tensor | None = None
-                ) -> tuple[torch.Tensor, torch.Tensor]:
+    def read(self, x: torch.Tensor) -> Any:
+        """What layers that multiply by themselves (`fp8`) need of x, for all that have the same input; else None."""
+        layer = self.module.get_base_layer()
+        return layer.read(x) if hasattr(layer, "read") else None
+
+    def product(self, x: torch.Tensor, read: Any = None) -> torch.Tensor:
+        """x Wᵀ + bias"""
+        layer = self.module.get_base_layer()
+        return layer.product(x, read) if hasattr(layer, "read") else linear(x, self.weight(x.dtype), self.bias(x.dtype))
+
+    def product_back(self, dy: torch.Tensor, into: torch.Tensor | None = None) -> torch.Tensor:
+        """dy W, added to `into`"""
+        layer = self.module.get_base_layer()
+        if hasattr(layer, "read"):
+            return layer.product_back(dy) if into is None else into.add_(layer.product_back(dy))
+        return through(dy, self.weight(dy.dtype), into)
+
+    def bias(self, dtype: torch.dtype) -> torch.Tensor | None:
+        found = self.module.get_base_layer().bias
+        return None if found is None else found.to(dtype)
+
+    def forward(self, x: torch.Tensor, a: torch.Tensor, b: torch.Tensor, seen: torch.Tensor | None = None,
+                read: Any = None) -> tuple[torch.Tensor, torch.Tensor]:
         """x (N, in) -> y (N, out) and x Aᵀ (N, r); `seen`: what the adapter sees in place of x."""
-        bias = self.module.get_base_layer().bias
-        bias, low = None if bias is None else bias.to(x.dtype), (x if seen is None else seen) @ a.t().to(x.dtype)
+        low = (x if seen is None else seen) @ a.t().to(x.dtype)
         if self.form != "none":
-            return linear(x, self.merged(a, b, x.dtype), bias), low
-        return linear(x, self.weight(x.dtype), bias).addmm_(low, b.t().to(x.dtype), alpha=self.scale), low
+            return linear(x, self.merged(a, b, x.dtype), self.bias(x.dtype)), low
+        return self.product(x, read).addmm_(low, b.t().to(x.dtype), alpha=self.scale), low
 
     def back_low(self, dy: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         """The gradient of x Aᵀ, (N, r)."""
@@ -108,10 +128,9 @@ class Adapted:
     def back_input(self, dy: torch.Tensor, dlow: torch.Tensor, a: torch.Tensor, b: torch.Tensor,
                    into: torch.Tensor | None = None) -> torch.Tensor:
         """The gradient of x, added to `into`. A rounded weight is made again: that takes less than to keep it."""
-        exact = self.form == "none"
-        weight = self.weight(dy.dtype) if exact else self.merged(a, b, dy.dtype)
-        dx = dy @ weight if into is None else into.addmm_(dy, weight)
-        return dx.addmm_(dlow, a.to(dy.dtype)) if exact else dx
+        if self.form != "none":
+            return through(dy, self.merged(a, b, dy.dtype), into)
+        return self.product_back(dy, into).addmm_(dlow, a.to(dy.dtype))
 
     def back_adapter(self, dy: torch.Tensor, dlow: torch.Tensor, x: torch.Tensor, low: torch.Tensor, dtype: torch.dtype
                      ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -123,6 +142,11 @@ class Adapted:
         """The gradients of x (added to `into`), A and B."""
         dlow = self.back_low(dy, b)
         return self.back_input(dy, dlow, a, b, into), *self.back_adapter(dy, dlow, x, low, a.dtype)
+
+
+def through(dy: torch.Tensor, weight: torch.Tensor, into: torch.Tensor | None) -> torch.Tensor:
+    """dy (N, out) times (out, in), added to `into`."""
+    return dy @ weight if into is None else into.addmm_(dy, weight)
 
 
 _room: dict[tuple[torch.device, torch.dtype], torch.Tensor] = {}
@@ -181,7 +205,7 @@ class _Dropped(torch.autograd.Function):
     def backward(ctx, dy):
         dropped, low, a, b = ctx.saved_tensors
         dlow = ctx.layer.back_low(dy, b)
-        return (dy @ ctx.layer.weight(dy.dtype), dlow @ a.to(dy.dtype),
+        return (ctx.layer.product_back(dy), dlow @ a.to(dy.dtype),
                 *ctx.layer.back_adapter(dy, dlow, dropped, low, a.dtype), None)
 
 
@@ -192,8 +216,9 @@ class _Together(torch.autograd.Function):
     def forward(ctx, x, layers, *pairs):
         ctx.layers, out, lows = layers, [], []
         with torch.autocast(x.device.type, enabled=False):
+            read = layers[0].read(x)
             for layer, a, b in zip(layers, pairs[::2], pairs[1::2], strict=True):
-                y, low = layer.forward(x, a, b)
+                y, low = layer.forward(x, a, b, read=read)
                 out.append(y)
                 lows.append(low)
         ctx.save_for_backward(x, *lows, *pairs)
@@ -217,8 +242,9 @@ class _Gated(torch.autograd.Function):
     def forward(ctx, x, layers, act, *pairs):
         gate, up, down = layers
         with torch.autocast(x.device.type, enabled=False):
-            e, low_e = gate.forward(x, *pairs[0:2])
-            g, low_g = up.forward(x, *pairs[2:4])
+            read = gate.read(x)
+            e, low_e = gate.forward(x, *pairs[0:2], read=read)
+            g, low_g = up.forward(x, *pairs[2:4], read=read)
             y, low = down.forward(gated.forward(e, g, act), *pairs[4:6])
         ctx.save_for_backward(x, e, g, low_e, low_g, low, *pairs)
         ctx.layers, ctx.act = layers, act

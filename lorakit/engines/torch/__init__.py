@@ -19,12 +19,13 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from lorakit import base, kernels, machine, processes
 from lorakit.engines.torch.adapter import beside_layers, inside, new_heads, stacks, with_adapter
 from lorakit.engines.torch.engine import DTYPES, TorchEngine
-from lorakit.engines.torch.layers import recompute, split_layers
+from lorakit.engines.torch.layers import in_fp8, recompute, split_layers
 from lorakit.errors import LorakitError
 from lorakit.kernels import attention, loss, simulate
 from lorakit.processes import Crew
 from lorakit.run import Run
 
+BITSANDBYTES = ("nf4", "int8")
 SERVES = tuple(base.CLASSES)  # objectives and media
 ROUNDS = True  # fake_quantization
 HEAP = 1.05  # what glibc's heap takes for each byte alive (bench/predicted.py)
@@ -48,7 +49,9 @@ def suits(facts: Any) -> tuple[int, str]:
 def forms(facts: Any) -> tuple[str, ...]:
     """What it can keep a frozen base in, the smallest first: on Apple's GPU bitsandbytes computes since 0.50."""
     here = tuple(map(int, re.findall(r"\d+", facts.packages.get("bitsandbytes", "0.0"))[:2]))
-    return ("none",) if facts.mps and here < (0, 50) else ("nf4", "int8", "none")
+    if facts.mps:
+        return ("none",) if here < (0, 50) else ("nf4", "int8", "none")
+    return ("nf4", "int8", "fp8", "none")  # without FP8 units the same numbers, slowly: for rehearsal
 
 
 def device(crew: Crew) -> torch.device:
@@ -76,7 +79,7 @@ def load(run: Run, *, adapter: str | Path | None = None, classes: Sequence[str] 
     }
     if classes:
         options |= {"config": config, "ignore_mismatched_sizes": True}
-    if run.quantization != "none":
+    if run.quantization in BITSANDBYTES:
         options |= {"quantization_config": quantization(run.quantization, dtype, [*spec.unquantized, *heads]),
                     "device_map": {"": where}}
     tokenizer, processor, _ = base.reader(run.model, config)
@@ -93,7 +96,7 @@ def load(run: Run, *, adapter: str | Path | None = None, classes: Sequence[str] 
         raise LorakitError(f"{source}: the files lack {len(lost)} of the model's tensors, which would be random: "
                            f"'{lost[0]}', …; download it again, or name the model that they belong to")
     shard = run.shard and crew.size > 1
-    if run.quantization == "none" and not shard:
+    if run.quantization not in BITSANDBYTES and not shard:
         model.to(where)
     for module in model.modules():
         # An evaluation on avx512_bf16 CPUs repacks 4-bit weights in place; gradients are wrong from then on.
@@ -105,7 +108,7 @@ def load(run: Run, *, adapter: str | Path | None = None, classes: Sequence[str] 
                            f"are rounded as their export will be, and {run.model} is another; leave it out")
     if run.gradient_checkpointing:
         recompute(model, run.gradient_checkpointing)
-    notes = {}
+    notes = {"fp8": in_fp8(model, where, [*spec.unquantized, *heads])} if run.quantization == "fp8" else {}
     if run.method == "lora":
         model = with_adapter(model, run, spec, adapter, heads)
         form = run.fake_quantization
@@ -203,6 +206,8 @@ def skeleton(run: Run, config: Any, dtype: torch.dtype) -> Any:
                                                  dtype=torch.float32 if run.method == "full" else dtype)
     if run.gradient_checkpointing:
         recompute(model, run.gradient_checkpointing)
+    if run.quantization == "fp8":
+        in_fp8(model, torch.device("cpu"), base.spec(run.model).unquantized)
     if run.method == "lora":
         model = with_adapter(model, run, base.spec(run.model), None)
         kernels.install(model, run.fake_quantization)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from lorakit.errors import LorakitError
+from lorakit.kernels import fp8
 
 
 def layers(model: Any) -> list[torch.nn.Module]:
@@ -48,3 +50,13 @@ def split_layers(model: Any, where: torch.device) -> None:
 def full(tensor: torch.Tensor) -> torch.Tensor:
     """All of a tensor that may be spread over the processes. All must call it."""
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+
+
+def in_fp8(model: Any, where: torch.device, whole: Sequence[str]) -> tuple[str, str]:
+    """Puts the frozen layers into FP8 -> how many, and who multiplies. Raises `LorakitError` on a card that cannot."""
+    why = fp8.tried(where)
+    if why and where.type == "cuda":
+        raise LorakitError(f"quantization='fp8': torch {torch.__version__} cannot multiply it on "
+                           f"{torch.cuda.get_device_name(where)} ({why}); use nf4 or none")
+    return fp8.install(model, layers(model)[0], whole), "by FP8 units" if where.type == "cuda" else (
+        "there are no FP8 units here: the same numbers, slowly, good for a rehearsal")
