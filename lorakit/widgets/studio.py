@@ -32,6 +32,10 @@ STYLE = """<style>
 .lk-good{border-left:4px solid #15803d;padding-left:.6rem}.lk-error{border-left:4px solid #b91c1c;padding-left:.6rem}
 .lk-quiet{opacity:.75}.lk-scroll{overflow-x:auto;max-width:100%}.lk-download{text-decoration:underline}
 .lorakit-studio pre{white-space:pre-wrap;overflow-wrap:anywhere;max-height:24rem;overflow-y:auto}
+.lk-drop label{display:block;position:relative;padding:1.2rem;text-align:center;border:2px dashed rgba(128,128,128,.7);
+border-radius:6px}.lk-drop input{position:absolute;inset:0;width:100%;opacity:0;cursor:pointer}
+.lk-drop label:focus-within,.lk-drop label:hover,.lk-drop .lk-over{outline:2px solid #2563eb;border-color:transparent}
+.lk-drop progress{width:min(30rem,60%);margin-right:1rem}
 .lorakit-studio table{border-collapse:collapse;font-variant-numeric:tabular-nums}
 .lorakit-studio caption{text-align:left;opacity:.75}
 .lorakit-studio td,.lorakit-studio th{border-bottom:1px solid rgba(128,128,128,.35);padding:.2rem .6rem;text-align:left;
@@ -95,6 +99,9 @@ class Studio:
     def say(self, text: str, kind: str = "said") -> None:
         self.message.value = f'<div role="status">{words(text, kind)}</div>'
 
+    def refused(self, error: str) -> None:
+        self.say(error, "error")
+
     def put(self, widget: widgets.HTML, value: str) -> None:
         """Changes what is shown where it changed: nothing is sent for the same."""
         if widget.value != value:
@@ -116,7 +123,7 @@ class Studio:
             return True if found is None else found
         except (LorakitError, OSError) as error:
             if where is None:
-                self.say(str(error), "error")
+                self.refused(str(error))
             else:
                 where.value = words(error, "error")
             return None
@@ -124,7 +131,7 @@ class Studio:
     def later(self, work: Callable[[], Any], then: Callable[[Any], Any], failed: Callable[[str], Any] | None = None
               ) -> threading.Thread:
         """Does what takes long beside the page, then shows what came of it."""
-        failed = failed or (lambda error: self.say(error, "error"))
+        failed = failed or self.refused
 
         def run() -> None:
             try:
