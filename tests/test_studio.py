@@ -132,7 +132,7 @@ def zone(at, monkeypatch):
     from lorakit.widgets.drop import Drop
 
     answers, came, said = [], [], []
-    drop = Drop(at.incoming, lambda incoming: came.append(at.keep(incoming).data), said.append, lambda: None)
+    drop = Drop(at.incoming, lambda incoming: came.append(at.keep(incoming).data), said.append)
     monkeypatch.setattr(drop, "send", answers.append)
 
     def message(mark, step, buffers=(), **more):

@@ -72,7 +72,6 @@ export default () => {
       progress.value = share ?? 0;
     };
     views.add(view);
-    model.send({ step: "here" });
     return () => views.delete(view);
   }
 

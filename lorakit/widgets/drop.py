@@ -20,22 +20,19 @@ ENDED = {"stop": "cancelled", "unread": "the browser cannot read it; is it a fol
 
 class Drop(anywidget.AnyWidget):
     """`begin(name, size)` opens an upload, `came(incoming)` takes one whose pieces are all there, `refused(words)` says
-    why not, `here()` is called when a browser shows the zone."""
+    why not."""
 
     _esm = Path(__file__).with_name("drop.js").read_text(encoding="utf-8")
     accept = traitlets.Unicode().tag(sync=True)
 
     def __init__(self, begin: Callable[[str, int], Incoming], came: Callable[[Incoming], Any],
-                 refused: Callable[[str], Any], here: Callable[[], Any], **more: Any):
+                 refused: Callable[[str], Any], **more: Any):
         super().__init__(**more)
-        self._begin, self._came, self._refused, self._here = begin, came, refused, here
+        self._begin, self._came, self._refused = begin, came, refused
         self._open: dict[str, tuple[Incoming, float]] = {}  # with the time of the last piece
         self.on_msg(lambda _, message, buffers: self._message(message, buffers))
 
     def _message(self, message: dict, buffers: list[memoryview]) -> None:
-        if message.get("step") == "here":
-            self._here()
-            return
         mark = str(message.get("id"))[:80]
         try:
             self._step(mark, message, buffers)

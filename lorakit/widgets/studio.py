@@ -35,6 +35,7 @@ STYLE = """<style>
 .lk-drop label{display:block;position:relative;padding:1.2rem;text-align:center;border:2px dashed rgba(128,128,128,.7);
 border-radius:6px}.lk-drop input{position:absolute;inset:0;width:100%;opacity:0;cursor:pointer}
 .lk-drop label:focus-within,.lk-drop label:hover,.lk-drop .lk-over{outline:2px solid #2563eb;border-color:transparent}
+.lorakit-studio:has(.lk-drop) .lk-whole{display:none}
 .lk-drop progress{width:min(30rem,60%);margin-right:1rem}
 .lorakit-studio table{border-collapse:collapse;font-variant-numeric:tabular-nums}
 .lorakit-studio caption{text-align:left;opacity:.75}

@@ -27,8 +27,7 @@ class Tab:
         self.upload = widgets.FileUpload(accept=accept, multiple=True, description="Upload a file",
                                          layout=widgets.Layout(width="auto"))
         self.upload.observe(self.received, "value")
-        calls = self.begin, self.came, self.studio.refused, self.here
-        self.zone = [Drop(*calls, accept=accept)] if Drop else []
+        self.zone = [Drop(self.begin, self.came, self.studio.refused, accept=accept)] if Drop else []
         self.path = widgets.Combobox(description="Or a path", placeholder="data/rows.csv, owner/name of the hub",
                                      ensure_option=False, continuous_update=False, style=WIDE, layout=layout())
         self.role = widgets.Dropdown(description="Columns", options=list(ROLES), style=WIDE, layout=layout())
@@ -41,10 +40,12 @@ class Tab:
         self.leave = button("Leave unusable rows out", self.left_out,
                             help="Writes a copy without them, beside the uploads; the file itself stays")
         limit = f"CSV, TSV, JSON, JSON Lines, text, Parquet, each also as .gz; at most {uploads.LIMIT / 1e6:.0f} MB."
-        self.whole = widgets.HTML(words("By this button a file travels in one message, of which Jupyter takes 10 MB; "
-                                        "name the path of a larger one below, or install anywidget.", "quiet"))
+        small = ("A file sent by this button travels in one message, and Jupyter takes 10 MB; name the path of a larger "
+                 "one, or install anywidget.")
+        whole = line(self.upload, widgets.HTML(words(small, "quiet")))
+        whole.add_class("lk-whole")  # a page that shows the zone hides it
         self.box = widgets.VBox([
-            *self.zone, line(self.upload, self.whole), widgets.HTML(words(limit, "quiet")),
+            *self.zone, whole, widgets.HTML(words(limit, "quiet")),
             line(self.path, button("Use this file", self.named)), self.role, *self.parts,
             line(button("Check", self.check, "primary"), self.leave), self.found, self.rows, self.picture])
 
@@ -60,10 +61,6 @@ class Tab:
         for file in files:
             if self.studio.tried(lambda file=file: self.desk.receive(*file)):
                 self.arrived()
-
-    def here(self) -> None:
-        """A browser shows the zone: the button is not needed."""
-        self.upload.layout.display = self.whole.layout.display = "none"
 
     def begin(self, name: str, size: int) -> uploads.Incoming:
         found = self.desk.incoming(name, size)
