@@ -84,7 +84,7 @@ test-floor: .venv-floor/.ready  ## with the lowest versions that pyproject.toml 
 test-widgets7: env  ## the studio and the panel with ipywidgets 7.7, which Colab holds; in JupyterLab too
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .widgets7 \
 	  "ipywidgets==7.7.*" "jupyterlab_widgets==1.*" "ipython_genutils==0.2.*"
-	PYTHONPATH=.:.widgets7 JUPYTER_PATH=$(CURDIR)/.widgets7/share/jupyter $(BIN)/python -m pytest \
+	PYTHONPATH=$(CURDIR):$(CURDIR)/.widgets7 JUPYTER_PATH=$(CURDIR)/.widgets7/share/jupyter $(BIN)/python -m pytest \
 	  tests/test_panel.py tests/test_studio.py tests/test_studio_browser.py -k "not voila and not narrow and not keyboard"
 
 lint: env

@@ -40,8 +40,8 @@ class Tab:
         self.leave = button("Leave unusable rows out", self.left_out,
                             help="Writes a copy without them, beside the uploads; the file itself stays")
         limit = f"CSV, TSV, JSON, JSON Lines, text, Parquet, each also as .gz; at most {uploads.LIMIT / 1e6:.0f} MB."
-        small = ("A file sent by this button travels in one message, and Jupyter takes 10 MB; name the path of a larger "
-                 "one, or install anywidget.")
+        small = ("A file sent by this button travels in one message, and Jupyter takes 10 MB; name the path of a "
+                 "larger one, or install anywidget.")
         whole = line(self.upload, widgets.HTML(words(small, "quiet")))
         whole.add_class("lk-whole")  # a page that shows the zone hides it
         self.box = widgets.VBox([
