@@ -4,6 +4,7 @@ import json
 import re
 import time
 import xml.etree.ElementTree as ElementTree
+from types import SimpleNamespace
 
 import pytest
 
@@ -105,6 +106,28 @@ def test_a_panel_takes_a_hundredth_of_the_time(tmp_path, monkeypatch):
         return time.process_time() - begun
 
     assert min(moment(3000 + i) for i in range(1, 6)) < live.SHARE * live.EVERY
+
+
+def test_the_studio_looks_less_often_where_looking_takes_long(monkeypatch):
+    pytest.importorskip("ipywidgets")
+    from lorakit.widgets import studio
+
+    pauses, work = [], iter([0.0, 0.05, 0.0])
+
+    def tick():
+        end = time.thread_time() + next(work)
+        while time.thread_time() < end:
+            pass
+
+    def sleep(seconds):
+        pauses.append(seconds)
+        if len(pauses) == 4:
+            raise InterruptedError
+
+    monkeypatch.setattr(studio, "time", SimpleNamespace(sleep=sleep, thread_time=time.thread_time))
+    with pytest.raises(InterruptedError):
+        studio.Studio._live(SimpleNamespace(tab=SimpleNamespace(tick=tick)))
+    assert pauses == [1.0, 1.0, pytest.approx(5.0, rel=0.2), 1.0]
 
 
 def test_a_terminal_gets_a_line(tmp_path, capsys):

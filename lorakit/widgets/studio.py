@@ -18,6 +18,7 @@ from lorakit import registry
 from lorakit.errors import LorakitError
 from lorakit.run import Run
 from lorakit.widgets.desk import Desk
+from lorakit.widgets.live import EVERY, SHARE
 from lorakit.widgets.tabs import words
 
 PAUSE = 0.4  # seconds without a move until a closer estimate is counted
@@ -88,12 +89,15 @@ class Studio:
         self.tried(self.tab.shown)
 
     def _live(self) -> None:
+        pause = EVERY
         while True:
-            time.sleep(1)
+            time.sleep(pause)
+            begun = time.thread_time()
             tick = getattr(self.tab, "tick", None)
             if tick:
                 with contextlib.suppress(Exception):  # a file that is just being replaced; the next second sees it
                     tick()
+            pause = max(EVERY, (time.thread_time() - begun) / SHARE)
 
     # What the tabs use
 
