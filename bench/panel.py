@@ -1,6 +1,6 @@
 """What watching costs a training: one run of the embedded model, in turns watched and left alone.
 
-    python bench/panel.py            # 8 turns of 20 s each: alone, the panel of a notebook, alone, the studio's Progress
+    python bench/panel.py            # 24 turns of 20 s: alone, the panel of a notebook, alone, the Progress of the studio
 
 The watcher is a Jupyter kernel without a page: what it computes and sends is counted, what a browser draws is not.
 """
