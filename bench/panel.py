@@ -1,6 +1,6 @@
 """What watching costs a training: one run of the embedded model, in turns watched and left alone.
 
-    python bench/panel.py            # 24 turns of 20 s: alone, the panel of a notebook, alone, the Progress of the studio
+    python bench/panel.py            # 24 turns of 20 s: alone, a panel in a notebook, alone, Progress in the studio
 
 The watcher is a Jupyter kernel without a page: what it computes and sends is counted, what a browser draws is not.
 """
