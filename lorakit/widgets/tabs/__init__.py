@@ -42,6 +42,14 @@ def button(title: str, call: Any, style: str = "", help: str = "") -> widgets.Bu
     return made
 
 
+def picture() -> tuple[widgets.Image, widgets.Box]:
+    """An image, and the box that it is scrolled in where the page is narrower."""
+    made = widgets.Image(format="png", layout=widgets.Layout(display="none", max_width="100%"))
+    box = widgets.Box([made], layout=widgets.Layout(overflow="auto", width="100%"))
+    box.add_class("lk-scroll")
+    return made, box
+
+
 def line(*children: widgets.Widget) -> widgets.Box:
     """Side by side where there is room, below each other where there is none."""
     return widgets.Box(children, layout=widgets.Layout(display="flex", flex_flow="row wrap", width="100%",

@@ -42,7 +42,7 @@ class Tab:
             error = str(job.folder.record.get("error") or "")
             self.studio.put(self.line, words(said) + words(error, "error" if job.status == "failed" else "quiet"))
             self.studio.put(self.curve, self.panel.picture(said) if updates else "")
-            self.studio.put(self.log, pre(job.log(40)))
+            self.studio.put(self.log, pre(job.log(40)) or words("none: it was not started from here", "quiet"))
             self.studio.put(self.answers, self.samples(name))
         except LorakitError as error:
             self.studio.put(self.line, words(error, "error"))
@@ -53,5 +53,6 @@ class Tab:
         when = list(dict.fromkeys(row["update"] for row in found))
         by = {(row["prompt"], row["update"]): row["answer"] for row in found}
         prompts = list(dict.fromkeys(row["prompt"] for row in found))
-        return table(["prompt", *when], [[p[:200], *(by.get((p, w), "") for w in when)] for p in prompts]) if found \
+        heads = [f"update {w}" if isinstance(w, int) else w for w in when]
+        return table(["prompt", *heads], [[p[:200], *(by.get((p, w), "") for w in when)] for p in prompts]) if found \
             else words("none yet", "quiet")

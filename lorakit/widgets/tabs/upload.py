@@ -8,7 +8,7 @@ from typing import Any
 import ipywidgets as widgets
 
 from lorakit.widgets import uploads
-from lorakit.widgets.tabs import WIDE, button, layout, line, pre, table, words
+from lorakit.widgets.tabs import WIDE, button, layout, line, picture, pre, table, words
 
 try:
     from lorakit.widgets.drop import Drop
@@ -36,7 +36,7 @@ class Tab:
         self.role.observe(self.roles, "value")
         self.found = widgets.HTML()
         self.rows = widgets.HTML()
-        self.picture = widgets.Image(format="png", layout=widgets.Layout(display="none", max_width="100%"))
+        self.picture, scrolled = picture()
         self.leave = button("Leave unusable rows out", self.left_out,
                             help="Writes a copy without them, beside the uploads; the file itself stays")
         limit = f"CSV, TSV, JSON, JSON Lines, text, Parquet, each also as .gz; at most {uploads.LIMIT / 1e6:.0f} MB."
@@ -47,7 +47,7 @@ class Tab:
         self.box = widgets.VBox([
             *self.zone, whole, widgets.HTML(words(limit, "quiet")),
             line(self.path, button("Use this file", self.named)), self.role, *self.parts,
-            line(button("Check", self.check, "primary"), self.leave), self.found, self.rows, self.picture])
+            line(button("Check", self.check, "primary"), self.leave), self.found, self.rows, scrolled])
 
     def shown(self) -> None:
         self.path.options = self.desk.files()
