@@ -308,6 +308,7 @@ def test_narrow_and_wide_light_and_dark(chromium, place, width, theme):
         for title in ("Upload", "Configure", "Train", "Progress", "Jobs", "Try", "Export"):
             turn(page, title)
             page.wait_for_timeout(1500)
+            assert not page.get_by_text("travels in one message").is_visible()  # as the zone is there
             assert page.evaluate(WIDER, width) == [], title
             assert page.evaluate(UNNAMED) == [], title
             shot(page, f"{theme}-{width}-{title}")
@@ -330,6 +331,7 @@ def test_by_keyboard(chromium, place):
         says(page, re.compile("This fits: .* updates"))
         for _ in range(12):
             page.keyboard.press("Tab")
+            assert page.evaluate("getComputedStyle(document.activeElement).outlineWidth") == "2px"
             if page.evaluate("document.activeElement.getAttribute('role') == 'slider' || "
                              "document.activeElement.classList.contains('noUi-handle')"):
                 break

@@ -29,14 +29,14 @@ STYLE = """<style>
 .lorakit-studio .widget-html-content,.lorakit-studio .jupyter-widget-html-content{line-height:1.5;width:100%}
 .lorakit-studio .widget-inline-hbox,.lorakit-studio .jupyter-widget-inline-hbox{margin-left:0;margin-right:0}
 .lorakit-studio .widget-toggle-buttons,.lorakit-studio .jupyter-widget-toggle-buttons{flex-wrap:wrap}
-.lorakit-studio button:focus-visible,.lorakit-studio a:focus-visible{outline:2px solid #2563eb;outline-offset:2px}
+.lorakit-studio :focus-visible{outline:2px solid #3b82f6!important;outline-offset:1px}
 .lk-said,.lk-good,.lk-error,.lk-quiet{white-space:pre-wrap;overflow-wrap:anywhere;padding:.15rem 0}
 .lk-good{border-left:4px solid #15803d;padding-left:.6rem}.lk-error{border-left:4px solid #b91c1c;padding-left:.6rem}
 .lk-quiet{opacity:.75}.lk-scroll{overflow-x:auto;max-width:100%}.lk-download{text-decoration:underline}
 .lorakit-studio pre{white-space:pre-wrap;overflow-wrap:anywhere;word-break:normal;max-height:24rem;overflow-y:auto}
 .lk-drop label{display:block;position:relative;padding:1.2rem;text-align:center;border:2px dashed rgba(128,128,128,.7);
 border-radius:6px}.lk-drop input{position:absolute;inset:0;width:100%;opacity:0;cursor:pointer}
-.lk-drop label:focus-within,.lk-drop label:hover,.lk-drop .lk-over{outline:2px solid #2563eb;border-color:transparent}
+.lk-drop label:focus-within,.lk-drop label:hover,.lk-drop .lk-over{outline:2px solid #3b82f6;border-color:transparent}
 .lorakit-studio:has(.lk-drop) .lk-whole{display:none!important}
 .lk-drop progress{width:min(30rem,60%);margin-right:1rem}
 .lorakit-studio table{border-collapse:collapse;font-variant-numeric:tabular-nums}
