@@ -317,7 +317,7 @@ def test_every_control_has_a_label_and_every_tab_a_place(at, monkeypatch):
                 if isinstance(w, ipywidgets.DOMWidget) and hasattr(w, "description")]
     assert len(controls) > 30
     hidden = [w for w in controls if w.layout.display == "none"]
-    plain = [w for w in controls if w not in hidden and not isinstance(w, (ipywidgets.HTML, ipywidgets.Accordion))]
+    plain = [w for w in controls if w not in hidden and not isinstance(w, ipywidgets.HTML)]
     assert all(w.description.strip() for w in plain), [w for w in plain if not w.description.strip()]
 
 

@@ -34,6 +34,10 @@ STYLE = """<style>
 .lk-good{border-left:4px solid #15803d;padding-left:.6rem}.lk-error{border-left:4px solid #b91c1c;padding-left:.6rem}
 .lk-quiet{opacity:.75}.lk-scroll{overflow-x:auto;max-width:100%}.lk-download{text-decoration:underline}
 .lorakit-studio pre{white-space:pre-wrap;overflow-wrap:anywhere;word-break:normal;max-height:24rem;overflow-y:auto}
+.lorakit-studio .lk-fold{text-align:left}
+.lorakit-studio .mod-success{background:#2e7d32;color:#fff}.lorakit-studio .mod-warning{color:#000}
+.lorakit-studio select{--jp-widgets-dropdown-arrow:url("data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' \
+viewBox='0 0 18 18'%3E%3Cpath d='M5 7l4 4 4-4' fill='none' stroke='%23888' stroke-width='2'/%3E%3C/svg%3E")}
 .lk-drop label{display:block;position:relative;padding:1.2rem;text-align:center;border:2px dashed rgba(128,128,128,.7);
 border-radius:6px}.lk-drop input{position:absolute;inset:0;width:100%;opacity:0;cursor:pointer}
 .lk-drop label:focus-within,.lk-drop label:hover,.lk-drop .lk-over{outline:2px solid #3b82f6;border-color:transparent}

@@ -8,7 +8,7 @@ import ipywidgets as widgets
 
 from lorakit.errors import LorakitError
 from lorakit.widgets.live import Panel
-from lorakit.widgets.tabs import chooser, pre, refill, table, words
+from lorakit.widgets.tabs import chooser, fold, pre, refill, table, words
 
 TITLE, PLACE = "Progress", 4
 
@@ -19,10 +19,8 @@ class Tab:
         self.menu = chooser(studio, self.tick)
         self.line, self.curve, self.answers, self.log = (widgets.HTML() for _ in range(4))
         self.panel: Panel | None = None
-        more = widgets.Accordion([self.answers, self.log], selected_index=None)
-        for i, title in enumerate(("Answers to the same prompts", "The log")):
-            more.set_title(i, title)
-        self.box = widgets.VBox([self.menu, self.line, self.curve, more])
+        self.box = widgets.VBox([self.menu, self.line, self.curve, fold("Answers to the same prompts", self.answers),
+                                 fold("The log", self.log)])
 
     def shown(self) -> None:
         refill(self.studio, self.menu)
