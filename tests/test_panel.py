@@ -4,7 +4,6 @@ import json
 import re
 import time
 import xml.etree.ElementTree as ElementTree
-from types import SimpleNamespace
 
 import pytest
 
@@ -108,26 +107,16 @@ def test_a_panel_takes_a_hundredth_of_the_time(tmp_path, monkeypatch):
     assert min(moment(3000 + i) for i in range(1, 6)) < live.SHARE * live.EVERY
 
 
-def test_the_studio_looks_less_often_where_looking_takes_long(monkeypatch):
+def test_the_studio_looks_less_often_where_looking_takes_long():
     pytest.importorskip("ipywidgets")
-    from lorakit.widgets import studio
+    from lorakit.widgets.studio import paced
 
-    pauses, work = [], iter([0.0, 0.05, 0.0])
-
-    def tick():
-        end = time.thread_time() + next(work)
+    def look():
+        end = time.thread_time() + 0.05
         while time.thread_time() < end:
             pass
 
-    def sleep(seconds):
-        pauses.append(seconds)
-        if len(pauses) == 4:
-            raise InterruptedError
-
-    monkeypatch.setattr(studio, "time", SimpleNamespace(sleep=sleep, thread_time=time.thread_time))
-    with pytest.raises(InterruptedError):
-        studio.Studio._live(SimpleNamespace(tab=SimpleNamespace(tick=tick)))
-    assert pauses == [1.0, 1.0, pytest.approx(5.0, rel=0.2), 1.0]
+    assert paced(look) == pytest.approx(5.0, rel=0.2) and paced(lambda: time.sleep(0.1)) == 1.0
 
 
 def test_a_terminal_gets_a_line(tmp_path, capsys):
