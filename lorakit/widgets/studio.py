@@ -34,7 +34,7 @@ STYLE = """<style>
 .lk-good{border-left:4px solid #15803d;padding-left:.6rem}.lk-error{border-left:4px solid #b91c1c;padding-left:.6rem}
 .lk-quiet{opacity:.75}.lk-scroll{overflow-x:auto;max-width:100%}.lk-download{text-decoration:underline}
 .lorakit-studio pre{white-space:pre-wrap;overflow-wrap:anywhere;word-break:normal;max-height:24rem;overflow-y:auto}
-.lorakit-studio .lk-fold{text-align:left}
+.lorakit-studio .lk-fold{text-align:left;white-space:normal;height:auto}
 .lorakit-studio .mod-success{background:#2e7d32;color:#fff}.lorakit-studio .mod-warning{color:#000}
 .lorakit-studio select{--jp-widgets-dropdown-arrow:url("data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' \
 viewBox='0 0 18 18'%3E%3Cpath d='M5 7l4 4 4-4' fill='none' stroke='%23888' stroke-width='2'/%3E%3C/svg%3E")}
@@ -48,7 +48,8 @@ border-radius:6px}.lk-drop input{position:absolute;inset:0;width:100%;opacity:0;
 .lorakit-studio td,.lorakit-studio th{border-bottom:1px solid rgba(128,128,128,.35);padding:.2rem .6rem;text-align:left;
 vertical-align:top;max-width:24rem;overflow-wrap:break-word}
 @media(max-width:600px){.lorakit-studio td,.lorakit-studio th{min-width:4rem;overflow-wrap:anywhere;padding:.2rem .3rem}
-.lorakit-studio img{min-width:40rem}}
+.lorakit-studio td:first-child{overflow-wrap:break-word}.lorakit-studio img{min-width:40rem}
+.lorakit-studio [class*=inline-hbox]>[class*=widget-label]{width:7rem!important}}
 </style>"""
 
 
