@@ -15,7 +15,7 @@ TESTERS := pytest pytest-timeout pytest-xdist hypothesis
 FLOOR_TESTS := tests/test_engine.py tests/test_masks.py tests/test_finetune.py tests/test_formats.py tests/test_models.py \
   tests/test_data.py tests/test_hub.py tests/test_metrics.py tests/test_intervals.py tests/test_notebooks.py -k "not doge"
 
-.PHONY: env quickstart studio test test-slow test-real test-unsloth test-floor gpu gpu-older lint notebooks pretrain bench bench-gpu bench-mlx clean
+.PHONY: env quickstart studio test test-slow test-real test-unsloth test-floor test-widgets7 gpu gpu-older lint notebooks pretrain bench bench-gpu bench-mlx clean
 
 env: .venv/.ready  ## the environment alone
 
@@ -81,6 +81,12 @@ test-floor: .venv-floor/.ready  ## with the lowest versions that pyproject.toml 
 	  $(TESTERS) --editable .
 	touch $@
 
+test-widgets7: env  ## the studio and the panel with ipywidgets 7.7, which Colab holds; in JupyterLab too
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .widgets7 \
+	  "ipywidgets==7.7.*" "jupyterlab_widgets==1.*" "ipython_genutils==0.2.*"
+	PYTHONPATH=$(CURDIR):$(CURDIR)/.widgets7 JUPYTER_PATH=$(CURDIR)/.widgets7/share/jupyter $(BIN)/python -m pytest \
+	  tests/test_panel.py tests/test_studio.py tests/test_studio_browser.py -k "not voila and not narrow and not keyboard"
+
 lint: env
 	$(BIN)/ruff check
 	$(BIN)/nbstripout --verify notebooks/*.ipynb
@@ -107,4 +113,4 @@ bench-mlx: env  ## ours against mlx-lm's own trainer: the same rows, layers and 
 	$(BIN)/python bench/mlx_speed.py
 
 clean:
-	rm -rf .venv .venv-older .venv-unsloth .venv-floor .venv-bench outputs
+	rm -rf .venv .venv-older .venv-unsloth .venv-floor .venv-bench .widgets7 outputs

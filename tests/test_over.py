@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from conftest import tiny_run
 
@@ -17,6 +18,7 @@ import lorakit
 from lorakit import over, turns
 from lorakit.cli import main
 from lorakit.errors import LorakitError
+from lorakit.record import Folder
 
 pytest.importorskip("papermill")
 ROOT = Path(__file__).parents[1]
@@ -83,6 +85,58 @@ def test_each_row_once_failures_named_cuts_gone_on_from_and_one_comparison(fit, 
     assert found.comparison.settings == {"rank": [2, 5, 4]}
     fit.write_text(fit.read_text().replace("three is no rank", "no"))
     assert times(over.over(fit, grid, output_dir=tmp_path / "out")) == ["xx", "xxx", "xxx", "xx"]  # another notebook
+
+
+REAL = """
+import lorakit
+run = lorakit.Run(name=name, model=model, data=data, output_dir=output_dir, method=method, quantization=quantization,
+                  max_length=128, max_updates=300, learning_rate=1e-3, precision="fp32", validate_every=0,
+                  checkpoint_every=5, max_new_tokens=4)
+print(lorakit.launch(run).watch().result()["loss"])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_real_trainings_of_which_one_fails_and_all_are_cut(base, rows_file, tmp_path, monkeypatch):
+    """Two by two, of which full fine-tuning of a four-bit base cannot be; `kill -9` of everything amid the second."""
+    monkeypatch.setenv("LORAKIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    fit = notebook(tmp_path / "real.ipynb", REAL, f"""name = 'fit'
+model = {base!r}
+data = {rows_file!r}
+method = 'lora'
+quantization = 'none'
+output_dir = 'outputs'
+""")
+    (tmp_path / "grid.yaml").write_text("method: [lora, full]\nquantization: [none, nf4]\n")
+    command = [sys.executable, "-m", "lorakit.cli", "run", str(fit), "--over", str(tmp_path / "grid.yaml"),
+               "--output-dir", str(tmp_path / "out")]
+    root = tmp_path / "out/real-over"
+    with open(tmp_path / "first.log", "wb") as log:
+        first = subprocess.Popen(command, stdout=log, stderr=log, cwd=ROOT)
+
+    def lines(method, quantization):
+        found = list(root.glob(f"runs/fit-method-{method}-quantization-{quantization}-*"))
+        return [u["update"] for u in Folder(found[0]).history()[0]] if found else []
+
+    until(lambda: len(lines("lora", "nf4")) > 20 or first.poll() is not None, 600)
+    for process in psutil.process_iter(["cmdline"]):
+        if str(tmp_path) in " ".join(process.info["cmdline"] or []):
+            process.kill()
+    assert first.wait() == -signal.SIGKILL and 20 < len(lines("lora", "nf4")) < 300
+    until(lambda: not turns.busy())
+    log = next(root.glob("runs/fit-method-lora-quantization-none-*/log.txt")).read_text()
+
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 1, done.stderr
+    assert "4 rows, 1 done before" in done.stdout and "3 of 4 rows are done" in done.stdout
+    assert "failed: method-full-quantization-nf4-" in done.stdout and "quantization='nf4' contradict" in done.stdout
+    assert [len(lines(*row)) for row in (("lora", "none"), ("lora", "nf4"), ("full", "none"))] == [300] * 3
+    assert lines("lora", "nf4") == list(range(1, 301))  # gone on with, without a gap or a repetition
+    assert next(root.glob("runs/fit-method-lora-quantization-none-*/log.txt")).read_text() == log
+    assert [row["status"] for row in csv.DictReader((root / "rows.csv").open())] == ["done"] * 3 + ["failed"]
+    assert (root / "compare.png").read_bytes()[:4] == b"\x89PNG"
 
 
 def test_tables(tmp_path):

@@ -107,6 +107,18 @@ def test_a_panel_takes_a_hundredth_of_the_time(tmp_path, monkeypatch):
     assert min(moment(3000 + i) for i in range(1, 6)) < live.SHARE * live.EVERY
 
 
+def test_the_studio_looks_less_often_where_looking_takes_long():
+    pytest.importorskip("ipywidgets")
+    from lorakit.widgets.studio import paced
+
+    def look():
+        end = time.thread_time() + 0.05
+        while time.thread_time() < end:
+            pass
+
+    assert paced(look) == pytest.approx(5.0, rel=0.2) and paced(lambda: time.sleep(0.1)) == 1.0
+
+
 def test_a_terminal_gets_a_line(tmp_path, capsys):
     folder = Folder(tmp_path)
     panel = live.Panel(folder)

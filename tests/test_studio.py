@@ -98,6 +98,7 @@ def test_sizes_that_are_declared_and_sizes_that_come(at):
         at.receive("rows.csv", ROWS, 99)
     with pytest.raises(LorakitError, match="is empty"):
         at.receive("rows.csv", b"", 0)
+    assert list((at.folder / "uploads").iterdir()) == []
 
 
 def test_small_files_that_would_become_huge(at, monkeypatch):
@@ -121,7 +122,64 @@ def test_small_files_that_would_become_huge(at, monkeypatch):
         at.receive("rows.parquet", (at.home / "p").read_bytes())
     with pytest.raises(LorakitError, match="cannot be read as Parquet"):
         at.receive("rows.parquet", b"PAR1 no")
-    assert not (at.folder / "uploads").exists()
+    assert list((at.folder / "uploads").iterdir()) == []
+
+
+@pytest.fixture
+def zone(at, monkeypatch):
+    """Sends messages as a browser does: `zone(id, step, ...)` returns whether it was refused."""
+    pytest.importorskip("anywidget")
+    from lorakit.widgets.drop import Drop
+
+    answers, came, said = [], [], []
+    drop = Drop(at.incoming, lambda incoming: came.append(at.keep(incoming).data), said.append)
+    monkeypatch.setattr(drop, "send", answers.append)
+
+    def message(mark, step, buffers=(), **more):
+        drop._handle_custom_msg({"id": mark, "step": step, **more}, [memoryview(b) for b in buffers])
+        assert answers[-1]["id"] == mark
+        return answers[-1].get("refused", False)
+
+    message.came, message.said, message.drop = came, said, drop
+    return message
+
+
+def test_a_file_in_pieces_and_another_between_them(zone, at):
+    assert not zone("a", "begin", name="rows.csv", size=len(ROWS)) and not zone("b", "begin", name="rows.csv", size=4)
+    assert not zone("a", "piece", [ROWS[:9]], at=0) and not zone("b", "piece", [b"text"], at=0)
+    assert not zone("a", "piece", [ROWS[9:]], at=9) and not zone("a", "end") and not zone("b", "end")
+    assert [Path(p).name for p in zone.came] == ["rows.csv", "rows-2.csv"] and zone.said == []
+    assert Path(zone.came[0]).read_bytes() == ROWS and Path(zone.came[1]).read_bytes() == b"text"
+    assert {p.name for p in (at.folder / "uploads").iterdir()} == {"rows.csv", "rows-2.csv"}
+
+
+def test_pieces_that_are_refused_leave_nothing(zone, at, monkeypatch):
+    assert zone("a", "begin", name="../rows.csv", size=9) and zone("a", "begin", name="rows.csv", size=2_000_000_000)
+    monkeypatch.setattr(uploads, "LIMIT", 20)
+    for steps in ([("piece", [b"x" * 21], 0)],  # more than was declared, and than is allowed
+                  [("piece", [b"x" * 5], 0), ("piece", [b"x" * 4], 7)], [("piece", [], 0)], [("stop", [], 0)],
+                  [("piece", [b"x" * 5], 0), ("unread", [], 5)], [("away", [], 0)]):
+        assert not zone("b", "begin", name="rows.csv", size=9)
+        assert [zone("b", step, pieces, at=place, name="rows.csv") for step, pieces, place in steps][-1]
+        assert zone("b", "piece", [b"x"], at=0, name="rows.csv")  # it is gone
+    words = [said.split(": ", 1)[1] for said in zone.said]
+    assert words[0] == "this is no plain file name; rename the file" and words[1].startswith("2,000 MB, and 500 MB is")
+    assert words[2].startswith("0 MB, and 0 MB is the most") and words[3::2] == ["it was given up; send it again"] * 6
+    lost = "a piece was lost on the way; send it again"
+    assert words[4::2] == [lost, lost, "cancelled", "the browser cannot read it; is it a folder, or gone?", lost]
+    assert zone.came == [] and list((at.folder / "uploads").iterdir()) == []
+
+
+def test_uploads_whose_page_is_gone_are_given_up(zone, at, monkeypatch):
+    for i in range(8):
+        assert not zone(f"{i}", "begin", name=f"{i}.csv", size=9)
+    assert zone("8", "begin", name="8.csv", size=9) and "8 others are on their way" in zone.said[0]
+    monkeypatch.setattr("lorakit.widgets.drop.IDLE", -1)
+    assert not zone("8", "begin", name="8.csv", size=9) and len(list((at.folder / "uploads").iterdir())) == 1
+    part = at.folder / "uploads/tmp.part999999999"
+    part.write_bytes(b"of a process that is gone")
+    Desk(at.run)
+    assert not part.exists()
 
 
 # Paths
@@ -259,7 +317,7 @@ def test_every_control_has_a_label_and_every_tab_a_place(at, monkeypatch):
                 if isinstance(w, ipywidgets.DOMWidget) and hasattr(w, "description")]
     assert len(controls) > 30
     hidden = [w for w in controls if w.layout.display == "none"]
-    plain = [w for w in controls if w not in hidden and not isinstance(w, (ipywidgets.HTML, ipywidgets.Accordion))]
+    plain = [w for w in controls if w not in hidden and not isinstance(w, ipywidgets.HTML)]
     assert all(w.description.strip() for w in plain), [w for w in plain if not w.description.strip()]
 
 

@@ -26,7 +26,7 @@ CONNECTED = """() => {
     return session?.isReady && kernel?.connectionStatus === "connected" && kernel?.status === "idle";
 }"""
 HOSTILE = '<img src=x onerror="window.hacked=1"><script>window.hacked=1</script>'
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +52,7 @@ def place(tmp_path):
     rows = [{"prompt": f"Is {i} even?", "completion": "no" if i % 2 else "yes"} for i in range(160)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     hostile = HOSTILE.replace('"', "")
+    (tmp_path / "large.txt").write_text((("word " * 200)[:-1] + "\n") * 12_000, encoding="utf-8")
     (tmp_path / "broken.csv").write_text(f'prompt,completion\n{hostile},x\n"open,\n', encoding="utf-8")
     yield tmp_path
     for process in psutil.process_iter(["cmdline"]):  # runs outlive their page, and a test that failed
@@ -66,7 +67,8 @@ def served(place, *command):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "LORAKIT_CACHE": str(place / "cache"), "OMP_NUM_THREADS": "1",
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    env = {**os.environ, "PYTHONPATH": path, "LORAKIT_CACHE": str(place / "cache"), "OMP_NUM_THREADS": "1",
            "JUPYTER_CONFIG_DIR": str(place / "config"), "JUPYTER_RUNTIME_DIR": str(place / "runtime"),
            "CUDA_VISIBLE_DEVICES": ""}
     with open(place / "server.log", "wb") as log:
@@ -138,11 +140,21 @@ def turn(page, title):
 
 def upload(page, path):
     with page.expect_file_chooser() as chooser:
-        page.locator("button.widget-upload, button.jupyter-widget-upload").first.click()
+        page.locator(".lk-drop label").first.click()
     chooser.value.set_files(path)
 
 
-def says(page, words, seconds=90):
+def drop(page, *paths):
+    """Files from outside let fall on the zone, as the browser itself sees it."""
+    box = page.locator(".lk-drop label").first.bounding_box()
+    files = {"items": [], "files": list(map(str, paths)), "dragOperationsMask": 1}
+    session = page.context.new_cdp_session(page)
+    for step in ("dragEnter", "dragOver", "drop"):
+        session.send("Input.dispatchDragEvent", {"type": step, "x": box["x"] + box["width"] / 2,
+                                                 "y": box["y"] + box["height"] / 2, "data": files})
+
+
+def says(page, words, seconds=300):
     page.locator(".lorakit-studio").get_by_text(words).first.wait_for(timeout=1000 * seconds, state="visible")
 
 
@@ -162,7 +174,7 @@ def history(place, name):
     return sum('"loss"' in line for line in path.read_text().splitlines()) if path.exists() else 0
 
 
-def until(true, seconds=120):
+def until(true, seconds=300):
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end, "nothing happened"
@@ -182,21 +194,24 @@ def from_a_file_to_a_download(chromium, place, opened, kind):
     upload(page, place / "broken.csv")
     says(page, re.compile("is opened here and never closed"))
     shot(page, f"{kind}-1-broken")
-    upload(page, place / "rows.jsonl")
+    drop(page, place / "large.txt")
+    says(page, "large.txt is the data of the next run")
+    drop(page, place / "rows.jsonl")
     says(page, re.compile(r"160 rows, jsonl"))
+    assert (place / "outputs/studio/uploads/large.txt").stat().st_size == 12_000_000  # of a message 10 MB may be
     says(page, "Is 0 even?")
     shot(page, f"{kind}-2-upload")
 
     turn(page, "Configure")
-    says(page, re.compile("This fits: .* GB of the .* 48 updates, about .* of training"), 120)
+    says(page, re.compile("This fits: .* GB of the .* 48 updates, about .* of training"))
     fill(page, "Name", "first")
     fill(page, "Updates at most", "100000")
-    says(page, re.compile("This fits: .*100,000 updates"), 120)
+    says(page, re.compile("This fits: .*100,000 updates"))
     shot(page, f"{kind}-3-configure")
     turn(page, "Train")
     says(page, "max_updates")
     turn(page, "Start")
-    says(page, re.compile(r"running · update \d+ of 100000"), 180)
+    says(page, re.compile(r"running · update \d+ of 100000"))
     page.wait_for_selector(".lorakit-studio svg polyline")
     before = page.locator(".lorakit-studio svg polyline").nth(1).get_attribute("points")
     until(lambda: page.locator(".lorakit-studio svg polyline").nth(1).get_attribute("points") != before)  # it grows
@@ -211,34 +226,34 @@ def from_a_file_to_a_download(chromium, place, opened, kind):
     says(page, re.compile(r"running · update \d+ of 100000"))
     turn(page, "Train")
     turn(page, "Stop")
-    says(page, re.compile("first is stopped"), 120)
+    says(page, re.compile("first is stopped"))
     stopped = history(place, "first")
     turn(page, "Resume")
-    says(page, re.compile(r"running · update \d+ of 100000"), 120)
+    says(page, re.compile(r"running · update \d+ of 100000"))
     until(lambda: history(place, "first") > stopped + 3)  # from where it stood
     turn(page, "Train")
     turn(page, "Stop")
-    says(page, re.compile("first is stopped"), 120)
+    says(page, re.compile("first is stopped"))
 
     turn(page, "Configure")
     fill(page, "Name", "second")
     fill(page, "Updates at most", "12")
-    says(page, re.compile("This fits: .*12 updates"), 120)
+    says(page, re.compile("This fits: .*12 updates"))
     turn(page, "Train")
     turn(page, "Start")
-    says(page, re.compile("done · update 12 of 12"), 240)
+    says(page, re.compile("done · update 12 of 12"))
     shot(page, f"{kind}-5-done")
     turn(page, "Try")
     field(page, "Question").fill("Is 7 even?")
     turn(page, "Ask both")
-    says(page, "the tuned model", 180)
+    says(page, "the tuned model")
     shot(page, f"{kind}-6-try")
     turn(page, "Export")
     field(page, "As").select_option("adapter")
     turn(page, "Export")
     page.locator(".lorakit-studio .widget-button, .lorakit-studio .jupyter-button").get_by_text(
         "Export", exact=True).last.click()
-    says(page, re.compile("Download .*MB"), 240)
+    says(page, re.compile("Download .*MB"))
     with page.expect_download() as download:
         page.locator(".lk-download").click()
     assert Path(download.value.path()).read_bytes()[:2] == b"PK"
@@ -246,7 +261,7 @@ def from_a_file_to_a_download(chromium, place, opened, kind):
     turn(page, "Jobs")
     field(page, "Runs").select_option(["first", "second"])
     turn(page, "Compare")
-    says(page, re.compile("max_updates: "), 120)
+    says(page, re.compile("max_updates: "))
     shot(page, f"{kind}-8-jobs")
     field(page, "Runs").select_option(["first"])
     turn(page, "Delete")
@@ -293,6 +308,7 @@ def test_narrow_and_wide_light_and_dark(chromium, place, width, theme):
         for title in ("Upload", "Configure", "Train", "Progress", "Jobs", "Try", "Export"):
             turn(page, title)
             page.wait_for_timeout(1500)
+            assert not page.get_by_text("travels in one message").is_visible()  # as the zone is there
             assert page.evaluate(WIDER, width) == [], title
             assert page.evaluate(UNNAMED) == [], title
             shot(page, f"{theme}-{width}-{title}")
@@ -312,9 +328,10 @@ def test_by_keyboard(chromium, place):
         page.locator(".lorakit-studio").get_by_role("button", name="Upload", exact=True).focus()
         page.keyboard.press("Tab")
         page.keyboard.press("Enter")
-        says(page, re.compile("This fits: .* updates"), 180)
+        says(page, re.compile("This fits: .* updates"))
         for _ in range(12):
             page.keyboard.press("Tab")
+            assert page.evaluate("getComputedStyle(document.activeElement).outlineWidth") == "2px"
             if page.evaluate("document.activeElement.getAttribute('role') == 'slider' || "
                              "document.activeElement.classList.contains('noUi-handle')"):
                 break

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from lorakit.report import BLUE, ORANGE, smooth
 
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 720, 250, 54, 34, 24, 12
+NARROW = "<style>@media(max-width:600px){.lk-curve{font-size:17px!important}}</style>"  # drawn half as large
 POINTS = 300  # at most so many are drawn of a line
 
 
@@ -25,10 +26,10 @@ def svg(updates: Sequence[dict], validations: Sequence[dict], planned: int | Non
                   log=bool(smoothed) and min(levels) > 0 and max(smoothed) > 20 * min(smoothed))
     parts = [*frame.grid(), frame.line(raw, BLUE, "1", ' opacity=".35"'), frame.line(even, BLUE, "2"),
              frame.line(seen, ORANGE, "1.5"), *(frame.dot(point, ORANGE) for point in seen),
-             legend(LEFT + 8, BLUE, "training rows"), legend(LEFT + 120, ORANGE, "validation rows") if seen else ""]
+             legend(LEFT + 8, BLUE, "training rows"), legend(LEFT + 150, ORANGE, "validation rows") if seen else ""]
     return (f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{html.escape(words or "losses")}" '
-            'style="width:100%;max-width:900px;height:auto;font:12px system-ui,sans-serif" fill="currentColor">'
-            + "".join(parts) + "</svg>")
+            'class="lk-curve" style="width:100%;max-width:900px;height:auto;overflow:visible;'
+            f'font:12px system-ui,sans-serif" fill="currentColor">{NARROW}' + "".join(parts) + "</svg>")
 
 
 def thin(points: list[tuple[float, float]]) -> list[tuple[float, float]]:

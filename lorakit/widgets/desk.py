@@ -21,7 +21,7 @@ from lorakit import data, models, registry
 from lorakit.check import Checked, check, fix
 from lorakit.errors import LorakitError
 from lorakit.example import Example
-from lorakit.files import remove, whole
+from lorakit.files import remove, sweep, whole
 from lorakit.launch import Job, launch
 from lorakit.logs import read as read_log
 from lorakit.machine import child_environment
@@ -59,6 +59,7 @@ class Desk:
         self.roots.append(self.home)
         self.run = run.with_(output_dir=str(self.home))
         self.estimator = Estimator(str(self.home))
+        sweep(self.folder)  # what was on its way when a page or a kernel ended
         self._restore()
 
     # Settings
@@ -127,9 +128,20 @@ class Desk:
     # Data
 
     def receive(self, name: str, content: bytes | memoryview, declared: int | None = None) -> Run:
-        """An upload becomes the data of the run."""
-        return self.change(data=str(uploads.receive(name, content, self.folder / "uploads", declared)), columns=None,
-                           format=None, task=None)
+        """An upload that came whole becomes the data of the run."""
+        return self._take_up(uploads.receive(name, content, self.folder / "uploads", declared))
+
+    def incoming(self, name: str, size: int) -> uploads.Incoming:
+        """An upload that comes in pieces, for `keep`."""
+        return uploads.Incoming(name, self.folder / "uploads", size)
+
+    def keep(self, incoming: uploads.Incoming) -> Run:
+        """An upload whose pieces are all there becomes the data of the run."""
+        with contextlib.closing(incoming):
+            return self._take_up(incoming.keep())
+
+    def _take_up(self, file: Path) -> Run:
+        return self.change(data=str(file), columns=None, format=None, task=None)
 
     def files(self) -> list[str]:
         """Data files to choose from."""

@@ -18,6 +18,7 @@ from lorakit import registry
 from lorakit.errors import LorakitError
 from lorakit.run import Run
 from lorakit.widgets.desk import Desk
+from lorakit.widgets.live import EVERY, SHARE
 from lorakit.widgets.tabs import words
 
 PAUSE = 0.4  # seconds without a move until a closer estimate is counted
@@ -26,17 +27,37 @@ STYLE = """<style>
 .celltag_headless{display:none}
 .lorakit-studio{max-width:72rem;margin:0 auto}
 .lorakit-studio .widget-html-content,.lorakit-studio .jupyter-widget-html-content{line-height:1.5;width:100%}
+.lorakit-studio .widget-inline-hbox,.lorakit-studio .jupyter-widget-inline-hbox{margin-left:0;margin-right:0}
 .lorakit-studio .widget-toggle-buttons,.lorakit-studio .jupyter-widget-toggle-buttons{flex-wrap:wrap}
-.lorakit-studio button:focus-visible,.lorakit-studio a:focus-visible{outline:2px solid #2563eb;outline-offset:2px}
+.lorakit-studio :focus-visible{outline:2px solid #3b82f6!important;outline-offset:1px}
 .lk-said,.lk-good,.lk-error,.lk-quiet{white-space:pre-wrap;overflow-wrap:anywhere;padding:.15rem 0}
 .lk-good{border-left:4px solid #15803d;padding-left:.6rem}.lk-error{border-left:4px solid #b91c1c;padding-left:.6rem}
 .lk-quiet{opacity:.75}.lk-scroll{overflow-x:auto;max-width:100%}.lk-download{text-decoration:underline}
-.lorakit-studio pre{white-space:pre-wrap;overflow-wrap:anywhere;max-height:24rem;overflow-y:auto}
+.lorakit-studio pre{white-space:pre-wrap;overflow-wrap:anywhere;word-break:normal;max-height:24rem;overflow-y:auto}
+.lorakit-studio .lk-fold{text-align:left;white-space:normal;height:auto}
+.lorakit-studio .mod-success{background:#2e7d32;color:#fff}.lorakit-studio .mod-warning{color:#000}
+.lorakit-studio select{--jp-widgets-dropdown-arrow:url("data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' \
+viewBox='0 0 18 18'%3E%3Cpath d='M5 7l4 4 4-4' fill='none' stroke='%23888' stroke-width='2'/%3E%3C/svg%3E")}
+.lk-drop label{display:block;position:relative;padding:1.2rem;text-align:center;border:2px dashed rgba(128,128,128,.7);
+border-radius:6px}.lk-drop input{position:absolute;inset:0;width:100%;opacity:0;cursor:pointer}
+.lk-drop label:focus-within,.lk-drop label:hover,.lk-drop .lk-over{outline:2px solid #3b82f6;border-color:transparent}
+.lorakit-studio:has(.lk-drop) .lk-whole{display:none!important}
+.lk-drop progress{width:min(30rem,60%);margin-right:1rem}
 .lorakit-studio table{border-collapse:collapse;font-variant-numeric:tabular-nums}
 .lorakit-studio caption{text-align:left;opacity:.75}
 .lorakit-studio td,.lorakit-studio th{border-bottom:1px solid rgba(128,128,128,.35);padding:.2rem .6rem;text-align:left;
 vertical-align:top;max-width:24rem;overflow-wrap:break-word}
+@media(max-width:600px){.lorakit-studio td,.lorakit-studio th{min-width:4rem;overflow-wrap:anywhere;padding:.2rem .3rem}
+.lorakit-studio td:first-child{overflow-wrap:break-word}.lorakit-studio img{min-width:40rem}
+.lorakit-studio [class*=inline-hbox]>[class*=widget-label]{width:7rem!important}}
 </style>"""
+
+
+def paced(look: Callable[[], Any]) -> float:
+    """Looks, and says after how many seconds to look again, so that a hundredth of the time goes into it at most."""
+    begun = time.thread_time()
+    look()
+    return max(EVERY, (time.thread_time() - begun) / SHARE)
 
 
 class Studio:
@@ -83,17 +104,24 @@ class Studio:
         self.tried(self.tab.shown)
 
     def _live(self) -> None:
+        pause = EVERY
         while True:
-            time.sleep(1)
-            tick = getattr(self.tab, "tick", None)
-            if tick:
-                with contextlib.suppress(Exception):  # a file that is just being replaced; the next second sees it
-                    tick()
+            time.sleep(pause)
+            pause = paced(self._tick)
+
+    def _tick(self) -> None:
+        tick = getattr(self.tab, "tick", None)
+        if tick:
+            with contextlib.suppress(Exception):  # a file that is just being replaced; the next second sees it
+                tick()
 
     # What the tabs use
 
     def say(self, text: str, kind: str = "said") -> None:
         self.message.value = f'<div role="status">{words(text, kind)}</div>'
+
+    def refused(self, error: str) -> None:
+        self.say(error, "error")
 
     def put(self, widget: widgets.HTML, value: str) -> None:
         """Changes what is shown where it changed: nothing is sent for the same."""
@@ -116,7 +144,7 @@ class Studio:
             return True if found is None else found
         except (LorakitError, OSError) as error:
             if where is None:
-                self.say(str(error), "error")
+                self.refused(str(error))
             else:
                 where.value = words(error, "error")
             return None
@@ -124,7 +152,7 @@ class Studio:
     def later(self, work: Callable[[], Any], then: Callable[[Any], Any], failed: Callable[[str], Any] | None = None
               ) -> threading.Thread:
         """Does what takes long beside the page, then shows what came of it."""
-        failed = failed or (lambda error: self.say(error, "error"))
+        failed = failed or self.refused
 
         def run() -> None:
             try:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
-import io
 import itertools
 import os
 import re
@@ -11,6 +11,7 @@ import tempfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import IO
 
 from lorakit.errors import LorakitError
 from lorakit.example import Example
@@ -36,31 +37,52 @@ def plain(name: str) -> str:
     return name
 
 
-def receive(name: str, content: bytes | memoryview, folder: Path, declared: int | None = None) -> Path:
-    """Keeps an upload in `folder`, never over another file: a second `rows.csv` becomes `rows-2.csv`.
+class Incoming:
+    """An upload as it comes: its bytes go to the disk, unnamed until all of it is there and sound.
 
-    Raises `LorakitError` for a name, a size or a content that is refused; nothing is left then.
+    Every step raises `LorakitError` for a name, a size or a content that is refused.
     """
-    name = plain(name)
-    if (size := max(declared or 0, len(content))) > LIMIT:
-        raise LorakitError(f"upload {name}: {size / 1e6:,.0f} MB, and {LIMIT / 1e6:,.0f} MB is the most; "
-                           "put the file beside the notebook and name its path")
-    if declared is not None and declared != len(content):
-        raise LorakitError(f"upload {name}: {len(content):,} of {declared:,} bytes came; send it again")
-    if not len(content):
-        raise LorakitError(f"upload {name}: is empty")
-    content = bytes(content)
-    sized(name, content)
-    if folder.is_symlink():
-        raise LorakitError(f"{folder}: is a link to another folder; remove it")
-    folder.mkdir(parents=True, exist_ok=True)
-    handle, part = tempfile.mkstemp(suffix=f".part{os.getpid()}", dir=folder)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        return _named(Path(part), folder, name)
-    finally:
-        Path(part).unlink(missing_ok=True)
+
+    def __init__(self, name: str, folder: Path, declared: int | None = None):
+        self.name, self.folder, self.declared, self.size = plain(name), folder, declared, 0
+        self._limit(declared or 0)
+        if folder.is_symlink():
+            raise LorakitError(f"{folder}: is a link to another folder; remove it")
+        folder.mkdir(parents=True, exist_ok=True)
+        handle, part = tempfile.mkstemp(suffix=f".part{os.getpid()}", dir=folder)
+        self.part, self._file = Path(part), os.fdopen(handle, "wb")
+
+    def add(self, piece: bytes | memoryview) -> None:
+        self.size += len(piece)
+        self._limit(self.size)
+        self._file.write(piece)
+
+    def keep(self) -> Path:
+        """Its place, never over another file: a second `rows.csv` becomes `rows-2.csv`."""
+        self._file.close()
+        if self.declared not in (None, self.size):
+            raise LorakitError(f"upload {self.name}: {self.size:,} of {self.declared:,} bytes came; send it again")
+        if not self.size:
+            raise LorakitError(f"upload {self.name}: is empty")
+        sized(self.name, self.part)
+        return _named(self.part, self.folder, self.name)
+
+    def close(self) -> None:
+        """Leaves nothing of it but what was kept."""
+        self._file.close()
+        self.part.unlink(missing_ok=True)
+
+    def _limit(self, size: int) -> None:
+        if size > LIMIT:
+            raise LorakitError(f"upload {self.name}: {size / 1e6:,.0f} MB, and {LIMIT / 1e6:,.0f} MB is the most; "
+                               "put the file beside the notebook and name its path")
+
+
+def receive(name: str, content: bytes | memoryview, folder: Path, declared: int | None = None) -> Path:
+    """Keeps an upload that came whole in `folder`."""
+    with contextlib.closing(Incoming(name, folder, declared)) as incoming:
+        incoming.add(content)
+        return incoming.keep()
 
 
 def _named(part: Path, folder: Path, name: str) -> Path:
@@ -81,40 +103,47 @@ def _named(part: Path, folder: Path, name: str) -> Path:
         return target
 
 
-def sized(name: str, content: bytes) -> None:
+def sized(name: str, path: Path) -> None:
     """Raises `LorakitError` for a small file that would become a huge one, or that is not what its name says."""
-    if name.lower().endswith(".gz"):
-        content = unpacked(name, content)
-        name = name[:-3]
-    if name.lower().endswith(".parquet"):
-        import pyarrow.parquet as pq
-
-        try:
-            about = pq.ParquetFile(io.BytesIO(content)).metadata
-        except Exception as error:  # of Arrow
-            raise LorakitError(f"upload {name}: cannot be read as Parquet ({str(error).splitlines()[0]})") from None
-        size = sum(about.row_group(i).total_byte_size for i in range(about.num_row_groups))
-        if size > UNPACKED or about.num_rows * about.num_columns > CELLS:
-            raise LorakitError(f"upload {name}: holds {about.num_rows:,} rows of {about.num_columns} columns, "
-                               f"{size / 1e9:.1f} GB unpacked; send a part of it")
-    elif content[:4] == b"PK\x03\x04":
-        raise LorakitError(f"upload {name}: is a ZIP archive; unpack it and send the file inside")
+    with contextlib.ExitStack() as stack:
+        file: IO[bytes] = stack.enter_context(open(path, "rb"))
+        if name.lower().endswith(".gz"):
+            inner = stack.enter_context(tempfile.TemporaryFile(dir=path.parent))
+            unpack(name, file, inner)
+            file, name = inner, name[:-3]
+        if name.lower().endswith(".parquet"):
+            _parquet(name, file)
+        elif file.read(4) == b"PK\x03\x04":
+            raise LorakitError(f"upload {name}: is a ZIP archive; unpack it and send the file inside")
 
 
-def unpacked(name: str, content: bytes) -> bytes:
-    """What is inside gzip; at most `UNPACKED` bytes are ever written out."""
-    size, kept = 0, []
+def _parquet(name: str, file: IO[bytes]) -> None:
+    import pyarrow.parquet as pq
+
     try:
-        with gzip.open(io.BytesIO(content)) as file:
+        about = pq.ParquetFile(file).metadata
+    except Exception as error:  # of Arrow
+        raise LorakitError(f"upload {name}: cannot be read as Parquet ({str(error).splitlines()[0]})") from None
+    size = sum(about.row_group(i).total_byte_size for i in range(about.num_row_groups))
+    if size > UNPACKED or about.num_rows * about.num_columns > CELLS:
+        raise LorakitError(f"upload {name}: holds {about.num_rows:,} rows of {about.num_columns} columns, "
+                           f"{size / 1e9:.1f} GB unpacked; send a part of it")
+
+
+def unpack(name: str, packed: IO[bytes], into: IO[bytes]) -> None:
+    """Writes out what is inside gzip, `UNPACKED` bytes at most."""
+    small, size = os.fstat(packed.fileno()).st_size, 0
+    try:
+        with gzip.open(packed) as file:
             while piece := file.read(1 << 20):
                 size += len(piece)
-                if size > min(UNPACKED, 200 * len(content) + 10_000_000):
+                if size > min(UNPACKED, 200 * small + 10_000_000):
                     raise LorakitError(f"upload {name}: unpacks to more than {size / 1e6:,.0f} MB from "
-                                       f"{len(content) / 1e6:.1f} MB; unpack it yourself and send a part")
-                kept.append(piece)
-    except (OSError, EOFError, zlib.error) as error:
+                                       f"{small / 1e6:.1f} MB; unpack it yourself and send a part")
+                into.write(piece)
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise LorakitError(f"upload {name}: cannot be unpacked as gzip ({error})") from None
-    return b"".join(kept)
+    into.seek(0)
 
 
 def roots(*folders: str | os.PathLike) -> list[Path]:

@@ -42,6 +42,29 @@ def button(title: str, call: Any, style: str = "", help: str = "") -> widgets.Bu
     return made
 
 
+def fold(title: str, *children: widgets.Widget) -> widgets.VBox:
+    """What is shown once its title is pressed; by keyboard too, which the headers of an `Accordion` do not take."""
+    body = widgets.VBox(children, layout=widgets.Layout(display="none", width="100%"))
+    head = widgets.ToggleButton(description=title, tooltip=title, icon="caret-right",
+                                layout=widgets.Layout(width="100%"))
+    head.add_class("lk-fold")
+
+    def turned(change: dict) -> None:
+        body.layout.display = "" if change["new"] else "none"
+        head.icon = "caret-down" if change["new"] else "caret-right"
+
+    head.observe(turned, "value")
+    return widgets.VBox([head, body])
+
+
+def picture() -> tuple[widgets.Image, widgets.Box]:
+    """An image, and the box that it is scrolled in where the page is narrower."""
+    made = widgets.Image(format="png", layout=widgets.Layout(display="none", max_width="100%"))
+    box = widgets.Box([made], layout=widgets.Layout(overflow="auto", width="100%"))
+    box.add_class("lk-scroll")
+    return made, box
+
+
 def line(*children: widgets.Widget) -> widgets.Box:
     """Side by side where there is room, below each other where there is none."""
     return widgets.Box(children, layout=widgets.Layout(display="flex", flex_flow="row wrap", width="100%",

@@ -7,7 +7,7 @@ from typing import Any
 import ipywidgets as widgets
 
 from lorakit import models
-from lorakit.widgets.tabs import WIDE, button, layout, line, table, words
+from lorakit.widgets.tabs import WIDE, button, fold, layout, line, table, words
 
 TITLE, PLACE = "Configure", 2
 POWERS = [2 ** k for k in range(9)]
@@ -48,11 +48,10 @@ class Tab:
         self.text = widgets.Textarea(description="RUN.yaml", rows=18, style=WIDE, continuous_update=False,
                                      layout=layout(max_width="60rem"))
         use = button("Use these settings", self.read)
-        more = widgets.Accordion([widgets.VBox([self.text, line(use)]), self.why], selected_index=None)
-        for i, title in enumerate(("All settings, as RUN.yaml", "What was chosen for this machine, and why")):
-            more.set_title(i, title)
+        more = [fold("All settings, as RUN.yaml", self.text, line(use)),
+                fold("What was chosen for this machine, and why", self.why)]
         hint = "Updates at most: 0 means by epochs."
-        self.box = widgets.VBox([self.plan, *self.controls.values(), widgets.HTML(words(hint, "quiet")), more])
+        self.box = widgets.VBox([self.plan, *self.controls.values(), widgets.HTML(words(hint, "quiet")), *more])
 
     def shown(self) -> None:
         """Puts the settings into the controls."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import ipywidgets as widgets
 
-from lorakit.widgets.tabs import WIDE, button, layout, line, pre, table, words
+from lorakit.widgets.tabs import WIDE, button, layout, line, picture, pre, table, words
 
 TITLE, PLACE = "Jobs", 5
 
@@ -17,14 +17,14 @@ class Tab:
         self.list = widgets.HTML()
         self.chosen = widgets.SelectMultiple(description="Runs", options=[], rows=6, style=WIDE, layout=layout())
         self.words, self.question = widgets.HTML(), widgets.HTML()
-        self.picture = widgets.Image(format="png", layout=widgets.Layout(display="none", max_width="100%"))
+        self.picture, scrolled = picture()
         self.sure = line(self.question, button("Yes, delete", self.delete, "danger"), button("No, keep", self.keep))
         self.sure.layout.display = "none"
         self.box = widgets.VBox([
             self.list, self.chosen, line(button("Show", self.show, help="Show the progress of the run chosen"),
                                          button("Compare", self.compare, "primary", "Lay the runs chosen side by side"),
                                          button("Delete", self.ask, "", "Delete the runs chosen, after a question")),
-            self.sure, self.words, self.picture])
+            self.sure, self.words, scrolled])
 
     def shown(self) -> None:
         self.tick()

@@ -8,7 +8,7 @@ import ipywidgets as widgets
 
 from lorakit.errors import LorakitError
 from lorakit.widgets.live import Panel
-from lorakit.widgets.tabs import chooser, pre, refill, table, words
+from lorakit.widgets.tabs import chooser, fold, pre, refill, table, words
 
 TITLE, PLACE = "Progress", 4
 
@@ -19,10 +19,8 @@ class Tab:
         self.menu = chooser(studio, self.tick)
         self.line, self.curve, self.answers, self.log = (widgets.HTML() for _ in range(4))
         self.panel: Panel | None = None
-        more = widgets.Accordion([self.answers, self.log], selected_index=None)
-        for i, title in enumerate(("Answers to the same prompts", "The log")):
-            more.set_title(i, title)
-        self.box = widgets.VBox([self.menu, self.line, self.curve, more])
+        self.box = widgets.VBox([self.menu, self.line, self.curve, fold("Answers to the same prompts", self.answers),
+                                 fold("The log", self.log)])
 
     def shown(self) -> None:
         refill(self.studio, self.menu)
@@ -42,7 +40,7 @@ class Tab:
             error = str(job.folder.record.get("error") or "")
             self.studio.put(self.line, words(said) + words(error, "error" if job.status == "failed" else "quiet"))
             self.studio.put(self.curve, self.panel.picture(said) if updates else "")
-            self.studio.put(self.log, pre(job.log(40)))
+            self.studio.put(self.log, pre(job.log(40)) or words("none: it was not started from here", "quiet"))
             self.studio.put(self.answers, self.samples(name))
         except LorakitError as error:
             self.studio.put(self.line, words(error, "error"))
@@ -53,5 +51,6 @@ class Tab:
         when = list(dict.fromkeys(row["update"] for row in found))
         by = {(row["prompt"], row["update"]): row["answer"] for row in found}
         prompts = list(dict.fromkeys(row["prompt"] for row in found))
-        return table(["prompt", *when], [[p[:200], *(by.get((p, w), "") for w in when)] for p in prompts]) if found \
+        heads = [f"update {w}" if isinstance(w, int) else w for w in when]
+        return table(["prompt", *heads], [[p[:200], *(by.get((p, w), "") for w in when)] for p in prompts]) if found \
             else words("none yet", "quiet")

@@ -8,7 +8,12 @@ from typing import Any
 import ipywidgets as widgets
 
 from lorakit.widgets import uploads
-from lorakit.widgets.tabs import WIDE, button, layout, line, pre, table, words
+from lorakit.widgets.tabs import WIDE, button, layout, line, picture, pre, table, words
+
+try:
+    from lorakit.widgets.drop import Drop
+except ModuleNotFoundError:  # anywidget is not installed: the button alone
+    Drop = None
 
 TITLE, PLACE = "Upload", 1
 ROLES = {"found by itself": (), "question and answer": ("prompt", "answer"), "text and label": ("text", "label"),
@@ -18,9 +23,11 @@ ROLES = {"found by itself": (), "question and answer": ("prompt", "answer"), "te
 class Tab:
     def __init__(self, studio: Any):
         self.studio, self.desk = studio, studio.desk
-        self.upload = widgets.FileUpload(accept=",".join([*uploads.SUFFIXES, ".gz"]), multiple=True,
-                                         description="Upload a file", layout=widgets.Layout(width="auto"))
+        accept = ",".join([*uploads.SUFFIXES, ".gz"])
+        self.upload = widgets.FileUpload(accept=accept, multiple=True, description="Upload a file",
+                                         layout=widgets.Layout(width="auto"))
         self.upload.observe(self.received, "value")
+        self.zone = [Drop(self.begin, self.came, self.studio.refused, accept=accept)] if Drop else []
         self.path = widgets.Combobox(description="Or a path", placeholder="data/rows.csv, owner/name of the hub",
                                      ensure_option=False, continuous_update=False, style=WIDE, layout=layout())
         self.role = widgets.Dropdown(description="Columns", options=list(ROLES), style=WIDE, layout=layout())
@@ -29,14 +36,18 @@ class Tab:
         self.role.observe(self.roles, "value")
         self.found = widgets.HTML()
         self.rows = widgets.HTML()
-        self.picture = widgets.Image(format="png", layout=widgets.Layout(display="none", max_width="100%"))
+        self.picture, scrolled = picture()
         self.leave = button("Leave unusable rows out", self.left_out,
                             help="Writes a copy without them, beside the uploads; the file itself stays")
         limit = f"CSV, TSV, JSON, JSON Lines, text, Parquet, each also as .gz; at most {uploads.LIMIT / 1e6:.0f} MB."
+        small = ("A file sent by this button travels in one message, and Jupyter takes 10 MB; name the path of a "
+                 "larger one, or install anywidget.")
+        whole = line(self.upload, widgets.HTML(words(small, "quiet")))
+        whole.add_class("lk-whole")  # a page that shows the zone hides it
         self.box = widgets.VBox([
-            line(self.upload, widgets.HTML(words(limit, "quiet"))),
+            *self.zone, whole, widgets.HTML(words(limit, "quiet")),
             line(self.path, button("Use this file", self.named)), self.role, *self.parts,
-            line(button("Check", self.check, "primary"), self.leave), self.found, self.rows, self.picture])
+            line(button("Check", self.check, "primary"), self.leave), self.found, self.rows, scrolled])
 
     def shown(self) -> None:
         self.path.options = self.desk.files()
@@ -49,15 +60,26 @@ class Tab:
             if isinstance(value, dict) else [(f["name"], f["content"], f.get("size")) for f in value]
         for file in files:
             if self.studio.tried(lambda file=file: self.desk.receive(*file)):
-                self.studio.say(f"{Path(self.desk.run.data).name} is the data of the next run", "good")
-        if files:
-            self.shown()
-            self.forget()
+                self.arrived()
+
+    def begin(self, name: str, size: int) -> uploads.Incoming:
+        found = self.desk.incoming(name, size)
+        self.studio.say(f"{name} is on its way …", "quiet")
+        return found
+
+    def came(self, incoming: uploads.Incoming) -> None:
+        """All pieces of a file are there; looking into it may take long."""
+        self.studio.say(f"{incoming.name} is being looked at …", "quiet")
+        self.studio.later(lambda: self.desk.keep(incoming), lambda _: self.arrived())
+
+    def arrived(self) -> None:
+        self.studio.say(f"{Path(self.desk.run.data).name} is the data of the next run", "good")
+        self.shown()
+        self.forget()
 
     def named(self) -> None:
         if self.studio.tried(lambda: self.desk.change(data=self.path.value, columns=None, format=None, task=None)):
-            self.studio.say(f"{Path(self.desk.run.data).name} is the data of the next run", "good")
-            self.forget()
+            self.arrived()
 
     def forget(self) -> None:
         """What was found in another file."""
@@ -79,7 +101,9 @@ class Tab:
         if self.studio.tried(lambda: self.desk.change(columns=columns)):
             self.head()
             self.found.value = words("reading …", "quiet")
-            self.studio.later(self.desk.check, self.checked, self.failed)
+            run = self.desk.run
+            self.studio.later(self.desk.check, lambda found: self.checked(found) if self.desk.run == run else None,
+                              self.failed)
 
     def head(self) -> None:
         """The first rows, also of a file that cannot be used yet: its columns are needed to say what they are."""
