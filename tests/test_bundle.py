@@ -373,8 +373,8 @@ def test_the_first_cell_installs_from_an_attached_bundle(tmp_path, monkeypatch, 
 @pytest.mark.slow
 def test_settings_run_as_a_notebook_and_as_they_are(registry, tmp_path, base, rows_file, monkeypatch):
     file = tmp_path / "relief.yaml"
-    file.write_text(yaml.safe_dump({"name": "relief", "model": base, "data": rows_file, "max_updates": 4,
-                                    "max_length": 128, "max_new_tokens": 8, "precision": "fp32", "quantization": "none"}))
+    file.write_text(yaml.safe_dump({"name": "relief", "model": base, "data": rows_file, "max_updates": 4, "rank": 4,
+                                    "max_length": 128, "max_new_tokens": 8, "quantization": "none"}))
     made = packing.bundle(file, tmp_path / "made", say=lambda _: None)
     monkeypatch.chdir(tmp_path)  # the bundle lies in it
     execute(made / "relief.ipynb", {}, tmp_path / "notebooks")
