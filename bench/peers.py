@@ -267,6 +267,11 @@ def kind(event: Any) -> str:
     return "products" if names[0] in PRODUCTS else "other"
 
 
+def lorakit_fp8(work: Work) -> None:
+    """Lossy: its gradients' cosine is 0.98, not 0.999."""
+    lorakit(work, "fp8")
+
+
 def lorakit_nf4(work: Work) -> None:
     lorakit(work, "nf4")
 
@@ -342,10 +347,15 @@ def trl_default(work: Work, **changes: Any) -> None:
     trl(work, model, adapter(), **changes)
 
 
-def trl_packed(work: Work) -> None:
+def trl_packed(work: Work, **changes: Any) -> None:
     """bf16 weights, nothing recomputed, packs of 2,048 tokens."""
     trl_default(work, weights=torch.bfloat16, gradient_checkpointing=False, packing=True, max_length=2048,
-                per_device_train_batch_size=1, gradient_accumulation_steps=1)
+                per_device_train_batch_size=1, gradient_accumulation_steps=1, **changes)
+
+
+def trl_liger(work: Work) -> None:
+    """The same with Liger's kernels, on a card where `liger-kernel` is installed."""
+    trl_packed(work, use_liger_kernel=True)
 
 
 def trl_best(work: Work) -> None:
@@ -459,8 +469,8 @@ def matmul(work: Work, tokens: int = 1024) -> None:
     work.more["flop_per_second"] = flop / seconds
 
 
-VARIANTS = {f.__name__: f for f in (lorakit, lorakit_nf4, plain, reference, trl_default, trl_packed, trl_best,
-                                    trl_nf4, unsloth_default, unsloth_tuned, matmul)}
+VARIANTS = {f.__name__: f for f in (lorakit, lorakit_nf4, lorakit_fp8, plain, reference, trl_default, trl_packed,
+                                    trl_best, trl_liger, trl_nf4, unsloth_default, unsloth_tuned, matmul)}
 
 
 def options() -> argparse.ArgumentParser:

@@ -25,7 +25,8 @@ HERE = Path(__file__).parent
 # Updates of one run, two of them to warm up; what is measured once comes last.
 CPU = {"lorakit": 12, "plain": 5, "trl_default": 4, "trl_best": 6}
 ONCE = {"trl_packed": 4, "lorakit_nf4": 6, "trl_nf4": 4}
-CARD = {"lorakit": 12, "unsloth_default": 12, "unsloth_tuned": 12, "trl_default": 12, "trl_best": 12, "plain": 12}
+CARD = {"lorakit": 12, "lorakit_fp8": 12, "unsloth_default": 12, "unsloth_tuned": 12, "trl_default": 12, "trl_best": 12,
+        "trl_liger": 12, "plain": 12}
 AGAINST = {"lorakit_nf4": "trl_nf4"}  # others against `reference`, packs against `reference` on the rows of theirs
 WHOLE, SHOWN = 30, 5  # updates of lorakit's loss check, and at least of the others'
 

@@ -20,8 +20,9 @@ from lorakit.run import Run
 
 # What models/ says of a licence, and the hub's word for it (https://huggingface.co/docs/hub/repositories-licenses).
 LICENCES = {"Apache-2.0": "apache-2.0", "MIT": "mit", "Llama 3.2": "llama3.2", "Gemma": "gemma"}
-SETTINGS = ("method", "quantization", "rank", "alpha", "dropout", "target_modules", "learning_rate", "schedule",
-            "global_batch_size", "max_updates", "epochs", "max_length", "precision", "seed")
+SETTINGS = ("method", "quantization", "fake_quantization", "rank", "alpha", "dropout", "target_modules",
+            "learning_rate", "schedule", "global_batch_size", "max_updates", "epochs", "max_length", "precision",
+            "seed")
 HUB_ID = r"[\w.\-]+/[\w.\-]+"
 
 

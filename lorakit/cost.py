@@ -75,7 +75,8 @@ def memory(run: Run, of: Shape | None = None) -> dict[str, int]:
         extra = trained * (4 + moments)
     else:
         weights, extra = frozen(run, of), of.adapter * (4 + 4 + moments)
-    parts = {"weights": weights, "trained": extra, "working": working(run, of)}
+    rounded = of.linear * BYTES.get(run.precision, 4) if run.fake_quantization != "none" else 0  # kept while it answers
+    parts = {"weights": weights, "trained": extra, "working": max(working(run, of), rounded)}
     return {k: int(v) for k, v in {**parts, "total": sum(parts.values())}.items()}
 
 
@@ -86,7 +87,7 @@ def frozen(run: Run, of: Shape) -> float:
     if base.spec(run.model).stored == "nf4":  # what is not in 4 bits is in 16
         return (of.linear + of.experts) * NF4_BITS / 8 + (of.other - of.experts) * 2
     width = BYTES.get(run.precision, 4)
-    bits = {"nf4": NF4_BITS, "int8": 8.1}.get(run.quantization, 8 * width)
+    bits = {"nf4": NF4_BITS, "int8": 8.1, "fp8": 2 * 8}.get(run.quantization, 8 * width)
     each = run.processes if run.shard and run.processes != "auto" else 1  # its share of the layers
     return of.linear * bits / 8 / each + of.other * width
 
@@ -105,7 +106,7 @@ def working(run: Run, of: Shape) -> float:
         try:
             least, most = (_counted(engine, json.dumps(run.given() | ANY), n) for n in (low, high))
             found = most + (most - least) * (tokens - high) / (high - low)
-            if run.quantization != "none":  # one layer's weights, dequantized
+            if run.quantization not in ("none", "fp8"):  # one layer's weights, dequantized
                 found += of.widest * BYTES.get(run.precision, 4)
             return found
         except NotImplementedError:

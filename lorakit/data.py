@@ -1,7 +1,7 @@
 """Load, check, deduplicate, split: a file of the user's becomes three disjoint sets of examples.
 
 No row of one set is in another: equal rows are dropped, nearly equal ones (Jaccard index of word 3-grams ≥ 0.8,
-estimated by MinHash, https://ekzhu.com/datasketch/lsh.html; of pictures a perceptual hash) stay together in one set.
+estimated by MinHash; of pictures a perceptual hash) stay together in one set.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
-from lorakit import media, registry
+from lorakit import media, near, registry
 from lorakit.errors import BadRow, LorakitError, did_you_mean
 from lorakit.example import Chosen, Example, Examples, Joined, Rejected
 from lorakit.schemas import fill, holes
@@ -358,20 +358,7 @@ def near_pairs(examples: Sequence[Example]) -> list[tuple[int, int]]:
     if len(examples) and "media" in examples[0].fields:  # their words repeat, their pictures do not
         first = [example.fields["media"][0]["look"] for example in examples]
         return media.alike(first)
-    from datasketch import MinHash, MinHashLSH
-
-    # The index only proposes: it misses 1 in 20 pairs at 0.8 with these weights, 3 in 5 with its own.
-    index, sketches, pairs = MinHashLSH(threshold=NEAR, num_perm=128, weights=(0.05, 0.95)), [], []
-    blank = MinHash(num_perm=128, seed=1)
-    for i, example in enumerate(shown(examples, "near duplicates")):
-        words = normal(text(example)).split()
-        grams = {" ".join(words[k:k + 3]).encode("utf-8", "replace") for k in range(max(1, len(words) - 2))}
-        sketch = blank.copy()  # its permutations, 2 kB, are shared
-        sketch.update_batch(list(grams))
-        pairs += [(j, i) for j in index.query(sketch) if sketch.jaccard(sketches[j]) >= NEAR]
-        index.insert(i, sketch)
-        sketches.append(sketch)
-    return pairs
+    return near.pairs((normal(text(example)) for example in shown(examples, "near duplicates")), NEAR)
 
 
 def classes(examples: Iterable[Example], report: DataReport) -> list[str] | None:

@@ -237,8 +237,10 @@ def finished(run: Run, folder: Folder, prepared: Prepared) -> bool:
 
 
 def method(run: Run) -> str:
-    names = {"nf4": "QLoRA (NF4)", "int8": "LoRA (int8 base)", "affine4": "QLoRA (affine 4-bit)", "none": "LoRA"}
-    return names[run.quantization] if run.method == "lora" else "full fine-tuning"
+    names = {"nf4": "QLoRA (NF4)", "int8": "LoRA (int8 base)", "fp8": "LoRA (FP8 base)",
+             "affine4": "QLoRA (affine 4-bit)", "none": "LoRA"}
+    aware = "" if run.fake_quantization == "none" else f", quantization-aware ({run.fake_quantization})"
+    return names[run.quantization] + aware if run.method == "lora" else "full fine-tuning"
 
 
 def summary(facts: machine.Facts) -> str:

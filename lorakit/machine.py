@@ -39,6 +39,11 @@ class Card:
         """In hardware: compute capability 8.0 (Ampere) and later. Older cards emulate it slowly."""
         return self.capability >= (8, 0)
 
+    @property
+    def fp8(self) -> bool:
+        """In hardware: compute capability 8.9 (Ada) and later."""
+        return self.capability >= (8, 9)
+
     def served(self, archs: tuple[str, ...]) -> bool:
         """Whether a torch built for these architectures runs on it: same major version, or PTX to compile from."""
         for arch in archs:

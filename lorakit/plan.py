@@ -166,11 +166,17 @@ def first(run: Run, facts: Facts) -> None:
 
 def engine(run: Run, facts: Facts, spec: Spec) -> tuple[str, str]:
     """The one asked for; else of those that serve here the one that suits this machine best, by its own word."""
+    old = next((c for c in facts.cards if not c.fp8), None)
+    if run.quantization == "fp8" and old:
+        raise LorakitError(f"quantization='fp8' needs a card of compute capability 8.9 or later (Ada, Hopper), and "
+                           f"{old.name} has {'.'.join(map(str, old.capability))}; use nf4 or none")
     modules = registry.modules("engines") if run.engine == "auto" else {
         run.engine: registry.load("engines", run.engine)}
     reasons = {name: module.fits(facts, spec) or unserved(module, run.task) or (
         "" if run.quantization in ("auto", *served(module, facts)) else
-        f"it has no {run.quantization}, but {', '.join(served(module, facts))}") for name, module in modules.items()}
+        f"it has no {run.quantization}, but {', '.join(served(module, facts))}") or (
+        "" if run.fake_quantization == "none" or getattr(module, "ROUNDS", False) else "it has no fake_quantization")
+        for name, module in modules.items()}
     suited = {name: modules[name].suits(facts) for name, reason in reasons.items() if not reason}
     refused = "; ".join(f"{n}: {r}" for n, r in reasons.items() if r)
     if run.engine != "auto" and suited:
@@ -227,6 +233,11 @@ def refuse_again(wanted: str, model: str, spec: Spec) -> None:
 
 def quantization(run: Run, facts: Facts, spec: Spec) -> tuple[str, str]:
     refuse_again(run.quantization, run.model, spec)
+    if run.fake_quantization != "none":
+        if spec.stored:
+            raise LorakitError(f"fake_quantization={run.fake_quantization!r}: the weights of {run.model} are stored as "
+                               f"{spec.stored}, and there are none without to round; leave it out")
+        return "none", f"fake_quantization={run.fake_quantization}: the export rounds unquantized weights"
     if spec.stored and run.quantization == "auto":
         return "none", f"its weights are stored as {spec.stored}"
     if run.quantization != "auto":

@@ -56,7 +56,10 @@ class Run(BaseModel):
     # how
     engine: str = "auto"  # a name from lorakit/engines/
     method: Literal["lora", "full"] = "lora"
-    quantization: Literal["auto", "nf4", "int8", "affine4", "none"] = "auto"  # of the frozen base; nf4 + lora = QLoRA
+    # of the frozen base; nf4 + lora = QLoRA; fp8: two copies of 8 bits, not smaller than bf16 but faster
+    quantization: Literal["auto", "nf4", "int8", "fp8", "affine4", "none"] = "auto"
+    # what an export will round its weights to: GGUF's q4_0 and q8_0, MLX's 4bit; every pass computes with such weights
+    fake_quantization: Literal["q4_0", "q8_0", "affine4", "none"] = "none"
     rank: int = Field(16, ge=1)
     alpha: float = Field(32, gt=0)  # the update is scaled by alpha / rank
     dropout: float = Field(0.0, ge=0, lt=1)  # on the input of every adapter
@@ -133,6 +136,14 @@ class Run(BaseModel):
         for name in ("use_rslora", "use_dora"):
             if self.method == "full" and getattr(self, name):
                 clash("method", name, "it is a variant of lora")
+        if self.fake_quantization != "none":
+            if self.method == "full":
+                clash("fake_quantization", "method", "what is rounded is a frozen weight with its adapter; use lora")
+            if self.quantization not in ("auto", "none"):
+                clash("fake_quantization", "quantization", "what an export rounds is the unquantized weight")
+            for name in ("use_dora", "dropout"):
+                if getattr(self, name):
+                    clash("fake_quantization", name, "the weight and its update have no plain sum to round")
         for part in ("validation", "test"):
             if getattr(self, f"{part}_data") and getattr(self, f"{part}_fraction"):
                 clash(f"{part}_data", f"{part}_fraction", "name a file or a share, not both")
@@ -148,8 +159,10 @@ class Run(BaseModel):
             clash("folds", "test_data", "the folds are the test rows")
         if self.folds and self.processes not in ("auto", 1):
             clash("folds", "processes", "the folds are trained in one process, one after the other")
-        if self.use_dora and self.quantization == "int8":
+        if self.use_dora and self.quantization in ("int8", "fp8"):
             clash("use_dora", "quantization", "DoRA needs nf4 or none")
+        if self.shard and self.quantization == "fp8":
+            clash("shard", "quantization", "weights in fp8 stay whole in every process; spread nf4 or none")
         if isinstance(self.micro_batch_size, int) and self.micro_batch_size > self.global_batch_size:
             clash("micro_batch_size", "global_batch_size", "a micro-batch is a part of the global batch")
         if isinstance(self.micro_batch_tokens, int) and self.micro_batch_tokens < self.max_length:

@@ -2,6 +2,7 @@
 
 import json
 import random
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lorakit import data
+from lorakit import data, near
 from lorakit.errors import LorakitError
 from lorakit.example import Example
 
@@ -242,6 +243,18 @@ def test_pairs_around_the_border_of_near():
             assert 0.55 < jaccard(data.text(one), data.text(two)) < 0.62 or kind == "near"
             found[kind] += bool(data.near_pairs([one, two]))
     assert found["near"] >= 54 and found["apart"] == 0
+
+
+def test_many_that_resemble_each_other_cost_little():
+    """3,000 texts in one wording with a number at its end, equal to some others: one group, and nothing else in it."""
+    wording = " ".join(f"word{i}" for i in range(40))
+    texts = [f"{wording} {i % 1500}" for i in range(3000)] + [f"{i} other words than {i * 7} there" for i in range(50)]
+    start = time.process_time()
+    homes = data.joined(len(texts), near.pairs(texts, 0.8))
+    assert time.process_time() - start < 10
+    assert homes.tolist() == [0] * 3000 + list(range(3000, 3050))
+    assert near.pairs([], 0.8) == near.pairs(["", "one"], 0.8) == []
+    assert near.pairs(["one two"] * 3, 0.8) == [(0, 1), (0, 2)]
 
 
 def test_rows_without_three_words_are_compared_whole():

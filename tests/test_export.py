@@ -153,10 +153,11 @@ def test_k_types_are_what_the_package_gguf_reads(kind, bits, error):
 def test_q4_k_m_gives_more_bits_where_llama_cpp_does():
     from lorakit.export.gguf import mixed
 
-    assert [mixed(f"blk.{i}.ffn_down.weight", 16) for i in range(16)] == [
-        "Q6_K", "Q6_K", "Q4_K", "Q4_K", "Q6_K", "Q4_K", "Q4_K", "Q6_K", "Q4_K", "Q4_K", "Q6_K", "Q4_K", "Q4_K", "Q6_K",
-        "Q6_K", "Q6_K"]
-    assert mixed("blk.0.attn_q.weight", 16) == "Q4_K" and mixed("token_embd.weight", 16) == "Q6_K"
+    more = [0, 1, 4, 7, 10, 13, 14, 15]
+    for part in ("ffn_down", "attn_v", "attn_qkv"):
+        assert [i for i in range(16) if mixed(f"blk.{i}.{part}.weight", 16, True) == "Q6_K"] == more
+    assert mixed("blk.0.attn_q.weight", 16, True) == "Q4_K" and mixed("output.weight", 16, False) == "Q6_K"
+    assert [mixed("token_embd.weight", 16, tied) for tied in (True, False)] == ["Q6_K", "Q4_K"]
 
 
 def test_the_modelfile_holds_the_turns_and_the_stop(mistral, tmp_path, here):

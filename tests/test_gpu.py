@@ -17,6 +17,7 @@ import lorakit
 from lorakit import cost, machine, plan
 from lorakit.batches import collate
 from lorakit.engines.torch import load
+from lorakit.kernels import fp8
 from lorakit.train import State
 
 DRY = os.environ.get("LORAKIT_GPU_TESTS") == "cpu"
@@ -102,6 +103,33 @@ def test_four_bits(base, precision):
         engine.predict(batch)
         engine.generate([[1, 2, 3]], 3, [])
     assert torch.allclose(*gradients, atol=1e-6, rtol=1e-4)
+
+
+def fp8_units():
+    return not CARD or torch.cuda.get_device_capability() >= (8, 9)
+
+
+@pytest.mark.skipif(not fp8_units(), reason="no FP8 units")
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_fp8(base, precision):
+    """Lossy: the curve stays near, packed and padded agree, cosines are 0.98; products are the plain form's."""
+    rows = learnable(64)
+    plain, _ = curve(base, rows)
+    first, _ = curve(base, rows, quantization="fp8", precision=precision)
+    second, _ = curve(base, rows, quantization="fp8", precision=precision, packing=False)
+    found = []
+    for changes in ({}, {"quantization": "fp8", "precision": precision}):
+        engine = shaken(load(settings(base, **changes)))
+        engine.backward(collate(noise(30, 9, 17), range(3)))
+        found.append([engine.trained[n].grad.flatten() for n in sorted(engine.trained)])
+    cosine = min(float(torch.nn.functional.cosine_similarity(a, b, 0)) for a, b in zip(*found, strict=True))
+    noted(f"FP8 {precision}: losses against fp32, packed against padded, cosine",
+          f"{np.abs(first / plain - 1).max():.1%} {np.abs(first / second - 1).max():.1%} {cosine:.3f}")
+    assert np.abs(first / plain - 1).max() < 0.05 and np.abs(first / second - 1).max() < 0.05 and cosine > 0.98
+    where = torch.device("cuda" if CARD else "cpu")
+    x, w = (fp8.quantized(torch.randn(n, 256, device=where)) for n in (300, 512))
+    off = (fp8.product(x, w, torch.float32) - fp8.plain(x, w, torch.float32)).abs().max()
+    assert fp8.tried(where) == "" and off < 0.01 * fp8.plain(x, w, torch.float32).abs().max()
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit"])

@@ -25,7 +25,7 @@ FILES = sorted(p for p in PACKAGE.rglob("*.py") if p != PACKAGE / "__init__.py")
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 # A module imports, when it is loaded, only what stands before it. A folder is one entry.
-ORDER = """errors install registry hub files wheels processes run machine turns example media formats schemas
+ORDER = """errors install registry hub files wheels processes run machine turns example media formats schemas near
     data checks tasks models base check rows batches kernels convert engines cost plan checkpoint train metrics
     intervals evaluate record report trackers logs compare preview prepare ask prove folds finetune rescore perturb
     card export serve launch doctor notebook over search rehearse packed bundle widgets cli""".split()
@@ -81,7 +81,7 @@ def test_modules_import_only_what_stands_above_them(path):
 def test_an_engine_is_named_only_in_its_own_file(path):
     engines = {*registry.names("engines"), "torch", "mlx", "unsloth"}
     if place(path) == "engines":
-        engines -= {path.stem}
+        engines -= {path.relative_to(PACKAGE).with_suffix("").parts[1]}
     found = tree(path)
     words = {n.value for n in ast.walk(found) if isinstance(n, ast.Constant) and isinstance(n.value, str)}
     assert not words & engines
@@ -227,8 +227,9 @@ def test_models(name):
 
 @pytest.mark.parametrize("name", registry.names("engines"))
 def test_engines(name):
-    functions = {n.name: [a.arg for a in n.args.args] for n in tree(PACKAGE / "engines" / f"{name}.py").body
-                 if isinstance(n, ast.FunctionDef)}
+    folder = PACKAGE / "engines"
+    path = next(p for p in (folder / f"{name}.py", folder / name / "__init__.py") if p.exists())
+    functions = {n.name: [a.arg for a in n.args.args] for n in tree(path).body if isinstance(n, ast.FunctionDef)}
     assert functions["fits"] == ["facts", "spec"] and functions["suits"] == ["facts"] and functions["load"][0] == "run"
 
 

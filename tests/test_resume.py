@@ -26,7 +26,7 @@ from lorakit import checkpoint
 from lorakit.record import Folder, read_lines
 
 HEAVY = ["lorakit.cli", "lorakit.finetune", "lorakit.engines.torch", "lorakit.report", "bitsandbytes", "datasets",
-         "datasketch", "matplotlib.figure", "peft", "sklearn", "transformers.generation"]
+         "matplotlib.figure", "peft", "sklearn", "transformers.generation"]
 VOLATILE = ("seconds", "tokens_per_second", "memory_bytes")
 
 

@@ -19,6 +19,12 @@ CONTRADICTIONS = [
     dict(early_stopping=3, validate_every=0),
     dict(early_stopping=3, validation_fraction=0.0),
     dict(use_dora=True, quantization="int8"),
+    dict(fake_quantization="q4_0", method="full"),
+    dict(fake_quantization="q8_0", quantization="nf4"),
+    dict(fake_quantization="affine4", use_dora=True),
+    dict(fake_quantization="q4_0", dropout=0.1),
+    dict(use_dora=True, quantization="fp8"),
+    dict(shard=True, quantization="fp8"),
     dict(micro_batch_size=16, global_batch_size=8),
     dict(micro_batch_tokens=512, max_length=513),
 ]

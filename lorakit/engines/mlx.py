@@ -33,7 +33,7 @@ SERVED: dict[str, tuple[tuple, str]] = {
     "method": (("lora",), "use method=lora"), "use_dora": ((False,), "leave use_dora out"),
     "optimizer": (("adamw",), "use optimizer=adamw"), "precision": (("fp32", "bf16"), "use bf16 or fp32"),
     "quantization": (("auto", *QUANTIZATIONS), "use affine4 (4 bits in groups of 64) or none"),
-    "shard": ((False,), "leave shard out"),
+    "shard": ((False,), "leave shard out"), "fake_quantization": (("none",), "leave fake_quantization out"),
 }
 BODIES = ("model", "transformer", "backbone")  # what mlx-lm's models call all before the head
 RENAMED = {"mistral": "llama"}  # architectures that mlx-lm serves by another's file

@@ -2,9 +2,10 @@
 
 A target is one file here. It offers `TYPES` (precisions, the first one by default), `BOUNDS` (for each of them the
 least share of equal greedy tokens and the most nats per token that it may add; `bounds(source, type)` where a model
-widens them), `room(weights, type)` -> bytes of (disk, memory), `export(source, folder, type)` -> notes,
-`size(folder)` -> bytes of weights, `load(folder, source)` -> a `Runtime`, and for the model card `USE`, a line that
-loads it, and `LIBRARY`, the hub's name of what reads it, where that is not the target's.
+widens them), `ROUNDED` where a run can have trained with a type's own weights (type -> `fake_quantization`),
+`room(weights, type)` -> bytes of (disk, memory), `export(source, folder, type)` -> notes, `size(folder)` -> bytes of
+weights, `load(folder, source)` -> a `Runtime`, and for the model card `USE`, a line that loads it, and `LIBRARY`, the
+hub's name of what reads it, where that is not the target's.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
@@ -26,7 +28,7 @@ import numpy as np
 from lorakit import base, card, evaluate, machine, record, registry, rows
 from lorakit.data import sha256
 from lorakit.errors import LorakitError, did_you_mean
-from lorakit.evaluate import prompts
+from lorakit.evaluate import Outcome, prompts
 from lorakit.files import sound, sweep, whole
 from lorakit.record import Folder
 from lorakit.rows import Rows
@@ -66,9 +68,17 @@ class Source:
     @property
     def rows(self) -> Rows:
         """Test rows, or the first training rows where those are few."""
-        sets, _ = rows.read(self.folder / "rows")
-        test = sets.get("test")
-        return (test if test is not None and len(test) >= ENOUGH else sets["train"]).first(ROWS)
+        test = self.sets.get("test")
+        return (test if test is not None and len(test) >= ENOUGH else self.sets["train"]).first(ROWS)
+
+    @cached_property
+    def sets(self) -> dict[str, Rows]:
+        return rows.read(self.folder / "rows")[0]
+
+    @property
+    def longest(self) -> int:
+        """Tokens of its longest row."""
+        return max(int(some.lengths.max()) for some in self.sets.values())
 
 
 def source(path: str | os.PathLike, **options: Any) -> Source:
@@ -136,6 +146,8 @@ def export(path: str | os.PathLike, target: str, out: str | os.PathLike | None =
         measured = again(part, found, target, kind)
         bounds = module.bounds(found, kind) if hasattr(module, "bounds") else module.BOUNDS[kind]
         bounds = compared_in(tuned["in"], bounds)
+        if getattr(module, "ROUNDED", {}).get(kind) == found.run.fake_quantization:
+            tuned["exact"] = tuned["rounded"]
         content = judged(tuned, measured, bounds, f"{target} {kind}")
         content = {"target": target, "type": kind, "run": str(found.folder.path), "base": found.run.model,
                    "base_sha256": found.folder.record.get("base_sha256"), "bytes": module.size(part),
@@ -179,28 +191,35 @@ def refuse(folder: Path, module: ModuleType, found: Source, kind: str) -> None:
 def reference(found: Source) -> tuple[dict[str, Any], list[str]]:
     """What the tuned model says: in fp32 on unquantized weights, which an export is judged by, and as it was trained.
 
+    `rounded`, where it was trained for one format: in fp32 with weights as that format holds them; judges this one.
     Kept beside the run's rows for the next export of the same weights.
     """
     path, some = found.folder / "rows" / "tuned.json", found.rows
     key = "".join(sha256(f) for f in sorted(found.saved.glob("*.safetensors")))
     try:
-        kept = sound(json.loads(path.read_text(encoding="utf-8")), "key", "exact", "trained", "notes", "in")
+        kept = sound(json.loads(path.read_text(encoding="utf-8")), "key", "exact", "trained", "rounded", "notes",
+                     "in")
         if kept["key"] == key:
             return kept, kept["notes"]
     except (OSError, ValueError):
         pass
     run, notes, plain = found.run, [], unquantized(found)
-    trained = _said(found, run, some)
+    trained, held = _said(found, run, some), None
     exact = trained if plain in (run, None) else _said(found, plain, some)
     if plain is None:
         notes.append(f"there is no room for the base's unquantized weights: compared with the model in "
                      f"{run.quantization}, and what merging changes is not measured")
+    elif run.fake_quantization != "none":
+        held = trained if plain.precision == run.precision else _said(found, plain.with_(
+            fake_quantization=run.fake_quantization), some)
+        notes.append(f"tuned with its weights as {run.fake_quantization} holds them; with unrounded ones "
+                     f"{_compared(trained, exact)}")
     elif run.quantization != "none":
         notes.append(f"tuned on a base in {run.quantization}, merged into its unquantized weights: "
                      f"{_compared(trained, exact)}")
     elif plain != run:
         notes.append(f"tuned in {run.precision}, compared in fp32: {_compared(trained, exact)}")
-    content = {"key": key, "exact": exact, "trained": trained, "notes": notes,
+    content = {"key": key, "exact": exact, "trained": trained, "rounded": held, "notes": notes,
                "in": "nothing plain" if plain is None else plain.precision}
     record.write_json(path, content)
     return content, notes
@@ -211,7 +230,7 @@ def unquantized(found: Source) -> Run | None:
     room = machine.facts(found.folder.path).device_memory
     for precision, bytes_each in (("fp32", 4), (found.run.precision, 2)):
         if 1.2 * bytes_each * found.folder.record["parameters"] < room:
-            return found.run.with_(quantization="none", precision=precision)
+            return found.run.with_(quantization="none", fake_quantization="none", precision=precision)
     return None if found.run.quantization != "none" else found.run
 
 
@@ -266,6 +285,21 @@ def measure(part: Path, found: Source, target: str) -> dict[str, Any]:
     nats = [runtime.nats(row["ids"].tolist(), [bool(t) for t in row["targets"]]) for row in some]
     more = getattr(runtime, "facts", dict)()
     return {"answers": answers, "nats": nats, "tokens_per_second": _speed(answers, seconds), **more}
+
+
+def tested(folder: str | os.PathLike) -> Outcome:
+    """What an exported model makes of every test row of its run, in its own runtime: losses without answers.
+
+    Raises `LorakitError` where there are no test rows.
+    """
+    content = read(folder)
+    found = source(content["run"])
+    if "test" not in found.sets:
+        raise LorakitError(f"{content['run']}: has no test rows that {folder} could be scored on")
+    runtime, test = registry.load("export", content["target"]).load(Path(folder), found), found.sets["test"]
+    sums = [[runtime.nats(row["ids"].tolist(), [bool(t) for t in row["targets"]]), row["targets"].sum(), np.nan]
+            for row in test]
+    return Outcome(np.array(sums, dtype=np.float64), [None] * len(test), test.sources)
 
 
 def perplexity(said: dict[str, Any], targets: Sequence[float] | None = None) -> float:
@@ -327,7 +361,7 @@ def read(folder: str | os.PathLike) -> dict[str, Any]:
     """`export.json` of an exported folder. Raises `LorakitError` where there is none."""
     try:
         content = json.loads((Path(folder) / RECORD).read_text(encoding="utf-8"))
-        return sound(content, "target", "type", "bytes", "agreement", "perplexity", "tokens_per_second", "notes")
+        return sound(content, "target", "type", "run", "bytes", "agreement", "perplexity", "tokens_per_second", "notes")
     except (OSError, ValueError) as error:
         raise LorakitError(f"{folder}: holds no export ({error}); make one: lorakit export RUN_DIR --to …") from None
 

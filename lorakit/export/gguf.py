@@ -1,7 +1,8 @@
 """One file for llama.cpp, Ollama and what is built on them: weights, tokenizer and chat template together.
 
 The format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. Names and keys come from the package `gguf`;
-what a family needs beyond them stands in `FAMILIES`. `q4_k_m` is llama.cpp's own mixture.
+what a family needs beyond them stands in `FAMILIES`. `q4_k_m` is llama.cpp's own mixture; `q4_0` has all matrices in
+four bits, as `llama-quantize --pure` writes it.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ TYPES = ("q8_0", "f16", "f32", "q4_0", "q4_k_m", "adapter")
 BOUNDS = {"f32": DEFAULT_BOUNDS["fp32"], "f16": DEFAULT_BOUNDS["16"], "q8_0": DEFAULT_BOUNDS["8"],
           "q4_0": DEFAULT_BOUNDS["4"], "q4_k_m": DEFAULT_BOUNDS["4"], "adapter": DEFAULT_BOUNDS["fp32"]}
 BITS = {"f32": 32, "f16": 16, "q8_0": 8.5, "q4_0": 4.5, "q4_k_m": 4.9, "adapter": 32}  # per weight, scales included
+ROUNDED = {"q4_0": "q4_0", "q8_0": "q8_0"}
 MODEL, ADAPTER, MODELFILE = "model.gguf", "adapter.gguf", "Modelfile"
 
 
@@ -71,7 +73,8 @@ def room(weights: int, kind: str) -> tuple[float, float]:
 
 
 def bounds(source: Source, kind: str) -> tuple[float, float]:
-    return rounded(source, BOUNDS[kind])
+    # One that was trained for these very weights differs by the 8 bits of llama.cpp's activations alone.
+    return rounded(source, BOUNDS["q8_0" if ROUNDED.get(kind) == source.run.fake_quantization else kind])
 
 
 def size(folder: Path) -> int:
@@ -121,7 +124,7 @@ def write(model: Any, source: Source, path: Path, kind: str) -> list[str]:
         if known is None:
             raise LorakitError(f"'{name}' has no name in llama.cpp's {form.architecture}, so this model cannot be "
                                "written as GGUF")
-        stored = stored_as(f"{known}.{suffix}", tensor, kind, config.num_hidden_layers)
+        stored = stored_as(f"{known}.{suffix}", tensor, kind, config.num_hidden_layers, config.tie_word_embeddings)
         if kind.startswith("q") and tensor.ndim > 1 and tensor.shape[-1] % 32:
             small.append(name)
         writer.add_tensor(f"{known}.{suffix}", packed(tensor, stored), raw_dtype=stored)
@@ -347,7 +350,7 @@ def rendered(tokenizer: Any, turns: list[dict[str, str]]) -> str:
 # Bits
 
 
-def stored_as(name: str, tensor: np.ndarray, kind: str, layers: int) -> Any:
+def stored_as(name: str, tensor: np.ndarray, kind: str, layers: int, tied: bool) -> Any:
     """The type of one tensor. Vectors and what chooses experts stay in f32; rows that no block fills take a type that
     they do fill."""
     import gguf
@@ -355,22 +358,21 @@ def stored_as(name: str, tensor: np.ndarray, kind: str, layers: int) -> Any:
     types = gguf.GGMLQuantizationType
     if tensor.ndim < 2 or kind == "f32" or name.endswith(".bias") or "ffn_gate_inp" in name:
         return types.F32
-    wanted = types[mixed(name, layers) if kind == "q4_k_m" else kind.upper()]
+    wanted = types[mixed(name, layers, tied) if kind == "q4_k_m" else kind.upper()]
     if tensor.shape[-1] % 256:
         wanted = {types.Q4_K: types.Q5_0, types.Q5_K: types.Q5_1, types.Q6_K: types.Q8_0}.get(wanted, wanted)
     return types.F16 if kind.startswith("q") and tensor.shape[-1] % 32 else wanted
 
 
-def mixed(name: str, layers: int) -> str:
-    """llama.cpp's rule of q4_k_m: more bits for the head, and for values and `down` in half of the layers."""
-    if name.startswith("output.") or name == "token_embd.weight":
+def mixed(name: str, layers: int, tied: bool) -> str:
+    """llama.cpp's rule of q4_k_m (`llama-quant.cpp`, without its exceptions for 70B and for 8 experts): more bits for
+    the head, and for values and `down` in half of the layers."""
+    if name.startswith("output.") or (tied and name == "token_embd.weight"):
         return "Q6_K"
-    if "attn_qkv" in name:
-        return "Q5_K"
     layer = int(name.split(".")[1]) if name.startswith("blk.") else 0
     first = layers // 8
     more = layer < first or layer >= 7 * layers // 8 or (layer - first) % 3 == 2
-    return "Q6_K" if more and ("attn_v." in name or "ffn_down" in name) else "Q4_K"
+    return "Q6_K" if more and any(part in name for part in ("attn_v.", "attn_qkv.", "ffn_down")) else "Q4_K"
 
 
 def packed(tensor: np.ndarray, wanted: Any) -> np.ndarray:
@@ -460,8 +462,7 @@ class LlamaCpp:
 
     def __init__(self, folder: Path, source: Source):
         self.source = source
-        longest = int(source.rows.lengths.max()) + source.run.max_new_tokens + 8
-        self.server = server(folder, max(512, longest))
+        self.server = server(folder, max(512, source.longest + source.run.max_new_tokens + 8))
 
     def _ask(self, request: dict[str, Any], path: str = "completion") -> dict[str, Any]:
         content = {"cache_prompt": True, "temperature": 0, "return_tokens": True, **request}

@@ -25,6 +25,7 @@ USE = 'mlx_lm.generate --model {name} --prompt "…"'
 TYPES = ("fp16", "4bit", "fp32", "adapter")
 BOUNDS = {"fp16": DEFAULT_BOUNDS["16"], "4bit": DEFAULT_BOUNDS["4"], "fp32": DEFAULT_BOUNDS["fp32"],
           "adapter": DEFAULT_BOUNDS["16"]}  # the base computes in its own 16 bits
+ROUNDED = {"4bit": "affine4"}
 BYTES = {"fp16": 2, "4bit": 0.6, "fp32": 4, "adapter": 0.1}
 
 
@@ -34,7 +35,7 @@ def room(weights: int, kind: str) -> tuple[float, float]:
 
 
 def bounds(source: Source, kind: str) -> tuple[float, float]:
-    return rounded(source, BOUNDS[kind])
+    return rounded(source, BOUNDS["fp16" if ROUNDED.get(kind) == source.run.fake_quantization else kind])
 
 
 def size(folder: Path) -> int:

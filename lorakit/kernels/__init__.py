@@ -8,9 +8,11 @@ from __future__ import annotations
 from typing import Any
 
 
-def install(model: Any) -> str:
-    """What was put in, in words: `16 linear, 2 gated MLP, 4 RMSNorm`."""
-    from lorakit.kernels import lora, norm
+def install(model: Any, form: str = "none") -> str:
+    """What was put in, in words: `16 linear, 2 gated MLP, 4 RMSNorm`; `form`: what its weights are rounded to."""
+    from lorakit.kernels import lora, norm, rounding
 
-    found = lora.install(model) + norm.install(model)
+    found = lora.install(model, form) + norm.install(model)
+    if form != "none":
+        found += rounding.settle(model, form)
     return ", ".join(f"{n} {what}" for what, n in found.items() if n) or "none"

@@ -229,16 +229,18 @@ class _Short(torch.autograd.Function):
         for first, last in blocks(length):
             some = rows[:, :, first:last].reshape(groups, -1, width)  # (G, S · n, D): the queries that share a key
             later = torch.full((last - first, last), -torch.inf, device=q.device).triu_(1 + first)
-            scores = torch.baddbmm(later.repeat(rows.shape[1], 1), some.float(), keys[:, :, :last], alpha=scale)
+            with exact_products():
+                scores = torch.bmm(some.float(), keys[:, :, :last])
+            torch.add(later.repeat(rows.shape[1], 1), scores, alpha=scale, out=scores)
             share = None
             if sinks is None:
-                p = torch.softmax(scores, -1).to(q.dtype)  # (G, S · n, last)
+                p = torch.softmax(scores, -1, out=scores).to(q.dtype)  # (G, S · n, last)
             else:
                 beside = sinks.float().view(groups, -1, 1, 1).expand(-1, -1, last - first, 1).reshape(groups, -1, 1)
                 p = torch.softmax(torch.cat([scores, beside], -1), -1)
                 share, p = p[..., -1:].clone(), p[..., :-1].to(q.dtype).contiguous()  # what the sink takes
             out.append(p @ v[0, :, :last])
-            kept += [some, p, out[-1], share]
+            kept += [some, p, *([] if sinks is None else [out[-1], share])]
         ctx.save_for_backward(k, v, *kept)
         ctx.scale, ctx.sunk = scale, sinks is not None
         return joined(out, q.shape)
@@ -249,19 +251,41 @@ class _Short(torch.autograd.Function):
         groups, length, width = k.shape[1:]
         rows, dq, dk, dv, dsinks = dout.reshape(groups, -1, length, width), [], None, None, 0.0
         for first, last in blocks(length)[::-1]:  # the last block met all keys
-            *kept, some, p, out, share = kept
             d = rows[:, :, first:last].reshape(groups, -1, width)
-            along = (d.float() * out.float()).sum(-1, keepdim=True)
-            ds = (d @ v[0, :, :last].transpose(1, 2)).float().sub_(along).mul_(p).mul_(ctx.scale).to(p.dtype)
-            dq.insert(0, ds @ k[0, :, :last])
-            if dk is None:
-                dk, dv = ds.transpose(1, 2) @ some, p.transpose(1, 2) @ d
-            else:
-                dk[:, :last].baddbmm_(ds.transpose(1, 2), some)
-                dv[:, :last].baddbmm_(p.transpose(1, 2), d)
             if ctx.sunk:
+                *kept, out, share = kept
+                along = (d.float() * out.float()).sum(-1, keepdim=True)
                 dsinks = dsinks - (share * along).view(groups * rows.shape[1], -1).sum(-1)
+            *kept, some, p = kept
+            # (dp - Σ p dp) p, in fp32 inside; a sink adds nothing to the sum, as its value is zero
+            ds = torch._softmax_backward_data(d @ v[0, :, :last].transpose(1, 2), p, -1, p.dtype)
+            dq.insert(0, scaled(ds, k[0, :, :last], ctx.scale))
+            if dk is None:
+                dk, dv = scaled(ds.transpose(1, 2), some, ctx.scale), p.transpose(1, 2) @ d
+            else:
+                dk[:, :last].baddbmm_(ds.transpose(1, 2), some, alpha=ctx.scale)
+                dv[:, :last].baddbmm_(p.transpose(1, 2), d)
         return joined(dq, dout.shape), dk[None], dv[None], dsinks if ctx.sunk else None, None
+
+
+@contextlib.contextmanager
+def exact_products():
+    """Inside, a CPU that multiplies bf16 does so for fp32 too: exact where bf16 values were widened, summed in fp32."""
+    matmul = getattr(torch.backends.mkldnn, "matmul", None)  # torch 2.9 and later
+    before = getattr(matmul, "fp32_precision", None)
+    if before is None:
+        yield
+        return
+    matmul.fp32_precision = "bf16"
+    try:
+        yield
+    finally:
+        matmul.fp32_precision = before
+
+
+def scaled(a, b, scale):
+    """scale · a b, (G, N, M) times (G, M, K), rounded once."""
+    return torch.baddbmm(a.new_zeros(1, 1, 1), a, b, beta=0, alpha=scale)
 
 
 def joined(parts, shape):

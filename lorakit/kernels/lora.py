@@ -17,9 +17,12 @@ from typing import Any
 import torch
 from torch.nn.functional import linear
 
+from lorakit.errors import LorakitError
 from lorakit.kernels import gated
+from lorakit.kernels.rounding import rounded
 
 _as_peft: ContextVar[bool] = ContextVar("as_peft", default=False)
+_standing: ContextVar[dict[int, torch.Tensor] | None] = ContextVar("standing", default=None)
 
 
 @contextlib.contextmanager
@@ -32,12 +35,23 @@ def as_peft() -> Iterator[None]:
         _as_peft.reset(token)
 
 
+@contextlib.contextmanager
+def standing() -> Iterator[None]:
+    """Inside, a rounded weight is made once and kept, where one token after another would make it anew."""
+    token = _standing.set({})
+    try:
+        yield
+    finally:
+        _standing.reset(token)
+
+
 @dataclass
 class Adapted:
     """A frozen linear layer and its adapter: what the functions below need to know."""
 
     module: Any  # PEFT's
     name: str  # of the adapter
+    form: str = "none"  # what the sum of both is rounded to (`rounding.FORMS`)
 
     @property
     def tensors(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -68,17 +82,55 @@ class Adapted:
         state = getattr(layer.weight, "quant_state", None) or getattr(layer, "quant_state", None)
         return layer.weight.to(dtype) if state is None else dequantized(layer.weight.data.view(-1, 1), state).to(dtype)
 
-    def forward(self, x: torch.Tensor, a: torch.Tensor, b: torch.Tensor, seen: torch.Tensor | None = None
-                ) -> tuple[torch.Tensor, torch.Tensor]:
+    def merged(self, a: torch.Tensor, b: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """W + s B A (out, in), summed in fp32 as an export does, and rounded."""
+        kept = _standing.get()
+        if kept is not None and id(self) in kept:
+            return kept[id(self)]
+        found = rounded(self.weight(torch.float32) + (b @ a).mul_(self.scale), self.form).to(dtype)
+        if kept is not None:
+            kept[id(self)] = found
+        return found
+
+    def read(self, x: torch.Tensor) -> Any:
+        """What layers that multiply by themselves (`fp8`) need of x, for all that have the same input; else None."""
+        layer = self.module.get_base_layer()
+        return layer.read(x) if hasattr(layer, "read") else None
+
+    def product(self, x: torch.Tensor, read: Any = None) -> torch.Tensor:
+        """x Wᵀ + bias"""
+        layer = self.module.get_base_layer()
+        return layer.product(x, read) if hasattr(layer, "read") else linear(x, self.weight(x.dtype), self.bias(x.dtype))
+
+    def product_back(self, dy: torch.Tensor, into: torch.Tensor | None = None) -> torch.Tensor:
+        """dy W, added to `into`"""
+        layer = self.module.get_base_layer()
+        if hasattr(layer, "read"):
+            return layer.product_back(dy) if into is None else into.add_(layer.product_back(dy))
+        return through(dy, self.weight(dy.dtype), into)
+
+    def bias(self, dtype: torch.dtype) -> torch.Tensor | None:
+        found = self.module.get_base_layer().bias
+        return None if found is None else found.to(dtype)
+
+    def forward(self, x: torch.Tensor, a: torch.Tensor, b: torch.Tensor, seen: torch.Tensor | None = None,
+                read: Any = None) -> tuple[torch.Tensor, torch.Tensor]:
         """x (N, in) -> y (N, out) and x Aᵀ (N, r); `seen`: what the adapter sees in place of x."""
-        bias = self.module.get_base_layer().bias
-        y = linear(x, self.weight(x.dtype), None if bias is None else bias.to(x.dtype))
         low = (x if seen is None else seen) @ a.t().to(x.dtype)
-        return y.addmm_(low, b.t().to(x.dtype), alpha=self.scale), low
+        if self.form != "none":
+            return linear(x, self.merged(a, b, x.dtype), self.bias(x.dtype)), low
+        return self.product(x, read).addmm_(low, b.t().to(x.dtype), alpha=self.scale), low
 
     def back_low(self, dy: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         """The gradient of x Aᵀ, (N, r)."""
         return (dy @ b.to(dy.dtype)).mul_(self.scale)
+
+    def back_input(self, dy: torch.Tensor, dlow: torch.Tensor, a: torch.Tensor, b: torch.Tensor,
+                   into: torch.Tensor | None = None) -> torch.Tensor:
+        """The gradient of x, added to `into`. A rounded weight is made again: that takes less than to keep it."""
+        if self.form != "none":
+            return through(dy, self.merged(a, b, dy.dtype), into)
+        return self.product_back(dy, into).addmm_(dlow, a.to(dy.dtype))
 
     def back_adapter(self, dy: torch.Tensor, dlow: torch.Tensor, x: torch.Tensor, low: torch.Tensor, dtype: torch.dtype
                      ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -88,9 +140,13 @@ class Adapted:
     def backward(self, dy: torch.Tensor, x: torch.Tensor, low: torch.Tensor, a: torch.Tensor, b: torch.Tensor,
                  into: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """The gradients of x (added to `into`), A and B."""
-        dlow, weight = self.back_low(dy, b), self.weight(dy.dtype)
-        dx = dy @ weight if into is None else into.addmm_(dy, weight)
-        return dx.addmm_(dlow, a.to(dy.dtype)), *self.back_adapter(dy, dlow, x, low, a.dtype)
+        dlow = self.back_low(dy, b)
+        return self.back_input(dy, dlow, a, b, into), *self.back_adapter(dy, dlow, x, low, a.dtype)
+
+
+def through(dy: torch.Tensor, weight: torch.Tensor, into: torch.Tensor | None) -> torch.Tensor:
+    """dy (N, out) times (out, in), added to `into`."""
+    return dy @ weight if into is None else into.addmm_(dy, weight)
 
 
 _room: dict[tuple[torch.device, torch.dtype], torch.Tensor] = {}
@@ -149,7 +205,7 @@ class _Dropped(torch.autograd.Function):
     def backward(ctx, dy):
         dropped, low, a, b = ctx.saved_tensors
         dlow = ctx.layer.back_low(dy, b)
-        return (dy @ ctx.layer.weight(dy.dtype), dlow @ a.to(dy.dtype),
+        return (ctx.layer.product_back(dy), dlow @ a.to(dy.dtype),
                 *ctx.layer.back_adapter(dy, dlow, dropped, low, a.dtype), None)
 
 
@@ -160,8 +216,9 @@ class _Together(torch.autograd.Function):
     def forward(ctx, x, layers, *pairs):
         ctx.layers, out, lows = layers, [], []
         with torch.autocast(x.device.type, enabled=False):
+            read = layers[0].read(x)
             for layer, a, b in zip(layers, pairs[::2], pairs[1::2], strict=True):
-                y, low = layer.forward(x, a, b)
+                y, low = layer.forward(x, a, b, read=read)
                 out.append(y)
                 lows.append(low)
         ctx.save_for_backward(x, *lows, *pairs)
@@ -185,8 +242,9 @@ class _Gated(torch.autograd.Function):
     def forward(ctx, x, layers, act, *pairs):
         gate, up, down = layers
         with torch.autocast(x.device.type, enabled=False):
-            e, low_e = gate.forward(x, *pairs[0:2])
-            g, low_g = up.forward(x, *pairs[2:4])
+            read = gate.read(x)
+            e, low_e = gate.forward(x, *pairs[0:2], read=read)
+            g, low_g = up.forward(x, *pairs[2:4], read=read)
             y, low = down.forward(gated.forward(e, g, act), *pairs[4:6])
         ctx.save_for_backward(x, e, g, low_e, low_g, low, *pairs)
         ctx.layers, ctx.act = layers, act
@@ -199,7 +257,7 @@ class _Gated(torch.autograd.Function):
         dy = dy.contiguous()
         a, b = pairs[4:6]
         dlow = down.back_low(dy, b)
-        dh = (dy @ down.weight(dy.dtype)).addmm_(dlow, a.to(dy.dtype))
+        dh = down.back_input(dy, dlow, a, b)
         h, de, dg = gated.backward(dh, e, g, ctx.act)
         da_down, db_down = down.back_adapter(dy, dlow, h, low, a.dtype)
         del h, dh
@@ -208,10 +266,17 @@ class _Gated(torch.autograd.Function):
         return dx, None, None, da_gate, db_gate, da_up, db_up, da_down, db_down
 
 
-def install(model: Any) -> Counter:
-    """Gives every layer of a PEFT model that can be served its fast forward pass -> how many of each kind."""
-    layers = {id(m): adapted(m) for m in model.modules() if hasattr(m, "lora_A")}
+def install(model: Any, form: str = "none") -> Counter:
+    """Gives every layer of a PEFT model that can be served its fast forward pass -> how many of each kind.
+
+    Raises `LorakitError` where a layer is to be rounded and has to be left to PEFT.
+    """
+    layers = {id(m): adapted(m, form) for m in model.modules() if hasattr(m, "lora_A")}
     served = {k: layer for k, layer in layers.items() if layer is not None}
+    lost = next((n for n, m in model.named_modules() if form != "none" and layers.get(id(m), True) is None), None)
+    if lost:
+        raise LorakitError(f"fake_quantization={form!r}: the adapter of '{lost}' is not of a plain linear layer, "
+                           "whose merged weight could be rounded; leave it out of target_modules")
     found = Counter({"adapted layers": len(served), "left to PEFT": len(layers) - len(served)})
     for module in list(model.modules()):
         parts = {n: served.get(id(m)) for n, m in module.named_children()}
@@ -235,7 +300,7 @@ def looks_elsewhere(attention: Any) -> bool:
     return bool({"key_value_states", "encoder_hidden_states"} & {*inspect.signature(attention.forward).parameters})
 
 
-def adapted(module: Any) -> Adapted | None:
+def adapted(module: Any, form: str = "none") -> Adapted | None:
     """A module of PEFT that the functions above can stand for: a linear layer, dense or of four bits, plain LoRA."""
     from peft.tuners.lora import Linear, LoraLayer
     from peft.tuners.lora.bnb import Linear4bit
@@ -248,7 +313,8 @@ def adapted(module: Any) -> Adapted | None:
         return None
     if module.lora_A[names[0]].bias is not None or module.lora_B[names[0]].bias is not None:
         return None
-    return Adapted(module, names[0]) if isinstance(base, torch.nn.Linear) and not base.weight.requires_grad else None
+    plain = isinstance(base, torch.nn.Linear) and not base.weight.requires_grad
+    return Adapted(module, names[0], form) if plain else None
 
 
 def _single(layer: Adapted) -> None:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-CHUNK = 2**26  # logits at a time: 256 MB in fp32
-SMALL = 2**22  # on a CPU: 16 MB; half of it costs a fifth more, as its products are thin
+CHUNK = 2**26  # logits at a time: 128 MB in bf16
+SMALL = 2**24  # on a CPU
+CACHED = 2**18  # of those, on a CPU, as many are widened to fp32 at a time: 1 MB
 
 
 def linear_cross_entropy(hidden: torch.Tensor, weight: torch.Tensor, answers: torch.Tensor, scale: float = 1.0,
@@ -25,7 +26,11 @@ def linear_cross_entropy(hidden: torch.Tensor, weight: torch.Tensor, answers: to
 def logits(hidden: torch.Tensor, weight: torch.Tensor, scale: float = 1.0, softcap: float | None = None
            ) -> torch.Tensor:
     """(K, V) in fp32."""
-    found = (hidden @ weight.t().to(hidden.dtype)).float()
+    return capped((hidden @ weight.t().to(hidden.dtype)).float(), scale, softcap)
+
+
+def capped(found: torch.Tensor, scale: float, softcap: float | None) -> torch.Tensor:
+    """Products in fp32 -> logits, in place."""
     if scale != 1.0:
         found.mul_(scale)
     return found if softcap is None else found.div_(softcap).tanh_().mul_(softcap)
@@ -48,33 +53,29 @@ def step(hidden: torch.Tensor, weight: torch.Tensor) -> int:
     return max(16, (SMALL if hidden.device.type == "cpu" else CHUNK) // len(weight))
 
 
+def narrow(hidden: torch.Tensor, weight: torch.Tensor) -> int:
+    """Tokens at a time whose logits a CPU's cache holds; a card takes all there are."""
+    return max(1, CACHED // len(weight)) if hidden.device.type == "cpu" else len(hidden)
+
+
 class _Sum(torch.autograd.Function):
     @staticmethod
     def forward(ctx, hidden, weight, answers, scale, softcap):
         with torch.autocast(hidden.device.type, enabled=False):
-            size = step(hidden, weight)
+            size, few = step(hidden, weight), narrow(hidden, weight)
             needs, trained = ctx.needs_input_grad[:2]
             weight = weight if weight.dtype == hidden.dtype else weight.to(hidden.dtype)
             gradient = torch.empty_like(hidden) if needs else None
             of_weight = torch.zeros_like(weight, dtype=torch.float32) if trained else None
+            room = hidden.new_empty(min(size, len(hidden)), len(weight))
             total = torch.zeros((), dtype=torch.float32, device=hidden.device)
             for first in range(0, len(hidden), size):
                 rows = slice(first, first + size)
-                found, wanted = logits(hidden[rows], weight, scale, softcap), answers[rows, None]
-                capped = found.clone() if softcap is not None and (needs or trained) else None
-                # in place from here: logits become softmax minus one-hot, the gradient of the sum
-                at = found.gather(1, wanted)
-                top = found.amax(1, keepdim=True)
-                norm = found.sub_(top).exp_().sum(1, keepdim=True)
-                total += (norm.log() + top - at).sum()
-                if not (needs or trained):
-                    continue
-                found.div_(norm).scatter_add_(1, wanted, torch.full_like(at, -1.0))
-                if capped is not None:
-                    found.mul_(1 - (capped / softcap) ** 2)
-                if scale != 1.0:
-                    found.mul_(scale)
-                found = found.to(hidden.dtype)
+                found = torch.mm(hidden[rows], weight.t(), out=room[:len(hidden[rows])])
+                for some, wanted in zip(found.split(few), answers[rows, None].split(few), strict=True):
+                    wide = some.float()
+                    total += differentiated(wide, wanted, scale, softcap, needs or trained)
+                    some.copy_(wide)
                 if needs:
                     torch.mm(found, weight, out=gradient[rows])
                 if trained:
@@ -87,3 +88,19 @@ class _Sum(torch.autograd.Function):
         gradient, of_weight = ctx.saved_tensors
         return (None if gradient is None else gradient * upstream.to(gradient.dtype),
                 None if of_weight is None else of_weight * upstream, None, None, None)
+
+
+def differentiated(found: torch.Tensor, wanted: torch.Tensor, scale: float, softcap: float | None, needed: bool
+                   ) -> torch.Tensor:
+    """Products (n, V) in fp32, answers (n, 1) -> their summed loss; in place the products become its gradient."""
+    found = capped(found, scale, softcap)
+    slope = None if softcap is None or not needed else 1 - (found / softcap).square_()
+    at, top = found.gather(1, wanted), found.amax(1, keepdim=True)
+    norm = found.sub_(top).exp_().sum(1, keepdim=True)
+    if needed:  # softmax minus one-hot
+        found.div_(norm).scatter_add_(1, wanted, torch.full_like(at, -1.0))
+        if slope is not None:
+            found.mul_(slope)
+        if scale != 1.0:
+            found.mul_(scale)
+    return (norm.log() + top - at).sum()

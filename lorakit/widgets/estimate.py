@@ -15,8 +15,9 @@ from lorakit.machine import Facts
 from lorakit.run import Run
 
 # What a micro-batch's memory depends on, its size aside.
-BEARS = ("model", "engine", "method", "quantization", "optimizer", "precision", "gradient_checkpointing", "offload",
-         "packing", "shard", "processes", "target_modules", "use_dora", "dropout", "task")
+BEARS = ("model", "engine", "method", "quantization", "fake_quantization", "optimizer", "precision",
+         "gradient_checkpointing", "offload", "packing", "shard", "processes", "target_modules", "use_dora", "dropout",
+         "task")
 SIZES, RANKS = (512, 1024), (8, 64)  # tokens and ranks memory is counted for; between and beyond it grows evenly
 
 

@@ -23,8 +23,8 @@ def controls() -> dict[str, widgets.Widget]:
                                   continuous_update=False, **same),
         "method": widgets.Dropdown(description="Method", options=[("LoRA", "lora"), ("all weights", "full")], **same),
         "quantization": widgets.Dropdown(description="Base in", options=[
-            ("as the machine allows", "auto"), ("4 bits (QLoRA)", "nf4"), ("8 bits", "int8"), ("16 or 32 bits", "none")
-        ], **same),
+            ("as the machine allows", "auto"), ("4 bits (QLoRA)", "nf4"), ("8 bits", "int8"),
+            ("FP8, fast on Ada and Hopper", "fp8"), ("16 or 32 bits", "none")], **same),
         "rank": widgets.SelectionSlider(description="Rank", options=POWERS, **same),
         "alpha": widgets.FloatLogSlider(description="Alpha", base=2, min=0, max=9, step=0.5, readout_format=".0f",
                                         **same),
