@@ -13,7 +13,7 @@ _WHERE = {
     "Run": "run", "LorakitError": "errors", "finetune": "finetune", "prepare": "prepare", "ask": "ask",
     "tuned": "ask", "launch": "launch", "attach": "launch", "Job": "launch", "Folder": "record",
     "compare": "compare", "check": "check", "examine": "doctor", "example_data": "data", "curve": "report",
-    "rescore": "rescore", "rehearse": "rehearse", "export": "export",
+    "rescore": "rescore", "rehearse": "rehearse", "export": "export", "bundle": "bundle",
 }
 __all__ = sorted(_WHERE)
 

@@ -277,16 +277,16 @@ def rehearse(options: argparse.Namespace) -> int:
 
 
 def bundle(options: argparse.Namespace) -> int:
-    from lorakit import bundle as packing
+    from lorakit.bundle import bundle as pack
+    from lorakit.bundle import verify
 
     if options.verify:
-        print(packing.verify(options.what))
+        print(verify(options.what))
         return 0
     without = HELD if options.without is None else options.without
-    folder = packing.bundle(options.what, options.out, {**_changes(options), **dict(options.parameters)},
-                            without=without, extras=options.extras, python=options.python, platform=options.platform,
-                            name=options.name)
-    print(f"{packing.verify(folder)}\nSee {folder / 'README.md'}")
+    folder = pack(options.what, options.out, {**_changes(options), **dict(options.parameters)}, without=without,
+                  extras=options.extras, python=options.python, platform=options.platform, name=options.name)
+    print(f"{verify(folder)}\nSee {folder / 'README.md'}")
     return 0
 
 

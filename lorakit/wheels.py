@@ -17,7 +17,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from lorakit.errors import LorakitError
+from lorakit.errors import LorakitError, did_you_mean
 
 SOURCE_ALONE = ("rouge-score",)  # registries hold no wheel of it; one built here fits any machine
 
@@ -29,6 +29,9 @@ class Wanted:
     """
 
     def __init__(self, extras: Sequence[str], without: Collection[str], python: str = "", platform: str = ""):
+        for extra in extras:
+            if extra not in (known := metadata.metadata("lorakit").get_all("Provides-Extra") or ()):
+                raise LorakitError(f"--extra {extra}: lorakit has no such extra{did_you_mean(extra, known)}")
         self.folder = tempfile.TemporaryDirectory(prefix="lorakit-wheels-")
         here = Path(self.folder.name)
         self.own = own(here)

@@ -1,6 +1,7 @@
 """The offline bundle: what it holds, what it refuses, and a notebook run from it on a machine without a network."""
 
 import hashlib
+import importlib
 import importlib.util
 import json
 import os
@@ -17,13 +18,14 @@ import yaml
 from packaging.markers import default_environment
 
 import lorakit
-from lorakit import bundle as packing
 from lorakit import install, packed, wheels
 from lorakit.cli import main
 from lorakit.data import example_data
 from lorakit.data import source as found
 from lorakit.errors import LorakitError
+from lorakit.notebook import execute
 
+packing = importlib.import_module("lorakit.bundle")
 ROOT = Path(__file__).parents[1]
 QUICKSTART = ROOT / "notebooks" / "quickstart.ipynb"
 NAME = "lorakit-0.1.0-py3-none-any.whl"
@@ -236,6 +238,7 @@ def test_what_is_missing_is_refused_before_anything_is_written(registry, tmp_pat
     refused("has no parameter 'ranc'; did you mean 'rank'?", QUICKSTART, out, {"ranc": 8})
     refused("owner/base is not on this machine; first: hf download owner/base", QUICKSTART, out,
             {"model": "owner/base"})
+    refused("--extra imagess: lorakit has no such extra; did you mean 'images'?", QUICKSTART, out, extras=["imagess"])
     refused("Kaggle names a data set OWNER/NAME", QUICKSTART, out, name="Mine")
     cut = tmp_path / "cut"
     shutil.copytree(base, cut)
@@ -366,6 +369,23 @@ def test_the_first_cell_installs_from_an_attached_bundle(tmp_path, monkeypatch, 
 
 
 # The whole way
+
+@pytest.mark.slow
+def test_settings_run_as_a_notebook_and_as_they_are(registry, tmp_path, base, rows_file, monkeypatch):
+    file = tmp_path / "relief.yaml"
+    file.write_text(yaml.safe_dump({"name": "relief", "model": base, "data": rows_file, "max_updates": 4, "rank": 4,
+                                    "max_length": 128, "max_new_tokens": 8, "quantization": "none"}))
+    made = packing.bundle(file, tmp_path / "made", say=lambda _: None)
+    monkeypatch.chdir(tmp_path)  # the bundle lies in it
+    execute(made / "relief.ipynb", {}, tmp_path / "notebooks")
+    folder = lorakit.Folder("outputs/relief")
+    assert folder.record["status"] == "done"
+    ran = lorakit.Run.read(folder / "run.yaml")
+    assert (ran.data, ran.model) == (str(made / "data/rows.jsonl"), str(made / "model" / Path(base).name))
+    monkeypatch.chdir(made)
+    assert main(["train", "run.yaml"]) == 0
+    assert lorakit.Folder(made / "outputs/relief").record["status"] == "done"
+
 
 CHROOT = """set -e
 mount --make-rprivate /
