@@ -340,6 +340,17 @@ def test_padded_together_or_alone_is_one_loss(made, leaves, tmp_path):
     assert answers == [engine.generate([p], 5, [], [inputs(r, None)])[0] for p, r in zip(prompts, given, strict=True)]
 
 
+def test_check_counts_the_tokens_of_the_runs_own_question(made, leaves):
+    """A question of other words, a row of other length: `check` and the run agree about both."""
+    found = []
+    for question in ("What?", "Which of the three diseases does this leaf show?"):
+        run = lorakit.Run(model=made("smolvlm-256m"), data=leaves, question=question, test_fraction=0,
+                          validation_fraction=0)
+        found.append(lorakit.check(run).checks["lengths"].facts()["longest"])
+        assert found[-1] == max(lorakit.prepare(run).rows["train"].lengths)
+    assert found[1] > found[0] + 4
+
+
 def test_what_does_not_go_together(made, leaves, rows_file, tmp_path, request):
     with pytest.raises(LorakitError, match="these rows and model=.* do not go together: they are for caption or chat"):
         trained("a", request.getfixturevalue("base"), leaves, tmp_path)
