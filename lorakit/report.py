@@ -91,7 +91,7 @@ def alarm(validations: list[dict]) -> str:
 def limits(record: dict, scores: dict[str, dict]) -> list[str]:
     """What the test rows cannot show: how small a difference, how far folds spread, what may have leaked."""
     out, name = [], primary(scores)
-    if name and 1 < scores[name].get("groups", 0):
+    if name and scores[name].get("groups", 0) > 1:
         out.append(f"The {scores[name]['rows']} test rows are of {scores[name]['groups']} groups, which are drawn whole "
                    "for the interval: they count as so many pieces of evidence.")
     if name and None not in scores[name]["interval"] and better(scores[name]) is not None:

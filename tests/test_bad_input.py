@@ -606,7 +606,7 @@ def test_a_rate_that_is_far_too_high(capsys, quick, settings, tmp_path):
 
 def test_a_loss_that_is_no_number_later_on(capsys, quick, settings, finished, tmp_path, monkeypatch):
     """At update 6 of 12, with checkpoints after 4 and 8: the run goes on from update 4 once the cause is gone."""
-    from lorakit.engines.torch import TorchEngine
+    from lorakit.engines.torch.engine import TorchEngine
 
     real, calls = TorchEngine.backward, []
 

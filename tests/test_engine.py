@@ -249,7 +249,7 @@ def test_sliding_windows(tmp_path, kind, extra):
 
 @pytest.mark.parametrize(("kind", "extra", "reason"), [
     ("gemma2", {}, "no form over packs"),  # its scores are capped
-    ("gptj", {"n_embd": 64, "n_layer": 2, "n_head": 4, "rotary_dim": 8}, "no form over packs"),  # eager only
+    ("bloom", {"n_layer": 2, "n_head": 4}, "no form over packs"),  # eager only
     ("lfm2", {"layer_types": ["conv", "full_attention"]}, "would see the one before it"),  # a convolution crosses
     ("llama4_text", {"attention_chunk_size": 8, "num_local_experts": 2, "intermediate_size_mlp": 128,
                      "moe_layers": [], "layer_types": ["chunked_attention"] * 2}, "own attention differs"),

@@ -23,7 +23,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 import lorakit
 from lorakit import prove, report, rows
 from lorakit.batches import Batch
-from lorakit.engines.torch import TorchEngine
+from lorakit.engines.torch.engine import TorchEngine
 from lorakit.record import Folder, read_lines
 
 module = import_module("lorakit.finetune")

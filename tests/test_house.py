@@ -80,7 +80,7 @@ def test_modules_import_only_what_stands_above_them(path):
 def test_an_engine_is_named_only_in_its_own_file(path):
     engines = {*registry.names("engines"), "torch", "mlx", "unsloth"}
     if place(path) == "engines":
-        engines -= {path.stem}
+        engines -= {path.relative_to(PACKAGE).with_suffix("").parts[1]}
     found = tree(path)
     words = {n.value for n in ast.walk(found) if isinstance(n, ast.Constant) and isinstance(n.value, str)}
     assert not words & engines
@@ -226,8 +226,9 @@ def test_models(name):
 
 @pytest.mark.parametrize("name", registry.names("engines"))
 def test_engines(name):
-    functions = {n.name: [a.arg for a in n.args.args] for n in tree(PACKAGE / "engines" / f"{name}.py").body
-                 if isinstance(n, ast.FunctionDef)}
+    folder = PACKAGE / "engines"
+    path = next(p for p in (folder / f"{name}.py", folder / name / "__init__.py") if p.exists())
+    functions = {n.name: [a.arg for a in n.args.args] for n in tree(path).body if isinstance(n, ast.FunctionDef)}
     assert functions["fits"] == ["facts", "spec"] and functions["suits"] == ["facts"] and functions["load"][0] == "run"
 
 

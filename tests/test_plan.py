@@ -10,7 +10,8 @@ import torch
 import lorakit
 from lorakit import doctor, machine, plan, registry
 from lorakit.batches import Batch
-from lorakit.engines.torch import layers, load, recompute
+from lorakit.engines.torch import load
+from lorakit.engines.torch.layers import layers, recompute
 from lorakit.machine import Facts
 from lorakit.record import Folder
 

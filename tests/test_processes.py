@@ -116,7 +116,7 @@ def losses(folder):
 
 def note_what_is_held(place):
     """Leaves in held-RANK.json how many bytes of the layers this process had, and the digests of its adapter."""
-    from lorakit.engines.torch import TorchEngine
+    from lorakit.engines.torch.engine import TorchEngine
 
     real = TorchEngine.close
 
@@ -425,7 +425,7 @@ def test_the_first_to_die_is_named(tmp_path):
 
 def do_nothing(rank):
     """This process takes part and trains on nothing."""
-    from lorakit.engines.torch import TorchEngine
+    from lorakit.engines.torch.engine import TorchEngine
 
     real = TorchEngine.update
 

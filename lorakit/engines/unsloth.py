@@ -75,6 +75,7 @@ def load(run: Run, *, adapter: str | Path | None = None, classes: Sequence[str] 
     if words := fits(facts, base.spec(run.model)):
         raise LorakitError(f"engine={run.engine!r}: {words}; or leave engine out")
     from lorakit.engines import torch as plain
+    from lorakit.engines.torch.adapter import targeted
 
     if words := others_work(run):
         engine = plain.load(run, adapter=adapter)
@@ -84,7 +85,7 @@ def load(run: Run, *, adapter: str | Path | None = None, classes: Sequence[str] 
     where, tokenizer = plain.device(crew), base.tokenizer(run.model)[0]
     model, kind, room = from_files(run, where)
     plain.check(run, model, tokenizer)
-    model = with_adapter(model, kind, run, plain.targeted(model, run, base.spec(run.model)))
+    model = with_adapter(model, kind, run, targeted(model, run, base.spec(run.model)))
     if adapter:
         put(model, Path(adapter), run)
     model.generate = restoring(model, kind, run)

@@ -1,4 +1,4 @@
-"""transformers + PEFT + bitsandbytes, on CUDA, MPS and CPU."""
+"""The engine itself: what a loaded model computes, trains and saves."""
 
 from __future__ import annotations
 
@@ -7,356 +7,27 @@ import gc
 import inspect
 import math
 import os
-import re
-import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-
 import torch
 import torch.nn.functional as F
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig, GenerationMixin, PreTrainedModel
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+from transformers import GenerationMixin
 
-from lorakit import base, kernels, machine, models, processes
+from lorakit import base, machine
 from lorakit.batches import Batch
+from lorakit.engines.torch.adapter import stacks, towers
+from lorakit.engines.torch.layers import full, recompute
 from lorakit.errors import LorakitError
 from lorakit.files import whole
-from lorakit.kernels import attention, lora, loss, simulate
+from lorakit.kernels import attention, lora, loss
 from lorakit.processes import Crew
 from lorakit.run import Run
 
-SERVES = tuple(base.CLASSES)  # objectives and media
-HEAP = 1.05  # what glibc's heap takes for each byte alive (bench/predicted.py)
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-def fits(facts: Any, spec: Any) -> str:
-    """It serves everywhere that torch runs."""
-    if not facts.packages.get("torch"):
-        return "torch is not installed"
-    if spec.stored == "nf4":
-        return f"in {spec.name or spec.path} each expert is a layer of its own, which transformers' model has not"
-    lost = next((c for c in facts.cards if not c.served(facts.torch_archs)), None)
-    return f"torch {facts.packages['torch']} was not built for {lost.name} ({lost.arch})" if lost else ""
-
-
-def suits(facts: Any) -> tuple[int, str]:
-    lost = ", what it lacks on the CPU: PYTORCH_ENABLE_MPS_FALLBACK is set" if facts.mps_fallback else ""
-    return 1, f"it serves {facts.device}{lost}"
-
-
-def forms(facts: Any) -> tuple[str, ...]:
-    """What it can keep a frozen base in, the smallest first: on Apple's GPU bitsandbytes computes since 0.50."""
-    here = tuple(map(int, re.findall(r"\d+", facts.packages.get("bitsandbytes", "0.0"))[:2]))
-    return ("none",) if facts.mps and here < (0, 50) else ("nf4", "int8", "none")
-
-
-def device(crew: Crew) -> torch.device:
-    if torch.cuda.is_available():
-        return torch.device("cuda", crew.local_rank)
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-
-
-def load(run: Run, *, adapter: str | Path | None = None, classes: Sequence[str] = ()) -> TorchEngine:
-    """The base with a new adapter to train, or with a saved one (`adapter`) to ask; of `classes` with a new head."""
-    path, spec = base.path(run.model), base.spec(run.model)
-    crew, idle = processes.join(), machine.resident()
-    dtype, where = DTYPES[run.precision], device(crew)
-    if where.type == "cpu":
-        machine.return_large_blocks()
-    config = labelled(base.config(run.model), classes)
-    kind = base.maker(run.task, config, run.model)
-    heads = new_heads(kind, config) if classes else []
-    packable = kind is AutoModelForCausalLM and packs(config)
-    # Whole models train in fp32 under autocast; a frozen base is kept in the computing precision.
-    options: dict[str, Any] = {
-        "dtype": torch.float32 if run.method == "full" else dtype,
-        "attn_implementation": attention.NAME if packable else "eager" if kind is AutoModelForCausalLM else
-        own_attention(kind, config),
-    }
-    if classes:
-        options |= {"config": config, "ignore_mismatched_sizes": True}
-    if run.quantization != "none":
-        options |= {"quantization_config": quantization(run.quantization, dtype, [*spec.unquantized, *heads]),
-                    "device_map": {"": where}}
-    tokenizer, processor, _ = base.reader(run.model, config)
-    torch.manual_seed(run.seed)
-    source = str(adapter) if adapter and run.method == "full" else path
-    try:
-        model, loaded = kind.from_pretrained(source, output_loading_info=True, **options)
-    except Exception as error:  # transformers checks little: damaged files raise almost anything
-        raise base.unusable(run.model, error) from None
-    if classes:
-        heads += beside_layers(loaded["missing_keys"], heads)
-        model.config.pad_token_id = tokenizer.pad_token_id if tokenizer else None
-    if lost := sorted(k for k in loaded["missing_keys"] if not inside(k, heads)):
-        raise LorakitError(f"{source}: the files lack {len(lost)} of the model's tensors, which would be random: "
-                           f"'{lost[0]}', …; download it again, or name the model that they belong to")
-    shard = run.shard and crew.size > 1
-    if run.quantization == "none" and not shard:
-        model.to(where)
-    for module in model.modules():
-        # An evaluation on avx512_bf16 CPUs repacks 4-bit weights in place; gradients are wrong from then on.
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
-    check(run, model, tokenizer)
-    if run.gradient_checkpointing:
-        recompute(model, run.gradient_checkpointing)
-    notes = {}
-    if run.method == "lora":
-        model = with_adapter(model, run, spec, adapter, heads)
-        notes["kernels"] = (kernels.install(model), "they compute what the model's own modules do")
-    if shard:
-        split_layers(model, where)
-    machine.forget_peak()  # loading has held the files too
-    return TorchEngine(model, tokenizer, run, where, packable, crew, idle, notes, processor, len(classes))
-
-
-def labelled(config: Any, classes: Sequence[str]) -> Any:
-    """The configuration with these classes, where there are some."""
-    if classes:
-        config.id2label, config.label2id = dict(enumerate(classes)), {name: i for i, name in enumerate(classes)}
-    return config
-
-
-def own_attention(kind: Any, config: Any) -> str:
-    """What a model that is never packed computes with."""
-    return "sdpa" if getattr(kind._model_mapping[type(config)], "_supports_sdpa", False) else "eager"
-
-
-def new_heads(kind: Any, config: Any) -> list[str]:
-    """The modules that a classifier has beside its base: trained whole, and kept out of quantization."""
-    with torch.device("meta"):
-        model = kind.from_config(config)
-    return [name for name, part in model.named_children()
-            if name != model.base_model_prefix and next(part.parameters(), None) is not None]
-
-
-def beside_layers(missing: Sequence[str], heads: list[str]) -> list[str]:
-    """Modules that the files lack and that stand beside the layers, as BERT's pooler does: new as the head is."""
-    names = {key.rpartition(".")[0] for key in missing if not inside(key, heads)}
-    return sorted(name for name in names if not re.search(r"\.\d+\.", name + "."))
-
-
-def inside(name: str, modules: Sequence[str]) -> bool:
-    """Whether a tensor is one of these modules'."""
-    return any(name.startswith(f"{module}.") for module in modules)
-
-
-def packs(config: Any) -> bool:
-    """Whether this model's attention may be ours: plain scores, not capped; sinks may stand beside them."""
-    kind = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
-    if kind is None or getattr(config, "attn_logit_softcapping", None) is not None:
-        return False
-    return kind._supports_sdpa or "s_aux=" in inspect.getsource(sys.modules[kind.__module__])
-
-
-def working(run: Run, tokens: int) -> int:
-    """Bytes alive at the worst moment of a micro-batch beside weights, trained gradients and optimizer.
-
-    Found by going through forward and backward of this very model with tensors that have no content. Raises
-    `NotImplementedError` for a model whose way depends on its values.
-    """
-    config, dtype = base.sizes(run.model), DTYPES[run.precision]
-    if base.maker(run.task, config, run.model) is not AutoModelForCausalLM:
-        raise NotImplementedError(f"{config.model_type}: only models of words are gone through")
-    if getattr(config.get_text_config(), "num_local_experts", None):
-        raise NotImplementedError(f"{config.model_type}: which expert computes how much depends on the tokens")
-    # In the simulation every device is a CPU, and its autocast knows no fp16.
-    precision = torch.bfloat16 if dtype == torch.float16 else dtype
-    length = min(run.max_length, tokens)
-    lengths = [length] * (tokens // length) + [tokens % length] * (tokens % length > 0)
-    try:
-        model = skeleton(run, config, precision)
-        bare = model.get_base_model() if run.method == "lora" else model
-        with simulate.without_content():
-            simulate.empty(model)
-            model.train()
-            ids = torch.zeros(1, tokens, dtype=torch.long)
-            with (simulate.Live(model) as live, attention.packed(),
-                  torch.autocast("cpu", dtype=precision, enabled=dtype != torch.float32)):
-                documents = attention.Documents(lengths, ids.device, wide=not torch.cuda.is_available())
-                hidden = getattr(bare, bare.base_model_prefix)(
-                    input_ids=ids, position_ids=ids, use_cache=False, documents=documents)["last_hidden_state"][0]
-                total = loss.linear_cross_entropy(hidden, bare.get_output_embeddings().weight, ids[0])
-                total.backward()
-    except Exception as error:
-        raise NotImplementedError(f"{config.model_type}: {error}") from None
-    most = live.most - sum(p.grad.nbytes for p in model.parameters() if p.grad is not None)
-    return most if torch.cuda.is_available() else int(HEAP * most)
-
-
-def skeleton(run: Run, config: Any, dtype: torch.dtype) -> Any:
-    """The model as it is trained, on the meta device: without weights."""
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, attn_implementation=attention.NAME,
-                                                 dtype=torch.float32 if run.method == "full" else dtype)
-    if run.gradient_checkpointing:
-        recompute(model, run.gradient_checkpointing)
-    if run.method == "lora":
-        model = with_adapter(model, run, base.spec(run.model), None)
-        kernels.install(model)
-    return model
-
-
-def check(run: Run, model: Any, tokenizer: Any) -> None:
-    """Raises `LorakitError` when rows of this run cannot be this model's."""
-    if tokenizer is None:
-        return
-    limit = getattr(model.config, "max_position_embeddings", None)
-    if limit and run.max_length > limit:
-        raise LorakitError(f"max_length={run.max_length} is longer than the {limit} positions of {run.model}")
-    rows = model.get_input_embeddings().weight.shape[0]
-    if len(tokenizer) > rows:
-        raise LorakitError(f"{run.model}: the tokenizer has {len(tokenizer)} tokens, the model {rows}; they do not "
-                           "belong together")
-
-
-def split_layers(model: Any, where: torch.device) -> None:
-    """Spreads every layer's weights over the processes (FSDP2, arXiv 2304.11277), each fetched when its turn comes.
-
-    Adapters stay whole everywhere: they are small, and so is their all-reduce. Outside the layers nothing is split.
-    """
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
-
-    mesh = init_device_mesh(where.type, (torch.distributed.get_world_size(),))
-    lora = {p for n, p in model.named_parameters() if p.requires_grad and "lora_" in n}
-    for layer in layers(model):
-        fully_shard(layer, mesh=mesh, reshard_after_forward=True, ignored_params=lora & set(layer.parameters()))
-    model.to(where)
-
-
-def layers(model: Any) -> list[torch.nn.Module]:
-    """The blocks that repeat: the longest list of modules of one kind."""
-    lists = [m for m in model.modules() if isinstance(m, torch.nn.ModuleList) and len({type(x) for x in m}) == 1]
-    if not lists:
-        raise LorakitError("this model has no list of equal layers: leave shard out, and gradient_checkpointing is "
-                           "True or False")
-    return list(max(lists, key=len))
-
-
-def recompute(model: Any, count: bool | int) -> bool | int:
-    """Activations are computed again in the backward pass (arXiv 1604.06174); a number: those of so many layers.
-
-    The first ones: their turn comes when the activations of the others are gone.
-    """
-    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    if count is not True:
-        for layer in layers(model)[count:]:
-            layer.gradient_checkpointing = False
-    return count
-
-
-def full(tensor: torch.Tensor) -> torch.Tensor:
-    """All of a tensor that may be spread over the processes. All must call it."""
-    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
-
-
-@contextlib.contextmanager
-def coarse_zero():
-    """Inside, a CPU takes numbers below 1e-38 for zero: a softmax with a peak is full of them, and each is slow."""
-    torch.set_flush_denormal(True)
-    try:
-        yield
-    finally:
-        torch.set_flush_denormal(False)
-
-
-def threads(model: Any, run: Run) -> tuple[int, str]:
-    """Sets and returns how many threads compute. Small products are over before a second thread has begun."""
-    tokens = min(run.micro_batch_tokens, run.micro_batch_size * run.max_length)
-    work = 2 * sum(p.numel() for p in model.parameters()) * tokens
-    if "OMP_NUM_THREADS" in os.environ:
-        return torch.get_num_threads(), "OMP_NUM_THREADS says so"
-    if work < 1e10:
-        torch.set_num_threads(1)
-        return 1, f"a pass is {work / 1e9:.1f} GFLOP: too little to share"
-    return torch.get_num_threads(), "all cores"
-
-
-def quantization(name: str, dtype: torch.dtype, whole: Sequence[str]) -> BitsAndBytesConfig:
-    """bitsandbytes' settings; the layers named in `whole` keep their precision."""
-    skip = list(whole) or None
-    if name == "int8":
-        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=skip)
-    return BitsAndBytesConfig(load_in_4bit=True, llm_int8_skip_modules=skip, bnb_4bit_quant_type="nf4",
-                              bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype)
-
-
-def targeted(model: Any, run: Run, spec: Any) -> str | list[str]:
-    """The layers and stacked experts that get an adapter. Raises `LorakitError` for one that the model lacks."""
-    targets = spec.target_modules if run.target_modules == "auto" else run.target_modules
-    if isinstance(targets, str):
-        return targets
-    names = [name for name, _ in model.named_modules()] + stacks(model)
-    lost = [t for t in targets if not any(n == t or n.endswith("." + t) for n in names)]
-    if lost:
-        linear = sorted({n.rsplit(".", 1)[-1] for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)})
-        raise LorakitError(f"target_modules: {run.model} has no layer '{lost[0]}'; it has {', '.join(linear)}")
-    return list(targets)
-
-
-def stacks(model: Any) -> list[str]:
-    """The matrices of a model that hold one for each expert: (E, in, out)."""
-    return [name for name, p in model.named_parameters() if p.ndim == 3 and not name.endswith("weight")]
-
-
-def with_adapter(model: Any, run: Run, spec: Any, adapter: str | Path | None, heads: Sequence[str] = ()) -> Any:
-    """`heads`: modules that are trained whole beside the adapter, and saved with it."""
-    from peft import LoraConfig, PeftModel, get_peft_model
-
-    if adapter:
-        try:
-            for name in ("adapter_config.json", "adapter_model.safetensors"):  # else PEFT would ask the hub for it
-                if not (Path(adapter) / name).is_file():
-                    raise FileNotFoundError(f"{name} is missing")
-            return PeftModel.from_pretrained(model, str(adapter))
-        except Exception as error:  # PEFT checks little: damaged files raise almost anything
-            words = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise LorakitError(f"{adapter}: the adapter cannot be loaded onto {run.model}: {words}. Was it made for "
-                               "another base? Else start the run again under another name") from None
-    targets = targeted(model, run, spec)
-    experts = [] if isinstance(targets, str) else [t for t in targets if any(models.stacked([t], n)
-                                                                            for n in stacks(model))]
-    if experts and (run.dropout or run.use_dora):
-        raise LorakitError(f"target_modules={targets!r} and dropout={run.dropout:g}, use_dora={run.use_dora}: the "
-                           f"adapter of stacked experts has neither; leave those out, or '{experts[0]}'")
-    causal = type(model) in MODEL_FOR_CAUSAL_LM_MAPPING.values()
-    config = LoraConfig(
-        r=run.rank, lora_alpha=run.alpha, lora_dropout=run.dropout, use_rslora=run.use_rslora, use_dora=run.use_dora,
-        target_modules=[t for t in targets if t not in experts] if experts else targets,
-        task_type="CAUSAL_LM" if causal else None, target_parameters=experts or None,
-        exclude_modules=excluded(targets, [*heads, *towers(model)]), modules_to_save=list(heads) or None)
-    try:
-        return get_peft_model(model, config)  # adapters are fp32
-    except ValueError as error:
-        raise LorakitError(f"target_modules={targets!r}: {error}") from None
-    except RuntimeError as error:
-        raise LorakitError(f"rank={run.rank}: the adapters cannot be made ({str(error).splitlines()[0]}); lower rank"
-                           ) from None
-
-
-def towers(model: Any) -> list[str]:
-    """The parts of a model of words that see or hear for it: frozen, and never in training mode."""
-    kinds = tuple(type(part) for name in ("vision_config", "audio_config")
-                  if (part := getattr(model.config, name, None)) is not None)
-    found = [name for name, part in model.named_modules()
-             if name and isinstance(part, PreTrainedModel) and kinds and isinstance(part.config, kinds)]
-    return [name for name in found if not inside(name, found)]
-
-
-def excluded(targets: str | list[str], parts: list[str]) -> str | None:
-    """What gets no adapter, as a regular expression; a regular expression of the user's says itself what does."""
-    if not parts or (isinstance(targets, str) and targets != "all-linear"):
-        return None
-    return "|".join(rf"{re.escape(part)}(\..*)?" for part in parts)
 
 
 class TorchEngine:
@@ -858,3 +529,25 @@ def make_optimizer(run: Run, parameters: list[torch.nn.Parameter]) -> torch.opti
 
     kind = {"adamw_8bit": "AdamW8bit", "paged_adamw_8bit": "PagedAdamW8bit", "paged_adamw_32bit": "PagedAdamW32bit"}
     return getattr(bitsandbytes.optim, kind[run.optimizer])(groups, lr=run.learning_rate)
+
+
+def threads(model: Any, run: Run) -> tuple[int, str]:
+    """Sets and returns how many threads compute. Small products are over before a second thread has begun."""
+    tokens = min(run.micro_batch_tokens, run.micro_batch_size * run.max_length)
+    work = 2 * sum(p.numel() for p in model.parameters()) * tokens
+    if "OMP_NUM_THREADS" in os.environ:
+        return torch.get_num_threads(), "OMP_NUM_THREADS says so"
+    if work < 1e10:
+        torch.set_num_threads(1)
+        return 1, f"a pass is {work / 1e9:.1f} GFLOP: too little to share"
+    return torch.get_num_threads(), "all cores"
+
+
+@contextlib.contextmanager
+def coarse_zero():
+    """Inside, a CPU takes numbers below 1e-38 for zero: a softmax with a peak is full of them, and each is slow."""
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
