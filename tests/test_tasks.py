@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from PIL import Image
 
 import lorakit
 from lorakit import base, machine, plan, registry, rows
-from lorakit.batches import Batches, collate
+from lorakit.batches import Batches, collate, in_order
 from lorakit.errors import BadRow, LorakitError
 from lorakit.example import Example
 from lorakit.rehearse import stand_in
@@ -207,6 +208,42 @@ def test_a_row_looks_the_same_in_whatever_company():
     assert batch.count == 3 and batch.labels.tolist() == [0, 1, 0] and batch.media[0]["pixel_values"][0, 0] == 0.0
 
 
+def test_while_an_update_is_used_a_thread_makes_the_next():
+    """Whatever is asked for next, it is what it would have been; what goes wrong in the thread is raised here."""
+    makers = []
+
+    class Watched(Made):
+        @staticmethod
+        def inputs(row, random):
+            makers.append(threading.current_thread() is threading.main_thread())
+            return Made.inputs(row, random)
+
+    settings = {"global_batch_size": 4, "micro_batch_size": 2, "micro_batch_tokens": 100, "packing": False, "seed": 3,
+                "epochs": 2}
+    made = Batches(Watched(8), np.ones(8, int), **settings)
+    first = made[0]
+    made._get.next[1].result()
+    assert makers == [True] * 4 + [False] * 4 and sum(b.count for b in first) == 4
+    for update in (1, 3, 2):
+        alone = Batches(Made(8), np.ones(8, int), **settings)._made(update)
+        for one, two in zip(made[update], alone, strict=True):
+            assert one.rows.tolist() == two.rows.tolist() and one.seed == two.seed
+            assert [m["pixel_values"].tolist() for m in one.media] == [m["pixel_values"].tolist() for m in two.media]
+    assert [b.rows.tolist() for b in in_order(Watched(5), np.ones(5, int), 2, 100, False)] == [[0, 1], [2, 3], [4]]
+
+    class Broken(Made):
+        @staticmethod
+        def inputs(row, random):
+            if threading.current_thread() is not threading.main_thread():
+                raise BadRow("a.png: cut")
+            return {}
+
+    made = Batches(Broken(8), np.ones(8, int), **settings)
+    assert len(made[0]) == 2
+    with pytest.raises(BadRow, match="a.png: cut"):
+        made[1]
+
+
 def test_bytes_keep_the_zeros_at_their_end():
     task = type("task", (), {"COLUMNS": {"ids": ["int32"], "cut": "int32", "media": ["binary"]}, "MEDIUM": "sound",
                              "encode": staticmethod(lambda *_: [{"ids": [1], "cut": 0, "media": [b"a\0\0", b"\0"]}]),
@@ -257,7 +294,7 @@ with torch.no_grad():
 
 
 @pytest.mark.parametrize("name", ["distilbert", "opt-125m"])
-def test_texts_and_their_classes(made, quick, tmp_path, name):
+def test_texts_and_their_classes(made, quick, tmp_path, name, capfd):
     rng, kinds = np.random.default_rng(0), {"need": "water food help", "news": "sun wind rain"}
     lines = [{"text": f"{rng.choice(words.split())} {i}", "label": kind} for i in range(40)
              for kind, words in kinds.items()]
@@ -269,8 +306,10 @@ def test_texts_and_their_classes(made, quick, tmp_path, name):
     assert "log-probabilities of classes (largest difference 0.0e+00" in proof["reloaded"]
     answers = [json.loads(line) for line in (folder / "answers.jsonl").read_text().splitlines()]
     assert {a["after"] for a in answers} <= set(kinds) and len(answers) == scores["accuracy"]["rows"]
-    # Alone or beside a longer row, a text has the same class: padding counts for nothing.
+    capfd.readouterr()
     engine, tokenizer, _, _ = lorakit.tuned(folder.path)
+    assert "LOAD REPORT" not in "".join(capfd.readouterr())
+    # Alone or beside a longer row, a text has the same class: padding counts for nothing.
     asked = [classify_text.ask(q, tokenizer) | {"label": 0} for q in ("food 3", "rain and wind and sun all day long")]
     both = engine.predict(collate(asked, [0, 1]))[:, 3:]
     alone = [engine.predict(collate([row], [0]))[0, 3:] for row in asked]

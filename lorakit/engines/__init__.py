@@ -19,6 +19,18 @@ from typing import Any, Protocol
 import numpy as np
 
 from lorakit.batches import Batch
+from lorakit.errors import LorakitError
+from lorakit.run import Run
+
+DECIDED = ("precision", "quantization", "micro_batch_tokens", "gradient_checkpointing")
+
+
+def decided(run: Run) -> Run:
+    """The same run. Raises `LorakitError` where what an engine needs to know before it loads is still open."""
+    if missing := [name for name in DECIDED if getattr(run, name) == "auto"]:
+        raise LorakitError(f"{missing[0]}='auto': an engine loads what is decided; name a value, or take what "
+                           "plan.resolve(run, machine.facts()) chooses for this machine")
+    return run
 
 
 class Engine(Protocol):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+import logging
 import os
 import re
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +18,10 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import torch
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+from transformers.utils import logging as transformers_logging
 
 from lorakit import base, kernels, machine, processes
+from lorakit.engines import decided
 from lorakit.engines.torch.adapter import beside_layers, inside, new_heads, with_adapter
 from lorakit.engines.torch.engine import DTYPES, TorchEngine
 from lorakit.engines.torch.layers import recompute, split_layers
@@ -56,8 +61,24 @@ def device(crew: Crew) -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
+@contextlib.contextmanager
+def hushed() -> Iterator[None]:
+    """Inside, others do not say which tensors are new (`load` judges that), nor what they will rename one day."""
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)  # misses a kernel that is not used here
+    before = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
+    finally:
+        transformers_logging.set_verbosity(before)
+
+
+@hushed()
 def load(run: Run, *, adapter: str | Path | None = None, classes: Sequence[str] = ()) -> TorchEngine:
     """The base with a new adapter to train, or with a saved one (`adapter`) to ask; of `classes` with a new head."""
+    run = decided(run)
     path, spec = base.path(run.model), base.spec(run.model)
     crew, idle = processes.join(), machine.resident()
     dtype, where = DTYPES[run.precision], device(crew)
