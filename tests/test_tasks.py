@@ -357,6 +357,35 @@ def test_towers_stay_frozen_and_in_evaluation(made, leaves, tmp_path, name):
     assert engine.model.training and not any(part.training for tower in engine.towers for part in tower.modules())
 
 
+@pytest.mark.parametrize("name, task", [("swin-tiny", "classify_image"), ("blip-base", "caption")])
+def test_recomputed_activations_give_the_same_gradients(made, leaves, name, task):
+    found = []
+    for again in (False, True):
+        run = lorakit.Run(model=made(name), data=leaves, task=task, augment=False, gradient_checkpointing=again,
+                          **SETTINGS)
+        prepared = lorakit.prepare(run)
+        engine = registry.load("engines", "torch").load(plan.resolve(run, machine.facts("."))[0],
+                                                        classes=prepared.meta["classes"])
+        some = [prepared.rows["train"][i] for i in range(3)]
+        engine.backward(collate(some, range(3), inputs=prepared.rows["train"].inputs))
+        found.append({n: p.grad.numpy().copy() for n, p in engine.trained.items() if p.grad is not None})
+    assert found[0] and all(np.array_equal(found[0][n], found[1][n]) for n in found[0])
+
+
+@pytest.mark.parametrize("name, task, row", [("vit-base", "classify_image", 16), ("blip-base", "caption", 64),
+                                             ("whisper-small", "transcribe", 250 + 128),
+                                             ("gemma-3n-e2b", "chat_images", 0), ("distilbert", "classify_text", 0)])
+def test_memory_is_counted_by_going_through_the_model(made, name, task, row):
+    """For four rows twice what two take, and less where activations are recomputed: no rough formula."""
+    engine = registry.load("engines", "torch")
+    run = lorakit.Run(model=made(name), data="-", task=task, gradient_checkpointing=False,
+                      **SETTINGS | {"max_length": 128})
+    assert engine.places(run) == row
+    two, four = (engine.working(run, n * (row or 128)) for n in (2, 4))
+    assert 1.6 < four / two < 2.4
+    assert engine.working(run.with_(gradient_checkpointing=True), 4 * (row or 128)) < four
+
+
 def test_padded_together_or_alone_is_one_loss(made, leaves, tmp_path):
     """Pictures of several sizes, which take different numbers of tokens, in one batch."""
     for i, size in enumerate(((56, 56), (112, 84), (84, 112))):

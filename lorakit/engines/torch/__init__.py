@@ -25,8 +25,9 @@ from lorakit.engines import decided
 from lorakit.engines.torch.adapter import beside_layers, inside, new_heads, with_adapter
 from lorakit.engines.torch.engine import DTYPES, TorchEngine
 from lorakit.engines.torch.layers import recompute, split_layers
+from lorakit.engines.torch.memory import packed, padded, places  # noqa: F401
 from lorakit.errors import LorakitError
-from lorakit.kernels import attention, loss, simulate
+from lorakit.kernels import attention, simulate
 from lorakit.processes import Crew
 from lorakit.run import Run
 
@@ -120,12 +121,12 @@ def load(run: Run, *, adapter: str | Path | None = None, classes: Sequence[str] 
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
     check(run, model, tokenizer)
-    if run.gradient_checkpointing:
-        recompute(model, run.gradient_checkpointing)
     notes = {}
     if run.method == "lora":
         model = with_adapter(model, run, spec, adapter, heads)
         notes["kernels"] = (kernels.install(model), "they compute what the model's own modules do")
+    if run.gradient_checkpointing:  # not before: PEFT would ask for gradients of what the layers are given
+        recompute(model, run.gradient_checkpointing)
     if shard:
         split_layers(model, where)
     machine.forget_peak()  # loading has held the files too
@@ -181,42 +182,36 @@ def working(run: Run, tokens: int) -> int:
     `NotImplementedError` for a model whose way depends on its values.
     """
     config, dtype = base.sizes(run.model), DTYPES[run.precision]
-    if base.maker(run.task, config, run.model) is not AutoModelForCausalLM:
-        raise NotImplementedError(f"{config.model_type}: only models of words are gone through")
+    kind = base.maker(run.task, config, run.model)
     if getattr(config.get_text_config(), "num_local_experts", None):
         raise NotImplementedError(f"{config.model_type}: which expert computes how much depends on the tokens")
     # In the simulation every device is a CPU, and its autocast knows no fp16.
     precision = torch.bfloat16 if dtype == torch.float16 else dtype
-    length = min(run.max_length, tokens)
-    lengths = [length] * (tokens // length) + [tokens % length] * (tokens % length > 0)
     try:
-        model = skeleton(run, config, precision)
+        model = skeleton(run, kind, config, precision)
         bare = model.get_base_model() if run.method == "lora" else model
         with simulate.without_content():
             simulate.empty(model)
             model.train()
-            ids = torch.zeros(1, tokens, dtype=torch.long)
-            with (simulate.Live(model) as live, attention.packed(),
+            with (simulate.Live(model) as live,
                   torch.autocast("cpu", dtype=precision, enabled=dtype != torch.float32)):
-                documents = attention.Documents(lengths, ids.device, wide=not torch.cuda.is_available())
-                hidden = getattr(bare, bare.base_model_prefix)(
-                    input_ids=ids, position_ids=ids, use_cache=False, documents=documents)["last_hidden_state"][0]
-                total = loss.linear_cross_entropy(hidden, bare.get_output_embeddings().weight, ids[0])
-                total.backward()
+                (packed if kind is AutoModelForCausalLM else padded)(run, bare, tokens).backward()
     except Exception as error:
         raise NotImplementedError(f"{config.model_type}: {error}") from None
     most = live.most - sum(p.grad.nbytes for p in model.parameters() if p.grad is not None)
     return most if torch.cuda.is_available() else int(HEAP * most)
 
 
-def skeleton(run: Run, config: Any, dtype: torch.dtype) -> Any:
+def skeleton(run: Run, kind: Any, config: Any, dtype: torch.dtype) -> Any:
     """The model as it is trained, on the meta device: without weights."""
+    way = attention.NAME if kind is AutoModelForCausalLM else own_attention(kind, config)
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, attn_implementation=attention.NAME,
-                                                 dtype=torch.float32 if run.method == "full" else dtype)
+        model = kind.from_config(config, attn_implementation=way,
+                                 dtype=torch.float32 if run.method == "full" else dtype)
+    if run.method == "lora":
+        heads = new_heads(kind, config) if run.task.startswith("classify") else []
+        model = with_adapter(model, run, base.spec(run.model), None, heads)
+        kernels.install(model)
     if run.gradient_checkpointing:
         recompute(model, run.gradient_checkpointing)
-    if run.method == "lora":
-        model = with_adapter(model, run, base.spec(run.model), None)
-        kernels.install(model)
     return model
