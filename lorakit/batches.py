@@ -5,7 +5,8 @@ So "the place in the data" of a checkpoint is that number alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -103,6 +104,21 @@ def pieces(lengths: Sequence[int], max_rows: int, max_tokens: int, packing: bool
     return groups
 
 
+class Ahead:
+    """`make(0)` to `make(count - 1)`, called in their order: while one is used, a thread makes the next."""
+
+    def __init__(self, make: Callable[[int], Any], count: int):
+        self.make, self.count, self.pool = make, count, ThreadPoolExecutor(1, "ahead")
+        self.next: tuple[int, Future] | None = None
+
+    def __call__(self, number: int) -> Any:
+        waiting, self.next = self.next, None
+        made = waiting[1].result() if waiting and waiting[0] == number else self.make(number)
+        if number + 1 < self.count:
+            self.next = number + 1, self.pool.submit(self.make, number + 1)
+        return made
+
+
 class Batches:
     """`batches[u]` is the list of micro-batches of update u; `len(batches)` the number of updates of the run.
 
@@ -120,6 +136,8 @@ class Batches:
         self.per_epoch = -(-len(rows) // global_batch_size)
         self.updates = max_updates if max_updates is not None else epochs * self.per_epoch
         self._order: tuple[int, np.ndarray] = (-1, np.empty(0, dtype=np.int64))
+        # Pictures and sounds take long to decode.
+        self._get = Ahead(self._made, self.updates) if getattr(rows, "inputs", None) else self._made
 
     def __len__(self) -> int:
         return self.updates
@@ -127,9 +145,10 @@ class Batches:
     def indices(self, update: int) -> np.ndarray:
         """Rows of one update: the next slice of this epoch's permutation."""
         epoch, place = divmod(update, self.per_epoch)
-        if self._order[0] != epoch:
-            self._order = (epoch, np.random.default_rng((self.seed, epoch)).permutation(len(self.rows)))
-        return self._order[1][place * self.global_batch_size:(place + 1) * self.global_batch_size]
+        order = self._order  # the thread's may differ
+        if order[0] != epoch:
+            order = self._order = (epoch, np.random.default_rng((self.seed, epoch)).permutation(len(self.rows)))
+        return order[1][place * self.global_batch_size:(place + 1) * self.global_batch_size]
 
     def tokens(self, update: int) -> int:
         """Input tokens of one update, over all processes."""
@@ -143,6 +162,9 @@ class Batches:
     def __getitem__(self, update: int) -> list[Batch]:
         if not 0 <= update < self.updates:
             raise IndexError(update)
+        return self._get(update)
+
+    def _made(self, update: int) -> list[Batch]:
         chosen = self.indices(update)
         groups = pieces(self.lengths[chosen].tolist(), self.micro_batch_size, self.micro_batch_tokens, self.packing,
                         self.processes)
@@ -163,5 +185,10 @@ class Batches:
 def in_order(rows: Sequence[dict[str, Any]], lengths: np.ndarray, max_rows: int, max_tokens: int, packing: bool,
              share: tuple[int, int] = (0, 1)) -> Iterator[Batch]:
     """All rows once, for evaluation (or one of so many shares of them); `Batch.rows` says which is which."""
-    for group in pieces(lengths.tolist(), max_rows, max_tokens, packing)[share[0]::share[1]]:
-        yield collate([rows[i] for i in group], group, inputs=getattr(rows, "inputs", None))
+    groups = pieces(lengths.tolist(), max_rows, max_tokens, packing)[share[0]::share[1]]
+    inputs = getattr(rows, "inputs", None)
+
+    def made(number: int) -> Batch:
+        return collate([rows[i] for i in groups[number]], groups[number], inputs=inputs)
+
+    yield from map(Ahead(made, len(groups)) if inputs else made, range(len(groups)))

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from lorakit import base, data, registry
+from lorakit import base, data, registry, tasks
 from lorakit.checks import LEVELS, Finding, some
 from lorakit.data import DataReport, Source
 from lorakit.errors import BadRow, LorakitError
@@ -22,7 +22,8 @@ from lorakit.example import Example, Rejected
 from lorakit.files import whole
 from lorakit.run import Run
 
-Choose = Callable[[str], tuple[ModuleType | None, Any]]
+Encode = Callable[[Example, int], list[dict]]
+Choose = Callable[[str], Encode | None]
 SAMPLE = 10_000  # rows for the checks that need not see all
 WIDE, BAR, TITLED = 5.5, 0.27, 2  # inches of a picture's column and of a bar; bars that a title takes
 
@@ -131,20 +132,21 @@ def _known(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _chooser(run: Run) -> tuple[Choose, list[str]]:
-    """(what finds the task of a schema and its reader, notes on the model's tokenizer)."""
+    """(what finds how the run would encode rows of a schema, notes on the model's tokenizer)."""
     config = base.config(run.model)
     tokenizer, processor, notes = base.reader(run.model, config)
 
-    def choose(schema: str) -> tuple[ModuleType | None, Any]:
+    def choose(schema: str) -> Encode | None:
         given = registry.load("schemas", schema)
         try:
             name = run.task if run.task != "auto" else base.task_for(given, config, processor, run.model)
         except LorakitError:
             if "model" in run.model_fields_set:
                 raise
-            return None, None  # nobody has named a model, and lorakit's own cannot see or hear
+            return None  # nobody has named a model, and lorakit's own cannot see or hear
         task = registry.load("tasks", name)
-        return task, processor if task.MEDIUM else tokenizer
+        reader, settings = processor if task.MEDIUM else tokenizer, tasks.settings_of(task, run)
+        return lambda example, max_length: task.encode(example, reader, max_length, **settings)
 
     return choose, notes
 
@@ -164,7 +166,7 @@ def check(run: Run) -> Checked:
 
 def look(sources: Mapping[str, Source], *, choose: Choose, columns: Mapping[str, str] | None = None,
          gives: str | None = None, max_length: int = 1024, seed: int = 0, sample: int = SAMPLE) -> Checked:
-    """Reads each file once, a row at a time. `choose` finds the task of a schema, and what reads its rows."""
+    """Reads each file once, a row at a time. `choose` finds what encodes the rows of a schema."""
     report, rows, kept, checks = DataReport(""), Counter(), _Sample(sample, seed), {}
     for name, it in sources.items():
         here, before = report if name == "train" else DataReport(""), len(report.rejected)
@@ -173,8 +175,8 @@ def look(sources: Mapping[str, Source], *, choose: Choose, columns: Mapping[str,
                 report.rejected.append(row)
                 continue
             if not checks:
-                known, (module, reader) = registry.modules("checks"), choose(here.schema)
-                checks = {n: m.Check(module, reader, max_length) for n, m in known.items()}
+                known, encode = registry.modules("checks"), choose(here.schema)
+                checks = {n: m.Check(encode, max_length) for n, m in known.items()}
                 every = [c for n, c in checks.items() if not known[n].SAMPLED]
             rows[name] += 1
             kept.see(row, name)
@@ -248,15 +250,15 @@ def fix(run: Run, folder: str | Path | None = None) -> tuple[Path, Path]:
 
 def _sifted(run: Run, it: Source) -> Iterator[Example | Rejected]:
     """The rows of a file, those that a run would not train on as `Rejected`."""
-    (choose, _), report, task, seen = _chooser(run), DataReport(""), None, {}
+    (choose, _), report, encode, seen = _chooser(run), DataReport(""), None, {}
     for row in data.stream(it, report, columns=run.columns, gives=_gives(run.task)):
-        if task is None:
-            task, reader = choose(report.schema)
-            if task is None:
+        if encode is None:
+            encode = choose(report.schema)
+            if encode is None:
                 raise LorakitError(f"{it.name}: name the model that these rows are for, e.g. --set model=vit-base")
         if isinstance(row, Example):
             try:
-                task.encode(row, reader, run.max_length)
+                encode(row, run.max_length)
             except BadRow as error:
                 row = Rejected(row.file, row.row, str(error))
             else:

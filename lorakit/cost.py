@@ -92,18 +92,21 @@ def frozen(run: Run, of: Shape) -> float:
     return of.linear * bits / 8 / each + of.other * width
 
 
-def at_a_time(run: Run) -> int:
-    """Tokens of a full micro-batch."""
-    tokens = run.micro_batch_tokens if run.micro_batch_tokens != "auto" else run.max_length
-    return min(tokens, run.micro_batch_size * run.max_length) if run.micro_batch_size != "auto" else tokens
+def at_a_time(run: Run, row: int = 0) -> int:
+    """Tokens of a full micro-batch; `row`: what one row counts, where that is not `max_length`."""
+    row = row or run.max_length
+    tokens = max(row, run.micro_batch_tokens) if run.micro_batch_tokens != "auto" else row
+    return min(tokens, run.micro_batch_size * row) if run.micro_batch_size != "auto" else tokens
 
 
 def working(run: Run, of: Shape) -> float:
     """Bytes that live for one micro-batch. Counted for two sizes: between and beyond them it grows evenly."""
     tokens, engine = at_a_time(run), run.engine
     if engine in registry.defining("engines", "working"):
-        low, high = max(64, min(512, run.max_length)), 2 * max(64, min(512, run.max_length))
         try:
+            row = getattr(registry.load("engines", engine), "places", lambda run: 0)(run)
+            low, tokens = row or max(64, min(512, run.max_length)), at_a_time(run, row)
+            high = 2 * low
             least, most = (_counted(engine, json.dumps(run.given() | ANY), n) for n in (low, high))
             found = most + (most - least) * (tokens - high) / (high - low)
             if run.quantization not in ("none", "fp8"):  # one layer's weights, dequantized

@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from lorakit import base, data, files, registry, rows
+from lorakit import base, data, files, registry, rows, tasks
 from lorakit.data import DataReport
 from lorakit.example import Example, Rejected
 from lorakit.run import Run
@@ -68,9 +68,8 @@ class Prepared:
         name = run.task if run.task != "auto" else base.task_for(schema, self._config, self.processor, run.model)
         task = registry.load("tasks", name)
         base.maker(name, self._config, run.model)  # says so when they do not go together
-        settings = {setting: getattr(run, setting) for setting in rows.settings_of(task)}
         encoded, rejected, notes = rows.encode(sets, task, self.processor if task.MEDIUM else self.tokenizer,
-                                               run.max_length, run.group_by, **settings)
+                                               run.max_length, run.group_by, **tasks.settings_of(task, run))
         report.rejected += rejected
         report.notes += self._notes + notes
         classes = sorted({c for some in encoded.values() for c in some.column("reference")}) \

@@ -6,7 +6,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from lorakit import base, evaluate, record, registry, rows
+from lorakit import base, evaluate, record, registry, rows, tasks
 from lorakit import data as loading
 from lorakit.ask import tuned
 from lorakit.errors import LorakitError
@@ -29,7 +29,7 @@ def rescore(path: str | os.PathLike, *, data: str | None = None, metrics: list |
             engine, tokenizer, _, _ = tuned(folder.path, adapted=False)
             seen = {known for s in ("train", "validation") if s in sets for known in sets[s].contents()}
             encoded, _, notes = rows.encode({"train": examples}, task, engine.processor if task.MEDIUM else tokenizer,
-                                            run.max_length, **{s: getattr(run, s) for s in rows.settings_of(task)})
+                                            run.max_length, **tasks.settings_of(task, run))
             fresh = [i for i, known in enumerate(encoded["train"].contents()) if known not in seen]
             if not fresh:
                 raise LorakitError(f"{data}: the run trained on every row of it; these rows prove nothing")

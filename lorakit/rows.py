@@ -105,11 +105,6 @@ def encode(sets: Mapping[str, Sequence[Example]], task: ModuleType, reader: Any,
     return encoded, rejected, notes
 
 
-def settings_of(task: ModuleType) -> tuple[str, ...]:
-    """The settings of a run that a task's `encode` takes."""
-    return getattr(task, "SETTINGS", ())
-
-
 def uncut(rows: Rows) -> list[dict[str, Any]]:
     """Some rows, the whole ones first: what a task judges a set by."""
     order = np.argsort(np.asarray(rows.arrow("cut")) > 0, kind="stable")[:GUARDED]

@@ -45,7 +45,8 @@ def looked(tokenizer, tmp_path):
         given = data.sources(sets["train"], sets.get("validation"), sets.get("test"))
         def choose(schema):
             found = registry.load("schemas", schema).GIVES
-            return next(t for t in registry.modules("tasks").values() if found == t.GIVES), tokenizer
+            task = next(t for t in registry.modules("tasks").values() if found == t.GIVES)
+            return lambda example, max_length: task.encode(example, tokenizer, max_length)
 
         return checking.look(given, choose=choose, **(settings or {}))
 
@@ -431,8 +432,7 @@ def test_a_clean_copy_that_cannot_be_made_leaves_nothing(command, base, tmp_path
         yield Example({**turns("a", "b"), "columns": {"picture": b"\x89PNG"}}, "rows.jsonl", 1)
 
     monkeypatch.setattr(data, "stream", broken)
-    task = registry.load("tasks", "chat")
-    monkeypatch.setattr(checking, "_chooser", lambda run: (lambda schema: (task, byte_tokenizer()), []))
+    monkeypatch.setattr(checking, "_chooser", lambda run: (lambda schema: lambda example, max_length: [], []))
     code, _, err = command("check", path, "--fix", *settings_for(base))
     assert code == 1 and "rows.jsonl:1: cannot be written as JSON" in err
     assert [p.name for p in tmp_path.iterdir()] == ["rows.jsonl"]

@@ -435,6 +435,13 @@ def test_training_goes_on_bit_for_bit_from_a_saved_state(base, rows, tmp_path, o
     assert end.keys() == same.keys() and all(np.array_equal(end[k], same[k]) for k in end)
 
 
+@pytest.mark.parametrize("name", ["precision", "quantization", "micro_batch_size", "micro_batch_tokens",
+                                  "gradient_checkpointing"])
+def test_what_is_not_decided_is_refused_by_name(base, name):
+    with pytest.raises(LorakitError, match=f"{name}='auto': an engine loads what is decided"):
+        load(settings(base, **{name: "auto"}))
+
+
 def test_a_state_of_another_model_is_refused(base):
     engine = load(settings(base))
     with pytest.raises(LorakitError, match="has the shape"):

@@ -170,9 +170,9 @@ def test_formats(name, tmp_path):
 def test_checks(name):
     module = registry.load("checks", name)
     assert module.TITLE and isinstance(module.SAMPLED, bool)
-    assert parameters(module.Check) == ["task", "tokenizer", "max_length"]
+    assert parameters(module.Check) == ["encode", "max_length"]
     assert parameters(module.Check.see) == ["self", "example", "set"]
-    nothing = module.Check(None, None, 100)
+    nothing = module.Check(None, 100)
     assert json.loads(json.dumps(nothing.facts())) is not None and isinstance(nothing.findings(), list)
 
 

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from PIL import Image
 
 import lorakit
 from lorakit import base, machine, plan, registry, rows
-from lorakit.batches import Batches, collate
+from lorakit.batches import Batches, collate, in_order
 from lorakit.errors import BadRow, LorakitError
 from lorakit.example import Example
 from lorakit.rehearse import stand_in
@@ -207,6 +208,42 @@ def test_a_row_looks_the_same_in_whatever_company():
     assert batch.count == 3 and batch.labels.tolist() == [0, 1, 0] and batch.media[0]["pixel_values"][0, 0] == 0.0
 
 
+def test_while_an_update_is_used_a_thread_makes_the_next():
+    """Whatever is asked for next, it is what it would have been; what goes wrong in the thread is raised here."""
+    makers = []
+
+    class Watched(Made):
+        @staticmethod
+        def inputs(row, random):
+            makers.append(threading.current_thread() is threading.main_thread())
+            return Made.inputs(row, random)
+
+    settings = {"global_batch_size": 4, "micro_batch_size": 2, "micro_batch_tokens": 100, "packing": False, "seed": 3,
+                "epochs": 2}
+    made = Batches(Watched(8), np.ones(8, int), **settings)
+    first = made[0]
+    made._get.next[1].result()
+    assert makers == [True] * 4 + [False] * 4 and sum(b.count for b in first) == 4
+    for update in (1, 3, 2):
+        alone = Batches(Made(8), np.ones(8, int), **settings)._made(update)
+        for one, two in zip(made[update], alone, strict=True):
+            assert one.rows.tolist() == two.rows.tolist() and one.seed == two.seed
+            assert [m["pixel_values"].tolist() for m in one.media] == [m["pixel_values"].tolist() for m in two.media]
+    assert [b.rows.tolist() for b in in_order(Watched(5), np.ones(5, int), 2, 100, False)] == [[0, 1], [2, 3], [4]]
+
+    class Broken(Made):
+        @staticmethod
+        def inputs(row, random):
+            if threading.current_thread() is not threading.main_thread():
+                raise BadRow("a.png: cut")
+            return {}
+
+    made = Batches(Broken(8), np.ones(8, int), **settings)
+    assert len(made[0]) == 2
+    with pytest.raises(BadRow, match="a.png: cut"):
+        made[1]
+
+
 def test_bytes_keep_the_zeros_at_their_end():
     task = type("task", (), {"COLUMNS": {"ids": ["int32"], "cut": "int32", "media": ["binary"]}, "MEDIUM": "sound",
                              "encode": staticmethod(lambda *_: [{"ids": [1], "cut": 0, "media": [b"a\0\0", b"\0"]}]),
@@ -257,7 +294,7 @@ with torch.no_grad():
 
 
 @pytest.mark.parametrize("name", ["distilbert", "opt-125m"])
-def test_texts_and_their_classes(made, quick, tmp_path, name):
+def test_texts_and_their_classes(made, quick, tmp_path, name, capfd):
     rng, kinds = np.random.default_rng(0), {"need": "water food help", "news": "sun wind rain"}
     lines = [{"text": f"{rng.choice(words.split())} {i}", "label": kind} for i in range(40)
              for kind, words in kinds.items()]
@@ -269,8 +306,10 @@ def test_texts_and_their_classes(made, quick, tmp_path, name):
     assert "log-probabilities of classes (largest difference 0.0e+00" in proof["reloaded"]
     answers = [json.loads(line) for line in (folder / "answers.jsonl").read_text().splitlines()]
     assert {a["after"] for a in answers} <= set(kinds) and len(answers) == scores["accuracy"]["rows"]
-    # Alone or beside a longer row, a text has the same class: padding counts for nothing.
+    capfd.readouterr()
     engine, tokenizer, _, _ = lorakit.tuned(folder.path)
+    assert "LOAD REPORT" not in "".join(capfd.readouterr())
+    # Alone or beside a longer row, a text has the same class: padding counts for nothing.
     asked = [classify_text.ask(q, tokenizer) | {"label": 0} for q in ("food 3", "rain and wind and sun all day long")]
     both = engine.predict(collate(asked, [0, 1]))[:, 3:]
     alone = [engine.predict(collate([row], [0]))[0, 3:] for row in asked]
@@ -318,6 +357,35 @@ def test_towers_stay_frozen_and_in_evaluation(made, leaves, tmp_path, name):
     assert engine.model.training and not any(part.training for tower in engine.towers for part in tower.modules())
 
 
+@pytest.mark.parametrize("name, task", [("swin-tiny", "classify_image"), ("blip-base", "caption")])
+def test_recomputed_activations_give_the_same_gradients(made, leaves, name, task):
+    found = []
+    for again in (False, True):
+        run = lorakit.Run(model=made(name), data=leaves, task=task, augment=False, gradient_checkpointing=again,
+                          **SETTINGS)
+        prepared = lorakit.prepare(run)
+        engine = registry.load("engines", "torch").load(plan.resolve(run, machine.facts("."))[0],
+                                                        classes=prepared.meta["classes"])
+        some = [prepared.rows["train"][i] for i in range(3)]
+        engine.backward(collate(some, range(3), inputs=prepared.rows["train"].inputs))
+        found.append({n: p.grad.numpy().copy() for n, p in engine.trained.items() if p.grad is not None})
+    assert found[0] and all(np.array_equal(found[0][n], found[1][n]) for n in found[0])
+
+
+@pytest.mark.parametrize("name, task, row", [("vit-base", "classify_image", 16), ("blip-base", "caption", 64),
+                                             ("whisper-small", "transcribe", 250 + 128),
+                                             ("gemma-3n-e2b", "chat_images", 0), ("distilbert", "classify_text", 0)])
+def test_memory_is_counted_by_going_through_the_model(made, name, task, row):
+    """For four rows twice what two take, and less where activations are recomputed: no rough formula."""
+    engine = registry.load("engines", "torch")
+    run = lorakit.Run(model=made(name), data="-", task=task, gradient_checkpointing=False,
+                      **SETTINGS | {"max_length": 128})
+    assert engine.places(run) == row
+    two, four = (engine.working(run, n * (row or 128)) for n in (2, 4))
+    assert 1.6 < four / two < 2.4
+    assert engine.working(run.with_(gradient_checkpointing=True), 4 * (row or 128)) < four
+
+
 def test_padded_together_or_alone_is_one_loss(made, leaves, tmp_path):
     """Pictures of several sizes, which take different numbers of tokens, in one batch."""
     for i, size in enumerate(((56, 56), (112, 84), (84, 112))):
@@ -338,6 +406,17 @@ def test_padded_together_or_alone_is_one_loss(made, leaves, tmp_path):
     prompts = [row["ids"][:row["answer_start"]] for row in given]
     answers = engine.generate(prompts, 5, [], [inputs(row, None) for row in given])
     assert answers == [engine.generate([p], 5, [], [inputs(r, None)])[0] for p, r in zip(prompts, given, strict=True)]
+
+
+def test_check_counts_the_tokens_of_the_runs_own_question(made, leaves):
+    """A question of other words, a row of other length: `check` and the run agree about both."""
+    found = []
+    for question in ("What?", "Which of the three diseases does this leaf show?"):
+        run = lorakit.Run(model=made("smolvlm-256m"), data=leaves, question=question, test_fraction=0,
+                          validation_fraction=0)
+        found.append(lorakit.check(run).checks["lengths"].facts()["longest"])
+        assert found[-1] == max(lorakit.prepare(run).rows["train"].lengths)
+    assert found[1] > found[0] + 4
 
 
 def test_what_does_not_go_together(made, leaves, rows_file, tmp_path, request):

@@ -1,9 +1,10 @@
 """What is looked at in a file before training, one module each.
 
-Contract: `TITLE`; `SAMPLED`, whether a sample of many rows will do; `Check(task, tokenizer, max_length)`, whose
+Contract: `TITLE`; `SAMPLED`, whether a sample of many rows will do; `Check(encode, max_length)`, whose
 `see(example, set)` is called for every usable row in the order of the files, and `reject(row)`, where there is one, for
 every other; then `findings()` lists what to know, `facts()` is plain JSON, and `draw(axes)` returns the height of the
-picture in bars, 0 when there is nothing to see.
+picture in bars, 0 when there is nothing to see. `encode(example, max_length)` gives the rows that the run would train
+on, as a task does; it is None where no model is named that could.
 """
 
 from __future__ import annotations

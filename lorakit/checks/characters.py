@@ -32,7 +32,7 @@ PLAIN = re.compile(r"[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f&<]*", re.ASCII)
 
 
 class Check:
-    def __init__(self, task: Any, tokenizer: Any, max_length: int):
+    def __init__(self, encode: Any, max_length: int):
         self.counts: Counter[str] = Counter()
         self.places: dict[str, list[str]] = {}
 

@@ -16,7 +16,7 @@ NAMED = 8  # small classes named in a finding
 
 
 class Check:
-    def __init__(self, task: Any, tokenizer: Any, max_length: int):
+    def __init__(self, encode: Any, max_length: int):
         self.counts: Counter[str] | None = Counter()
         self.labelled = False
 

@@ -17,7 +17,7 @@ SAMPLED = False
 
 
 class Check:
-    def __init__(self, task: Any, tokenizer: Any, max_length: int):
+    def __init__(self, encode: Any, max_length: int):
         self.prints, self.rows, self.files, self.sets = array("Q"), array("L"), array("L"), array("B")
         self.numbers: dict[str, int] = {}  # of the files
 

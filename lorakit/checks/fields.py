@@ -13,7 +13,7 @@ SAMPLED = False
 
 
 class Check:
-    def __init__(self, task: Any, tokenizer: Any, max_length: int):
+    def __init__(self, encode: Any, max_length: int):
         self.rows, self.null, self.empty, self.there = 0, Counter(), Counter(), Counter()
         self.only: dict[str, Any] = {}  # the one value of a column, while it is one
         self.varied: set[str] = set()

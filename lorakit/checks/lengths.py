@@ -19,8 +19,8 @@ SKEWED = 12  # a longest row of so many medians is drawn on a log scale
 
 
 class Check:
-    def __init__(self, task: Any, tokenizer: Any, max_length: int):
-        self.task, self.tokenizer, self.max_length = task, tokenizer, max_length
+    def __init__(self, encode: Any, max_length: int):
+        self.encode, self.max_length = encode, max_length
         self.examples = 0
         self.lengths: list[int] = []  # of the rows that the examples give, uncut
         self.trained: list[int] = []
@@ -30,11 +30,11 @@ class Check:
         self.refused = ""
 
     def see(self, example: Example, set: str) -> None:
-        if self.refused or self.task is None:
+        if self.refused or self.encode is None:
             return
         self.examples += 1
         try:
-            rows = self.task.encode(example, self.tokenizer, self.max_length)
+            rows = self.encode(example, self.max_length)
         except BadRow as error:
             self.bad.append((example.where, str(error)))
             self.lost += self._whole(example)
@@ -48,7 +48,7 @@ class Check:
     def _whole(self, example: Example) -> list[int]:
         """What the row would take, when its length is what is wrong with it."""
         try:
-            return [len(row["ids"]) for row in self.task.encode(example, self.tokenizer, sys.maxsize)]
+            return [len(row["ids"]) for row in self.encode(example, sys.maxsize)]
         except BadRow:
             return []
 

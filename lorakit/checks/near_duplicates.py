@@ -14,7 +14,7 @@ SAMPLED = True
 
 
 class Check:
-    def __init__(self, task: Any, tokenizer: Any, max_length: int):
+    def __init__(self, encode: Any, max_length: int):
         self.rows: list[tuple[str, Example]] = []
 
     def see(self, example: Example, set: str) -> None:

@@ -16,7 +16,7 @@ NUMBER = re.compile(r"(?<!['\w])\d[\d.,]*\b")
 
 
 class Check:
-    def __init__(self, task: Any, tokenizer: Any, max_length: int):
+    def __init__(self, encode: Any, max_length: int):
         self.usable, self.kinds = 0, Counter()
 
     def see(self, example: Example, set: str) -> None:

@@ -31,7 +31,7 @@ def share(n: int, total: int) -> str:
 
 
 class Check:
-    def __init__(self, task: Any, tokenizer: Any, max_length: int):
+    def __init__(self, encode: Any, max_length: int):
         self.letters: Counter[str] = Counter()
         self.rows: Counter[str] = Counter()  # by their most frequent script
         self.odd: dict[str, list[str]] = {}

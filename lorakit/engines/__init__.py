@@ -7,7 +7,8 @@ engine learns beside words, (objective, medium) of a task, it lists in `SERVES`;
 `fake_quantization`. One whose package has to be imported before all others imports it in `first(facts)`, and its file
 loads nothing heavy by itself. One with forms of its own for a frozen base names them in `forms(facts)`, the smallest
 first, and says by `frozen(run, weights, experts)` how many bytes it takes; one with a precision of its own says it and
-why in `precision(facts)`; one that can count what a micro-batch needs does so in `working(run, tokens)`.
+why in `precision(facts)`; one that can count what a micro-batch needs does so in `working(run, tokens)`, and says by
+`places(run)` what one row counts where its words do not decide that (0 where they do).
 """
 
 from __future__ import annotations
@@ -19,6 +20,18 @@ from typing import Any, Protocol
 import numpy as np
 
 from lorakit.batches import Batch
+from lorakit.errors import LorakitError
+from lorakit.run import Run
+
+DECIDED = ("precision", "quantization", "micro_batch_size", "micro_batch_tokens", "gradient_checkpointing")
+
+
+def decided(run: Run) -> Run:
+    """The same run. Raises `LorakitError` where what an engine needs to know before it loads is still open."""
+    if missing := [name for name in DECIDED if getattr(run, name) == "auto"]:
+        raise LorakitError(f"{missing[0]}='auto': an engine loads what is decided; name a value, or take what "
+                           "plan.resolve(run, machine.facts()) chooses for this machine")
+    return run
 
 
 class Engine(Protocol):

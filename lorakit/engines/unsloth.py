@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lorakit import base, files, machine, processes
+from lorakit.engines import decided
 from lorakit.errors import LorakitError
 from lorakit.models import Spec
 from lorakit.run import Run
@@ -70,7 +71,7 @@ def first(facts: Any) -> None:
 
 def load(run: Run, *, adapter: str | Path | None = None, classes: Sequence[str] = ()) -> TorchEngine:
     """Unsloth's model with a new adapter to train, or with a saved one (`adapter`) to ask, in the torch engine."""
-    facts = machine.facts()
+    run, facts = decided(run), machine.facts()
     first(facts)
     if words := fits(facts, base.spec(run.model)):
         raise LorakitError(f"engine={run.engine!r}: {words}; or leave engine out")

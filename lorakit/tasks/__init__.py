@@ -27,6 +27,11 @@ from typing import Any
 from lorakit.errors import LorakitError
 
 
+def settings_of(task: Any, run: Any) -> dict[str, Any]:
+    """The settings of a run that a task's `encode` takes."""
+    return {name: getattr(run, name) for name in getattr(task, "SETTINGS", ())}
+
+
 def guard_classes(rows: Iterable[dict], tokenizer: Any) -> None:
     """Refuses rows of one class, where there is nothing to tell apart, and rows that hardly share one."""
     names = [row["reference"] for row in rows]

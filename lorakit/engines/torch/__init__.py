@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+import logging
 import os
 import re
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +18,16 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import torch
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+from transformers.utils import logging as transformers_logging
 
 from lorakit import base, kernels, machine, processes
+from lorakit.engines import decided
 from lorakit.engines.torch.adapter import beside_layers, inside, new_heads, stacks, with_adapter
 from lorakit.engines.torch.engine import DTYPES, TorchEngine
 from lorakit.engines.torch.layers import in_fp8, recompute, split_layers
+from lorakit.engines.torch.memory import packed, padded, places  # noqa: F401
 from lorakit.errors import LorakitError
-from lorakit.kernels import attention, loss, simulate
+from lorakit.kernels import attention, simulate
 from lorakit.processes import Crew
 from lorakit.run import Run
 
@@ -60,8 +66,24 @@ def device(crew: Crew) -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
+@contextlib.contextmanager
+def hushed() -> Iterator[None]:
+    """Inside, others do not say which tensors are new (`load` judges that), nor what they will rename one day."""
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)  # misses a kernel that is not used here
+    before = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
+    finally:
+        transformers_logging.set_verbosity(before)
+
+
+@hushed()
 def load(run: Run, *, adapter: str | Path | None = None, classes: Sequence[str] = ()) -> TorchEngine:
     """The base with a new adapter to train, or with a saved one (`adapter`) to ask; of `classes` with a new head."""
+    run = decided(run)
     path, spec = base.path(run.model), base.spec(run.model)
     crew, idle = processes.join(), machine.resident()
     dtype, where = DTYPES[run.precision], device(crew)
@@ -106,8 +128,6 @@ def load(run: Run, *, adapter: str | Path | None = None, classes: Sequence[str] 
     if run.fake_quantization != "none" and (kind is not AutoModelForCausalLM or stacks(model)):
         raise LorakitError(f"fake_quantization={run.fake_quantization!r}: only models of words without stacked experts "
                            f"are rounded as their export will be, and {run.model} is another; leave it out")
-    if run.gradient_checkpointing:
-        recompute(model, run.gradient_checkpointing)
     notes = {"fp8": in_fp8(model, where, [*spec.unquantized, *heads])} if run.quantization == "fp8" else {}
     if run.method == "lora":
         model = with_adapter(model, run, spec, adapter, heads)
@@ -116,6 +136,8 @@ def load(run: Run, *, adapter: str | Path | None = None, classes: Sequence[str] 
         if form != "none":
             notes["fake_quantization"] = (form, "asked for; in training and in scoring every W + s B A computes as the "
                                                 "export will round it, and so do embeddings and head")
+    if run.gradient_checkpointing:  # not before: PEFT would ask for gradients of what the layers are given
+        recompute(model, run.gradient_checkpointing)
     if shard:
         split_layers(model, where)
     machine.forget_peak()  # loading has held the files too
@@ -171,44 +193,38 @@ def working(run: Run, tokens: int) -> int:
     `NotImplementedError` for a model whose way depends on its values.
     """
     config, dtype = base.sizes(run.model), DTYPES[run.precision]
-    if base.maker(run.task, config, run.model) is not AutoModelForCausalLM:
-        raise NotImplementedError(f"{config.model_type}: only models of words are gone through")
+    kind = base.maker(run.task, config, run.model)
     if getattr(config.get_text_config(), "num_local_experts", None):
         raise NotImplementedError(f"{config.model_type}: which expert computes how much depends on the tokens")
     # In the simulation every device is a CPU, and its autocast knows no fp16.
     precision = torch.bfloat16 if dtype == torch.float16 else dtype
-    length = min(run.max_length, tokens)
-    lengths = [length] * (tokens // length) + [tokens % length] * (tokens % length > 0)
     try:
-        model = skeleton(run, config, precision)
+        model = skeleton(run, kind, config, precision)
         bare = model.get_base_model() if run.method == "lora" else model
         with simulate.without_content():
             simulate.empty(model)
             model.train()
-            ids = torch.zeros(1, tokens, dtype=torch.long)
-            with (simulate.Live(model) as live, attention.packed(),
+            with (simulate.Live(model) as live,
                   torch.autocast("cpu", dtype=precision, enabled=dtype != torch.float32)):
-                documents = attention.Documents(lengths, ids.device, wide=not torch.cuda.is_available())
-                hidden = getattr(bare, bare.base_model_prefix)(
-                    input_ids=ids, position_ids=ids, use_cache=False, documents=documents)["last_hidden_state"][0]
-                total = loss.linear_cross_entropy(hidden, bare.get_output_embeddings().weight, ids[0])
-                total.backward()
+                (packed if kind is AutoModelForCausalLM else padded)(run, bare, tokens).backward()
     except Exception as error:
         raise NotImplementedError(f"{config.model_type}: {error}") from None
     most = live.most - sum(p.grad.nbytes for p in model.parameters() if p.grad is not None)
     return most if torch.cuda.is_available() else int(HEAP * most)
 
 
-def skeleton(run: Run, config: Any, dtype: torch.dtype) -> Any:
+def skeleton(run: Run, kind: Any, config: Any, dtype: torch.dtype) -> Any:
     """The model as it is trained, on the meta device: without weights."""
+    way = attention.NAME if kind is AutoModelForCausalLM else own_attention(kind, config)
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, attn_implementation=attention.NAME,
-                                                 dtype=torch.float32 if run.method == "full" else dtype)
-    if run.gradient_checkpointing:
-        recompute(model, run.gradient_checkpointing)
+        model = kind.from_config(config, attn_implementation=way,
+                                 dtype=torch.float32 if run.method == "full" else dtype)
     if run.quantization == "fp8":
         in_fp8(model, torch.device("cpu"), base.spec(run.model).unquantized)
     if run.method == "lora":
-        model = with_adapter(model, run, base.spec(run.model), None)
+        heads = new_heads(kind, config) if run.task.startswith("classify") else []
+        model = with_adapter(model, run, base.spec(run.model), None, heads)
         kernels.install(model, run.fake_quantization)
+    if run.gradient_checkpointing:
+        recompute(model, run.gradient_checkpointing)
     return model
