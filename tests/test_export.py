@@ -78,7 +78,7 @@ def test_a_quantized_base_is_merged_into_its_unquantized_weights(tmp_path, here)
 
 def test_without_room_for_unquantized_weights_it_is_said(mistral, tmp_path, here, monkeypatch):
     run = Path(shutil.copytree(mistral, tmp_path / "run"))
-    settings = (run / "run.yaml").read_text().replace("quantization: none", "quantization: nf4")
+    settings = (run / "run.yaml").read_text().replace("\nquantization: none", "\nquantization: nf4")
     (run / "run.yaml").write_text(settings)
     (run / "rows" / "tuned.json").unlink(missing_ok=True)
     facts = SimpleNamespace(disk_free=10**12, device_memory=1000)
