@@ -21,7 +21,8 @@ EVERY = [(target, kind) for target in registry.names("export") for kind in regis
 @pytest.mark.parametrize("name", registry.names("export"))
 def test_a_target_keeps_the_contract(name):
     module = registry.load("export", name)
-    assert module.USE.format(base="owner/base", name="run") and module.TYPES and set(module.BOUNDS) == set(module.TYPES)
+    assert module.USE.format(base="owner/base", name="run", kind="AutoModel")
+    assert module.TYPES and set(module.BOUNDS) == set(module.TYPES)
     for kind in module.TYPES:
         share, added = module.BOUNDS[kind]
         disk, memory = module.room(10**9, kind)
