@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,13 @@ def config(model: str) -> Any:
         return AutoConfig.from_pretrained(where)
     except Exception as error:  # transformers checks little: damaged files raise almost anything
         raise unusable(model, error) from None
+
+
+def labelled(config: Any, classes: Sequence[str]) -> Any:
+    """The configuration with these classes, where there are some."""
+    if classes:
+        config.id2label, config.label2id = dict(enumerate(classes)), {name: i for i, name in enumerate(classes)}
+    return config
 
 
 def sizes(model: str) -> Any:

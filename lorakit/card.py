@@ -62,6 +62,12 @@ def target(run: Run, exported: dict[str, Any] | None) -> str:
     return exported["target"] if exported else "adapter" if run.method == "lora" else "merged"
 
 
+def kind(task: str) -> str:
+    """transformers' class that loads a model of a task; of words where it is not known yet."""
+    module = registry.load("tasks", "text" if task == "auto" else task)
+    return base.CLASSES[module.OBJECTIVE, module.MEDIUM]
+
+
 def _at_hub(name: str) -> bool:
     return re.fullmatch(HUB_ID, name) is not None and not Path(name).exists()
 
@@ -83,7 +89,8 @@ def text(folder: Folder, exported: dict[str, Any] | None) -> str:
     origin = spec.path if _at_hub(spec.path) else Path(run.model).name
     rows, scores = data["rows"], report.score_rows(folder.scores)
     lines = [f"# {name}", "", f"{known['method']} of {origin}. {report.verdict(folder.scores)[1]}", ""]
-    use = registry.load("export", target(run, exported)).USE.format(base=origin, name=name)
+    use = registry.load("export", target(run, exported)).USE.format(
+        base=origin, name=name, kind=kind(run.task))
     lines += ["```", use, "```", "", "## Data", "",
               f"{Path(data['file']).name}: " + ", ".join(f"{n} rows {what}" for what, n in rows.items()) + ".",
               "Test rows were used for the scores alone; no row stands in two sets.", "", "## Settings", "",
@@ -93,9 +100,13 @@ def text(folder: Folder, exported: dict[str, Any] | None) -> str:
                 for s in scores), ""]
     if exported:
         agreement, before = exported["agreement"], exported["perplexity"]
+        shown = (f"{agreement['identical']} of {agreement['prompts']} rows have the tuned model's class; a probability "
+                 f"differs by at most {exported['probabilities']['largest_difference']:.1e}."
+                 if "probabilities" in exported else
+                 f"{agreement['identical']} of {agreement['prompts']} greedy answers are the tuned model's, token by "
+                 f"token; perplexity {before['before']:.4f} before, {before['after']:.4f} after.")
         lines += ["## Export", "", f"{exported['target']}, {exported['type']}, {exported['bytes'] / 1e6:.1f} MB. "
-                  f"{agreement['identical']} of {agreement['prompts']} greedy answers are the tuned model's, token by "
-                  f"token; perplexity {before['before']:.4f} before, {before['after']:.4f} after.", "",
+                  + shown, "",
                   *(f"- {note}" for note in exported["notes"] if str(Path.home()) not in note), ""]
     lines += ["## Limits", "", *(f"- {limit}" for limit in report.limits(known, folder.scores)),
               f"- Licence of the base: {spec.licence}. What it must not be used for, this must not either.", "",

@@ -21,7 +21,8 @@ EVERY = [(target, kind) for target in registry.names("export") for kind in regis
 @pytest.mark.parametrize("name", registry.names("export"))
 def test_a_target_keeps_the_contract(name):
     module = registry.load("export", name)
-    assert module.USE.format(base="owner/base", name="run") and module.TYPES and set(module.BOUNDS) == set(module.TYPES)
+    assert module.USE.format(base="owner/base", name="run", kind="AutoModel")
+    assert module.TYPES and set(module.BOUNDS) == set(module.TYPES)
     for kind in module.TYPES:
         share, added = module.BOUNDS[kind]
         disk, memory = module.room(10**9, kind)
@@ -78,7 +79,7 @@ def test_a_quantized_base_is_merged_into_its_unquantized_weights(tmp_path, here)
 
 def test_without_room_for_unquantized_weights_it_is_said(mistral, tmp_path, here, monkeypatch):
     run = Path(shutil.copytree(mistral, tmp_path / "run"))
-    settings = (run / "run.yaml").read_text().replace("quantization: none", "quantization: nf4")
+    settings = (run / "run.yaml").read_text().replace("\nquantization: none", "\nquantization: nf4")
     (run / "run.yaml").write_text(settings)
     (run / "rows" / "tuned.json").unlink(missing_ok=True)
     facts = SimpleNamespace(disk_free=10**12, device_memory=1000)

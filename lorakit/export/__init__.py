@@ -3,9 +3,9 @@
 A target is one file here. It offers `TYPES` (precisions, the first one by default), `BOUNDS` (for each of them the
 least share of equal greedy tokens and the most nats per token that it may add; `bounds(source, type)` where a model
 widens them), `ROUNDED` where a run can have trained with a type's own weights (type -> `fake_quantization`),
-`room(weights, type)` -> bytes of (disk, memory), `export(source, folder, type)` -> notes, `size(folder)` -> bytes of
-weights, `load(folder, source)` -> a `Runtime`, and for the model card `USE`, a line that loads it, and `LIBRARY`, the
-hub's name of what reads it, where that is not the target's.
+`LABELS = True` where it takes classifiers, `room(weights, type)` -> bytes of (disk, memory), `export(source, folder,
+type)` -> notes, `size(folder)` -> bytes of weights, `load(folder, source)` -> a `Runtime`, and for the model card
+`USE`, a line that loads it, and `LIBRARY`, the hub's name of what reads it, where that is not the target's.
 """
 
 from __future__ import annotations
@@ -49,6 +49,9 @@ class Runtime(Protocol):
     def nats(self, ids: list[int], targets: list[bool]) -> float:
         """The summed loss of the targets of one row."""
 
+    def probabilities(self, given: dict[str, np.ndarray]) -> np.ndarray:
+        """(C,) of a classifier, for what `given` makes of a row."""
+
 
 @dataclass(frozen=True)
 class Source:
@@ -59,6 +62,7 @@ class Source:
     saved: Path  # the adapter, or the whole model
     tokenizer: Any
     meta: dict[str, Any]
+    processor: Any = None  # of pictures
     options: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -73,7 +77,12 @@ class Source:
 
     @cached_property
     def sets(self) -> dict[str, Rows]:
-        return rows.read(self.folder / "rows")[0]
+        return rows.read(self.folder / "rows", self.processor)[0]
+
+    @property
+    def classes(self) -> list[str]:
+        """Of a classifier."""
+        return self.meta["classes"]
 
     @property
     def longest(self) -> int:
@@ -93,12 +102,14 @@ def source(path: str | os.PathLike, **options: Any) -> Source:
         raise LorakitError(f"{folder.path}: {run.model} now has other weights than this run was tuned on; bring back "
                            "those, or train again")
     meta = rows.read(folder / "rows")[1]
-    if _task(meta).OBJECTIVE != "tokens" or _task(meta).MEDIUM:
-        raise LorakitError(f"{folder.path}: task={meta['task']}: only models that read and write text alone can be "
-                           f"exported so far; plain PEFT and transformers load {saved}")
+    if _task(meta).OBJECTIVE == "tokens" and _task(meta).MEDIUM:
+        raise LorakitError(f"{folder.path}: task={meta['task']}: only models that write and read text alone, and "
+                           f"classifiers, can be exported so far; plain PEFT and transformers load {saved}")
     if run.method == "lora":
         _of_this_base(saved, run)
-    return Source(folder, run, saved, _tokenizer(saved, run, meta), meta, options)
+    if _task(meta).MEDIUM:
+        return Source(folder, run, saved, None, meta, base.reader(run.model)[1], options)
+    return Source(folder, run, saved, _tokenizer(saved, run, meta), meta, None, options)
 
 
 def _task(meta: dict[str, Any]) -> ModuleType:
@@ -124,7 +135,7 @@ def _tokenizer(saved: Path, run: Run, meta: dict[str, Any]) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(saved)
     except Exception as error:  # damaged files raise almost anything
         raise base.unusable(str(saved), error) from None
-    if _task(meta).GIVES == "messages" and not tokenizer.chat_template:
+    if _task(meta).GIVES == "messages" and _task(meta).OBJECTIVE == "tokens" and not tokenizer.chat_template:
         raise LorakitError(f"{saved}: its tokenizer has no chat template, so what it is exported to could not be asked "
                            f"as it was trained; copy chat_template.jinja of {run.model}, or train again")
     return tokenizer
@@ -136,6 +147,10 @@ def export(path: str | os.PathLike, target: str, out: str | os.PathLike | None =
     `type` is a precision of the target's. Raises `LorakitError`, and leaves nothing under `out`, when it fails.
     """
     module, found = registry.load("export", target), source(path, **options)
+    if _task(found.meta).OBJECTIVE == "labels" and not getattr(module, "LABELS", False):
+        takes = ", ".join(n for n, m in registry.modules("export").items() if getattr(m, "LABELS", False))
+        raise LorakitError(f"{found.folder.path}: task={found.meta['task']}: only models that read and write text alone"
+                           f" can become {target}; a classifier can be exported --to {takes}")
     kind = chosen(module, target, options.get("type"))
     folder = Path(out) if out else found.folder / "export" / f"{target}-{kind}"
     refuse(folder, module, found, kind)
@@ -241,14 +256,33 @@ def _compared(one: dict[str, Any], two: dict[str, Any]) -> str:
 
 
 def _said(found: Source, run: Run, some: Rows) -> dict[str, Any]:
-    engine = registry.load("engines", run.engine).load(run, adapter=found.saved)
+    engine = registry.load("engines", run.engine).load(run, adapter=found.saved, classes=found.classes)
+    began = time.perf_counter()
     sums = evaluate.token_sums(engine, some, max_tokens=run.micro_batch_tokens)
+    if some.classes:
+        engine.close()
+        return _classes(some, sums[:, 3:], time.perf_counter() - began) | {"targets": [1.0] * len(some)}
     asked, began = prompts(some), time.perf_counter()
     answers = [engine.generate([p], run.max_new_tokens, found.meta["stop_ids"])[0] for p in asked]
     seconds = time.perf_counter() - began
     engine.close()
     return {"nats": sums[:, 0].tolist(), "targets": sums[:, 1].tolist(), "answers": answers,
             "tokens_per_second": _speed(answers, seconds)}
+
+
+def _classes(some: Rows, found: np.ndarray, seconds: float) -> dict[str, Any]:
+    """What is said of a classifier, (n, C) probabilities: its answer is the class, the loss that of the row's own."""
+    own = found[np.arange(len(some)), [row["label"] for row in some]]
+    return {"answers": [[int(c)] for c in found.argmax(1)], "nats": (-np.log(own.clip(1e-30))).tolist(),
+            "probabilities": found.tolist(), "tokens_per_second": len(some) / max(seconds, 1e-9)}
+
+
+def given(row: dict[str, Any], some: Rows) -> dict[str, np.ndarray]:
+    """What a classifier reads of a row: token ids (1, T), or the picture."""
+    if some.inputs:
+        return some.inputs(row, None)
+    ids = np.asarray(row["ids"], dtype=np.int64)[None]
+    return {"input_ids": ids, "attention_mask": np.ones_like(ids)}
 
 
 def _speed(answers: Sequence[list[int]], seconds: float) -> float:
@@ -277,7 +311,12 @@ def _child() -> None:
 def measure(part: Path, found: Source, target: str) -> dict[str, Any]:
     """Greedy tokens, losses and speed of exported files in their own runtime."""
     some, stops = found.rows, found.meta["stop_ids"]
-    runtime, asked = registry.load("export", target).load(part, found), prompts(some)
+    runtime = registry.load("export", target).load(part, found)
+    if some.classes:
+        began = time.perf_counter()
+        return _classes(some, np.stack([runtime.probabilities(given(row, some)) for row in some]),
+                        time.perf_counter() - began)
+    asked = prompts(some)
     runtime.generate(asked[0], 2, stops)  # the first one pays for what is set up once
     began = time.perf_counter()
     answers = [runtime.generate(prompt, found.run.max_new_tokens, stops) for prompt in asked]
@@ -294,8 +333,8 @@ def tested(folder: str | os.PathLike) -> Outcome:
     """
     content = read(folder)
     found = source(content["run"])
-    if "test" not in found.sets:
-        raise LorakitError(f"{content['run']}: has no test rows that {folder} could be scored on")
+    if "test" not in found.sets or found.classes:
+        raise LorakitError(f"{content['run']}: has no test rows with words that {folder} could be scored on")
     runtime, test = registry.load("export", content["target"]).load(Path(folder), found), found.sets["test"]
     sums = [[runtime.nats(row["ids"].tolist(), [bool(t) for t in row["targets"]]), row["targets"].sum(), np.nan]
             for row in test]
@@ -324,9 +363,16 @@ def judged(tuned: dict[str, Any], measured: dict[str, Any], bounds: tuple[float,
         raise LorakitError(f"{what}: done is refused: {share:.1%} of the greedy tokens are the tuned model's (at least "
                            f"{bounds[0]:.0%}), the loss grows by {added:.4f} nats a token (at most {bounds[1]}); the "
                            "files are removed; take a type with more bits")
-    after = perplexity(measured, exact["targets"])
+    after, more = perplexity(measured, exact["targets"]), {}
+    if "probabilities" in measured:
+        off, most = float(np.abs(np.subtract(measured.pop("probabilities"), exact["probabilities"])).max()), \
+            1e-4 if bounds[1] <= 1e-3 else bounds[1]
+        if not off <= most:
+            raise LorakitError(f"{what}: done is refused: the probability of a class differs by {off:.1e} (at most "
+                               f"{most:g}); the files are removed; take a type with more bits")
+        more["probabilities"] = {"largest_difference": off, "bound": most}
     return {"agreement": {"prompts": len(exact["answers"]), "identical": same, "tokens": share, "distinct": distinct,
-                          "bound": bounds[0], "proves_little": distinct < DISTINCT},
+                          "bound": bounds[0], "proves_little": distinct < (2 if more else DISTINCT)}, **more,
             "perplexity": {"trained": perplexity(trained), "before": perplexity(exact), "after": after,
                            "added_nats": added, "bound": bounds[1]},
             "tokens_per_second": {"before": exact["tokens_per_second"], "after": measured["tokens_per_second"]},
@@ -350,7 +396,13 @@ def words(folder: str | os.PathLike) -> list[str]:
     found = read(folder)
     agreement, before, speed = found["agreement"], found["perplexity"], found["tokens_per_second"]
     few = f"; only {agreement['distinct']} answers differ, which proves little" if agreement["proves_little"] else ""
-    return [f"{found['target']} {found['type']}: {found['bytes'] / 1e6:.1f} MB, loaded by a fresh process",
+    size = f"{found['target']} {found['type']}: {found['bytes'] / 1e6:.1f} MB, loaded by a fresh process"
+    if "probabilities" in found:
+        off = found["probabilities"]
+        return [size, f"{agreement['identical']} of {agreement['prompts']} rows have the tuned model's class{few}; the "
+                f"probability of a class differs by at most {off['largest_difference']:.1e} ({off['bound']:g} is the "
+                "bound)", *found["notes"]]
+    return [size,
             f"{agreement['identical']} of {agreement['prompts']} greedy answers are the tuned model's, token by token "
             f"({agreement['tokens']:.1%} of the tokens, at least {agreement['bound']:.0%} were asked for{few})",
             f"perplexity {before['before']:.4f} before, {before['after']:.4f} after; {speed['after']:.0f} tokens/s",

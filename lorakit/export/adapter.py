@@ -14,9 +14,9 @@ from lorakit import base
 from lorakit.errors import LorakitError
 from lorakit.export import DEFAULT_BOUNDS, Source, prompts, reference
 from lorakit.export import source as source_of
-from lorakit.export.merged import Plain, unpacked
+from lorakit.export.merged import Plain, untuned
 
-USE, LIBRARY = "PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained({base!r}), {name!r})", "peft"
+USE, LIBRARY, LABELS = "PeftModel.from_pretrained({kind}.from_pretrained({base!r}), {name!r})", "peft", True
 TYPES = ("fp32",)
 BOUNDS = {"fp32": DEFAULT_BOUNDS["fp32"]}
 
@@ -36,6 +36,8 @@ def others(source: Source) -> list[Source]:
         if base.path(other.run.model) != base.path(source.run.model):
             raise LorakitError(f"{other.folder.path}: its adapter is of {other.run.model}, and {source.folder.path} "
                                f"tuned {source.run.model}; only adapters of one base go together")
+    if found and source.classes:
+        raise LorakitError(f"{source.folder.path}: a classifier's head is part of its adapter; export each alone")
     each = [s.folder.path.name for s in (source, *found)]
     if len(set(each)) < len(each):
         raise LorakitError(f"two runs have the name {max(each, key=each.count)}; adapters are switched by name")
@@ -62,15 +64,11 @@ class Switched(Plain):
     """Plain transformers and PEFT; `facts` switches to every other adapter and back."""
 
     def __init__(self, folder: Path, source: Source):
-        import torch
         from peft import PeftModel
-        from transformers import AutoModelForCausalLM
 
         self.together, self.name = others(source), source.folder.path.name
-        model = AutoModelForCausalLM.from_pretrained(base.path(source.run.model), dtype=torch.float32,
-                                                     **unpacked(source.run.model))
         first = folder / self.name if self.together else folder
-        model = PeftModel.from_pretrained(model, str(first), adapter_name=self.name)
+        model = PeftModel.from_pretrained(untuned(source, "fp32"), str(first), adapter_name=self.name)
         for other in self.together:
             model.load_adapter(str(folder / other.folder.path.name), adapter_name=other.folder.path.name)
         super().__init__(model)

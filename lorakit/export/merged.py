@@ -8,11 +8,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from lorakit import base
 from lorakit.errors import LorakitError
 from lorakit.export import DEFAULT_BOUNDS, Source
 
-USE, LIBRARY = "AutoModelForCausalLM.from_pretrained({name!r})", "transformers"
+USE, LIBRARY, LABELS = "{kind}.from_pretrained({name!r})", "transformers", True
 TYPES = ("bf16", "fp16", "fp32")
 BOUNDS = {"bf16": DEFAULT_BOUNDS["16"], "fp16": DEFAULT_BOUNDS["16"], "fp32": DEFAULT_BOUNDS["fp32"]}
 BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
@@ -29,7 +31,7 @@ def size(folder: Path) -> int:
 def export(source: Source, folder: Path, kind: str) -> list[str]:
     model = merged(source, kind)
     model.save_pretrained(folder)
-    source.tokenizer.save_pretrained(folder)
+    (source.tokenizer or source.processor).save_pretrained(folder)
     return []
 
 
@@ -42,9 +44,10 @@ def merged(source: Source, kind: str) -> Any:
     if source.run.method == "lora":
         model = with_update(model, source.saved, dtype, source.run.model)
     model = model.to(dtype).eval()
-    ends = model.generation_config.eos_token_id
-    ends = ends if isinstance(ends, list) else [] if ends is None else [ends]
-    model.generation_config.eos_token_id = sorted({*ends, *source.meta["stop_ids"]})  # where an answer ends
+    if not source.classes:
+        ends = model.generation_config.eos_token_id
+        ends = ends if isinstance(ends, list) else [] if ends is None else [ends]
+        model.generation_config.eos_token_id = sorted({*ends, *source.meta["stop_ids"]})  # where an answer ends
     lost = next((n for n, p in model.named_parameters() if not p.isfinite().all()), None)
     if lost:
         raise LorakitError(f"{source.run.model}: '{lost}' leaves the range of {kind}; take --type bf16 or fp32")
@@ -53,15 +56,20 @@ def merged(source: Source, kind: str) -> Any:
 
 def untuned(source: Source, kind: str) -> Any:
     """The base without a quantization, in the numbers that it is stored in or in fp32; after `method: full` the model.
+
+    A classifier's head is a new one, which the adapter brings.
     """
     import torch
-    from transformers import AutoModelForCausalLM
 
     run = source.run
     where = base.path(run.model) if run.method == "lora" else str(source.saved)
+    config, options = base.config(run.model), unpacked(run.model)
+    if source.classes:
+        options |= {"config": base.labelled(config, source.classes), "ignore_mismatched_sizes": True}
+        config.pad_token_id = source.tokenizer.pad_token_id if source.tokenizer else None
     try:
-        return AutoModelForCausalLM.from_pretrained(where, dtype=torch.float32 if kind == "fp32" else "auto",
-                                                    **unpacked(run.model))
+        return base.maker(source.meta["task"], config, run.model).from_pretrained(
+            where, dtype=torch.float32 if kind == "fp32" else "auto", **options)
     except Exception as error:  # damaged files raise almost anything
         raise base.unusable(where, error) from None
 
@@ -102,9 +110,8 @@ def with_update(model: Any, adapter: Path, dtype: Any, name: str) -> Any:
 
 
 def load(folder: Path, source: Source) -> Plain:
-    from transformers import AutoModelForCausalLM
-
-    return Plain(AutoModelForCausalLM.from_pretrained(folder, dtype="auto"))
+    kind = base.maker(source.meta["task"], base.config(str(folder)), str(folder))
+    return Plain(kind.from_pretrained(folder, dtype="auto"))
 
 
 class Plain:
@@ -121,6 +128,14 @@ class Plain:
                                   do_sample=False, eos_token_id=stop_ids or None, pad_token_id=0)[0].tolist()
         answer = out[len(prompt):]
         return answer[:-1] if answer and answer[-1] in stop_ids else answer
+
+    def probabilities(self, given: dict[str, np.ndarray]) -> np.ndarray:
+        import torch
+
+        given = {name: torch.from_numpy(value) for name, value in given.items()}
+        given = {n: v.to(self.model.dtype) if v.is_floating_point() else v for n, v in given.items()}
+        with torch.no_grad():
+            return self.model(**given).logits[0].double().softmax(-1).numpy()
 
     def nats(self, ids: list[int], targets: list[bool]) -> float:
         import torch

@@ -3,7 +3,9 @@
     input_ids, position_ids (B, S) · attention_mask (B, P + S) · past.{layer}.key, past.{layer}.value (B, H, P, D)
     -> logits (B, S, V) · present.{layer}.key, present.{layer}.value (B, H, P + S, D)
 
-All of B, S and P are free; the first call gives a past of length 0.
+All of B, S and P are free; the first call gives a past of length 0. Of a classifier, without a past:
+
+    input_ids, attention_mask (B, S), or pixel_values (B, 3, H, W) of one size -> logits (B, C)
 """
 
 from __future__ import annotations
@@ -18,10 +20,10 @@ from typing import Any
 import numpy as np
 
 from lorakit.errors import LorakitError
-from lorakit.export import DEFAULT_BOUNDS, Source
+from lorakit.export import DEFAULT_BOUNDS, Source, given
 from lorakit.export.merged import merged
 
-USE = 'onnxruntime.InferenceSession("model.onnx")'
+USE, LABELS = 'onnxruntime.InferenceSession("model.onnx")', True
 TYPES = ("fp32", "int8")
 BOUNDS = {"fp32": DEFAULT_BOUNDS["fp32"], "int8": DEFAULT_BOUNDS["4"]}  # int8 rounds the activations as well
 MODEL, CACHE = "model.onnx", "cache.json"
@@ -38,25 +40,29 @@ def size(folder: Path) -> int:
 
 def export(source: Source, folder: Path, kind: str) -> list[str]:
     model = merged(source, "fp32")
-    config = model.config.get_text_config()
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    shape = {"layers": config.num_hidden_layers, "heads": heads, "width": width}
     whole = folder / ("fp32.onnx" if kind == "int8" else MODEL)
-    graph(model, whole, **shape)
+    if source.classes:
+        labels(model, given(source.rows[0], source.rows), whole)
+    else:
+        words(model, folder, whole)
     if kind == "int8":
         quantized(whole, folder / MODEL)
         for file in folder.glob("fp32.onnx*"):
             file.unlink()
-    (folder / CACHE).write_text(json.dumps(shape), encoding="utf-8")
-    source.tokenizer.save_pretrained(folder)
+    (source.tokenizer or source.processor).save_pretrained(folder)
     return []
 
 
-def graph(model: Any, path: Path, layers: int, heads: int, width: int) -> None:
-    """Raises `LorakitError` for a model whose way torch cannot follow."""
+def words(model: Any, folder: Path, path: Path) -> None:
+    """One step of a model that writes, its sizes beside it."""
     import torch
     from transformers import DynamicCache
+
+    config = model.config.get_text_config()
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    layers = config.num_hidden_layers
+    (folder / CACHE).write_text(json.dumps({"layers": layers, "heads": heads, "width": width}), encoding="utf-8")
 
     class Step(torch.nn.Module):
         """One forward pass whose cache is plain tensors."""
@@ -79,6 +85,33 @@ def graph(model: Any, path: Path, layers: int, heads: int, width: int) -> None:
                torch.arange(before, before + some).repeat(batch, 1),
                [torch.zeros(batch, heads, before, width) for _ in names])
     B, S, P, T = (torch.export.Dim(n) for n in ("batch", "sequence", "past", "total"))
+    graph(model, Step(), path, example, ({0: B, 1: S}, {0: B, 1: T}, {0: B, 1: S}, [{0: B, 2: P} for _ in names]),
+          ["input_ids", "attention_mask", "position_ids", *(n.format("past") for n in names)],
+          ["logits", *(n.format("present") for n in names)])
+
+
+def labels(model: Any, row: dict[str, np.ndarray], path: Path) -> None:
+    """A classifier, from what `row` gives it to its logits."""
+    import torch
+
+    class Logits(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = model
+
+        def forward(self, *values):
+            return self.model(**dict(zip(row, values, strict=True))).logits
+
+    B, S = (torch.export.Dim(n) for n in ("batch", "sequence"))
+    example = tuple(torch.from_numpy(np.repeat(value, 2, axis=0)) for value in row.values())
+    graph(model, Logits(), path, example, (tuple({0: B, 1: S} if value.ndim == 2 else {0: B} for value in example),),
+          [*row], ["logits"])
+
+
+def graph(model: Any, way: Any, path: Path, example: tuple, dims: tuple, inputs: list[str], outputs: list[str]) -> None:
+    """Raises `LorakitError` for a model whose way torch cannot follow."""
+    import torch
+
     if hasattr(model, "set_experts_implementation") and getattr(model.config, "num_local_experts", None):
         model.set_experts_implementation("batched_mm")  # every expert by its own loop cannot be followed
     model.set_attn_implementation("sdpa" if model._supports_sdpa else "eager")
@@ -87,18 +120,15 @@ def graph(model: Any, path: Path, layers: int, heads: int, width: int) -> None:
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
-            program = torch.onnx.export(
-                Step().eval(), example, dynamo=True, verbose=False, optimize=True,
-                dynamic_shapes=({0: B, 1: S}, {0: B, 1: T}, {0: B, 1: S}, [{0: B, 2: P} for _ in names]),
-                input_names=["input_ids", "attention_mask", "position_ids", *(n.format("past") for n in names)],
-                output_names=["logits", *(n.format("present") for n in names)])
+            program = torch.onnx.export(way.eval(), example, dynamo=True, verbose=False, optimize=True,
+                                        dynamic_shapes=dims, input_names=inputs, output_names=outputs)
             program.save(str(path), external_data=sum(p.numel() for p in model.parameters()) * 4 > ONE_FILE)
     except OSError:
         raise
     except Exception as error:  # torch.export raises whatever the model makes it stumble over
-        words = str(error).strip().splitlines()[0][:200]
-        raise LorakitError(f"{model.config.model_type}: torch cannot write its graph ({words}); export it --to gguf or "
-                           "--to merged") from None
+        reason = str(error).strip().splitlines()[0][:200]
+        raise LorakitError(f"{model.config.model_type}: torch cannot write its graph ({reason}); export it --to gguf "
+                           "or --to merged") from None
 
 
 def quantized(source: Path, target: Path) -> None:
@@ -127,7 +157,14 @@ class OnnxRuntime:
         chosen = onnxruntime.SessionOptions()
         chosen.log_severity_level, chosen.intra_op_num_threads = 3, int(os.environ.get("OMP_NUM_THREADS", 0))
         self.session = onnxruntime.InferenceSession(str(folder / MODEL), chosen, providers=["CPUExecutionProvider"])
-        self.shape = json.loads((folder / CACHE).read_text(encoding="utf-8"))
+        cache = folder / CACHE  # a classifier has none
+        self.shape = json.loads(cache.read_text(encoding="utf-8")) if cache.is_file() else {}
+
+    def probabilities(self, given: dict[str, np.ndarray]) -> np.ndarray:
+        used = {i.name for i in self.session.get_inputs()}
+        logits = self.session.run(None, {k: v for k, v in given.items() if k in used})[0][0].astype(np.float64)
+        odds = np.exp(logits - logits.max())
+        return odds / odds.sum()
 
     def step(self, ids: list[int], past: list[np.ndarray]) -> tuple[np.ndarray, list[np.ndarray]]:
         """(logits (S, V), the cache with these tokens)."""

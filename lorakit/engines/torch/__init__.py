@@ -89,7 +89,7 @@ def load(run: Run, *, adapter: str | Path | None = None, classes: Sequence[str] 
     dtype, where = DTYPES[run.precision], device(crew)
     if where.type == "cpu":
         machine.return_large_blocks()
-    config = labelled(base.config(run.model), classes)
+    config = base.labelled(base.config(run.model), classes)
     kind = base.maker(run.task, config, run.model)
     heads = new_heads(kind, config) if classes else []
     packable = kind is AutoModelForCausalLM and packs(config)
@@ -142,13 +142,6 @@ def load(run: Run, *, adapter: str | Path | None = None, classes: Sequence[str] 
         split_layers(model, where)
     machine.forget_peak()  # loading has held the files too
     return TorchEngine(model, tokenizer, run, where, packable, crew, idle, notes, processor, len(classes))
-
-
-def labelled(config: Any, classes: Sequence[str]) -> Any:
-    """The configuration with these classes, where there are some."""
-    if classes:
-        config.id2label, config.label2id = dict(enumerate(classes)), {name: i for i, name in enumerate(classes)}
-    return config
 
 
 def quantization(name: str, dtype: torch.dtype, whole: Sequence[str]) -> BitsAndBytesConfig:
