@@ -365,6 +365,21 @@ def test_a_slider_is_answered_at_once_and_exactly(at):
     assert estimator.quick(run.with_(method="full")) is None  # to be counted first
 
 
+def test_a_refusal_stays_when_an_estimate_comes_in_later(at, monkeypatch):
+    monkeypatch.setattr("lorakit.widgets.studio.Desk", lambda *_: at)
+    late = []
+    monkeypatch.setattr(Studio, "later", lambda self, work, then, failed=None: late.append(lambda: then(work())))
+    monkeypatch.setattr("lorakit.widgets.studio.PAUSE", 0)
+    configure = Studio(at.run).tabs["Configure"]
+    configure.controls["rank"].value = 32
+    configure.controls["name"].value = "a/b"
+    refusal = configure.plan.value
+    assert "lk-error" in refusal and "a/b" in refusal and late
+    for came in late:
+        came()
+    assert configure.plan.value == refusal and (at.run.rank, at.run.name) == (32, "run")
+
+
 def test_what_cannot_fit_is_refused_before_it_starts_with_what_would(at):
     at.estimator = Estimator(str(at.home), machine.Facts(memory=12_000_000, cores=2, disk_free=10**11,
                                                          packages={"torch": "2.13.0", "bitsandbytes": "0.50"}))

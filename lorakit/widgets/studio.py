@@ -170,6 +170,10 @@ class Studio:
         """The settings came from somewhere else than the controls."""
         self.tabs["Configure"].shown()
 
+    def forget_estimates(self) -> None:
+        """What is still being counted is not shown."""
+        self._asked += 1
+
     def estimate(self) -> None:
         """Memory and time at once from what is known, and closer when nothing has moved for a moment."""
         self._asked += 1

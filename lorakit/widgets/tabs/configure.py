@@ -77,6 +77,8 @@ class Tab:
             with self.studio.quiet():
                 self.text.value = self.desk.text()
             self.studio.estimate()
+        else:
+            self.studio.forget_estimates()  # of the settings before, so that the refusal stays
 
     def read(self) -> None:
         if self.studio.tried(lambda: self.desk.read(self.text.value)):
