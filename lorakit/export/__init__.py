@@ -4,8 +4,8 @@ A target is one file here. It offers `TYPES` (precisions, the first one by defau
 least share of equal greedy tokens and the most nats per token that it may add; `bounds(source, type)` where a model
 widens them), `ROUNDED` where a run can have trained with a type's own weights (type -> `fake_quantization`),
 `LABELS = True` where it takes classifiers, `room(weights, type)` -> bytes of (disk, memory), `export(source, folder,
-type)` -> notes, `size(folder)` -> bytes of weights, `load(folder, source)` -> a `Runtime`, and for the model card `USE`,
-a line that loads it, and `LIBRARY`, the hub's name of what reads it, where that is not the target's.
+type)` -> notes, `size(folder)` -> bytes of weights, `load(folder, source)` -> a `Runtime`, and for the model card
+`USE`, a line that loads it, and `LIBRARY`, the hub's name of what reads it, where that is not the target's.
 """
 
 from __future__ import annotations
