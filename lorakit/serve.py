@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from lorakit.errors import LorakitError
-from lorakit.export import RECORD, export
+from lorakit.export import RECORD, export, source
 from lorakit.machine import child_environment
 from lorakit.record import Folder
 from lorakit.run import Run
@@ -21,8 +21,10 @@ HOST = "127.0.0.1"
 def serve(path: str | os.PathLike, port: int = 8000) -> int:
     """Serves until it is stopped, and returns the server's exit code. The merged model is made on the first call.
 
-    Raises `LorakitError` where the server's packages are missing or the port is taken.
+    Raises `LorakitError` for a classifier, and where the server's packages are missing or the port is taken.
     """
+    if source(path).classes:
+        raise LorakitError(f"{path}: a classifier answers no chat; ask it by lorakit ask, or export it --to onnx")
     lost = [name for name in ("fastapi", "uvicorn", "openai") if importlib.util.find_spec(name) is None]
     if lost:
         raise LorakitError(f"{lost[0]} is not installed, which the server needs: pip install 'lorakit[export]'")

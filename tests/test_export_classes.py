@@ -10,6 +10,7 @@ from tuned import content, left
 
 from lorakit import cli
 from lorakit.errors import LorakitError
+from lorakit.serve import serve
 
 exporting = importlib.import_module("lorakit.export")
 
@@ -89,4 +90,6 @@ def test_what_a_classifier_cannot_become(classifiers, tmp_path):
         exporting.export(run, "gguf", tmp_path / "at" / "out")
     with pytest.raises(LorakitError, match="a classifier's head is part of its adapter; export each alone"):
         exporting.export(run, "adapter", tmp_path / "at" / "out", also=[str(run)])
+    with pytest.raises(LorakitError, match="a classifier answers no chat; ask it by lorakit ask"):
+        serve(run)
     assert left(tmp_path / "at") == []
