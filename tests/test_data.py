@@ -253,7 +253,8 @@ def test_many_that_resemble_each_other_cost_little():
     homes = data.joined(len(texts), near.pairs(texts, 0.8))
     assert time.process_time() - start < 10
     assert homes.tolist() == [0] * 3000 + list(range(3000, 3050))
-    assert near.pairs([], 0.8) == near.pairs(["", "one"], 0.8) == [] and near.pairs(["one two"] * 3, 0.8) == [(0, 1), (0, 2)]
+    assert near.pairs([], 0.8) == near.pairs(["", "one"], 0.8) == []
+    assert near.pairs(["one two"] * 3, 0.8) == [(0, 1), (0, 2)]
 
 
 def test_rows_without_three_words_are_compared_whole():
