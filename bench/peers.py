@@ -43,7 +43,7 @@ SHAPES = {
 }
 FILES = {"instruction_small": "instruction_small/instruction-data.json", "gsm8k": "gsm8k/train_first3000.jsonl"}
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-RANK, RATE, WARM, LONGEST, SHOWN = 16, 1e-3, 2, 1024, 5  # SHOWN: updates after which gradients are compared
+RANK, WARM, LONGEST, SHOWN = 16, 2, 1024, 5  # SHOWN: updates after which gradients are compared
 CARD = torch.cuda.is_available()
 DEVICE = "cuda" if CARD else "cpu"
 
@@ -51,7 +51,7 @@ DEVICE = "cuda" if CARD else "cpu"
 # What is trained, on what
 
 
-def lay(folder: Path, shape: str, rows: str, size: int, updates: int, lengths: str) -> None:
+def lay(folder: Path, shape: str, rows: str, size: int, updates: int, lengths: str, rate: float) -> None:
     """Into `folder`: a Llama of random weights in bf16 with lorakit's tokenizer, and the rows of all updates."""
     from transformers import AutoModelForCausalLM, LlamaConfig
 
@@ -78,7 +78,7 @@ def lay(folder: Path, shape: str, rows: str, size: int, updates: int, lengths: s
     (folder / "rows.json").write_text(json.dumps(found))
     (folder / "order.json").write_text(json.dumps([order.indices(u).tolist() for u in range(updates)]))
     (folder / "work.json").write_text(json.dumps({
-        "size": size, "matrices": matrices(config), "device": DEVICE, "versions": versions(),
+        "size": size, "rate": rate, "matrices": matrices(config), "device": DEVICE, "versions": versions(),
         "machine": torch.cuda.get_device_name() if CARD else processor()}))
 
 
@@ -121,7 +121,7 @@ class Work:
         self.folder, self.name, self.count = given.folder, given.name or given.variant, given.updates
         self.base, self.profiled = str(given.folder / "base"), given.profile
         self.facts = json.loads((given.folder / "work.json").read_text())
-        self.size = self.facts["size"]
+        self.size, self.rate = self.facts["size"], self.facts["rate"]
         self.rows = json.loads((given.folder / "rows.json").read_text())
         self.order = json.loads((given.folder / "order.json").read_text())
         self.longest = max(len(r["ids"]) for r in self.rows)
@@ -212,24 +212,24 @@ def lorakit(work: Work, quantization: str = "none") -> None:
 
     run, _ = plan.resolve(Run(
         model=work.base, data="-", engine="torch", precision="bf16", quantization=quantization, rank=RANK, alpha=RANK,
-        learning_rate=RATE, global_batch_size=work.size, max_length=work.longest), machine.facts())
+        learning_rate=work.rate, global_batch_size=work.size, max_length=work.longest), machine.facts())
     engine = load(run)
     engine.set_weights(start({n: w.shape for n, w in engine.weights().items()}))
     lengths = np.array([len(r["ids"]) for r in work.rows])
     batches = Batches(work.rows, lengths, global_batch_size=work.size, micro_batch_size=run.micro_batch_size,
                       micro_batch_tokens=run.micro_batch_tokens, packing=engine.packing, seed=0, epochs=1,
                       max_updates=work.count)
-    train(engine, batches, State(), lambda u: RATE,
+    train(engine, batches, State(), lambda u: work.rate,
           lambda state, line: work.done(line["loss"], int(lengths[work.order[state.update - 1]].sum())))
     work.more = {"settings": {n: getattr(run, n) for n in ("micro_batch_tokens", "gradient_checkpointing", "offload")},
                  "notes": {n: words for n, words in engine.notes.items()}}
     work.gradients(engine.trained, lambda rows: engine.backward(collate(rows, range(len(rows)))))
     engine.optimizer.zero_grad(set_to_none=True)
     if work.profiled:
-        work.more["profile"] = profile(engine, batches[0])
+        work.more["profile"] = profile(engine, batches[0], work.rate)
 
 
-def profile(engine: Any, micro_batches: list) -> dict[str, float]:
+def profile(engine: Any, micro_batches: list, rate: float) -> dict[str, float]:
     """Milliseconds of one more update by what they were spent on."""
     from torch.profiler import ProfilerActivity
     from torch.profiler import profile as watch
@@ -238,7 +238,7 @@ def profile(engine: Any, micro_batches: list) -> dict[str, float]:
     with watch(activities=kinds, acc_events=True) as found:
         for batch in micro_batches:
             engine.backward(batch)
-        engine.update(RATE, sum(b.count for b in micro_batches))
+        engine.update(rate, sum(b.count for b in micro_batches))
     spent: dict[str, float] = {}
     for event in found.events():
         took = (event.self_device_time_total if CARD else event.self_cpu_time_total) / 1e3
@@ -283,7 +283,7 @@ def plain(work: Work, dtype: torch.dtype = torch.bfloat16, together: bool = True
     """transformers + PEFT + AdamW: the rows of an update padded to its longest, or one after the other."""
     model = loaded(dtype).to(DEVICE)
     trained = begun(model)
-    optimizer = torch.optim.AdamW(trained.values(), lr=RATE, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(trained.values(), lr=work.rate, weight_decay=0.0)
     model.train()
 
     def backward(rows: list[dict]) -> float:
@@ -389,8 +389,8 @@ def trl(work: Work, model: Any, peft_config: Any, tokenizer: Any = None, **chang
         "output_dir": str(work.folder / "trl"), "max_length": work.longest,
         "per_device_train_batch_size": min(8, work.size), "gradient_accumulation_steps": max(1, work.size // 8),
         "max_steps": work.count, "logging_steps": 1, "report_to": "none", "save_strategy": "no", "use_cpu": not CARD,
-        "dataloader_pin_memory": CARD, "disable_tqdm": True, "learning_rate": RATE, "lr_scheduler_type": "constant",
-        "warmup_steps": 0, "train_sampling_strategy": "sequential", **changes})
+        "dataloader_pin_memory": CARD, "disable_tqdm": True, "learning_rate": work.rate,
+        "lr_scheduler_type": "constant", "warmup_steps": 0, "train_sampling_strategy": "sequential", **changes})
     seen: list[int] = []
 
     class Watch(TrainerCallback):
@@ -485,13 +485,14 @@ def options() -> argparse.ArgumentParser:
     found.add_argument("--rows", default="synthetic", choices=["synthetic", *FILES])
     found.add_argument("--lengths", default="alpaca", choices=["alpaca", "full"])
     found.add_argument("--size", type=int, default=8, help="rows per update")
+    found.add_argument("--rate", type=float, default=1e-3, help="learning rate of every variant")
     return found
 
 
 if __name__ == "__main__":
     GIVEN = options().parse_args()
     if GIVEN.variant == "lay":
-        lay(GIVEN.folder, GIVEN.shape, GIVEN.rows, GIVEN.size, GIVEN.updates, GIVEN.lengths)
+        lay(GIVEN.folder, GIVEN.shape, GIVEN.rows, GIVEN.size, GIVEN.updates, GIVEN.lengths, GIVEN.rate)
     else:
         work = Work(GIVEN)
         VARIANTS[GIVEN.variant](work)

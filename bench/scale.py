@@ -61,7 +61,7 @@ def measured(count: int, folder: Path, repeats: int) -> dict[str, float]:
         found |= {f"{when}: {what}": figure for what, figure in first_update(folder, when).items()}
     lines = [json.loads(subprocess.run(
         [sys.executable, __file__, "--speed", folder / "rows.jsonl", folder], env=environment(folder), check=True,
-        capture_output=True, text=True).stdout.splitlines()[-1]) for _ in range(repeats)]
+        stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1]) for _ in range(repeats)]
     best = max(lines, key=lambda line: line["tokens/CPU s"])
     return found | best | {"ms a row and epoch": min(line["ms a row and epoch"] for line in lines)}
 
@@ -106,17 +106,18 @@ def first_update(folder: Path, name: str) -> dict[str, float]:
 
 def speed(file: str, folder: str) -> dict[str, float]:
     """Rows from the cache: input tokens per CPU second of training, and the cost of putting an epoch together."""
-    from lorakit import Run, finetune, machine, plan, prepare, registry
+    from lorakit import Run, machine, plan, prepare, registry
+    from lorakit.finetune import batches_of
     from lorakit.train import State, train
 
     run, _ = plan.resolve(Run(**SETTINGS, data=file, output_dir=folder), machine.facts())
     rows = prepare(run).rows["train"]
     engine = registry.load("engines", run.engine).load(run)
-    batches = finetune.batches_of(rows, run, engine.packing)
+    batches = batches_of(rows, run, engine.packing)
     clock: list[float] = []
     train(engine, batches, State(), lambda update: 1e-3, lambda state, line: clock.append(time.process_time()))
     tokens = sum(batches.tokens(update) for update in range(WARM, len(clock)))
-    many = finetune.batches_of(rows, run.with_(max_updates=None, epochs=1), engine.packing)
+    many = batches_of(rows, run.with_(max_updates=None, epochs=1), engine.packing)
     chosen, start = range(0, len(many), max(1, len(many) // 100)), time.process_time()
     for update in chosen:
         many[update]

@@ -28,6 +28,7 @@ ONCE = {"trl_packed": 4, "lorakit_nf4": 6, "trl_nf4": 4}
 CARD = {"lorakit": 12, "lorakit_fp8": 12, "unsloth_default": 12, "unsloth_tuned": 12, "trl_default": 12, "trl_best": 12,
         "trl_liger": 12, "plain": 12}
 AGAINST = {"lorakit_nf4": "trl_nf4"}  # others against `reference`, packs against `reference` on the rows of theirs
+RATES = {"synthetic": 1e-3, "instruction_small": 3e-3, "gsm8k": 3e-3}
 WHOLE, SHOWN = 30, 5  # updates of lorakit's loss check, and at least of the others'
 
 
@@ -50,6 +51,7 @@ def options() -> argparse.ArgumentParser:
     found.add_argument("--rows", default="synthetic", choices=["synthetic", "instruction_small", "gsm8k"])
     found.add_argument("--lengths", default="alpaca", choices=["alpaca", "full"])
     found.add_argument("--size", type=int, default=8, help="rows per update")
+    found.add_argument("--rate", type=float, help="learning rate; default: one at which these rows are learnt")
     found.add_argument("--repeats", type=int, default=3)
     found.add_argument("--updates", type=int, help="of every run, instead of each variant's own number")
     found.add_argument("--variants", nargs="+", help="default: all that belong to this machine")
@@ -63,7 +65,7 @@ class Bench:
         self.folder, self.given, self.failed = folder, given, {}
         self.checked = 0 if given.no_check else WHOLE
         self.run("lay", "--shape", given.shape, "--rows", given.rows, "--lengths", given.lengths, "--size", given.size,
-                 "--updates", max(WHOLE, given.updates or 0))
+                 "--updates", max(WHOLE, given.updates or 0), "--rate", given.rate or RATES[given.rows])
         if self.failed:
             raise SystemExit(f"nothing to train: {self.failed['lay']}")
         self.work = json.loads((folder / "work.json").read_text())
@@ -152,6 +154,7 @@ def summary(runs: dict, check: dict, work: dict, given: argparse.Namespace, fail
     profile = next((line["profile"] for line in runs.get("lorakit", []) if "profile" in line), {})
     return {
         "shape": given.shape, "rows": given.rows, "lengths": given.lengths, "rows_per_update": given.size,
+        "rate": work["rate"],
         "device": work["device"], "machine": work["machine"], "python": platform.python_version(),
         "versions": work["versions"],
         "unit": "real tokens per second of the card" if work["device"] == "cuda" else "real tokens per CPU second",
