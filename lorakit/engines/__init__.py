@@ -3,7 +3,8 @@
 `fits(facts, spec)` returns "" or the reason why this engine cannot serve here; `suits(facts)` returns how well it does
 (the highest is chosen; 0: only when asked for) and why. `load(run, *, adapter=None, classes=())` returns an object with
 the methods of `Engine` below. Losses travel as (sum, count) over target tokens, or rows, and are divided once. What an
-engine learns beside words, (objective, medium) of a task, it lists in `SERVES`. One whose package has to be imported
+engine learns beside words, (objective, medium) of a task, it lists in `SERVES`, and in `REFUSES` the tasks of these
+that it does not serve, each with its reason. One whose package has to be imported
 before all others imports it in `first(facts)`, and its file loads nothing heavy by itself. One with forms of its own
 for a frozen base names them in `forms(facts)`, the smallest first, and says by `frozen(run, weights, experts)` how many
 bytes it takes; one with a precision of its own says it and why in `precision(facts)`; one that can count what a
