@@ -52,7 +52,7 @@ def signed(value: float | None) -> str:
 
 
 def interval(pair: list[float | None]) -> str:
-    return f"{signed(pair[0])} to {signed(pair[1])}"
+    return "none" if pair == [None, None] else f"{signed(pair[0])} to {signed(pair[1])}"
 
 
 def verdict(scores: dict[str, dict]) -> tuple[str, str]:
