@@ -191,17 +191,18 @@ def confusion(path: str | os.PathLike) -> Any:
     sure = registry.load("tasks", task).OBJECTIVE == "labels"
     if not 2 <= len(classes) <= (CLASSES if sure else min(CLASSES, len(answers) / 2)):
         return None
-    side = 1.6 + 0.42 * len(classes)
+    given = {a[when] for a in answers for when in ("before", "after")} - {*classes}
+    columns = [*classes, *(sorted(given) if sure else ["other"] if given else [])]
+    side = 1.6 + 0.42 * len(columns)
     figure = Figure(figsize=(2 * side + 1.6, side + 0.8), layout="constrained")
     for axes, when in zip(figure.subplots(1, 2, sharey=True), ("before", "after"), strict=True):
-        draw_confusion(axes, answers, when, classes)
+        draw_confusion(axes, answers, when, classes, columns)
     return figure
 
 
-def draw_confusion(axes: Any, answers: list[dict], when: str, classes: list[str]) -> None:
+def draw_confusion(axes: Any, answers: list[dict], when: str, classes: list[str], columns: list[str]) -> None:
     """A row for each class that is right, a column for each that was answered; what is no class is "other"."""
-    counts = Counter((a["reference"], a[when] if a[when] in classes else "other") for a in answers)
-    columns = [*classes, "other"] if any(given == "other" for _, given in counts) else classes
+    counts = Counter((a["reference"], a[when] if a[when] in columns else "other") for a in answers)
     table = [[counts[right, given] for given in columns] for right in classes]
     shares = [[n / max(1, sum(line)) for n in line] for line in table]
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="equal")
