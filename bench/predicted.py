@@ -25,6 +25,9 @@ TABLE = [
     (WIDE, {"precision": "bf16", "micro_batch_tokens": 2048}),
     (WIDE, {"precision": "fp32", "micro_batch_tokens": 2048, "gradient_checkpointing": True}),
     (WIDE, {"precision": "bf16", "quantization": "nf4", "micro_batch_tokens": 4096}),
+    ({"name": "vit-base"}, {"precision": "fp32", "task": "classify_image", "micro_batch_size": 16}),
+    ({"name": "whisper-base"}, {"precision": "fp32", "task": "transcribe", "micro_batch_size": 4, "max_length": 32}),
+    ({"name": "smolvlm-256m"}, {"precision": "fp32", "task": "chat_images", "micro_batch_size": 4}),
 ]
 
 
@@ -34,42 +37,75 @@ def measured(run, batch) -> int:
     from lorakit.batches import collate
 
     module = registry.load("engines", run.engine)
-    engine = module.load(run.with_(model="tiny"))
+    engine = module.load(run.with_(model="tiny", task="chat"))
     engine.backward(collate([{"ids": [1, 2, 3], "targets": [False, True, True]}], [0]))
     engine.close()
-    engine = module.load(run)
+    engine = module.load(run, classes=["a", "b"] if batch.labels is not None else ())
     for _ in range(2):
         _, count = engine.backward(batch)
         engine.update(1e-4, count)
     return engine.memory()
 
 
-def one(config: dict, changes: dict) -> dict:
+def rows_of(run, processor) -> tuple[list[dict], object]:
+    """As many rows as the run takes at a time, as long as they can be; and what makes the model's inputs of them."""
     import numpy as np
+    from PIL import Image
 
-    from lorakit import cost
+    from lorakit import registry
+
+    if run.task == "chat":
+        return [{"ids": np.arange(512) % 250, "targets": np.ones(512, bool)}] * (run.micro_batch_tokens // 512), None
+    task, seen = registry.load("tasks", run.task), Image.effect_noise((512, 512), 90).convert("RGB")
+    if run.task == "classify_image":
+        row = task.shown(seen, processor) | {"label": 0, "augment": False}
+    elif run.task == "transcribe":
+        row = task.heard(np.sin(np.arange(16000), dtype=np.float32), processor, "en")
+        words = run.max_length - len(row["ids"])
+        row |= {"ids": row["ids"] + [5] * words, "targets": [False] * len(row["ids"]) + [True] * words}
+    else:
+        row = {"media": [task.kept(seen, processor)]}
+        ids = task.with_pictures(task.turns_of({"question": "What?", "text": ""}, "")[:1], row["media"], processor)
+        words = 512 - len(ids)
+        row |= {"ids": ids + [5] * words, "targets": [False] * len(ids) + [True] * words}
+    return [row] * run.micro_batch_size, lambda row, random: task.inputs(row, processor, None)
+
+
+def one(config: dict, changes: dict) -> dict:
+    from lorakit import base, cost
     from lorakit.batches import collate
     from lorakit.run import Run
 
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run([sys.executable, "-c", MAKE, folder, json.dumps(config)], check=True, capture_output=True)
         settings = {"quantization": "none", "gradient_checkpointing": False, "max_length": 512, "packing": True,
-                    "micro_batch_size": 64, "global_batch_size": 64, **changes}
+                    "micro_batch_size": 64, "micro_batch_tokens": 8192, "global_batch_size": 64, "task": "chat",
+                    **changes}
         run = Run(model=folder, data="-", engine="torch", **settings)
-        rows = [{"ids": np.arange(512) % 250, "targets": np.ones(512, bool)}] * (run.micro_batch_tokens // 512)
+        rows, inputs = rows_of(run, base.reader(folder)[1])
         predicted = cost.memory(run)
-        found = measured(run, collate(rows, range(len(rows))))
+        found = measured(run, collate(rows, range(len(rows)), inputs=inputs))
     return {"settings": changes, "predicted": predicted["total"], "measured": found, "parts": predicted,
             "off": predicted["total"] / found - 1}
 
 
 # In a process of its own, so that the peak of making the model is not the run's.
 MAKE = """
-import sys, json, torch
-from transformers import AutoModelForCausalLM, LlamaConfig
+import sys, json
+from transformers import AutoConfig
 from lorakit import base
-AutoModelForCausalLM.from_config(LlamaConfig(**json.loads(sys.argv[2]))).save_pretrained(sys.argv[1])
-base.tokenizer("tiny")[0].save_pretrained(sys.argv[1])
+from lorakit.rehearse import fitted
+folder, given = sys.argv[1], json.loads(sys.argv[2])
+reader = base.tokenizer("tiny")[0]
+if "name" in given:
+    spec = base.spec(given["name"])
+    given = fitted(dict(spec.config), reader)
+    reader = spec.reader(reader, given)
+    config = AutoConfig.for_model(**given)
+else:
+    config = AutoConfig.for_model("llama", **given)
+base.maker("auto", config, "made").from_config(config).save_pretrained(folder)
+reader.save_pretrained(folder)
 """
 
 
@@ -85,7 +121,8 @@ def main() -> None:
         lines.append(json.loads(out.splitlines()[-1]))
         line = lines[-1]
         words = ", ".join(f"{k}={v}" for k, v in changes.items())
-        print(f"{config['hidden_size']} wide, {words:<67} {line['predicted'] / 1e9:7.2f} GB"
+        model = config.get("name") or f"{config['hidden_size']} wide"
+        print(f"{model + ', ' + words:<78} {line['predicted'] / 1e9:7.2f} GB"
               f" {line['measured'] / 1e9:7.2f} GB {line['off']:+6.0%}", flush=True)
     Path("outputs/bench").mkdir(parents=True, exist_ok=True)
     Path("outputs/bench/predicted.json").write_text(json.dumps(lines, indent=1))

@@ -191,9 +191,9 @@ def unserved(module: Any, task: str) -> str:
     """Why an engine cannot do a task; "" when it can, or when the task is not known yet."""
     if task == "auto":
         return ""
-    kind = registry.load("tasks", task)
+    kind, refused = registry.load("tasks", task), getattr(module, "REFUSES", {})
     if (kind.OBJECTIVE, kind.MEDIUM) in getattr(module, "SERVES", (("tokens", ""),)):
-        return ""
+        return refused.get(task, "")
     return f"it does not serve {task}"
 
 

@@ -52,7 +52,7 @@ def signed(value: float | None) -> str:
 
 
 def interval(pair: list[float | None]) -> str:
-    return f"{signed(pair[0])} to {signed(pair[1])}"
+    return "none" if pair == [None, None] else f"{signed(pair[0])} to {signed(pair[1])}"
 
 
 def verdict(scores: dict[str, dict]) -> tuple[str, str]:
@@ -140,8 +140,9 @@ def draw_losses(axes: Any, updates: list[dict], validations: list[dict], unit: s
         vx, vy = [v["update"] for v in validations], [v["validation_loss"] for v in validations]
         axes.plot(vx, vy, color=ORANGE, marker="o", markersize=4, linewidth=1.5, label="validation rows")
         best = min(range(len(vy)), key=vy.__getitem__)
-        axes.annotate(f"lowest {vy[best]:.3f}", (vx[best], vy[best]), xytext=(0, 12), textcoords="offset points",
-                      color=ORANGE, ha="right" if vx[best] > 0.7 * max(vx) else "left", fontsize=9)
+        below = vy[best] > 0.7 * max(vy + y)  # above stands the legend
+        axes.annotate(f"lowest {vy[best]:.3f}", (vx[best], vy[best]), xytext=(0, -16 if below else 12),
+                      textcoords="offset points", color=ORANGE, ha="right" if vx[best] > 0.7 * max(vx) else "left", fontsize=9)
     axes.set_xlabel("update")
     axes.set_ylabel(f"loss (nats per {unit})")
     levels = [v for v in smooth(y) if v > 0]
@@ -182,21 +183,26 @@ def confusion(path: str | os.PathLike) -> Any:
     """Which class was taken for which, before and after, as a matplotlib figure; None where answers are no classes."""
     from matplotlib.figure import Figure
 
-    answers = read_lines(Folder.of(path) / "answers.jsonl", "reference", "before", "after")
+    folder = Folder.of(path)
+    answers = read_lines(folder / "answers.jsonl", "reference", "before", "after")
     classes = sorted({a["reference"] for a in answers if a["reference"] is not None})
-    if not 2 <= len(classes) <= min(CLASSES, len(answers) / 2):
+    # Of a classifier every answer is a class; else they are where they come again and again.
+    task = folder.record.get("data", {}).get("task", "chat")
+    sure = registry.load("tasks", task).OBJECTIVE == "labels"
+    if not 2 <= len(classes) <= (CLASSES if sure else min(CLASSES, len(answers) / 2)):
         return None
-    side = 1.6 + 0.42 * len(classes)
+    given = {a[when] for a in answers for when in ("before", "after")} - {*classes}
+    columns = [*classes, *(sorted(given) if sure else ["other"] if given else [])]
+    side = 1.6 + 0.42 * len(columns)
     figure = Figure(figsize=(2 * side + 1.6, side + 0.8), layout="constrained")
     for axes, when in zip(figure.subplots(1, 2, sharey=True), ("before", "after"), strict=True):
-        draw_confusion(axes, answers, when, classes)
+        draw_confusion(axes, answers, when, classes, columns)
     return figure
 
 
-def draw_confusion(axes: Any, answers: list[dict], when: str, classes: list[str]) -> None:
+def draw_confusion(axes: Any, answers: list[dict], when: str, classes: list[str], columns: list[str]) -> None:
     """A row for each class that is right, a column for each that was answered; what is no class is "other"."""
-    counts = Counter((a["reference"], a[when] if a[when] in classes else "other") for a in answers)
-    columns = [*classes, "other"] if any(given == "other" for _, given in counts) else classes
+    counts = Counter((a["reference"], a[when] if a[when] in columns else "other") for a in answers)
     table = [[counts[right, given] for given in columns] for right in classes]
     shares = [[n / max(1, sum(line)) for n in line] for line in table]
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="equal")

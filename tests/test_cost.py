@@ -60,7 +60,7 @@ def test_every_known_model_is_counted(name, tmp_path):
                       if isinstance(spec.target_modules, str) else list(spec.target_modules))
     of = cost.shape(run)
     assert of.adapter > 0 and of.linear > 0
-    few, many = (cost.working(run.with_(micro_batch_tokens=n, micro_batch_size=8), of) for n in (128, 1024))
+    few, many = (cost.working(run.with_(micro_batch_tokens=128 * n, micro_batch_size=n), of) for n in (1, 8))
     again = cost.working(run.with_(micro_batch_tokens=1024, micro_batch_size=8, gradient_checkpointing=True), of)
     assert few < many and again < many
 

@@ -5,11 +5,13 @@ With LORAKIT_GPU_TESTS=cpu what a CPU can do of it runs there: a check of the te
 
 import os
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from conftest import save_base, tiny_run
+from safetensors import safe_open
 from test_engine import batches, history, learnable, noise, settings, shaken
 from transformers import LlamaConfig
 
@@ -210,6 +212,24 @@ def test_two_cards(rows_file, base, tmp_path):
         losses.append([u["loss"] for u in folder.history()[0]])
     assert losses[0] == pytest.approx(losses[1], abs=1e-4)
     assert all(p["target_tokens"] for p in folder.record["processes"])
+
+
+@card_only
+@pytest.mark.skipif(not machine.facts().packages.get("unsloth"), reason="unsloth is not installed")
+@pytest.mark.parametrize("name", ["qwen2.5-vl-3b", "gemma-3-4b"])
+def test_unsloth_sees(name, tmp_path):
+    """Pictures through its FastVisionModel, in a child: the loss falls, what sees stays frozen."""
+    from lorakit.rehearse import stand_in
+
+    run = lorakit.Run(model=stand_in(name, tmp_path)[0], data=str(Path(__file__).parents[1] / "data/leaves"),
+                      task="chat_images", engine="unsloth", output_dir=str(tmp_path), max_rows=64, max_updates=12,
+                      learning_rate=2e-3, target_modules="all-linear", max_new_tokens=8)
+    folder = lorakit.launch(run).watch().folder
+    assert folder.record["choices"]["loading"][0] == "FastVisionModel" and folder.record["status"] == "done"
+    assert folder.scores["loss"]["after"] < folder.scores["loss"]["before"]
+    with safe_open(folder / "adapter" / "adapter_model.safetensors", "np") as saved:
+        assert not [n for n in list(saved.keys()) if "vision" in n or "visual" in n]
+    noted(f"unsloth, {name}: loss", f"{folder.scores['loss']['before']:.2f} → {folder.scores['loss']['after']:.2f}")
 
 
 @card_only

@@ -11,7 +11,7 @@ import soundfile
 from PIL import Image
 
 import lorakit
-from lorakit import base, machine, plan, registry, rows
+from lorakit import base, machine, plan, registry, report, rows
 from lorakit.batches import Batches, collate, in_order
 from lorakit.errors import BadRow, LorakitError
 from lorakit.example import Example
@@ -314,6 +314,18 @@ def test_texts_and_their_classes(made, quick, tmp_path, name, capfd):
     both = engine.predict(collate(asked, [0, 1]))[:, 3:]
     alone = [engine.predict(collate([row], [0]))[0, 3:] for row in asked]
     assert np.abs(both - np.array(alone)).max() < 1e-5
+
+
+def test_of_a_classifier_few_rows_of_many_classes_are_drawn_too(tmp_path):
+    lines = [{"reference": kind, "before": "x", "after": kind} for kind in "abcda"]
+    (tmp_path / "answers.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = []
+    for task in ("chat", "classify_text"):
+        lorakit.Folder(tmp_path).note(data={"task": task})
+        found.append(report.confusion(tmp_path))
+    assert found[0] is None
+    for axes in found[1].axes:  # the same columns on both sides, a class that is nowhere right among them
+        assert [label.get_text() for label in axes.get_xticklabels()] == ["a", "b", "c", "d", "x"]
 
 
 def test_recordings_from_the_folder_to_the_evidence(made, spoken, quick, tmp_path):

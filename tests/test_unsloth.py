@@ -75,6 +75,28 @@ def test_it_is_chosen_on_a_card_and_else_the_reason_is_said(torch_everywhere):
         choice(facts(P100), engine="unsloth")
 
 
+def test_pictures_are_served_in_conversations_and_the_rest_is_refused_by_name(torch_everywhere):
+    assert choice(facts(H200), task="chat_images")[0] == "unsloth"
+    for task, words in {"caption": "name task=chat_images", "classify_image": "it does not serve classify_image",
+                        "classify_text": "it does not serve classify_text",
+                        "transcribe": "it does not serve transcribe"}.items():
+        name, said = choice(facts(H200), task=task)
+        assert name == "torch" and words in said
+        with pytest.raises(LorakitError, match=f"no engine can serve here: unsloth: .*{words}"):
+            choice(facts(H200), task=task, engine="unsloth")
+
+
+def test_beside_pictures_the_language_model_alone_is_trained():
+    run = lorakit.Run(data="-", rank=4, alpha=8, task="chat_images", gradient_checkpointing=True, seed=3)
+    common = {"r": 4, "lora_alpha": 8, "lora_dropout": 0.0, "use_rslora": False, "use_dora": False,
+              "random_state": 3, "use_gradient_checkpointing": "unsloth"}
+    seeing = {"finetune_vision_layers": False, "finetune_language_layers": True, "finetune_attention_modules": True,
+              "finetune_mlp_modules": True}
+    assert engine.adapter_options(run, ["q_proj"]) == {**common, **seeing, "target_modules": ["q_proj"]}
+    assert engine.adapter_options(run, "all-linear") == {**common, **seeing, "target_modules": None}
+    assert engine.adapter_options(run.with_(task="chat"), "all-linear") == {**common, "target_modules": "all-linear"}
+
+
 def test_imported_too_late_it_is_left_out_in_words(torch_everywhere, monkeypatch):
     monkeypatch.setattr(engine, "refused", [])
     monkeypatch.delitem(sys.modules, "unsloth", raising=False)
@@ -161,6 +183,21 @@ def test_the_caps_are_what_it_says_of_itself(cap):
     (said, *_) = (r for r in map(Requirement, metadata.requires("unsloth")) if r.name == cap.name and not r.marker)
     assert set(cap.specifier) <= set(said.specifier)
     assert {s for s in said.specifier if s.operator in ("<", "<=")} <= set(cap.specifier)
+
+
+@installed
+def test_it_takes_the_arguments_that_it_is_given():
+    code = """
+import inspect, json, unsloth
+kind = unsloth.FastVisionModel
+print(json.dumps([[*inspect.signature(f).parameters] for f in (kind.from_pretrained, kind.get_peft_model)]))
+"""
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    loads, adapts = json.loads(told.splitlines()[-1])
+    run = lorakit.Run(data="-", task="chat_images")
+    assert engine.adapter_options(run, "all-linear").keys() <= {*adapts, "use_dora"}  # PEFT's, through **kwargs
+    assert {"max_seq_length", "dtype", "device_map", "load_in_4bit", "load_in_8bit", "use_exact_model_name",
+            "fix_tokenizer", "random_state", "use_gradient_checkpointing"} <= set(loads)
 
 
 @installed

@@ -3,12 +3,13 @@
 `fits(facts, spec)` returns "" or the reason why this engine cannot serve here; `suits(facts)` returns how well it does
 (the highest is chosen; 0: only when asked for) and why. `load(run, *, adapter=None, classes=())` returns an object with
 the methods of `Engine` below. Losses travel as (sum, count) over target tokens, or rows, and are divided once. What an
-engine learns beside words, (objective, medium) of a task, it lists in `SERVES`; with `ROUNDS = True` it serves
-`fake_quantization`. One whose package has to be imported before all others imports it in `first(facts)`, and its file
-loads nothing heavy by itself. One with forms of its own for a frozen base names them in `forms(facts)`, the smallest
-first, and says by `frozen(run, weights, experts)` how many bytes it takes; one with a precision of its own says it and
-why in `precision(facts)`; one that can count what a micro-batch needs does so in `working(run, tokens)`, and says by
-`places(run)` what one row counts where its words do not decide that (0 where they do).
+engine learns beside words, (objective, medium) of a task, it lists in `SERVES`, and in `REFUSES` the tasks of these
+that it does not serve, each with its reason; with `ROUNDS = True` it serves `fake_quantization`. One whose package has
+to be imported before all others imports it in `first(facts)`, and its file loads nothing heavy by itself. One with
+forms of its own for a frozen base names them in `forms(facts)`, the smallest first, and says by `frozen(run, weights,
+experts)` how many bytes it takes; one with a precision of its own says it and why in `precision(facts)`; one that can
+count what a micro-batch needs does so in `working(run, tokens)`, and says by `places(run)` what one row counts where
+its words do not decide that (0 where they do).
 """
 
 from __future__ import annotations

@@ -21,6 +21,8 @@ from lorakit.run import Run
 if TYPE_CHECKING:
     from lorakit.engines.torch import TorchEngine
 
+SERVES = (("tokens", ""), ("tokens", "image"))
+REFUSES = {"caption": "it serves pictures in conversations alone: name task=chat_images, and a model that talks"}
 PATCHED = ("transformers", "peft", "trl")
 CPU = (2026, 10, 9)  # from this version on it trains text on a CPU too
 OLDEST = (7, 0)  # compute capability: Triton's kernels
@@ -82,8 +84,12 @@ def load(run: Run, *, adapter: str | Path | None = None, classes: Sequence[str] 
         engine = plain.load(run, adapter=adapter)
         engine.notes["loading"] = ("transformers", words)
         return engine
+    if run.task == "chat_images" and not facts.cards:
+        raise LorakitError(f"engine={run.engine!r} and task='chat_images': on a CPU unsloth serves text alone; leave "
+                           "engine out")
     crew, idle = processes.join(), machine.resident()
-    where, tokenizer = plain.device(crew), base.tokenizer(run.model)[0]
+    where, config = plain.device(crew), base.config(run.model)
+    tokenizer, processor, _ = base.reader(run.model, config)
     model, kind, room = from_files(run, where)
     plain.check(run, model, tokenizer)
     model = with_adapter(model, kind, run, targeted(model, run, base.spec(run.model)))
@@ -91,8 +97,7 @@ def load(run: Run, *, adapter: str | Path | None = None, classes: Sequence[str] 
         put(model, Path(adapter), run)
     model.generate = restoring(model, kind, run)
     machine.forget_peak()  # loading has held the files too
-    engine = plain.TorchEngine(model, tokenizer, run, where, plain.packs(base.config(run.model)), crew,
-                               idle)
+    engine = plain.TorchEngine(model, tokenizer, run, where, packable(run, config), crew, idle, processor=processor)
     engine.positions = room - 1  # it would cut a longer prompt without a word, and counts the last new token too
     engine.notes["loading"] = (kind.__name__, "unsloth's own kernels and gradient checkpointing" if facts.cards else
                                "unsloth's CPU mode: transformers' own model")
@@ -115,9 +120,11 @@ def from_files(run: Run, where: Any) -> tuple[Any, Any, int]:
 
     config = base.config(run.model)
     text = config.get_text_config()
-    kind = unsloth.FastLanguageModel if text is config else unsloth.FastVisionModel
+    kind = unsloth.FastLanguageModel if text is config else unsloth.FastVisionModel  # it loads words alone, too
     room = min(run.max_length + run.max_new_tokens, getattr(text, "max_position_embeddings", None) or sys.maxsize)
-    spec, way = base.spec(run.model), attention.NAME if plain.packs(config) else "eager"
+    spec, way = base.spec(run.model), attention.NAME if packable(run, config) else "eager"
+    if run.task == "chat_images":
+        way = plain.own_attention(base.maker(run.task, config, run.model), config)
     # Where a card has no bf16 and fp16 overflows it keeps weights in fp16 and computes in fp32: when nothing is asked.
     dtype = None if run.precision == "fp32" and not spec.fp16 and where.type == "cuda" else plain.DTYPES[run.precision]
     try:
@@ -132,17 +139,34 @@ def from_files(run: Run, where: Any) -> tuple[Any, Any, int]:
     return model, kind, room
 
 
+def packable(run: Run, config: Any) -> bool:
+    """Whether rows may run end to end: rows with pictures never do."""
+    from lorakit.engines import torch as plain
+
+    return run.task != "chat_images" and plain.packs(config)
+
+
 def recomputing(run: Run) -> str | bool:
     """Its own way keeps the layers' inputs in the host's memory."""
     return "unsloth" if run.gradient_checkpointing not in (False, "auto") else False
 
 
+def adapter_options(run: Run, targets: str | list[str]) -> dict[str, Any]:
+    """The arguments of its `get_peft_model`. Beside pictures the language model alone is trained."""
+    options = {"r": run.rank, "lora_alpha": run.alpha, "lora_dropout": run.dropout, "use_rslora": run.use_rslora,
+               "use_dora": run.use_dora, "target_modules": targets, "random_state": run.seed,
+               "use_gradient_checkpointing": recomputing(run)}
+    if run.task != "chat_images":
+        return options
+    options |= {f"finetune_{part}": part != "vision_layers" for part in (
+        "vision_layers", "language_layers", "attention_modules", "mlp_modules")}
+    # For it `all-linear` means the towers too, whatever else is said; None means what the others say.
+    return options | {"target_modules": None} if targets == "all-linear" else options
+
+
 def with_adapter(model: Any, kind: Any, run: Run, targets: str | list[str]) -> Any:
     try:
-        return kind.get_peft_model(
-            model, r=run.rank, lora_alpha=run.alpha, lora_dropout=run.dropout, use_rslora=run.use_rslora,
-            use_dora=run.use_dora, target_modules=targets, random_state=run.seed,
-            use_gradient_checkpointing=recomputing(run))
+        return kind.get_peft_model(model, **adapter_options(run, targets))
     except (ValueError, TypeError, RuntimeError, NotImplementedError) as error:
         words = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise LorakitError(f"target_modules={targets!r}: unsloth cannot make the adapters: {words}; or use another "
