@@ -29,7 +29,7 @@ STYLE = """<style>
 .lorakit-studio .widget-html-content,.lorakit-studio .jupyter-widget-html-content{line-height:1.5;width:100%}
 .lorakit-studio .widget-inline-hbox,.lorakit-studio .jupyter-widget-inline-hbox{margin-left:0;margin-right:0}
 .lorakit-studio .widget-toggle-buttons,.lorakit-studio .jupyter-widget-toggle-buttons{flex-wrap:wrap}
-.lorakit-studio :focus-visible{outline:2px solid #3b82f6!important;outline-offset:1px}
+.lorakit-studio.lorakit-studio.lorakit-studio :focus-visible{outline:2px solid #3b82f6!important;outline-offset:1px}
 .lk-said,.lk-good,.lk-error,.lk-quiet{white-space:pre-wrap;overflow-wrap:anywhere;padding:.15rem 0}
 .lk-good{border-left:4px solid #15803d;padding-left:.6rem}.lk-error{border-left:4px solid #b91c1c;padding-left:.6rem}
 .lk-quiet{opacity:.75}.lk-scroll{overflow-x:auto;max-width:100%}.lk-download{text-decoration:underline}
