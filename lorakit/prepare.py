@@ -19,7 +19,7 @@ from lorakit.run import Run
 SETTINGS = ("columns", "task", "seed", "validation_fraction", "test_fraction", "max_rows", "group_by",
             "shuffle_answers", "max_length", "question", "language", "augment", "folds", "fold")
 MEDIA = "media.json"  # the files that rows are made of beside the data's own
-MAKERS = ("example.py", "media.py", "data.py", "rows.py", "prepare.py", "formats", "schemas", "tasks")
+MAKERS = ("example.py", "media.py", "data.py", "near.py", "rows.py", "prepare.py", "formats", "schemas", "tasks")
 
 
 class Prepared:
