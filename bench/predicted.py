@@ -94,11 +94,12 @@ MAKE = """
 import sys, json
 from transformers import AutoConfig
 from lorakit import base
-from lorakit.rehearse import fitted
+from lorakit.rehearse import fitted, tokenizer_of
 folder, given = sys.argv[1], json.loads(sys.argv[2])
 reader = base.tokenizer("tiny")[0]
 if "name" in given:
-    spec = base.spec(given["name"])
+    name, spec = given["name"], base.spec(given["name"])
+    reader = tokenizer_of(name, spec)[0]
     given = fitted(dict(spec.config), reader)
     reader = spec.reader(reader, given)
     config = AutoConfig.for_model(**given)
