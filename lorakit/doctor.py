@@ -12,7 +12,7 @@ from lorakit.errors import LorakitError
 from lorakit.run import Run
 
 # What lorakit was run with, from the first to the last; others may work.
-TESTED = {"torch": ("2.11", "2.13"), "transformers": ("5.5", "5.23"), "peft": ("0.18", "0.21"),
+TESTED = {"torch": ("2.11", "2.13"), "transformers": ("5.6", "5.24"), "peft": ("0.18", "0.21"),
           "bitsandbytes": ("0.48", "0.50"), "datasets": ("4.0", "5.2")}
 
 

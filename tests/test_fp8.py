@@ -129,6 +129,7 @@ def reports():
     return prepare(lorakit.Run(data=str(file), max_rows=300)).rows["train"]
 
 
+@pytest.mark.slow
 def test_gradients_and_the_curve_of_the_embedded_model(reports):
     """Beside fp32: the next gradients where it stands after five updates, and the losses of thirty steps."""
     def pieces(updates):

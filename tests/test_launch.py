@@ -35,6 +35,7 @@ time.sleep(600)
 """
 
 
+@pytest.mark.slow
 def test_the_parent_dies_and_the_child_trains_on(base, rows_file, tmp_path, capsys):
     """Launched by a process that is killed; watched and asked for its result from this one."""
     run = tiny_run(base, rows_file, tmp_path)

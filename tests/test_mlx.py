@@ -1,5 +1,6 @@
 """The MLX engine beside the torch engine: one curve, exact rows, the same answers; what is saved, plain PEFT loads."""
 
+import gc
 import math
 import re
 import signal
@@ -608,6 +609,7 @@ def test_the_bytes_of_a_micro_batch(tmp_path, kind, length, recomputed):
     run = given(base, max_length=length, gradient_checkpointing=recomputed, rank=8, target_modules=["q_proj", "v_proj"])
     engine = engines.load(run)
     batch = collate(noise(*[length] * 4), range(4))
+    gc.collect()  # what other tests have left would be freed meanwhile
     mx.clear_cache()
     idle = mx.get_active_memory()
     mx.reset_peak_memory()

@@ -261,6 +261,7 @@ def test_cards_are_counted_among_those_that_were_visible():
     assert turns.seen([1], "GPU-a,GPU-b") == "GPU-b"
 
 
+@pytest.mark.slow
 def test_a_run_waits_its_turn_and_is_attached_to(base, rows_file, tmp_path, monkeypatch):
     monkeypatch.setenv("LORAKIT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")

@@ -210,7 +210,7 @@ def stop_after(rank, update):
     owner.append = append
 
 
-@pytest.mark.parametrize(("before", "after", "asked"), [(2, 1, 1), (1, 2, 0)])
+@pytest.mark.parametrize(("before", "after", "asked"), [(2, 1, 1), pytest.param(1, 2, 0, marks=pytest.mark.slow)])
 def test_cut_and_resumed_on_another_number(start, finish, curve, base, rows_file, tmp_path, before, after, asked):
     """Asked to stop after update 10, on two processes the second of them; the status is looked at all the while.
 
@@ -320,7 +320,7 @@ def resumed(finish, run, uncut):
     assert found == uncut
 
 
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("rank", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_process_is_killed_while_training(finish, uncut, base, rows_file, tmp_path, capsys, rank):
     run = tiny_run(base, rows_file, tmp_path, processes=2)
     folder, update = Folder(run.folder), random.Random(rank).randint(3, 10)

@@ -196,7 +196,7 @@ POINTS = {
 
 
 @pytest.mark.parametrize("place", [
-    pytest.param(place, marks=[] if number in (1, 5, 6, 8, 10) else [pytest.mark.slow])
+    pytest.param(place, marks=[] if number in (1, 6, 8) else [pytest.mark.slow])
     for number, place in enumerate(POINTS)])
 def test_a_kill_at_a_delicate_place(processes, uncut, run, place):
     expected, _ = uncut(run)

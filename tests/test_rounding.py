@@ -191,6 +191,7 @@ def test_mlx_runs_what_was_trained_for_it(tmp_path, here):
     assert abs(found["perplexity"]["added_nats"]) < 1e-3
 
 
+@pytest.mark.slow
 def test_a_cut_run_ends_with_the_same_adapter_and_a_fresh_process_repeats_it(base, rows_file, tmp_path, quick,
                                                                              monkeypatch):
     changes = {"fake_quantization": "q4_0", "dropout": 0.0, "max_updates": 4, "checkpoint_every": 2,

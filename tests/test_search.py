@@ -76,6 +76,7 @@ def test_started_again_it_does_only_what_is_missing(found):
     assert not said and [t.params for t in again.trials] == [t.params for t in study.trials]
 
 
+@pytest.mark.slow
 def test_a_cut_trial_goes_on_from_its_checkpoint(asked, tmp_path, monkeypatch):
     space = {"rank": [2, 4]}
     whole = search.search(asked.with_(name="whole"), space, 2, say=lambda _: None)
