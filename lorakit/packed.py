@@ -14,20 +14,17 @@ FIRST_CELL = '''\
 import importlib.util, os, pathlib, runpy, subprocess, sys
 LORAKIT_SOURCE = os.environ.get("LORAKIT_SOURCE", "")  # a git URL (git+https://...) or the path of a wheel
 if importlib.util.find_spec("lorakit") is None:
-    here, attached = pathlib.Path.cwd(), pathlib.Path("/kaggle/input")
-    clones = [p for p in (here, *here.parents) if (p / "lorakit/__init__.py").exists()]
-    clones += [p.parent.parent for p in attached.glob("**/lorakit/__init__.py")]
-    bundles = [p / "install_lorakit.py" for p in (here, *here.parents, *here.glob("*/"))]
-    bundles = [p for p in (*bundles, *attached.glob("**/install_lorakit.py")) if p.exists()]
+    places = [here := pathlib.Path.cwd(), *here.parents, *here.glob("*/"), *pathlib.Path("/kaggle/input").glob("**/")]
+    clone, bundle = (next((p for p in places if (p / name).exists()), None)
+                     for name in ("lorakit/__init__.py", "install_lorakit.py"))
     if LORAKIT_SOURCE:
         subprocess.check_call([sys.executable, "-m", "pip", "install", "-q", LORAKIT_SOURCE])
-    elif clones:
-        sys.path.insert(0, str(clones[0]))
-    elif bundles:
-        print(runpy.run_path(str(bundles[0]))["install"]())
+    elif clone:
+        sys.path.insert(0, str(clone))
+    elif bundle:
+        print(runpy.run_path(str(bundle / "install_lorakit.py"))["install"]())
     else:
-        raise ModuleNotFoundError("lorakit: open this notebook in a clone, attach the clone or a bundle as a folder, "
-                                  "or set the environment variable LORAKIT_SOURCE to a git URL or a wheel")
+        raise ModuleNotFoundError("lorakit: attach a clone or a bundle, or set LORAKIT_SOURCE to a git URL or a wheel")
 import lorakit'''
 
 

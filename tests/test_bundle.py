@@ -364,7 +364,7 @@ def test_the_first_cell_installs_from_an_attached_bundle(tmp_path, monkeypatch, 
     exec(packed.FIRST_CELL, {})
     assert capsys.readouterr().out == f"installed from {tmp_path / 'mine/install_lorakit.py'}\n"
     (tmp_path / "mine/install_lorakit.py").unlink()
-    with pytest.raises(ModuleNotFoundError, match="attach the clone or a bundle"):
+    with pytest.raises(ModuleNotFoundError, match="attach a clone or a bundle"):
         exec(packed.FIRST_CELL, {})
 
 
