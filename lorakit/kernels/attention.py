@@ -229,9 +229,7 @@ class _Short(torch.autograd.Function):
         for first, last in blocks(length):
             some = rows[:, :, first:last].reshape(groups, -1, width)  # (G, S · n, D): the queries that share a key
             later = torch.full((last - first, last), -torch.inf, device=q.device).triu_(1 + first)
-            with exact_products():
-                scores = torch.bmm(some.float(), keys[:, :, :last])
-            torch.add(later.repeat(rows.shape[1], 1), scores, alpha=scale, out=scores)
+            scores = torch.baddbmm(later.repeat(rows.shape[1], 1), some.float(), keys[:, :, :last], alpha=scale)
             share = None
             if sinks is None:
                 p = torch.softmax(scores, -1, out=scores).to(q.dtype)  # (G, S · n, last)
@@ -266,21 +264,6 @@ class _Short(torch.autograd.Function):
                 dk[:, :last].baddbmm_(ds.transpose(1, 2), some, alpha=ctx.scale)
                 dv[:, :last].baddbmm_(p.transpose(1, 2), d)
         return joined(dq, dout.shape), dk[None], dv[None], dsinks if ctx.sunk else None, None
-
-
-@contextlib.contextmanager
-def exact_products():
-    """Inside, a CPU that multiplies bf16 does so for fp32 too: exact where bf16 values were widened, summed in fp32."""
-    matmul = getattr(torch.backends.mkldnn, "matmul", None)  # torch 2.9 and later
-    before = getattr(matmul, "fp32_precision", None)
-    if before is None:
-        yield
-        return
-    matmul.fp32_precision = "bf16"
-    try:
-        yield
-    finally:
-        matmul.fp32_precision = before
 
 
 def scaled(a, b, scale):
