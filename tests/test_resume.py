@@ -271,10 +271,14 @@ def test_a_second_interrupt_ends_at_once(quick, whole, run, monkeypatch):
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
 
-    with monkeypatch.context() as patch:
-        after_line(patch, 6, twice)
-        with pytest.raises(KeyboardInterrupt):
-            finetune(run)
+    given = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+    try:
+        with monkeypatch.context() as patch:
+            after_line(patch, 6, twice)
+            with pytest.raises(KeyboardInterrupt):
+                finetune(run)
+    finally:
+        signal.signal(signal.SIGINT, given)
     folder = Folder(run.folder)
     assert folder.record["status"] == "interrupted"
     assert (folder / "report.html").exists()
