@@ -9,6 +9,12 @@ TORCHVISION := torchvision==0.28.0
 UNSLOTH := unsloth==2026.10.9 unsloth_zoo==2026.10.9
 UNSLOTH_PEERS := transformers==5.17.0 datasets==4.8.5 trl==1.15.0 peft==0.21.2 accelerate==1.15.0 bitsandbytes==0.50.2 \
   cut_cross_entropy==25.1.1 einops==0.8.2 msgspec==0.22.0 torchao==0.18.0 tyro==1.0.17
+# torchvision in the environment $(1); where its operators do not fit the torch at hand, what needs none of them.
+define torchvision
+$(1)/python -m pip install --quiet --disable-pip-version-check --no-deps "$(TORCHVISION)"
+	cp tests/environment/torchvision_in_part.py $(1)/../lib/python3*/site-packages/
+	echo "import torchvision_in_part" > $$(ls -d $(1)/../lib/python3*/site-packages)/torchvision_in_part.pth
+endef
 TESTERS := pytest pytest-timeout pytest-xdist hypothesis
 # What a floor that is too low breaks first.
 # Before transformers 5.18 a Doge under SDPA sees its padding.
@@ -22,9 +28,7 @@ env: .venv/.ready  ## the environment alone
 .venv/.ready: pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$(TORCH)"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps "$(TORCHVISION)"
-	cp tests/environment/torchvision_in_part.py $(BIN)/../lib/python3*/site-packages/
-	echo "import torchvision_in_part" > $$(ls -d $(BIN)/../lib/python3*/site-packages)/torchvision_in_part.pth
+	$(call torchvision,$(BIN))
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[notebooks,test]"
 	touch $@
 
@@ -69,15 +73,17 @@ test-unsloth: .venv-unsloth/.ready  ## the Unsloth engine in its CPU mode, besid
 	touch $@
 
 test-floor: .venv-floor/.ready  ## with the lowest versions that pyproject.toml admits (but for torch: $(TORCH))
-	.venv-floor/bin/python -m pytest $(FLOOR_TESTS)
+	.venv-floor/bin/python -m pytest --numprocesses 2 --dist load $(FLOOR_TESTS)
 
 .venv-floor/.ready: pyproject.toml
 	$(PYTHON) -m venv .venv-floor
 	$(PYTHON) -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
 	  more = p['optional-dependencies']; \
-	  wanted = p['dependencies'] + more['notebooks'] + [d for d in more['test'] if d.startswith('trl')]; \
-	  print(*[d.replace('>=', '==') for d in wanted if not d.startswith('torch>')], sep='\n')" > .venv-floor/floors.txt
-	.venv-floor/bin/python -m pip install --quiet --disable-pip-version-check "$(TORCH)" -r .venv-floor/floors.txt \
+	  wanted = p['dependencies'] + more['notebooks'] + more['images'] + [d for d in more['test'] if d.startswith('trl')]; \
+	  print(*[d.replace('>=', '==') for d in wanted if not d.startswith('torch')], sep='\n')" > .venv-floor/floors.txt
+	.venv-floor/bin/python -m pip install --quiet --disable-pip-version-check "$(TORCH)"
+	$(call torchvision,.venv-floor/bin)
+	.venv-floor/bin/python -m pip install --quiet --disable-pip-version-check -r .venv-floor/floors.txt \
 	  $(TESTERS) --editable .
 	touch $@
 

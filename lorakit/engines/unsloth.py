@@ -124,7 +124,8 @@ def from_files(run: Run, where: Any) -> tuple[Any, Any, int]:
     room = min(run.max_length + run.max_new_tokens, getattr(text, "max_position_embeddings", None) or sys.maxsize)
     spec, way = base.spec(run.model), attention.NAME if packable(run, config) else "eager"
     if run.task == "chat_images":
-        way = plain.own_attention(base.maker(run.task, config, run.model), config)
+        made = base.maker(run.task, config, run.model)._model_mapping[type(config)]
+        way = "sdpa" if getattr(made, "_supports_sdpa", False) else "eager"
     # Where a card has no bf16 and fp16 overflows it keeps weights in fp16 and computes in fp32: when nothing is asked.
     dtype = None if run.precision == "fp32" and not spec.fp16 and where.type == "cuda" else plain.DTYPES[run.precision]
     try:

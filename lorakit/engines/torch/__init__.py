@@ -96,8 +96,7 @@ def load(run: Run, *, adapter: str | Path | None = None, classes: Sequence[str] 
     # Whole models train in fp32 under autocast; a frozen base is kept in the computing precision.
     options: dict[str, Any] = {
         "dtype": torch.float32 if run.method == "full" else dtype,
-        "attn_implementation": attention.NAME if packable else "eager" if kind is AutoModelForCausalLM else
-        own_attention(kind, config),
+        "attn_implementation": attention.NAME if packable else "eager" if kind is AutoModelForCausalLM else None,
     }
     if classes:
         options |= {"config": config, "ignore_mismatched_sizes": True}
@@ -153,11 +152,6 @@ def quantization(name: str, dtype: torch.dtype, whole: Sequence[str]) -> BitsAnd
                               bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype)
 
 
-def own_attention(kind: Any, config: Any) -> str:
-    """What a model that is never packed computes with."""
-    return "sdpa" if getattr(kind._model_mapping[type(config)], "_supports_sdpa", False) else "eager"
-
-
 def packs(config: Any) -> bool:
     """Whether this model's attention may be ours: plain scores, not capped; sinks may stand beside them."""
     kind = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
@@ -208,7 +202,7 @@ def working(run: Run, tokens: int) -> int:
 
 def skeleton(run: Run, kind: Any, config: Any, dtype: torch.dtype) -> Any:
     """The model as it is trained, on the meta device: without weights."""
-    way = attention.NAME if kind is AutoModelForCausalLM else own_attention(kind, config)
+    way = attention.NAME if kind is AutoModelForCausalLM else None  # what is never packed chooses, tower by tower
     with torch.device("meta"):
         model = kind.from_config(config, attn_implementation=way,
                                  dtype=torch.float32 if run.method == "full" else dtype)
