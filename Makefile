@@ -17,9 +17,9 @@ $(1)/python -m pip install --quiet --disable-pip-version-check --no-deps "$(TORC
 endef
 TESTERS := pytest pytest-timeout pytest-xdist hypothesis
 # What a floor that is too low breaks first.
-# Before transformers 5.18 a Doge under SDPA sees its padding.
+# Before transformers 5.18 a Doge under SDPA sees its padding; the wheels that run an export need NumPy 2.
 FLOOR_TESTS := tests/test_engine.py tests/test_masks.py tests/test_finetune.py tests/test_formats.py tests/test_models.py \
-  tests/test_data.py tests/test_hub.py tests/test_metrics.py tests/test_intervals.py tests/test_notebooks.py -k "not doge"
+  tests/test_data.py tests/test_hub.py tests/test_metrics.py tests/test_intervals.py tests/test_notebooks.py -k "not doge and not export_and_run"
 
 .PHONY: env quickstart studio test test-slow test-real test-unsloth test-floor test-widgets7 gpu gpu-older lint notebooks pretrain bench bench-gpu bench-mlx clean
 
