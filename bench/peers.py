@@ -203,7 +203,7 @@ def begun(model: Any) -> dict[str, torch.Tensor]:
 # lorakit
 
 
-def lorakit(work: Work, quantization: str = "none") -> None:
+def lorakit(work: Work, quantization: str = "none", compiled: bool = False) -> None:
     """Its own engine, batches and loop."""
     from lorakit import Run, machine, plan
     from lorakit.batches import Batches, collate
@@ -212,7 +212,8 @@ def lorakit(work: Work, quantization: str = "none") -> None:
 
     run, _ = plan.resolve(Run(
         model=work.base, data="-", engine="torch", precision="bf16", quantization=quantization, rank=RANK, alpha=RANK,
-        learning_rate=work.rate, global_batch_size=work.size, max_length=work.longest), machine.facts())
+        compile=compiled, learning_rate=work.rate, global_batch_size=work.size, max_length=work.longest),
+        machine.facts())
     engine = load(run)
     engine.set_weights(start({n: w.shape for n, w in engine.weights().items()}))
     lengths = np.array([len(r["ids"]) for r in work.rows])
@@ -270,6 +271,11 @@ def kind(event: Any) -> str:
 def lorakit_fp8(work: Work) -> None:
     """Lossy: its gradients' cosine is 0.98, not 0.999."""
     lorakit(work, "fp8")
+
+
+def lorakit_compiled(work: Work) -> None:
+    """With the passes between its products compiled."""
+    lorakit(work, compiled=True)
 
 
 def lorakit_nf4(work: Work) -> None:
@@ -469,8 +475,8 @@ def matmul(work: Work, tokens: int = 1024) -> None:
     work.more["flop_per_second"] = flop / seconds
 
 
-VARIANTS = {f.__name__: f for f in (lorakit, lorakit_nf4, lorakit_fp8, plain, reference, trl_default, trl_packed,
-                                    trl_best, trl_liger, trl_nf4, unsloth_default, unsloth_tuned, matmul)}
+VARIANTS = {f.__name__: f for f in (lorakit, lorakit_compiled, lorakit_nf4, lorakit_fp8, plain, reference, trl_default,
+                                    trl_packed, trl_best, trl_liger, trl_nf4, unsloth_default, unsloth_tuned, matmul)}
 
 
 def options() -> argparse.ArgumentParser:

@@ -23,10 +23,10 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 # Updates of one run, two of them to warm up; what is measured once comes last.
-CPU = {"lorakit": 12, "plain": 5, "trl_default": 4, "trl_best": 6}
+CPU = {"lorakit": 12, "lorakit_compiled": 12, "plain": 5, "trl_default": 4, "trl_best": 6}
 ONCE = {"trl_packed": 4, "lorakit_nf4": 6, "trl_nf4": 4}
-CARD = {"lorakit": 12, "lorakit_fp8": 12, "unsloth_default": 12, "unsloth_tuned": 12, "trl_default": 12, "trl_best": 12,
-        "trl_liger": 12, "plain": 12}
+CARD = dict.fromkeys(["lorakit", "lorakit_compiled", "lorakit_fp8", "unsloth_default", "unsloth_tuned", "trl_default",
+                      "trl_best", "trl_liger", "plain"], 12)
 AGAINST = {"lorakit_nf4": "trl_nf4"}  # others against `reference`, packs against `reference` on the rows of theirs
 RATES = {"synthetic": 1e-3, "instruction_small": 3e-3, "gsm8k": 3e-3}
 WHOLE, SHOWN = 30, 5  # updates of lorakit's loss check, and at least of the others'

@@ -86,6 +86,7 @@ class Run(BaseModel):
     gradient_checkpointing: bool | Positive | Auto = "auto"  # recompute activations; a number: of so many layers
     offload: bool | Auto = "auto"  # keep what the backward pass needs in the host's memory
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    compile: bool = False  # torch engine: passes between the products by torch.compile; pays on runs of many minutes
 
     # where, how long
     seed: int = Field(0, ge=0, lt=2**63)

@@ -270,7 +270,8 @@ def test_gradient_checkpointing_changes_no_gradient(base, packed):
     rows = noise(30, 9, 17)
     recomputed = shaken(load(settings(base, gradient_checkpointing=True)))
     assert recomputed._bare().is_gradient_checkpointing
-    assert distance(gradients(recomputed, rows), gradients(packed, rows)) < 1e-6
+    # PEFT asks for gradients of the embeddings then, and the first norm, now ours, rounds elsewhere.
+    assert distance(gradients(recomputed, rows), gradients(packed, rows)) < 1e-5
 
 
 def test_dropout_follows_the_seed_of_the_micro_batch(base):

@@ -40,7 +40,6 @@ class Documents:
 
     def __init__(self, lengths: Sequence[int], device: torch.device, wide: bool | None = None):
         self.lengths, self.longest = [int(n) for n in lengths], int(max(lengths))
-        # In fp32 on a CPU, whose fused backward pass in bf16 takes up to three times as long as that in fp32.
         self.wide = device.type == "cpu" if wide is None else wide
         ends = torch.tensor([0, *lengths], dtype=torch.int32).cumsum(0, dtype=torch.int32)
         self.ends = ends.to(device, non_blocking=True)  # (D + 1,)
@@ -137,13 +136,15 @@ def efficient(query, key, value, documents, scaling, dropout, window, sinks=None
 def by_document(query, key, value, documents, scaling, dropout, window, sinks=None):
     """torch's own attention, one document after the other; short ones in bf16 on a CPU by products alone."""
     out, scaling = [], scaling or query.shape[-1] ** -0.5
+    # A CPU's fused backward pass in bf16 takes up to three times as long as that in fp32; its forward pass is fastest.
+    wide = documents.wide and torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value))
     # split, not slices: its backward pass is one concatenation instead of a zero-filled (N, …) per document.
     for q, k, v in zip(*(x.split(documents.lengths, dim=2) for x in (query, key, value)), strict=True):
         length = q.shape[2]
-        if (documents.wide and q.dtype == torch.bfloat16 and length <= min(SHORT, window or SHORT) and not dropout):
+        if (wide and q.dtype == torch.bfloat16 and length <= min(SHORT, window or SHORT) and not dropout):
             out.append(_Short.apply(q, k, v, sinks, scaling))
             continue
-        if documents.wide:
+        if wide:
             q, k, v = q.float(), k.float(), v.float()
         way = whole if sinks is None else sunk if served(q, v, dropout) else written_out
         for rows, keys, band in bands(length, window, q.device):

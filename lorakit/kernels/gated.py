@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch.nn.functional import gelu, silu
 
+from lorakit.kernels.fused import one_pass
+
 ACTS = {"silu": silu, "gelu_tanh": lambda x: gelu(x, approximate="tanh")}
 
 
@@ -18,11 +20,13 @@ def name_of(act: Any) -> str | None:
     return next((name for name, known in ACTS.items() if torch.allclose(act(x), known(x), atol=1e-6)), None)
 
 
+@one_pass
 def forward(e: torch.Tensor, g: torch.Tensor, act: str) -> torch.Tensor:
     """(N, I), (N, I) -> (N, I)"""
     return ACTS[act](e).mul_(g)
 
 
+@one_pass
 def backward(dh: torch.Tensor, e: torch.Tensor, g: torch.Tensor, act: str
              ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """-> the product again, and the gradients of e and g. `dh` is used up."""

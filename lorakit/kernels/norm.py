@@ -10,21 +10,35 @@ from typing import Any
 
 import torch
 
+from lorakit.kernels.fused import one_pass
+
+
+@one_pass
+def forward(x: torch.Tensor, scale: torch.Tensor, epsilon: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """(…, H) -> (…, H), and 1 / sqrt(mean(x²) + ε) in fp32, (…, 1)."""
+    wide = x.float()
+    inverse = (torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square() / x.shape[-1] + epsilon).rsqrt()
+    return (wide * inverse).mul_(scale).to(x.dtype), inverse
+
+
+@one_pass
+def backward(dy: torch.Tensor, x: torch.Tensor, inverse: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """-> the gradient of x, rounded once."""
+    unit, back = x.float() * inverse, dy.float() * scale
+    along = torch.linalg.vecdot(unit, back).unsqueeze(-1) / x.shape[-1]
+    return back.addcmul_(unit, along, value=-1).mul_(inverse).to(x.dtype)
+
 
 class _Norm(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, scale, epsilon):
-        wide = x.float()
-        inverse = (wide.square().mean(-1, keepdim=True) + epsilon).rsqrt_()
+        y, inverse = forward(x, scale, epsilon)
         ctx.save_for_backward(x, inverse, scale)
-        return (wide * inverse).mul_(scale).to(x.dtype)
+        return y
 
     @staticmethod
     def backward(ctx, dy):
-        x, inverse, scale = ctx.saved_tensors
-        unit, back = x.float() * inverse, dy.float() * scale
-        along = (unit * back).mean(-1, keepdim=True)
-        return back.sub_(unit.mul_(along)).mul_(inverse).to(x.dtype), None, None
+        return backward(dy, *ctx.saved_tensors), None, None
 
 
 def norm(x: torch.Tensor, scale: torch.Tensor, epsilon: float) -> torch.Tensor:
