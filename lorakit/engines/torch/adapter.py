@@ -36,7 +36,8 @@ def with_adapter(model: Any, run: Run, spec: Any, adapter: str | Path | None, he
     if experts and (run.dropout or run.use_dora):
         raise LorakitError(f"target_modules={targets!r} and dropout={run.dropout:g}, use_dora={run.use_dora}: the "
                            f"adapter of stacked experts has neither; leave those out, or '{experts[0]}'")
-    causal = type(model) in MODEL_FOR_CAUSAL_LM_MAPPING.values()
+    # Looked up by its configuration: to go through all values would import every model there is.
+    causal = type(model) is MODEL_FOR_CAUSAL_LM_MAPPING.get(type(model.config), None)
     config = LoraConfig(
         r=run.rank, lora_alpha=run.alpha, lora_dropout=run.dropout, use_rslora=run.use_rslora, use_dora=run.use_dora,
         target_modules=[t for t in targets if t not in experts] if experts else targets,
