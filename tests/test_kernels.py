@@ -632,3 +632,24 @@ def test_answers_copy_the_head_for_no_row(base):
     with Made() as seen:
         engine.generate([row["ids"] for row in noise(*range(20, 36))], 2, [])
     assert max(seen.sizes) < 16 * 300 * 64 / 2
+
+
+def test_documents_of_nearly_one_length_share_their_kernels():
+    """oneDNN makes a kernel for each new shape, which takes longer than the product itself."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    seen = []
+
+    class Shapes(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            if "bmm" in str(function):
+                seen[-1].append([tuple(x.shape) for x in args if torch.is_tensor(x)])
+            return function(*args, **kwargs or {})
+
+    for length in (65, 72, 80, 81):
+        seen.append([])
+        q, k, v = (normal(1, heads, length, 16, dtype=torch.bfloat16).requires_grad_() for heads in (4, 2, 2))
+        with Shapes():
+            out = attention.by_document(q, k, v, attention.Documents([length], q.device), None, 0.0, None)
+            out.sum().backward()
+    assert len(seen[0]) == 6 and seen[0] == seen[1] == seen[2] != seen[3]

@@ -21,6 +21,7 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 NAME = "lorakit"
 SHORT = 1024  # tokens up to which a CPU is faster by products in bf16 than by its fused attention
+ROUND = 16  # tokens to a multiple of which a short document is filled up
 BLOCK = 128  # queries at a time, from half as many tokens again on
 _packed: ContextVar[bool] = ContextVar("packed", default=False)
 
@@ -138,11 +139,14 @@ def by_document(query, key, value, documents, scaling, dropout, window, sinks=No
     out, scaling = [], scaling or query.shape[-1] ** -0.5
     # A CPU's fused backward pass in bf16 takes up to three times as long as that in fp32; its forward pass is fastest.
     wide = documents.wide and torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value))
+    short = min(SHORT, window or SHORT) if wide and query.dtype == torch.bfloat16 and not dropout else 0
+    if documents.longest <= short:
+        return _Short.apply(query, key, value, documents.lengths, sinks, scaling)
     # split, not slices: its backward pass is one concatenation instead of a zero-filled (N, …) per document.
     for q, k, v in zip(*(x.split(documents.lengths, dim=2) for x in (query, key, value)), strict=True):
         length = q.shape[2]
-        if (wide and q.dtype == torch.bfloat16 and length <= min(SHORT, window or SHORT) and not dropout):
-            out.append(_Short.apply(q, k, v, sinks, scaling))
+        if length <= short:
+            out.append(_Short.apply(q, k, v, [length], sinks, scaling).transpose(1, 2))
             continue
         if wide:
             q, k, v = q.float(), k.float(), v.float()
@@ -217,68 +221,94 @@ class _Sunk(torch.autograd.Function):
 
 
 class _Short(torch.autograd.Function):
-    """A short document: scores, their softmax and its gradient in fp32, all other products in bf16.
+    """Short documents: scores, their softmax and its gradient in fp32, all other products in bf16.
 
-    A block of queries meets the keys up to its last one: of a long document hardly more than half of the scores.
+    A block of queries meets the keys up to its last one: of a long document hardly more than half of the scores. A
+    document is filled up to a round number of tokens, which nothing sees: oneDNN makes a kernel for every new shape.
     """
 
     @staticmethod
-    def forward(ctx, q, k, v, sinks, scale):
-        groups, length, width = k.shape[1:]
-        rows, keys = q.reshape(groups, -1, length, width), k[0].float().transpose(1, 2)
-        out, kept = [], []
-        for first, last in blocks(length):
-            some = rows[:, :, first:last].reshape(groups, -1, width)  # (G, S · n, D): the queries that share a key
-            later = torch.full((last - first, last), -torch.inf, device=q.device).triu_(1 + first)
-            scores = torch.baddbmm(later.repeat(rows.shape[1], 1), some.float(), keys[:, :, :last], alpha=scale)
-            share = None
-            if sinks is None:
-                p = torch.softmax(scores, -1, out=scores).to(q.dtype)  # (G, S · n, last)
-            else:
-                beside = sinks.float().view(groups, -1, 1, 1).expand(-1, -1, last - first, 1).reshape(groups, -1, 1)
-                p = torch.softmax(torch.cat([scores, beside], -1), -1)
-                share, p = p[..., -1:].clone(), p[..., :-1].to(q.dtype).contiguous()  # what the sink takes
-            out.append(p @ v[0, :, :last])
-            kept += [some, p, *([] if sinks is None else [out[-1], share])]
+    def forward(ctx, q, k, v, lengths, sinks, scale):
+        out, kept = torch.empty_like(q.transpose(1, 2)[0], memory_format=torch.contiguous_format), []
+        for rows, keys, values, part in zip(*(x[0].split(lengths, dim=1) for x in (q, k, v)), out.split(lengths),
+                                            strict=True):
+            groups, length = len(keys), round_up(keys.shape[1])
+            rows, keys, values = (filled(x, length) for x in (rows, keys, values))
+            rows, wide = rows.view(groups, -1, *rows.shape[1:]), keys.float().transpose(1, 2)
+            for first, last in blocks(length):
+                some = rows[:, :, first:last].reshape(groups, -1, rows.shape[-1])  # (G, S · n, D): they share a key
+                later = torch.full((last - first, last), -torch.inf, device=q.device).triu_(1 + first)
+                scores = torch.baddbmm(later.repeat(rows.shape[1], 1), some.float(), wide[:, :, :last], alpha=scale)
+                share = None
+                if sinks is None:
+                    p = torch.softmax(scores, -1, out=scores).to(q.dtype)  # (G, S · n, last)
+                else:
+                    beside = sinks.float().view(groups, -1, 1, 1).expand(-1, -1, last - first, 1)
+                    p = torch.softmax(torch.cat([scores, beside.reshape(groups, -1, 1)], -1), -1)
+                    share, p = p[..., -1:].clone(), p[..., :-1].to(q.dtype).contiguous()  # what the sink takes
+                found = p @ values[:, :last]
+                into(part, found, first, last)
+                kept += [some, p, *([] if sinks is None else [found, share])]
         ctx.save_for_backward(k, v, *kept)
-        ctx.scale, ctx.sunk = scale, sinks is not None
-        return joined(out, q.shape)
+        ctx.lengths, ctx.scale, ctx.sunk = lengths, scale, sinks is not None
+        return out[None]
 
     @staticmethod
     def backward(ctx, dout):
         k, v, *kept = ctx.saved_tensors
-        groups, length, width = k.shape[1:]
-        rows, dq, dk, dv, dsinks = dout.reshape(groups, -1, length, width), [], None, None, 0.0
-        for first, last in blocks(length)[::-1]:  # the last block met all keys
-            d = rows[:, :, first:last].reshape(groups, -1, width)
-            if ctx.sunk:
-                *kept, out, share = kept
-                along = (d.float() * out.float()).sum(-1, keepdim=True)
-                dsinks = dsinks - (share * along).view(groups * rows.shape[1], -1).sum(-1)
-            *kept, some, p = kept
-            # (dp - Σ p dp) p, in fp32 inside; a sink adds nothing to the sum, as its value is zero
-            ds = torch._softmax_backward_data(d @ v[0, :, :last].transpose(1, 2), p, -1, p.dtype)
-            dq.insert(0, scaled(ds, k[0, :, :last], ctx.scale))
-            if dk is None:
-                dk, dv = scaled(ds.transpose(1, 2), some, ctx.scale), p.transpose(1, 2) @ d
-            else:
-                dk[:, :last].baddbmm_(ds.transpose(1, 2), some, alpha=ctx.scale)
-                dv[:, :last].baddbmm_(p.transpose(1, 2), d)
-        return joined(dq, dout.shape), dk[None], dv[None], dsinks if ctx.sunk else None, None
+        dsinks, dq = 0.0, torch.empty_like(dout[0], memory_format=torch.contiguous_format)  # (N, H, D)
+        dk, dv = (x.new_empty(x.transpose(1, 2)[0].shape) for x in (k, v))
+        documents = zip(*(x[0].split(ctx.lengths, dim=1) for x in (dout.transpose(1, 2), k, v)),
+                        *(x.split(ctx.lengths) for x in (dq, dk, dv)), strict=True)
+        for d_rows, keys, values, *parts in [*documents][::-1]:
+            groups, length = len(keys), round_up(keys.shape[1])
+            d_rows, keys, values = (filled(x, length) for x in (d_rows, keys, values))
+            d_rows, of_keys, of_values = d_rows.view(groups, -1, *d_rows.shape[1:]), None, None
+            for first, last in blocks(length)[::-1]:  # the last block met all keys
+                d = d_rows[:, :, first:last].reshape(groups, -1, d_rows.shape[-1])
+                if ctx.sunk:
+                    share, found = kept.pop(), kept.pop()
+                    along = (d.float() * found.float()).sum(-1, keepdim=True)
+                    dsinks = dsinks - (share * along).view(groups * d_rows.shape[1], -1).sum(-1)
+                p, some = kept.pop(), kept.pop()
+                # (dp - Σ p dp) p, in fp32 inside; a sink adds nothing to the sum, as its value is zero
+                ds = torch._softmax_backward_data(d @ values[:, :last].transpose(1, 2), p, -1, p.dtype)
+                into(parts[0], scaled(ds, keys[:, :last], ctx.scale), first, last)
+                if of_keys is None:
+                    of_keys, of_values = scaled(ds.transpose(1, 2), some, ctx.scale), p.transpose(1, 2) @ d
+                else:
+                    of_keys[:, :last].baddbmm_(ds.transpose(1, 2), some, alpha=ctx.scale)
+                    of_values[:, :last].baddbmm_(p.transpose(1, 2), d)
+            into(parts[1], of_keys, 0, length)
+            into(parts[2], of_values, 0, length)
+        dq, dk, dv = (x[None].transpose(1, 2) for x in (dq, dk, dv))
+        return dq, dk, dv, None, dsinks if ctx.sunk else None, None
+
+
+def round_up(length: int) -> int:
+    return -(-length // ROUND) * ROUND
+
+
+def filled(x: torch.Tensor, length: int) -> torch.Tensor:
+    """(H, T, D) -> (H, length, D), zeros at the end, in one piece."""
+    if x.shape[1] == length:
+        return x.contiguous()
+    found = x.new_empty(len(x), length, x.shape[2])
+    found[:, :x.shape[1]] = x
+    found[:, x.shape[1]:] = 0
+    return found
+
+
+def into(part: torch.Tensor, block: torch.Tensor, first: int, last: int) -> None:
+    """A block (G, S · n, D) of a document into its place in (T, H, D); what was filled up is left out."""
+    count = max(0, min(last, len(part)) - first)
+    block = block.view(part.shape[1], last - first, -1)
+    part[first:first + count].copy_(block[:, :count].transpose(0, 1))
 
 
 def scaled(a, b, scale):
     """scale · a b, (G, N, M) times (G, M, K), rounded once."""
     return torch.baddbmm(a.new_zeros(1, 1, 1), a, b, beta=0, alpha=scale)
-
-
-def joined(parts, shape):
-    """Blocks (G, S · n, D) of queries -> (1, H, T, D)."""
-    if len(parts) == 1:
-        return parts[0].view(shape)
-    groups, _, width = parts[0].shape
-    heads = shape[1] // groups
-    return torch.cat([part.view(groups, heads, -1, width) for part in parts], 2).view(shape)
 
 
 def blocks(length):

@@ -57,12 +57,7 @@ def install(model: Any) -> Counter:
 
 
 def _serve(module: Any, offset: float, epsilon: float) -> None:
-    plain = module.forward
-
-    def forward(x: torch.Tensor) -> torch.Tensor:
-        return norm(x, module.weight.float() + offset, epsilon) if x.requires_grad else plain(x)
-
-    module.forward = forward
+    module.forward = lambda x: norm(x, module.weight.float() + offset, epsilon)
 
 
 def _scale(module: Any) -> tuple[float, float] | None:
