@@ -13,7 +13,7 @@ from lorakit.run import Run
 
 # What lorakit was run with, from the first to the last; others may work.
 TESTED = {"torch": ("2.11", "2.13"), "transformers": ("5.6", "5.24"), "peft": ("0.18", "0.21"),
-          "bitsandbytes": ("0.48", "0.50"), "datasets": ("4.0", "5.2")}
+          "bitsandbytes": ("0.50", "0.50"), "datasets": ("4.8", "5.2")}
 
 
 def examine(folder: str = ".", run: Run | None = None) -> dict[str, Any]:

@@ -51,7 +51,7 @@ def test_one_curve_when_compiled(base, rows, curve, compiled):  # noqa: F811
     assert engine.notes["compile"][0] is True
     lines = history(engine, batches(rows, engine))
     assert [line["loss"] for line in lines] == pytest.approx([line["loss"] for line in curve[0]], abs=1e-5)
-    assert load(settings(base)).notes.get("compile") is None and not fused._wanted
+    assert load(settings(base)).notes.get("compile") is None and not fused.wanted()
 
 
 def test_why_nothing_is_compiled(base, monkeypatch):
@@ -93,6 +93,6 @@ def test_rotary_positions_of_a_models_file(compiled):
         sum((o * normal(*o.shape, seed=9, dtype=torch.float32)).sum() for o in out).backward()
         found.append([*out, q.grad, k.grad])
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(*found))
-    half = cos[..., :8], sin[..., :8]
-    with pytest.raises(RuntimeError):  # as the plain one does: it is asked
-        apply(q, k, *half)
+    asked = rotary.served(lambda *given, **more: "the plain one")
+    assert asked(q, k, cos[..., :8], sin[..., :8]) == asked(q, k, cos, sin, unsqueeze_dim=2) == "the plain one"
+    assert asked(q, k, cos, sin) != "the plain one"
