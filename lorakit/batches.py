@@ -46,6 +46,13 @@ class Batch:
             first = last
         return out
 
+    def filled_up(self, grain: int) -> Batch:
+        """With a document of nothing at the end, so that the tokens are a multiple of `grain`."""
+        lacking = -len(self.ids) % grain
+        return self if not lacking else replace(
+            self, ids=np.pad(self.ids, (0, lacking)), targets=np.pad(self.targets, (0, lacking)),
+            lengths=np.append(self.lengths, lacking), rows=np.append(self.rows, -1))
+
     @property
     def documents(self) -> np.ndarray:
         """(N,) which document each token is in."""

@@ -10,9 +10,9 @@ from typing import Any
 
 def install(model: Any, form: str = "none") -> str:
     """What was put in, in words: `16 linear, 2 gated MLP, 4 RMSNorm`; `form`: what its weights are rounded to."""
-    from lorakit.kernels import lora, norm, rounding
+    from lorakit.kernels import lora, norm, rotary, rounding
 
-    found = lora.install(model, form) + norm.install(model)
+    found = lora.install(model, form) + norm.install(model) + rotary.install(model)
     if form != "none":
         found += rounding.settle(model, form)
     return ", ".join(f"{n} {what}" for what, n in found.items() if n) or "none"

@@ -44,12 +44,19 @@ class Documents:
         self.wide = device.type == "cpu" if wide is None else wide
         ends = torch.tensor([0, *lengths], dtype=torch.int32).cumsum(0, dtype=torch.int32)
         self.ends = ends.to(device, non_blocking=True)  # (D + 1,)
+        self._hiding: dict[int, torch.Tensor] = {}
 
     def places(self) -> tuple[torch.Tensor, torch.Tensor]:
         """(N,) which document a token belongs to, and (N,) where it stands in it."""
         ends = self.ends.long()
         document = torch.repeat_interleave(ends.diff(), output_size=sum(self.lengths))
         return document, torch.arange(len(document), device=ends.device) - ends[document]
+
+    def hiding(self, count: int) -> torch.Tensor:
+        """(count, count): what is added to scores, so that a query sees no later key. Made once for all layers."""
+        if count not in self._hiding:
+            self._hiding[count] = torch.full((count, count), -torch.inf, device=self.ends.device).triu_(1)
+        return self._hiding[count]
 
 
 def packed_attention(module, query, key, value, attention_mask, scaling=None, dropout=0.0, documents=None,
@@ -141,12 +148,12 @@ def by_document(query, key, value, documents, scaling, dropout, window, sinks=No
     wide = documents.wide and torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value))
     short = min(SHORT, window or SHORT) if wide and query.dtype == torch.bfloat16 and not dropout else 0
     if documents.longest <= short:
-        return _Short.apply(query, key, value, documents.lengths, sinks, scaling)
+        return _Short.apply(query, key, value, documents.lengths, documents.hiding, sinks, scaling)
     # split, not slices: its backward pass is one concatenation instead of a zero-filled (N, …) per document.
     for q, k, v in zip(*(x.split(documents.lengths, dim=2) for x in (query, key, value)), strict=True):
         length = q.shape[2]
         if length <= short:
-            out.append(_Short.apply(q, k, v, [length], sinks, scaling).transpose(1, 2))
+            out.append(_Short.apply(q, k, v, [length], documents.hiding, sinks, scaling).transpose(1, 2))
             continue
         if wide:
             q, k, v = q.float(), k.float(), v.float()
@@ -228,17 +235,18 @@ class _Short(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, q, k, v, lengths, sinks, scale):
-        out, kept = torch.empty_like(q.transpose(1, 2)[0], memory_format=torch.contiguous_format), []
+    def forward(ctx, q, k, v, lengths, hiding, sinks, scale):
+        out, of_documents, kept = q.new_empty(q.shape[2], q.shape[1], v.shape[3]), [], []
         for rows, keys, values, part in zip(*(x[0].split(lengths, dim=1) for x in (q, k, v)), out.split(lengths),
                                             strict=True):
             groups, length = len(keys), round_up(keys.shape[1])
-            rows, keys, values = (filled(x, length) for x in (rows, keys, values))
-            rows, wide = rows.view(groups, -1, *rows.shape[1:]), keys.float().transpose(1, 2)
+            rows, values = filled(rows, length), filled(values, length)
+            rows, wide = rows.view(groups, -1, *rows.shape[1:]), filled(keys, length, torch.float32).transpose(1, 2)
+            of_documents.append(values)
             for first, last in blocks(length):
                 some = rows[:, :, first:last].reshape(groups, -1, rows.shape[-1])  # (G, S · n, D): they share a key
-                later = torch.full((last - first, last), -torch.inf, device=q.device).triu_(1 + first)
-                scores = torch.baddbmm(later.repeat(rows.shape[1], 1), some.float(), wide[:, :, :last], alpha=scale)
+                scores = scaled(some.float(), wide[:, :, :last], scale)
+                scores.view(*rows.shape[:2], -1, last)[..., first:].add_(hiding(last - first))
                 share = None
                 if sinks is None:
                     p = torch.softmax(scores, -1, out=scores).to(q.dtype)  # (G, S · n, last)
@@ -249,20 +257,21 @@ class _Short(torch.autograd.Function):
                 found = p @ values[:, :last]
                 into(part, found, first, last)
                 kept += [some, p, *([] if sinks is None else [found, share])]
-        ctx.save_for_backward(k, v, *kept)
+        ctx.save_for_backward(k, *of_documents, *kept)
         ctx.lengths, ctx.scale, ctx.sunk = lengths, scale, sinks is not None
         return out[None]
 
     @staticmethod
     def backward(ctx, dout):
-        k, v, *kept = ctx.saved_tensors
-        dsinks, dq = 0.0, torch.empty_like(dout[0], memory_format=torch.contiguous_format)  # (N, H, D)
-        dk, dv = (x.new_empty(x.transpose(1, 2)[0].shape) for x in (k, v))
-        documents = zip(*(x[0].split(ctx.lengths, dim=1) for x in (dout.transpose(1, 2), k, v)),
+        k, *kept = ctx.saved_tensors
+        of_documents, kept, dsinks = kept[:len(ctx.lengths)], kept[len(ctx.lengths):], 0.0
+        (_, count, heads, wide), (_, groups, _, narrow) = dout.shape, k.shape
+        dq, dk, dv = (k.new_empty(count, *s) for s in ((heads, narrow), (groups, narrow), (groups, wide)))
+        documents = zip(*(x[0].split(ctx.lengths, dim=1) for x in (dout.transpose(1, 2), k)), of_documents,
                         *(x.split(ctx.lengths) for x in (dq, dk, dv)), strict=True)
         for d_rows, keys, values, *parts in [*documents][::-1]:
-            groups, length = len(keys), round_up(keys.shape[1])
-            d_rows, keys, values = (filled(x, length) for x in (d_rows, keys, values))
+            length = values.shape[1]
+            d_rows, keys = filled(d_rows, length), filled(keys, length)
             d_rows, of_keys, of_values = d_rows.view(groups, -1, *d_rows.shape[1:]), None, None
             for first, last in blocks(length)[::-1]:  # the last block met all keys
                 d = d_rows[:, :, first:last].reshape(groups, -1, d_rows.shape[-1])
@@ -282,18 +291,16 @@ class _Short(torch.autograd.Function):
             into(parts[1], of_keys, 0, length)
             into(parts[2], of_values, 0, length)
         dq, dk, dv = (x[None].transpose(1, 2) for x in (dq, dk, dv))
-        return dq, dk, dv, None, dsinks if ctx.sunk else None, None
+        return dq, dk, dv, None, None, dsinks if ctx.sunk else None, None
 
 
 def round_up(length: int) -> int:
     return -(-length // ROUND) * ROUND
 
 
-def filled(x: torch.Tensor, length: int) -> torch.Tensor:
+def filled(x: torch.Tensor, length: int, dtype: torch.dtype | None = None) -> torch.Tensor:
     """(H, T, D) -> (H, length, D), zeros at the end, in one piece."""
-    if x.shape[1] == length:
-        return x.contiguous()
-    found = x.new_empty(len(x), length, x.shape[2])
+    found = x.new_empty(len(x), length, x.shape[2], dtype=dtype)
     found[:, :x.shape[1]] = x
     found[:, x.shape[1]:] = 0
     return found

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
@@ -113,35 +113,71 @@ class Adapted:
         found = self.module.get_base_layer().bias
         return None if found is None else found.to(dtype)
 
-    def forward(self, x: torch.Tensor, a: torch.Tensor, b: torch.Tensor, seen: torch.Tensor | None = None,
-                read: Any = None) -> tuple[torch.Tensor, torch.Tensor]:
-        """x (N, in) -> y (N, out) and x Aᵀ (N, r); `seen`: what the adapter sees in place of x."""
-        low = (x if seen is None else seen) @ a.t().to(x.dtype)
+    def forward(self, x: torch.Tensor, low: torch.Tensor, a: torch.Tensor, b: torch.Tensor, read: Any = None
+                ) -> torch.Tensor:
+        """x (N, in) and what the adapter made of it, x Aᵀ (N, r) -> y (N, out)"""
         if self.form != "none":
-            return linear(x, self.merged(a, b, x.dtype), self.bias(x.dtype)), low
-        return self.product(x, read).addmm_(low, b.t().to(x.dtype), alpha=self.scale), low
+            return linear(x, self.merged(a, b, x.dtype), self.bias(x.dtype))
+        return self.product(x, read).addmm_(low, b.t().to(x.dtype), alpha=self.scale)
 
     def back_low(self, dy: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         """The gradient of x Aᵀ, (N, r)."""
         return (dy @ b.to(dy.dtype)).mul_(self.scale)
 
-    def back_input(self, dy: torch.Tensor, dlow: torch.Tensor, a: torch.Tensor, b: torch.Tensor,
-                   into: torch.Tensor | None = None) -> torch.Tensor:
-        """The gradient of x, added to `into`. A rounded weight is made again: that takes less than to keep it."""
-        if self.form != "none":
-            return through(dy, self.merged(a, b, dy.dtype), into)
-        return self.product_back(dy, into).addmm_(dlow, a.to(dy.dtype))
+    def back_b(self, dy: torch.Tensor, low: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """The gradient of B; its transpose is the faster product."""
+        return (low.t() @ dy).t().to(dtype, memory_format=torch.contiguous_format).mul_(self.scale)
 
-    def back_adapter(self, dy: torch.Tensor, dlow: torch.Tensor, x: torch.Tensor, low: torch.Tensor, dtype: torch.dtype
-                     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The gradients of A and B."""
-        return (dlow.t() @ x).to(dtype), (dy.t() @ low).mul_(self.scale).to(dtype)
 
-    def backward(self, dy: torch.Tensor, x: torch.Tensor, low: torch.Tensor, a: torch.Tensor, b: torch.Tensor,
-                 into: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """The gradients of x (added to `into`), A and B."""
-        dlow = self.back_low(dy, b)
-        return self.back_input(dy, dlow, a, b, into), *self.back_adapter(dy, dlow, x, low, a.dtype)
+Pairs = Sequence[tuple[torch.Tensor, torch.Tensor]]  # A and B of each layer
+
+
+def ahead(layers: Sequence[Adapted], pairs: Pairs, x: torch.Tensor, seen: torch.Tensor | None = None
+          ) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """Layers with one input: x (N, in) -> each one's y (N, out), and x Aᵀ (N, Σ r) of all of them.
+
+    `seen`: what the adapters see in place of x.
+    """
+    low, read = (x if seen is None else seen) @ joined(pairs, x.dtype).t(), layers[0].read(x)
+    return [layer.forward(x, part, a, b, read) for layer, part, (a, b) in
+            zip(layers, parts(low, pairs), pairs, strict=True)], low
+
+
+def joined(pairs: Pairs, dtype: torch.dtype) -> torch.Tensor:
+    """All A, (Σ r, in)"""
+    return (pairs[0][0] if len(pairs) == 1 else torch.cat([a for a, _ in pairs])).to(dtype)
+
+
+def parts(low: torch.Tensor, pairs: Pairs) -> tuple[torch.Tensor, ...]:
+    """(N, Σ r) -> (N, r) of each layer"""
+    return low.split([len(a) for a, _ in pairs], 1)
+
+
+def back_low(layers: Sequence[Adapted], pairs: Pairs, dys: Sequence[torch.Tensor]) -> torch.Tensor:
+    """The gradient of x Aᵀ, (N, Σ r)."""
+    found = [layer.back_low(dy, b) for layer, dy, (_, b) in zip(layers, dys, pairs, strict=True)]
+    return found[0] if len(found) == 1 else torch.cat(found, 1)
+
+
+def back_input(layers: Sequence[Adapted], pairs: Pairs, dys: Sequence[torch.Tensor], dlow: torch.Tensor
+               ) -> torch.Tensor:
+    """The gradient of x, summed where it arises. A rounded weight is made again: that takes less than to keep it."""
+    dx, form = None, layers[0].form
+    for layer, dy, (a, b) in zip(layers, dys, pairs, strict=True):
+        dx = layer.product_back(dy, dx) if form == "none" else through(dy, layer.merged(a, b, dy.dtype), dx)
+    return dx.addmm_(dlow, joined(pairs, dx.dtype)) if form == "none" else dx
+
+
+def back_adapters(layers: Sequence[Adapted], pairs: Pairs, dys: Sequence[torch.Tensor], dlow: torch.Tensor,
+                  x: torch.Tensor, low: torch.Tensor) -> list[torch.Tensor]:
+    """The gradients of A and B of each layer, in turn."""
+    of_a = (dlow.t() @ x).to(pairs[0][0].dtype).split([len(a) for a, _ in pairs])
+    return [gradient for layer, dy, part, da, (_, b) in zip(layers, dys, parts(low, pairs), of_a, pairs, strict=True)
+            for gradient in (da, layer.back_b(dy, part, b.dtype))]
+
+
+def paired(tensors: Sequence[torch.Tensor]) -> Pairs:
+    return list(zip(tensors[::2], tensors[1::2], strict=True))
 
 
 def through(dy: torch.Tensor, weight: torch.Tensor, into: torch.Tensor | None) -> torch.Tensor:
@@ -176,94 +212,71 @@ def flat(x: torch.Tensor) -> torch.Tensor:
 
 
 class _Linear(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x, a, b, layer):
-        with torch.autocast(x.device.type, enabled=False):
-            y, low = layer.forward(x, a, b)
-        ctx.save_for_backward(x, low, a, b)
-        ctx.layer = layer
-        return y
+    """Layers with one input: (N, in) -> (N, out) of each."""
 
     @staticmethod
-    def backward(ctx, dy):
-        x, low, a, b = ctx.saved_tensors
-        return (*ctx.layer.backward(dy.contiguous(), x, low, a, b), None)
+    def forward(ctx, x, layers, *tensors):
+        with torch.autocast(x.device.type, enabled=False):
+            out, low = ahead(layers, paired(tensors), x)
+        ctx.save_for_backward(x, low, *tensors)
+        ctx.layers = layers
+        return tuple(out)
+
+    @staticmethod
+    def backward(ctx, *dys):
+        x, low, *tensors = ctx.saved_tensors
+        given = ctx.layers, paired(tensors), [dy.contiguous() for dy in dys]
+        dlow = back_low(*given)
+        dx = back_input(*given, dlow) if ctx.needs_input_grad[0] else None
+        return dx, None, *back_adapters(*given, dlow, x, low)
 
 
 class _Dropped(torch.autograd.Function):
     """The adapter sees its input through dropout."""
 
     @staticmethod
-    def forward(ctx, x, dropped, a, b, layer):
+    def forward(ctx, x, dropped, layer, a, b):
         with torch.autocast(x.device.type, enabled=False):
-            y, low = layer.forward(x, a, b, dropped)
+            (out,), low = ahead([layer], [(a, b)], x, dropped)
         ctx.save_for_backward(dropped, low, a, b)
         ctx.layer = layer
-        return y
+        return out
 
     @staticmethod
     def backward(ctx, dy):
         dropped, low, a, b = ctx.saved_tensors
-        dlow = ctx.layer.back_low(dy, b)
-        return (ctx.layer.product_back(dy), dlow @ a.to(dy.dtype),
-                *ctx.layer.back_adapter(dy, dlow, dropped, low, a.dtype), None)
-
-
-class _Together(torch.autograd.Function):
-    """Several layers with one input: its gradient is summed where it arises."""
-
-    @staticmethod
-    def forward(ctx, x, layers, *pairs):
-        ctx.layers, out, lows = layers, [], []
-        with torch.autocast(x.device.type, enabled=False):
-            read = layers[0].read(x)
-            for layer, a, b in zip(layers, pairs[::2], pairs[1::2], strict=True):
-                y, low = layer.forward(x, a, b, read=read)
-                out.append(y)
-                lows.append(low)
-        ctx.save_for_backward(x, *lows, *pairs)
-        return tuple(out)
-
-    @staticmethod
-    def backward(ctx, *dys):
-        x, *rest = ctx.saved_tensors
-        lows, pairs = rest[:len(dys)], rest[len(dys):]
-        dx, gradients = None, []
-        for layer, dy, low, a, b in zip(ctx.layers, dys, lows, pairs[::2], pairs[1::2], strict=True):
-            dx, da, db = layer.backward(dy.contiguous(), x, low, a, b, into=dx)
-            gradients += [da, db]
-        return dx, None, *gradients
+        given = [ctx.layer], [(a, b)], [dy]
+        dlow = back_low(*given)
+        return (ctx.layer.product_back(dy), dlow @ a.to(dy.dtype), None,
+                *back_adapters(*given, dlow, dropped, low))
 
 
 class _Gated(torch.autograd.Function):
     """down(act(gate(x)) · up(x)): the product is not kept, but computed again in the backward pass."""
 
     @staticmethod
-    def forward(ctx, x, layers, act, *pairs):
-        gate, up, down = layers
+    def forward(ctx, x, layers, act, *tensors):
+        pairs = paired(tensors)
         with torch.autocast(x.device.type, enabled=False):
-            read = gate.read(x)
-            e, low_e = gate.forward(x, *pairs[0:2], read=read)
-            g, low_g = up.forward(x, *pairs[2:4], read=read)
-            y, low = down.forward(gated.forward(e, g, act), *pairs[4:6])
-        ctx.save_for_backward(x, e, g, low_e, low_g, low, *pairs)
+            (e, g), low = ahead(layers[:2], pairs[:2], x)
+            (y,), low_down = ahead(layers[2:], pairs[2:], gated.forward(e, g, act))
+        ctx.save_for_backward(x, e, g, low, low_down, *tensors)
         ctx.layers, ctx.act = layers, act
         return y
 
     @staticmethod
     def backward(ctx, dy):
-        x, e, g, low_e, low_g, low, *pairs = ctx.saved_tensors
-        gate, up, down = ctx.layers
-        dy = dy.contiguous()
-        a, b = pairs[4:6]
-        dlow = down.back_low(dy, b)
-        dh = down.back_input(dy, dlow, a, b)
+        x, e, g, low, low_down, *tensors = ctx.saved_tensors
+        pairs = paired(tensors)
+        down = ctx.layers[2:], pairs[2:], [dy.contiguous()]
+        dlow = back_low(*down)
+        dh = back_input(*down, dlow)
         h, de, dg = gated.backward(dh, e, g, ctx.act)
-        da_down, db_down = down.back_adapter(dy, dlow, h, low, a.dtype)
+        of_down = back_adapters(*down, dlow, h, low_down)
         del h, dh
-        dx, da_gate, db_gate = gate.backward(de, x, low_e, *pairs[0:2])
-        dx, da_up, db_up = up.backward(dg, x, low_g, *pairs[2:4], into=dx)
-        return dx, None, None, da_gate, db_gate, da_up, db_up, da_down, db_down
+        both = ctx.layers[:2], pairs[:2], [de, dg]
+        dlow = back_low(*both)
+        return back_input(*both, dlow), None, None, *back_adapters(*both, dlow, x, low), *of_down
 
 
 def install(model: Any, form: str = "none") -> Counter:
@@ -324,8 +337,8 @@ def _single(layer: Adapted) -> None:
         if not layer.plain or args or kwargs:
             return plain(x, *args, **kwargs)
         rows, dropout = flat(x), layer.dropout
-        out = (_Linear.apply(rows, *layer.tensors, layer) if dropout is None else
-               _Dropped.apply(rows, dropout(rows), *layer.tensors, layer))
+        out = (_Linear.apply(rows, [layer], *layer.tensors)[0] if dropout is None else
+               _Dropped.apply(rows, dropout(rows), layer, *layer.tensors))
         return out.view(*x.shape[:-1], -1)
 
     layer.module.forward = forward
@@ -340,7 +353,7 @@ def _joint(layers: list[Adapted]) -> None:
             if args or kwargs or not all(layer.plain for layer in layers):
                 return plain(x, *args, **kwargs)
             if place == 0:
-                out = _Together.apply(flat(x), layers, *(t for layer in layers for t in layer.tensors))
+                out = _Linear.apply(flat(x), layers, *(t for layer in layers for t in layer.tensors))
                 waiting.update({i: (x, y.view(*x.shape[:-1], -1)) for i, y in enumerate(out)})
             given, y = waiting.pop(place)
             if given is not x:

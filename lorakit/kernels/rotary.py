@@ -1,7 +1,7 @@
-"""Rotary positions (arXiv 2104.09864) in one pass each way, and nothing saved but the angles.
+"""Rotary positions (arXiv 2104.09864) in two passes each way, or one, and nothing saved but the angles.
 
 The plain form is `apply_rotary_pos_emb` of the model's own file: x · cos + turn(x) · sin, where turn((a, b)) = (-b, a)
-of the two halves of a head. It stays in use where it is called otherwise, and while nothing is fused.
+of the two halves of a head. It stays in use where it is called otherwise, and where nothing is trained.
 """
 
 from __future__ import annotations
@@ -19,28 +19,34 @@ NAME = "apply_rotary_pos_emb"
 
 
 @fused.one_pass
-def turned(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """(…, D), angles that broadcast to it -> (…, D)"""
+def turned(x: torch.Tensor, cos: torch.Tensor, signed: torch.Tensor) -> torch.Tensor:
+    """(…, D), angles that broadcast to it, (…, D) -> x · cos + swapped(x) · signed"""
+    return torch.addcmul(x * cos, swapped(x), signed)
+
+
+def swapped(x: torch.Tensor) -> torch.Tensor:
+    """The two halves of a head, the second first."""
     a, b = x.chunk(2, -1)
-    return x * cos + torch.cat((-b, a), -1) * sin
-
-
-@fused.one_pass
-def turned_back(dy: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """-> the gradient of x."""
-    a, b = (dy * sin).chunk(2, -1)
-    return dy * cos + torch.cat((b, -a), -1)
+    return torch.cat((b, a), -1)
 
 
 class _Turned(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, cos, sin):
-        ctx.save_for_backward(cos, sin)
-        return turned(x, cos, sin)
+    def forward(ctx, x, cos, signed):
+        ctx.save_for_backward(cos, signed)
+        return turned(x, cos, signed)
 
     @staticmethod
     def backward(ctx, dy):
-        return turned_back(dy, *ctx.saved_tensors), None, None
+        cos, signed = ctx.saved_tensors
+        return turned(dy, cos, swapped(signed)), None, None
+
+
+def rotate(q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """(B, H, N, D), (B, H_kv, N, D), angles (B, N, D) -> both, turned."""
+    a, b = sin.unsqueeze(1).chunk(2, -1)
+    cos, signed = cos.unsqueeze(1), torch.cat((-a, b), -1)  # (B, 1, N, D): one for all heads
+    return _Turned.apply(q, cos, signed), _Turned.apply(k, cos, signed)
 
 
 def install(model: Any) -> Counter:
@@ -60,16 +66,16 @@ def same(plain: Callable) -> bool:
         q, k = plain(x, x[:, :1], cos[:, 0], sin[:, 0])
     except Exception:  # another function of that name takes other things
         return False
-    mine = turned(x, cos[:, :1], sin[:, :1])
-    return q.shape == mine.shape and torch.allclose(q, mine) and torch.allclose(k, mine[:, :1])
+    mine = rotate(x, x[:, :1], cos[:, 0], sin[:, 0])
+    return all(a.shape == b.shape and torch.allclose(a, b, atol=1e-6) for a, b in zip((q, k), mine))
 
 
 def served(plain: Callable) -> Callable:
     def apply(q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, *args: Any, **kwargs: Any):
-        if args or kwargs or not fused.wanted() or cos.dtype != q.dtype or cos.shape[-1] != q.shape[-1]:
+        trained = fused.wanted() or torch.is_grad_enabled() and q.requires_grad
+        if args or kwargs or not trained or cos.dtype != q.dtype or cos.shape[-1] != q.shape[-1]:
             return plain(q, k, cos, sin, *args, **kwargs)
-        cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)  # (1, 1, N, D): one for all heads
-        return _Turned.apply(q, cos, sin), _Turned.apply(k, cos, sin)
+        return rotate(q, k, cos, sin)
 
     apply.plain = plain
     return apply

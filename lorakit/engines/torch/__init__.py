@@ -27,7 +27,7 @@ from lorakit.engines.torch.engine import DTYPES, TorchEngine
 from lorakit.engines.torch.layers import in_fp8, recompute, split_layers
 from lorakit.engines.torch.memory import packed, padded, places  # noqa: F401
 from lorakit.errors import LorakitError
-from lorakit.kernels import attention, fused, rotary, simulate
+from lorakit.kernels import attention, fused, simulate
 from lorakit.processes import Crew
 from lorakit.run import Run
 
@@ -136,8 +136,6 @@ def load(run: Run, *, adapter: str | Path | None = None, classes: Sequence[str] 
             notes["fake_quantization"] = (form, "asked for; in training and in scoring every W + s B A computes as the "
                                                 "export will round it, and so do embeddings and head")
     compiled = fused.switch(run.compile and run.method == "lora", where)
-    if compiled[0]:
-        rotary.install(model)
     if run.compile:
         notes["compile"] = compiled if run.method == "lora" else (False, "method=full trains the model's own modules")
     if run.gradient_checkpointing:  # not before: PEFT would ask for gradients of what the layers are given

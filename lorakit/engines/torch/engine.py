@@ -27,6 +27,7 @@ from lorakit.kernels import attention, lora, loss
 from lorakit.processes import Crew
 from lorakit.run import Run
 
+GRAIN = 32  # tokens to a multiple of which a pack in bf16 is filled up on a CPU: oneDNN makes a kernel for each new shape
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -66,6 +67,7 @@ class TorchEngine:
         self.notes: dict[str, tuple[Any, str]] = dict(notes or {})
         if where.type == "cpu":
             self.notes["threads"] = threads(model, run)
+        self.grain = GRAIN if where.type == "cpu" and self.autocast == torch.bfloat16 else 1
         self.packing = bool(run.packing)
         if self.packing:
             self.packing, words = self._isolates(packable, run.max_length)
@@ -162,6 +164,7 @@ class TorchEngine:
     def _forward(self, model: Any, batch: Batch, wanted: str) -> torch.Tensor:
         places = torch.from_numpy(np.flatnonzero(batch.targets)).to(self.device)
         if self.packing:
+            batch = batch.filled_up(self.grain)
             ids = torch.from_numpy(batch.ids).to(self.device)
             position = torch.from_numpy(batch.positions).to(self.device)
             keep = {"logits_to_keep": places - 1} if self.keeps_logits and wanted == "logits" else {}
@@ -334,19 +337,20 @@ class TorchEngine:
             group["lr"] = learning_rate
         self.scaler.unscale_(self.optimizer)
         gradients = [p.grad for p in self.trained.values() if p.grad is not None]
+        share = self.unit / max(count, 1)
+        norm = share * float(torch.linalg.vector_norm(torch.stack([full(torch.linalg.vector_norm(g))
+                                                                   for g in gradients])))
+        if self.clip is not None and math.isfinite(norm):
+            share *= min(1.0, self.clip / (norm + 1e-6))
         for gradient in gradients:
-            gradient.mul_(self.unit / max(count, 1))
-        norm = torch.linalg.vector_norm(torch.stack([full(torch.linalg.vector_norm(g)) for g in gradients]))
-        if self.clip is not None and torch.isfinite(norm):
-            for gradient in gradients:
-                gradient.mul_(min(1.0, self.clip / (float(norm) + 1e-6)))
+            gradient.mul_(share)
         scale = self.scaler.get_scale()
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         self.worked += sum(b.count for b in self.pending)
         self.pending.clear()
-        return float(norm), self.scaler.get_scale() < scale
+        return norm, self.scaler.get_scale() < scale
 
     def loss(self, batch: Batch) -> tuple[float, int]:
         per_document = self.predict(batch)
@@ -524,7 +528,7 @@ def make_optimizer(run: Run, parameters: list[torch.nn.Parameter]) -> torch.opti
               {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0}]
     groups = [g for g in groups if g["params"]]
     if run.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=run.learning_rate)
+        return torch.optim.AdamW(groups, lr=run.learning_rate, fused=parameters[0].device.type == "cpu")
     import bitsandbytes
 
     kind = {"adamw_8bit": "AdamW8bit", "paged_adamw_8bit": "PagedAdamW8bit", "paged_adamw_32bit": "PagedAdamW32bit"}
