@@ -645,7 +645,7 @@ def test_a_run_cut_after_early_stopping_trains_no_further(quick, overfitting, mo
 
 def test_the_best_of_the_first_update_is_good_enough(quick, overfitting):
     """After one update lora_A stands where it began; the proof is about training, not about the best."""
-    folder = finetune(overfitting.with_(learning_rate=1.0, max_updates=4, early_stopping=None))
+    folder = finetune(overfitting.with_(learning_rate=1.0, max_updates=2, early_stopping=None))
     assert folder.record["adapter_from_update"] == 1
     assert folder.record["status"] == "done"
 

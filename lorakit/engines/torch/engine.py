@@ -27,7 +27,7 @@ from lorakit.kernels import attention, lora, loss
 from lorakit.processes import Crew
 from lorakit.run import Run
 
-GRAIN = 32  # tokens to a multiple of which a pack in bf16 is filled up on a CPU: oneDNN makes a kernel for each new shape
+GRAIN = 32  # to a multiple of so many tokens a CPU's packs in bf16 are filled up: oneDNN makes a kernel for every shape
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
