@@ -70,6 +70,20 @@ def test_why_nothing_is_compiled(base, monkeypatch):
     assert full.notes["compile"] == (False, "method=full trains the model's own modules")
 
 
+def test_a_pass_that_cannot_be_compiled_goes_on_as_it_is_written(compiled):
+    def backend(graph, given):
+        raise NotImplementedError("no kernel for this")
+
+    made = []
+    call = fused.one_pass(lambda x: x.mul_(2))
+    with pytest.MonkeyPatch.context() as patch:
+        plain = torch.compile
+        patch.setattr(torch, "compile", lambda f, **more: made.append(f) or plain(f, backend=backend, **more))
+        with pytest.warns(UserWarning, match="goes on uncompiled: .*no kernel for this"):
+            assert call(torch.ones(4)).tolist() == [2.0] * 4
+        assert call(torch.ones(4)).tolist() == [2.0] * 4 and len(made) == 1
+
+
 def test_few_values_are_not_worth_a_kernel(compiled, monkeypatch):
     monkeypatch.setattr(fused, "MANY", 2**15)
     seen = []

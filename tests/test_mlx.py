@@ -197,7 +197,8 @@ def test_places_answers_and_weights_of_the_targets(base, packed):
 def test_a_leak_between_documents_is_found_at_loading(base, monkeypatch):
     monkeypatch.setattr(mlx_rows.Isolated, "make_mask", lambda self, length, **_: mx.tril(mx.ones((length, length)))
                         .astype(mx.bool_))
-    engine = load(base)
+    engine = load(base, compile=True)
+    assert engine.notes["compile"] == (False, "MLX compiles whole steps, whatever is asked for")
     assert engine.packing is False and "would see the one before it" in engine.notes["packing"][1]
 
 

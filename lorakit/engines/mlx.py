@@ -293,6 +293,8 @@ class MLXEngine:
         self.notes: dict[str, tuple[Any, str]] = {}
         if run.offload is True:
             self.notes["offload"] = (False, "the GPU and the host share one memory")
+        if run.compile:
+            self.notes["compile"] = (False, "MLX compiles whole steps, whatever is asked for")
         window = getattr(config, "sliding_window", None) or 0
         self.packing, words = self._isolates(min(run.max_length, 24 + (window if run.max_length > window else 0)))
         self.relative = self.packing  # rotary positions: rows may begin anywhere, so answers can be given together

@@ -101,6 +101,8 @@ def load(run: Run, *, adapter: str | Path | None = None, classes: Sequence[str] 
     engine.positions = room - 1  # it would cut a longer prompt without a word, and counts the last new token too
     engine.notes["loading"] = (kind.__name__, "unsloth's own kernels and gradient checkpointing" if facts.cards else
                                "unsloth's CPU mode: transformers' own model")
+    if run.compile:
+        engine.notes["compile"] = (False, "unsloth's own kernels and compiled modules stand there")
     return engine
 
 

@@ -7,6 +7,7 @@ compiler on a CPU and Triton on a card; it rounds once where the plain form roun
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -26,7 +27,12 @@ def one_pass(plain: Callable) -> Callable:
             return plain(first, *others)
         if not made:
             made.append(torch.compile(plain, dynamic=True))
-        return made[0](first, *others)
+        try:
+            return made[0](first, *others)
+        except torch._dynamo.exc.TorchDynamoException as error:  # nothing has run: kernels are made before any call
+            made[:] = [plain]
+            warnings.warn(f"{plain.__module__}.{plain.__name__} goes on uncompiled: {in_words(error)}", stacklevel=2)
+            return plain(first, *others)
 
     return call
 
@@ -48,10 +54,15 @@ def switch(wanted: bool, device: torch.device) -> tuple[bool, str]:
         if not torch.allclose(torch.compile(_trial, dynamic=True)(x), _trial(x), rtol=1e-5, atol=1e-6):
             return False, "torch.compile computes something else here"
     except Exception as error:  # no compiler, no Triton, or one that does not fit this torch: each in words of its own
-        words = (str(error).strip() or type(error).__name__).splitlines()[0]
-        return False, f"torch.compile fails here: {words}"
+        return False, f"torch.compile fails here: {in_words(error)}"
     _wanted = True
     return True, "norms, gates and rotary positions run as one loop each; the first updates wait for a compiler"
+
+
+def in_words(error: Exception) -> str:
+    """One line; that of torch.compile says first whose error it passes on."""
+    lines = [line for line in str(error).strip().splitlines() if not line.endswith("raised:")]
+    return lines[0] if lines else type(error).__name__
 
 
 def _trial(x: torch.Tensor) -> torch.Tensor:

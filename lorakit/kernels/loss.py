@@ -75,7 +75,8 @@ class _Sum(torch.autograd.Function):
                 for some, wanted in zip(found.split(few), answers[rows, None].split(few), strict=True):
                     wide = some.float()
                     total += differentiated(wide, wanted, scale, softcap, needs or trained)
-                    some.copy_(wide)
+                    if needs or trained:
+                        some.copy_(wide)
                 if needs:
                     torch.mm(found, weight, out=gradient[rows])
                 if trained:
