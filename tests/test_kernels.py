@@ -657,7 +657,10 @@ def test_packs_of_nearly_one_length_share_their_kernels(base):
         assert (total, count) == (pytest.approx(engine.loss(batch)[0], rel=1e-2), batch.count)
     assert shapes == [64, 64, 64, 32, 32, 32, 32, 32, 32]
     assert found[0] == pytest.approx(found[1], rel=1e-2) and found[0] == pytest.approx(found[2], rel=1e-2)
-    assert load(settings(base)).grain == 1
+    plain = load(settings(base))
+    plain.model.get_input_embeddings().register_forward_hook(lambda module, given, out: shapes.append(out.shape[1]))
+    plain.predict(collate(rows, range(3)))
+    assert shapes[9:] == [40]
 
 
 def test_documents_of_nearly_one_length_share_their_kernels():

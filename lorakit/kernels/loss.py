@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from lorakit.kernels import GRAIN, grain
+
 CHUNK = 2**26  # logits at a time: 128 MB in bf16
 SMALL = 2**24  # on a CPU
 CACHED = 2**18  # of those, on a CPU, as many are widened to fp32 at a time: 1 MB
@@ -50,7 +52,8 @@ def scores(hidden: torch.Tensor, weight: torch.Tensor, answers: torch.Tensor, sc
 
 def step(hidden: torch.Tensor, weight: torch.Tensor) -> int:
     """Tokens at a time."""
-    return max(16, (SMALL if hidden.device.type == "cpu" else CHUNK) // len(weight))
+    found = max(16, (SMALL if hidden.device.type == "cpu" else CHUNK) // len(weight))
+    return found - found % GRAIN or found
 
 
 def narrow(hidden: torch.Tensor, weight: torch.Tensor) -> int:
@@ -62,17 +65,19 @@ class _Sum(torch.autograd.Function):
     @staticmethod
     def forward(ctx, hidden, weight, answers, scale, softcap):
         with torch.autocast(hidden.device.type, enabled=False):
-            size, few = step(hidden, weight), narrow(hidden, weight)
+            size, few, count = step(hidden, weight), narrow(hidden, weight), len(hidden)
+            if lacking := -count % grain(hidden.device, hidden.dtype):
+                hidden = F.pad(hidden, (0, 0, 0, lacking))
             needs, trained = ctx.needs_input_grad[:2]
             weight = weight if weight.dtype == hidden.dtype else weight.to(hidden.dtype)
             gradient = torch.empty_like(hidden) if needs else None
             of_weight = torch.zeros_like(weight, dtype=torch.float32) if trained else None
             room = hidden.new_empty(min(size, len(hidden)), len(weight))
             total = torch.zeros((), dtype=torch.float32, device=hidden.device)
-            for first in range(0, len(hidden), size):
-                rows = slice(first, first + size)
+            for first in range(0, count, size):
+                rows, asked = slice(first, first + size), answers[first:first + size, None]
                 found = torch.mm(hidden[rows], weight.t(), out=room[:len(hidden[rows])])
-                for some, wanted in zip(found.split(few), answers[rows, None].split(few), strict=True):
+                for some, wanted in zip(found[:len(asked)].split(few), asked.split(few), strict=True):
                     wide = some.float()
                     total += differentiated(wide, wanted, scale, softcap, needs or trained)
                     if needs or trained:
@@ -81,7 +86,7 @@ class _Sum(torch.autograd.Function):
                     torch.mm(found, weight, out=gradient[rows])
                 if trained:
                     of_weight += (found.t() @ hidden[rows]).float()
-        ctx.save_for_backward(gradient, of_weight)
+        ctx.save_for_backward(gradient if gradient is None else gradient[:count], of_weight)
         return total
 
     @staticmethod

@@ -23,11 +23,10 @@ from lorakit.engines.torch.adapter import stacks, towers
 from lorakit.engines.torch.layers import full, recompute
 from lorakit.errors import LorakitError
 from lorakit.files import whole
-from lorakit.kernels import attention, lora, loss
+from lorakit.kernels import attention, grain, lora, loss
 from lorakit.processes import Crew
 from lorakit.run import Run
 
-GRAIN = 32  # to a multiple of so many tokens a CPU's packs in bf16 are filled up: oneDNN makes a kernel for every shape
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -67,7 +66,6 @@ class TorchEngine:
         self.notes: dict[str, tuple[Any, str]] = dict(notes or {})
         if where.type == "cpu":
             self.notes["threads"] = threads(model, run)
-        self.grain = GRAIN if where.type == "cpu" and self.autocast == torch.bfloat16 else 1
         self.packing = bool(run.packing)
         if self.packing:
             self.packing, words = self._isolates(packable, run.max_length)
@@ -164,7 +162,7 @@ class TorchEngine:
     def _forward(self, model: Any, batch: Batch, wanted: str) -> torch.Tensor:
         places = torch.from_numpy(np.flatnonzero(batch.targets)).to(self.device)
         if self.packing:
-            batch = batch.filled_up(self.grain)
+            batch = batch.filled_up(grain(self.device, self.autocast))
             ids = torch.from_numpy(batch.ids).to(self.device)
             position = torch.from_numpy(batch.positions).to(self.device)
             keep = {"logits_to_keep": places - 1} if self.keeps_logits and wanted == "logits" else {}
