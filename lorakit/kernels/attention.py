@@ -240,16 +240,15 @@ class _Short(torch.autograd.Function):
         for rows, keys, values, part in zip(*(x[0].split(lengths, dim=1) for x in (q, k, v)), out.split(lengths),
                                             strict=True):
             groups, length = len(keys), round_up(keys.shape[1])
-            rows, values = filled(rows, length), filled(values, length)
-            rows, wide = rows.view(groups, -1, *rows.shape[1:]), filled(keys, length, torch.float32).transpose(1, 2)
+            values, wide = filled(values, length), filled(keys, length, torch.float32).transpose(1, 2)
             of_documents.append(values)
             for first, last in blocks(length):
-                some = rows[:, :, first:last].reshape(groups, -1, rows.shape[-1])  # (G, S · n, D): they share a key
-                scores = scaled(some.float(), wide[:, :, :last], scale)
-                scores.view(*rows.shape[:2], -1, last)[..., first:].add_(hiding(last - first))
+                some = filled(rows[:, first:last], last - first).view(groups, -1, rows.shape[-1])
+                scores = scaled(some.float(), wide[:, :, :last], scale)  # (G, S · n, last): S heads share a key
+                scores.view(groups, -1, last - first, last)[..., first:].add_(hiding(last - first))
                 share = None
                 if sinks is None:
-                    p = torch.softmax(scores, -1, out=scores).to(q.dtype)  # (G, S · n, last)
+                    p = torch.softmax(scores, -1, out=scores).to(q.dtype)
                 else:
                     beside = sinks.float().view(groups, -1, 1, 1).expand(-1, -1, last - first, 1)
                     p = torch.softmax(torch.cat([scores, beside.reshape(groups, -1, 1)], -1), -1)
@@ -270,15 +269,14 @@ class _Short(torch.autograd.Function):
         documents = zip(*(x[0].split(ctx.lengths, dim=1) for x in (dout.transpose(1, 2), k)), of_documents,
                         *(x.split(ctx.lengths) for x in (dq, dk, dv)), strict=True)
         for d_rows, keys, values, *parts in [*documents][::-1]:
-            length = values.shape[1]
-            d_rows, keys = filled(d_rows, length), filled(keys, length)
-            d_rows, of_keys, of_values = d_rows.view(groups, -1, *d_rows.shape[1:]), None, None
+            length, of_keys, of_values = values.shape[1], None, None
+            keys = filled(keys, length)
             for first, last in blocks(length)[::-1]:  # the last block met all keys
-                d = d_rows[:, :, first:last].reshape(groups, -1, d_rows.shape[-1])
+                d = filled(d_rows[:, first:last], last - first).view(groups, -1, wide)
                 if ctx.sunk:
                     share, found = kept.pop(), kept.pop()
                     along = (d.float() * found.float()).sum(-1, keepdim=True)
-                    dsinks = dsinks - (share * along).view(groups * d_rows.shape[1], -1).sum(-1)
+                    dsinks = dsinks - (share * along).view(heads, -1).sum(-1)
                 p, some = kept.pop(), kept.pop()
                 # (dp - Σ p dp) p, in fp32 inside; a sink adds nothing to the sum, as its value is zero
                 ds = torch._softmax_backward_data(d @ values[:, :last].transpose(1, 2), p, -1, p.dtype)
