@@ -18,3 +18,9 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`"; did you mean 'rank'?"` for a near miss, else an empty string."""
     near = difflib.get_close_matches(str(name), [str(k) for k in known], n=1)
     return f"; did you mean '{near[0]}'?" if near else ""
+
+
+def first_line(error: Exception) -> str:
+    """What an error of others says, in a line. That of torch.compile names first who raised it, and then says what."""
+    lines = [line for line in str(error).strip().splitlines() if not line.endswith("raised:")]
+    return lines[0] if lines else type(error).__name__

@@ -110,3 +110,7 @@ def test_rotary_positions_of_a_models_file(compiled):
     asked = rotary.served(lambda *given, **more: "the plain one")
     assert asked(q, k, cos[..., :8], sin[..., :8]) == asked(q, k, cos, sin, unsqueeze_dim=2) == "the plain one"
     assert asked(q, k, cos, sin) != "the plain one"
+    fused.switch(False, CPU)
+    assert asked(q, k, cos, sin) != "the plain one"
+    with torch.no_grad():
+        assert asked(q, k, cos, sin) == "the plain one"

@@ -32,8 +32,7 @@ on_card = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA card
 
 @pytest.fixture(autouse=True)
 def written_by_transformers():
-    """Every file has its own functions back, so that the next test's plain form is plain."""
-    yield
+    """Every file has its own functions back, so that a test's plain form is plain."""
     for file in [vars(f) for f in sys.modules.values() if rotary.NAME in vars(f)]:
         file[rotary.NAME] = getattr(file[rotary.NAME], "plain", file[rotary.NAME])
 
@@ -665,8 +664,6 @@ def test_packs_of_nearly_one_length_share_their_kernels(base):
 
 def test_documents_of_nearly_one_length_share_their_kernels():
     """oneDNN makes a kernel for each new shape, which takes longer than the product itself."""
-    from torch.utils._python_dispatch import TorchDispatchMode
-
     seen = []
 
     class Shapes(TorchDispatchMode):

@@ -229,8 +229,9 @@ def test_a_cut_run_goes_on_and_its_adapter_is_pefts(tmp_path):
     steady = {"schedule": "constant", "warmup_ratio": 0.0, "checkpoint_every": 4}
     trained("unsloth", tmp_path / "cut", max_updates=4, **steady)
     again = trained("unsloth", tmp_path / "cut", max_updates=8, **steady)
-    whole = trained("unsloth", tmp_path / "whole", max_updates=8, **steady)
+    whole = trained("unsloth", tmp_path / "whole", max_updates=8, compile=True, **steady)
     assert again[0] == whole[0] == "done" and again[3] == whole[3]
+    assert whole[2]["compile"][0] is False and "compile" not in again[2]
     adapters = [tmp_path / name / "unsloth/adapter" for name in ("cut", "whole")]
     assert len({(a / "adapter_model.safetensors").read_bytes() for a in adapters}) == 1
     code = """

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from lorakit import base, files, machine, processes
 from lorakit.engines import decided
-from lorakit.errors import LorakitError
+from lorakit.errors import LorakitError, first_line
 from lorakit.models import Spec
 from lorakit.run import Run
 
@@ -68,7 +68,7 @@ def first(facts: Any) -> None:
     try:
         import unsloth  # noqa: F401
     except Exception as error:  # it checks its surroundings while it is imported
-        refused.append(f"unsloth cannot be imported: {(str(error).strip() or type(error).__name__).splitlines()[0]}")
+        refused.append(f"unsloth cannot be imported: {first_line(error)}")
 
 
 def load(run: Run, *, adapter: str | Path | None = None, classes: Sequence[str] = ()) -> TorchEngine:
@@ -102,7 +102,7 @@ def load(run: Run, *, adapter: str | Path | None = None, classes: Sequence[str] 
     engine.notes["loading"] = (kind.__name__, "unsloth's own kernels and gradient checkpointing" if facts.cards else
                                "unsloth's CPU mode: transformers' own model")
     if run.compile:
-        engine.notes["compile"] = (False, "unsloth's own kernels and compiled modules stand there")
+        engine.notes["compile"] = (False, "the passes that it compiles are the torch engine's; unsloth has its own")
     return engine
 
 
@@ -171,7 +171,7 @@ def with_adapter(model: Any, kind: Any, run: Run, targets: str | list[str]) -> A
     try:
         return kind.get_peft_model(model, **adapter_options(run, targets))
     except (ValueError, TypeError, RuntimeError, NotImplementedError) as error:
-        words = (str(error).strip() or type(error).__name__).splitlines()[0]
+        words = first_line(error)
         raise LorakitError(f"target_modules={targets!r}: unsloth cannot make the adapters: {words}; or use another "
                            "engine") from None
 
@@ -201,6 +201,6 @@ def put(model: Any, adapter: Path, run: Run) -> None:
         if lost:
             raise ValueError(f"'{lost[0]}' is in one only")
     except Exception as error:  # PEFT checks little: damaged files raise almost anything
-        words = (str(error).strip() or type(error).__name__).splitlines()[0]
+        words = first_line(error)
         raise LorakitError(f"{adapter}: the adapter cannot be loaded onto {run.model}: {words}. Was it made for "
                            "another base? Else start the run again under another name") from None

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from lorakit import base
-from lorakit.errors import LorakitError
+from lorakit.errors import LorakitError, first_line
 from lorakit.export import DEFAULT_BOUNDS, Source
 
 USE, LIBRARY, LABELS = "{kind}.from_pretrained({name!r})", "transformers", True
@@ -96,7 +96,7 @@ def with_update(model: Any, adapter: Path, dtype: Any, name: str) -> Any:
     try:
         tuned = PeftModel.from_pretrained(model, str(adapter))
     except Exception as error:  # PEFT checks little
-        words = (str(error).strip() or type(error).__name__).splitlines()[0]
+        words = first_line(error)
         raise LorakitError(f"{adapter}: the adapter cannot be loaded onto {name}: {words}. Was it made for another "
                            "base? Put the run's own adapter back") from None
     layers = [m for m in tuned.modules() if isinstance(m, BaseTunerLayer)]

@@ -264,15 +264,15 @@ class _Short(torch.autograd.Function):
     def backward(ctx, dout):
         k, *kept = ctx.saved_tensors
         of_documents, kept, dsinks = kept[:len(ctx.lengths)], kept[len(ctx.lengths):], 0.0
-        (_, count, heads, wide), (_, groups, _, narrow) = dout.shape, k.shape
-        dq, dk, dv = (k.new_empty(count, *s) for s in ((heads, narrow), (groups, narrow), (groups, wide)))
+        (_, count, heads, width), (_, groups, _, of_key) = dout.shape, k.shape
+        dq, dk, dv = (k.new_empty(count, *s) for s in ((heads, of_key), (groups, of_key), (groups, width)))
         documents = zip(*(x[0].split(ctx.lengths, dim=1) for x in (dout.transpose(1, 2), k)), of_documents,
                         *(x.split(ctx.lengths) for x in (dq, dk, dv)), strict=True)
         for d_rows, keys, values, *parts in [*documents][::-1]:
             length, of_keys, of_values = values.shape[1], None, None
             keys = filled(keys, length)
             for first, last in blocks(length)[::-1]:  # the last block met all keys
-                d = filled(d_rows[:, first:last], last - first).view(groups, -1, wide)
+                d = filled(d_rows[:, first:last], last - first).view(groups, -1, width)
                 if ctx.sunk:
                     share, found = kept.pop(), kept.pop()
                     along = (d.float() * found.float()).sum(-1, keepdim=True)
@@ -306,9 +306,8 @@ def filled(x: torch.Tensor, length: int, dtype: torch.dtype | None = None) -> to
 
 def into(part: torch.Tensor, block: torch.Tensor, first: int, last: int) -> None:
     """A block (G, S · n, D) of a document into its place in (T, H, D); what was filled up is left out."""
-    count = max(0, min(last, len(part)) - first)
-    block = block.view(part.shape[1], last - first, -1)
-    part[first:first + count].copy_(block[:, :count].transpose(0, 1))
+    place, block = part[first:last], block.view(part.shape[1], last - first, -1)
+    place.copy_(block[:, :len(place)].transpose(0, 1))
 
 
 def scaled(a, b, scale):

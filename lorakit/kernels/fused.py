@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from lorakit.errors import first_line
+
 MANY = 2**15  # values of the first argument from which a kernel's call pays
 _wanted = False
 
@@ -31,7 +33,7 @@ def one_pass(plain: Callable) -> Callable:
             return made[0](first, *others)
         except torch._dynamo.exc.TorchDynamoException as error:  # nothing has run: kernels are made before any call
             made[:] = [plain]
-            warnings.warn(f"{plain.__module__}.{plain.__name__} goes on uncompiled: {in_words(error)}", stacklevel=2)
+            warnings.warn(f"{plain.__module__}.{plain.__name__} goes on uncompiled: {first_line(error)}", stacklevel=2)
             return plain(first, *others)
 
     return call
@@ -54,15 +56,9 @@ def switch(wanted: bool, device: torch.device) -> tuple[bool, str]:
         if not torch.allclose(torch.compile(_trial, dynamic=True)(x), _trial(x), rtol=1e-5, atol=1e-6):
             return False, "torch.compile computes something else here"
     except Exception as error:  # no compiler, no Triton, or one that does not fit this torch: each in words of its own
-        return False, f"torch.compile fails here: {in_words(error)}"
+        return False, f"torch.compile fails here: {first_line(error)}"
     _wanted = True
     return True, "norms, gates and rotary positions run as one loop each; the first updates wait for a compiler"
-
-
-def in_words(error: Exception) -> str:
-    """One line; that of torch.compile says first whose error it passes on."""
-    lines = [line for line in str(error).strip().splitlines() if not line.endswith("raised:")]
-    return lines[0] if lines else type(error).__name__
 
 
 def _trial(x: torch.Tensor) -> torch.Tensor:

@@ -72,8 +72,8 @@ def same(plain: Callable) -> bool:
 
 def served(plain: Callable) -> Callable:
     def apply(q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, *args: Any, **kwargs: Any):
-        trained = fused.wanted() or (torch.is_grad_enabled() and q.requires_grad)
-        if args or kwargs or not trained or cos.dtype != q.dtype or cos.shape[-1] != q.shape[-1]:
+        pays = fused.wanted() or (torch.is_grad_enabled() and q.requires_grad)
+        if args or kwargs or not pays or cos.dtype != q.dtype or cos.shape[-1] != q.shape[-1]:
             return plain(q, k, cos, sin, *args, **kwargs)
         return rotate(q, k, cos, sin)
 

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from lorakit import models
-from lorakit.errors import LorakitError
+from lorakit.errors import LorakitError, first_line
 from lorakit.run import Run
 
 
@@ -27,7 +27,7 @@ def with_adapter(model: Any, run: Run, spec: Any, adapter: str | Path | None, he
                     raise FileNotFoundError(f"{name} is missing")
             return PeftModel.from_pretrained(model, str(adapter))
         except Exception as error:  # PEFT checks little: damaged files raise almost anything
-            words = (str(error).strip() or type(error).__name__).splitlines()[0]
+            words = first_line(error)
             raise LorakitError(f"{adapter}: the adapter cannot be loaded onto {run.model}: {words}. Was it made for "
                                "another base? Else start the run again under another name") from None
     targets = targeted(model, run, spec)

@@ -526,7 +526,8 @@ def make_optimizer(run: Run, parameters: list[torch.nn.Parameter]) -> torch.opti
               {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0}]
     groups = [g for g in groups if g["params"]]
     if run.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=run.learning_rate, fused=parameters[0].device.type == "cpu")
+        on_cpu = parameters[0].device.type == "cpu"  # on a card a fused one takes the scaler's skipping into its hands
+        return torch.optim.AdamW(groups, lr=run.learning_rate, fused=on_cpu)
     import bitsandbytes
 
     kind = {"adamw_8bit": "AdamW8bit", "paged_adamw_8bit": "PagedAdamW8bit", "paged_adamw_32bit": "PagedAdamW32bit"}
