@@ -15,7 +15,9 @@ import tempfile
 import time
 from pathlib import Path
 
-os.environ["OMP_NUM_THREADS"] = "1"  # before torch: two threads on a shared machine swing by ten times
+os.environ["OMP_NUM_THREADS"] = (
+    "1"  # before torch: two threads on a shared machine swing by ten times
+)
 
 import numpy as np
 import peers
@@ -27,28 +29,56 @@ from lorakit.kernels import lora
 
 
 def main() -> None:
-    found = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    found = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     found.add_argument("--shape", default="40m", choices=peers.SHAPES)
     found.add_argument("--rows", type=int, default=16)
-    found.add_argument("--tokens", type=int, nargs="+", default=[32, 128], help="new ones of each answer")
+    found.add_argument(
+        "--tokens", type=int, nargs="+", default=[32, 128], help="new ones of each answer"
+    )
     found.add_argument("--repeats", type=int, default=3)
     given = found.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         peers.lay(Path(folder), given.shape, "synthetic", given.rows, 1, "alpaca")
-        engine = load(Run(model=f"{folder}/base", data="-", precision="bf16", quantization="none", rank=peers.RANK,
-                          alpha=peers.RANK, target_modules=peers.TARGETS, gradient_checkpointing=False, packing=True,
-                          max_length=peers.LONGEST, micro_batch_size=8, micro_batch_tokens=4096))
+        engine = load(
+            Run(
+                model=f"{folder}/base",
+                data="-",
+                precision="bf16",
+                quantization="none",
+                rank=peers.RANK,
+                alpha=peers.RANK,
+                target_modules=peers.TARGETS,
+                gradient_checkpointing=False,
+                packing=True,
+                max_length=peers.LONGEST,
+                micro_batch_size=8,
+                micro_batch_tokens=4096,
+            )
+        )
     rng = np.random.default_rng(0)
-    prompts = [rng.integers(200, 4000, n).tolist() for n in sorted(rng.integers(60, 101, given.rows))]
+    prompts = [
+        rng.integers(200, 4000, n).tolist() for n in sorted(rng.integers(60, 101, given.rows))
+    ]
 
     def plain(length: int) -> list[list[int]]:
         with torch.no_grad(), engine._evaluating(), lora.as_peft():
-            return [engine.model.generate(input_ids=torch.tensor([p]), attention_mask=torch.ones(1, len(p)).long(),
-                                          max_new_tokens=length, do_sample=False)[0, len(p):].tolist()
-                    for p in prompts]
+            return [
+                engine.model.generate(
+                    input_ids=torch.tensor([p]),
+                    attention_mask=torch.ones(1, len(p)).long(),
+                    max_new_tokens=length,
+                    do_sample=False,
+                )[0, len(p) :].tolist()
+                for p in prompts
+            ]
 
-    ways = {"together": lambda n: engine.generate(prompts, n, []),
-            "alone": lambda n: [engine.generate([p], n, [])[0] for p in prompts], "plain": plain}
+    ways = {
+        "together": lambda n: engine.generate(prompts, n, []),
+        "alone": lambda n: [engine.generate([p], n, [])[0] for p in prompts],
+        "plain": plain,
+    }
     engine.model.generation_config.eos_token_id = None
     ways["together"](2)
     for length in given.tokens:
@@ -59,8 +89,14 @@ def main() -> None:
                 assert [len(a) for a in answers(length)] == [length] * given.rows
                 spent[way].append(time.process_time() - begin)
         median = {way: statistics.median(times) for way, times in spent.items()}
-        print(f"{length} tokens: " + ", ".join(f"{way} {s:.2f} s ({min(spent[way]):.2f}-{max(spent[way]):.2f}), "
-                                               f"{s / median['together']:.1f}x" for way, s in median.items()))
+        print(
+            f"{length} tokens: "
+            + ", ".join(
+                f"{way} {s:.2f} s ({min(spent[way]):.2f}-{max(spent[way]):.2f}), "
+                f"{s / median['together']:.1f}x"
+                for way, s in median.items()
+            )
+        )
 
 
 if __name__ == "__main__":

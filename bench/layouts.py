@@ -21,8 +21,13 @@ def curve(run: Run) -> list[dict]:
     run, _ = plan.resolve(run, machine.facts())
     engine = registry.load("engines", run.engine).load(run)
     lines: list[dict] = []
-    train(engine, batches_of(prepare(run).rows["train"], run, engine.packing), State(),
-          lambda update: run.learning_rate, lambda state, line: lines.append(line))
+    train(
+        engine,
+        batches_of(prepare(run).rows["train"], run, engine.packing),
+        State(),
+        lambda update: run.learning_rate,
+        lambda state, line: lines.append(line),
+    )
     engine.close()
     return lines
 
@@ -35,18 +40,36 @@ def main() -> None:
     given = options.parse_args()
     curves = {}
     for size, packing in LAYOUTS:
-        curves[f"{size}×{8 // size} {'packed' if packing else 'padded'}"] = curve(Run(
-            model=given.model, data=given.data, max_length=256, rank=8, alpha=16, learning_rate=1e-3,
-            global_batch_size=8, micro_batch_size=size, packing=packing, quantization="none", precision="fp32",
-            max_updates=30))
+        curves[f"{size}×{8 // size} {'packed' if packing else 'padded'}"] = curve(
+            Run(
+                model=given.model,
+                data=given.data,
+                max_length=256,
+                rank=8,
+                alpha=16,
+                learning_rate=1e-3,
+                global_batch_size=8,
+                micro_batch_size=size,
+                packing=packing,
+                quantization="none",
+                precision="fp32",
+                max_updates=30,
+            )
+        )
     reference = next(iter(curves.values()))
-    print(f"{'layout':<12} {'update 1':>10} {'update 30':>10} {'largest difference':>20} {'target tokens/s':>16}")
+    print(
+        f"{'layout':<12} {'update 1':>10} {'update 30':>10} {'largest difference':>20} {'target tokens/s':>16}"
+    )
     for name, lines in curves.items():
         off = max(abs(a["loss"] - b["loss"]) for a, b in zip(lines, reference, strict=True))
         speed = sum(x["target_tokens"] for x in lines) / sum(x["seconds"] for x in lines)
-        print(f"{name:<12} {lines[0]['loss']:10.6f} {lines[-1]['loss']:10.6f} {off:20.1e} {speed:16,.0f}")
+        print(
+            f"{name:<12} {lines[0]['loss']:10.6f} {lines[-1]['loss']:10.6f} {off:20.1e} {speed:16,.0f}"
+        )
     given.out.parent.mkdir(parents=True, exist_ok=True)
-    given.out.write_text(json.dumps({n: [x["loss"] for x in lines] for n, lines in curves.items()}, indent=1))
+    given.out.write_text(
+        json.dumps({n: [x["loss"] for x in lines] for n, lines in curves.items()}, indent=1)
+    )
 
 
 if __name__ == "__main__":

@@ -39,8 +39,16 @@ Trained = Callable[[], tuple[list[float], int]]  # trains; (loss of each update,
 def ours(engine: Any, batches: Batches, run: Run) -> Trained:
     def go() -> tuple[list[float], int]:
         lines: list[dict] = []
-        train(engine, batches, State(), lambda update: run.learning_rate, lambda state, line: lines.append(line))
-        return [x["loss"] for x in lines], sum(len(b.ids) for u in range(len(batches)) for b in batches[u])
+        train(
+            engine,
+            batches,
+            State(),
+            lambda update: run.learning_rate,
+            lambda state, line: lines.append(line),
+        )
+        return [x["loss"] for x in lines], sum(
+            len(b.ids) for u in range(len(batches)) for b in batches[u]
+        )
 
     return go
 
@@ -58,13 +66,28 @@ def theirs(engine: Any, batches: Batches, run: Run, own_order: bool) -> Trained:
         convert.quantize(model)
     model.set_dtype({"fp32": mx.float32, "bf16": mx.bfloat16}[run.precision])
     model.freeze()
-    linear_to_lora_layers(model, 0, {"rank": run.rank, "scale": run.alpha / run.rank, "dropout": 0.0,
-                                     "keys": list(engine.layers)})
-    begin = [(f"{name}.lora_{k.lower()}", layer[f"lora_{k}"].T) for name, layer in engine.layers.items() for k in "AB"]
+    linear_to_lora_layers(
+        model,
+        0,
+        {
+            "rank": run.rank,
+            "scale": run.alpha / run.rank,
+            "dropout": 0.0,
+            "keys": list(engine.layers),
+        },
+    )
+    begin = [
+        (f"{name}.lora_{k.lower()}", layer[f"lora_{k}"].T)
+        for name, layer in engine.layers.items()
+        for k in "AB"
+    ]
     model.load_weights(begin, strict=False)
     engine.close()
     mx.eval(model.parameters())
-    rows = [(np.asarray(row["ids"]).tolist(), int(np.flatnonzero(row["targets"])[0])) for row in batches.rows]
+    rows = [
+        (np.asarray(row["ids"]).tolist(), int(np.flatnonzero(row["targets"])[0]))
+        for row in batches.rows
+    ]
     tokens: list[int] = []
 
     def same_rows(*args: Any, **kwargs: Any) -> Iterator[tuple[mx.array, mx.array]]:
@@ -83,21 +106,43 @@ def theirs(engine: Any, batches: Batches, run: Run, own_order: bool) -> Trained:
             yield ids, places - mx.array([0, 1])
 
     losses: list[float] = []
-    watch = type("Watch", (), {"on_train_loss_report": lambda self, line: losses.append(line["train_loss"]),
-                               "on_val_loss_report": lambda self, line: None})()
-    given = TrainingArgs(batch_size=run.global_batch_size, iters=len(batches), steps_per_report=1, steps_per_save=10**9,
-                         max_seq_length=run.max_length + PAD_TO, adapter_file="/dev/null",
-                         grad_checkpoint=run.gradient_checkpointing is True)
+    watch = type(
+        "Watch",
+        (),
+        {
+            "on_train_loss_report": lambda self, line: losses.append(line["train_loss"]),
+            "on_val_loss_report": lambda self, line: None,
+        },
+    )()
+    given = TrainingArgs(
+        batch_size=run.global_batch_size,
+        iters=len(batches),
+        steps_per_report=1,
+        steps_per_save=10**9,
+        max_seq_length=run.max_length + PAD_TO,
+        adapter_file="/dev/null",
+        grad_checkpoint=run.gradient_checkpointing is True,
+    )
 
     def go() -> tuple[list[float], int]:
-        mlx_train(model, AdamW(run.learning_rate, weight_decay=0.0, bias_correction=True), rows, args=given,
-                  iterate_batches=sorted_rows if own_order else same_rows, training_callback=watch)
+        mlx_train(
+            model,
+            AdamW(run.learning_rate, weight_decay=0.0, bias_correction=True),
+            rows,
+            args=given,
+            iterate_batches=sorted_rows if own_order else same_rows,
+            training_callback=watch,
+        )
         return losses, sum(tokens)
 
     return go
 
 
-WAYS = {"ours": ours, "theirs": partial(theirs, own_order=False), "theirs sorted": partial(theirs, own_order=True)}
+WAYS = {
+    "ours": ours,
+    "theirs": partial(theirs, own_order=False),
+    "theirs sorted": partial(theirs, own_order=True),
+}
 
 
 def one(run: Run, way: str) -> dict[str, Any]:
@@ -112,8 +157,13 @@ def one(run: Run, way: str) -> dict[str, Any]:
     start = clock()
     losses, tokens = go()
     seconds = clock() - start
-    return {"losses": losses, "tokens_per_second": tokens / seconds, "seconds": seconds, "tokens": tokens,
-            "memory": mx.get_peak_memory()}
+    return {
+        "losses": losses,
+        "tokens_per_second": tokens / seconds,
+        "seconds": seconds,
+        "tokens": tokens,
+        "memory": mx.get_peak_memory(),
+    }
 
 
 def main() -> None:
@@ -128,16 +178,30 @@ def main() -> None:
     options.add_argument("--out", type=Path, default=Path("outputs/bench/mlx.json"))
     options.add_argument("--way", choices=WAYS, help="one run of one way, as JSON")
     given = options.parse_args()
-    run = Run(model=given.model, data=given.data, engine="mlx", max_length=given.max_length, rank=8,
-              alpha=16, learning_rate=1e-3, global_batch_size=8, max_grad_norm=None, quantization=given.quantization,
-              precision=given.precision, max_updates=given.updates, gradient_checkpointing=False)
+    run = Run(
+        model=given.model,
+        data=given.data,
+        engine="mlx",
+        max_length=given.max_length,
+        rank=8,
+        alpha=16,
+        learning_rate=1e-3,
+        global_batch_size=8,
+        max_grad_norm=None,
+        quantization=given.quantization,
+        precision=given.precision,
+        max_updates=given.updates,
+        gradient_checkpointing=False,
+    )
     if given.way:
         print(json.dumps(one(run, given.way)))
         return
     found: dict[str, list[dict]] = {way: [] for way in WAYS}
     for _ in range(given.repeats):
         for way, runs in found.items():
-            said = subprocess.run([sys.executable, *sys.argv, "--way", way], capture_output=True, text=True)
+            said = subprocess.run(
+                [sys.executable, *sys.argv, "--way", way], capture_output=True, text=True
+            )
             if said.returncode:
                 sys.exit(said.stderr)
             runs.append(json.loads(said.stdout.strip().splitlines()[-1]))
@@ -150,13 +214,17 @@ def report(found: dict[str, list[dict]]) -> None:
     def median(way: str, name: str) -> float:
         return statistics.median(run[name] for run in found[way])
 
-    print(f"{'':<14} {'tokens/s':>10} {'times':>7} {'peak MB':>9} {'first loss':>11} {'last loss':>10} {'off':>8}")
+    print(
+        f"{'':<14} {'tokens/s':>10} {'times':>7} {'peak MB':>9} {'first loss':>11} {'last loss':>10} {'off':>8}"
+    )
     for way, runs in found.items():
         losses, mine = runs[0]["losses"], found["ours"][0]["losses"]
         off = max(abs(a - b) for a, b in zip(losses, mine, strict=True))
-        print(f"{way:<14} {median(way, 'tokens_per_second'):10,.0f} "
-              f"{median('ours', 'tokens_per_second') / median(way, 'tokens_per_second'):7.2f} "
-              f"{median(way, 'memory') / 1e6:9.1f} {losses[0]:11.5f} {losses[-1]:10.5f} {off:8.1e}")
+        print(
+            f"{way:<14} {median(way, 'tokens_per_second'):10,.0f} "
+            f"{median('ours', 'tokens_per_second') / median(way, 'tokens_per_second'):7.2f} "
+            f"{median(way, 'memory') / 1e6:9.1f} {losses[0]:11.5f} {losses[-1]:10.5f} {off:8.1e}"
+        )
 
 
 if __name__ == "__main__":

@@ -48,13 +48,18 @@ def cpu(process: psutil.Process) -> float:
     return used.user + used.system
 
 
-def turn(client, kernel: psutil.Process, training: psutil.Process, folder, how: str, seconds: float) -> dict:
+def turn(
+    client, kernel: psutil.Process, training: psutil.Process, folder, how: str, seconds: float
+) -> dict:
     """CPU seconds of both processes and updates done in one turn."""
+
     def now() -> tuple[float, float, float, int]:
         return time.monotonic(), cpu(kernel), cpu(training), folder.history()[0][-1]["update"]
 
     before = now()
-    client.execute_interactive(f"{how}({seconds})", timeout=10 * seconds, output_hook=lambda _: None)
+    client.execute_interactive(
+        f"{how}({seconds})", timeout=10 * seconds, output_hook=lambda _: None
+    )
     wall, watcher, trained, updates = (b - a for a, b in zip(before, now(), strict=True))
     return {"how": how, "watcher": watcher / wall, "cpu": trained / updates, "wall": wall / updates}
 
@@ -62,18 +67,31 @@ def turn(client, kernel: psutil.Process, training: psutil.Process, folder, how: 
 def measured(turns: int, seconds: float, updates: int = 100_000_000) -> list[dict]:
     data = str(ROOT / "data/triage.jsonl")
     with tempfile.TemporaryDirectory() as home:
-        run = lorakit.Run(name="watched", model="tiny", data=data, output_dir=home, max_updates=updates,
-                          quantization="none", validate_every=0, checkpoint_every=updates)
+        run = lorakit.Run(
+            name="watched",
+            model="tiny",
+            data=data,
+            output_dir=home,
+            max_updates=updates,
+            quantization="none",
+            validate_every=0,
+            checkpoint_every=updates,
+        )
         job = lorakit.launch(run)
         manager, client = start_new_kernel(cwd=str(ROOT))
         try:
             while not job.folder.history()[0]:
                 time.sleep(0.5)
-            client.execute_interactive(SETUP.format(folder=str(run.folder), data=data, home=home), timeout=300)
+            client.execute_interactive(
+                SETUP.format(folder=str(run.folder), data=data, home=home), timeout=300
+            )
             kernel = psutil.Process(manager.provisioner.pid)
             training = psutil.Process(job.folder.record["pid"])
             order = ["alone", "panel", "alone", "page"]
-            return [turn(client, kernel, training, job.folder, order[i % 4], seconds) for i in range(-4, turns)][4:]
+            return [
+                turn(client, kernel, training, job.folder, order[i % 4], seconds)
+                for i in range(-4, turns)
+            ][4:]
         finally:
             client.stop_channels()
             manager.shutdown_kernel(now=True)
@@ -85,7 +103,9 @@ def main(turns: int = 24, seconds: int = 20) -> None:
     print(f"{'':10}{'watcher, CPU':>14}{'training, CPU ms/update':>26}{'wall ms/update':>18}")
     for how in ("alone", "panel", "page"):
         rows = [row for row in found if row["how"] == how]
-        watcher, used, wall = (statistics.median(row[name] for row in rows) for name in ("watcher", "cpu", "wall"))
+        watcher, used, wall = (
+            statistics.median(row[name] for row in rows) for name in ("watcher", "cpu", "wall")
+        )
         print(f"{how:10}{100 * watcher:>12.2f} %{1000 * used:>26.2f}{1000 * wall:>18.2f}")
 
 

@@ -22,7 +22,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", UNSLOTH_DISABLE_STATISTICS="1")
+os.environ.update(
+    HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", UNSLOTH_DISABLE_STATISTICS="1"
+)
 warnings.filterwarnings("ignore")
 if any(word.startswith("unsloth") for word in sys.argv):
     import unsloth  # before transformers and peft
@@ -30,18 +32,56 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
 SHAPES = {
-    "10m": {"hidden_size": 256, "intermediate_size": 704, "num_hidden_layers": 4, "num_attention_heads": 4,
-            "num_key_value_heads": 2, "vocab_size": 16000, "tie_word_embeddings": True},
-    "40m": {"hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 8, "num_attention_heads": 8,
-            "num_key_value_heads": 4, "vocab_size": 32000, "tie_word_embeddings": True},
-    "1b": {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "num_attention_heads": 32,
-           "num_key_value_heads": 8, "vocab_size": 128256, "tie_word_embeddings": True},
-    "3.8b": {"hidden_size": 3072, "intermediate_size": 8192, "num_hidden_layers": 32, "num_attention_heads": 32,
-             "num_key_value_heads": 32, "vocab_size": 32064, "tie_word_embeddings": False},
-    "8b": {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32,
-           "num_key_value_heads": 8, "vocab_size": 128256, "tie_word_embeddings": False},
+    "10m": {
+        "hidden_size": 256,
+        "intermediate_size": 704,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "vocab_size": 16000,
+        "tie_word_embeddings": True,
+    },
+    "40m": {
+        "hidden_size": 512,
+        "intermediate_size": 1408,
+        "num_hidden_layers": 8,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "vocab_size": 32000,
+        "tie_word_embeddings": True,
+    },
+    "1b": {
+        "hidden_size": 2048,
+        "intermediate_size": 8192,
+        "num_hidden_layers": 16,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "vocab_size": 128256,
+        "tie_word_embeddings": True,
+    },
+    "3.8b": {
+        "hidden_size": 3072,
+        "intermediate_size": 8192,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 32,
+        "vocab_size": 32064,
+        "tie_word_embeddings": False,
+    },
+    "8b": {
+        "hidden_size": 4096,
+        "intermediate_size": 14336,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "vocab_size": 128256,
+        "tie_word_embeddings": False,
+    },
 }
-FILES = {"instruction_small": "instruction_small/instruction-data.json", "gsm8k": "gsm8k/train_first3000.jsonl"}
+FILES = {
+    "instruction_small": "instruction_small/instruction-data.json",
+    "gsm8k": "gsm8k/train_first3000.jsonl",
+}
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 RANK, WARM, LONGEST, SHOWN = 16, 2, 1024, 5  # SHOWN: updates after which gradients are compared
 CARD = torch.cuda.is_available()
@@ -51,7 +91,9 @@ DEVICE = "cuda" if CARD else "cpu"
 # What is trained, on what
 
 
-def lay(folder: Path, shape: str, rows: str, size: int, updates: int, lengths: str, rate: float) -> None:
+def lay(
+    folder: Path, shape: str, rows: str, size: int, updates: int, lengths: str, rate: float
+) -> None:
     """Into `folder`: a Llama of random weights in bf16 with lorakit's tokenizer, and the rows of all updates."""
     from transformers import AutoModelForCausalLM, LlamaConfig
 
@@ -60,8 +102,14 @@ def lay(folder: Path, shape: str, rows: str, size: int, updates: int, lengths: s
     from lorakit.batches import Batches
 
     tok, _ = tokenizer("tiny")
-    config = LlamaConfig(**SHAPES[shape], max_position_embeddings=4096, initializer_range=0.02, bos_token_id=None,
-                         eos_token_id=tok.eos_token_id, pad_token_id=tok.pad_token_id)
+    config = LlamaConfig(
+        **SHAPES[shape],
+        max_position_embeddings=4096,
+        initializer_range=0.02,
+        bos_token_id=None,
+        eos_token_id=tok.eos_token_id,
+        pad_token_id=tok.pad_token_id,
+    )
     torch.manual_seed(0)
     with torch.device(DEVICE):
         model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
@@ -71,20 +119,48 @@ def lay(folder: Path, shape: str, rows: str, size: int, updates: int, lengths: s
         found = learnable(size * updates, config.vocab_size, lengths)
     else:
         file = Path(os.environ["LORAKIT_TEST_DATA"]) / FILES[rows]
-        found = [{"ids": r["ids"].tolist(), "targets": r["targets"].tolist()} for r in prepare(
-            Run(model=str(folder / "base"), data=str(file), max_length=LONGEST)).rows["train"]]
-    order = Batches(found, np.array([len(r["ids"]) for r in found]), global_batch_size=size, micro_batch_size=size,
-                    micro_batch_tokens=10**9, packing=True, seed=0, epochs=1, max_updates=updates)
+        found = [
+            {"ids": r["ids"].tolist(), "targets": r["targets"].tolist()}
+            for r in prepare(
+                Run(model=str(folder / "base"), data=str(file), max_length=LONGEST)
+            ).rows["train"]
+        ]
+    order = Batches(
+        found,
+        np.array([len(r["ids"]) for r in found]),
+        global_batch_size=size,
+        micro_batch_size=size,
+        micro_batch_tokens=10**9,
+        packing=True,
+        seed=0,
+        epochs=1,
+        max_updates=updates,
+    )
     (folder / "rows.json").write_text(json.dumps(found))
-    (folder / "order.json").write_text(json.dumps([order.indices(u).tolist() for u in range(updates)]))
-    (folder / "work.json").write_text(json.dumps({
-        "size": size, "rate": rate, "matrices": matrices(config), "device": DEVICE, "versions": versions(),
-        "machine": torch.cuda.get_device_name() if CARD else processor()}))
+    (folder / "order.json").write_text(
+        json.dumps([order.indices(u).tolist() for u in range(updates)])
+    )
+    (folder / "work.json").write_text(
+        json.dumps(
+            {
+                "size": size,
+                "rate": rate,
+                "matrices": matrices(config),
+                "device": DEVICE,
+                "versions": versions(),
+                "machine": torch.cuda.get_device_name() if CARD else processor(),
+            }
+        )
+    )
 
 
 def versions() -> dict[str, str]:
     found = {d.name: d.version for d in metadata.distributions()}
-    return {n: found[n] for n in ("torch", "transformers", "peft", "trl", "bitsandbytes", "unsloth") if n in found}
+    return {
+        n: found[n]
+        for n in ("torch", "transformers", "peft", "trl", "bitsandbytes", "unsloth")
+        if n in found
+    }
 
 
 def processor() -> str:
@@ -92,7 +168,10 @@ def processor() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return platform.processor() or platform.machine()
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+    return next(
+        (line.split(":")[1].strip() for line in lines if line.startswith("model name")),
+        platform.machine(),
+    )
 
 
 def learnable(count: int, vocabulary: int, lengths: str) -> list[dict]:
@@ -102,8 +181,12 @@ def learnable(count: int, vocabulary: int, lengths: str) -> list[dict]:
         n = 2048 if lengths == "full" else int(np.clip(rng.lognormal(5.05, 0.65), 24, LONGEST))
         asked = int(0.4 * n)
         answer = 10 * (1 + (rng.integers(16) + np.arange(n - asked)) % 16)
-        rows.append({"ids": [*rng.integers(200, vocabulary, asked).tolist(), *answer.tolist()],
-                     "targets": [False] * asked + [True] * (n - asked)})
+        rows.append(
+            {
+                "ids": [*rng.integers(200, vocabulary, asked).tolist(), *answer.tolist()],
+                "targets": [False] * asked + [True] * (n - asked),
+            }
+        )
     return rows
 
 
@@ -118,7 +201,11 @@ class Work:
     """What is to be done, and what was seen of it."""
 
     def __init__(self, given: argparse.Namespace):
-        self.folder, self.name, self.count = given.folder, given.name or given.variant, given.updates
+        self.folder, self.name, self.count = (
+            given.folder,
+            given.name or given.variant,
+            given.updates,
+        )
         self.base, self.profiled = str(given.folder / "base"), given.profile
         self.facts = json.loads((given.folder / "work.json").read_text())
         self.size, self.rate = self.facts["size"], self.facts["rate"]
@@ -128,14 +215,16 @@ class Work:
         if given.groups:  # the rows of each update as a peer has put them together
             self.updates = json.loads(given.groups.read_text())
         else:
-            self.updates = [[self.rows[i] for i in chosen] for chosen in self.order[:self.count]]
+            self.updates = [[self.rows[i] for i in chosen] for chosen in self.order[: self.count]]
         self.losses: list[float] = []
         self.tokens: list[int] = []
         self.clock: list[float] = []
         self.groups: list[list[dict]] = []  # what a peer has regrouped
         self.more: dict[str, Any] = {}
 
-    def gradients(self, trained: dict[str, torch.Tensor], backward: Callable[[list[dict]], Any]) -> None:
+    def gradients(
+        self, trained: dict[str, torch.Tensor], backward: Callable[[list[dict]], Any]
+    ) -> None:
         """After a run: those of the next rows, where the reference's adapters stood after so many updates."""
         from safetensors.torch import load_file, save_file
 
@@ -146,16 +235,20 @@ class Work:
             trained[name].data.copy_(value)
             trained[name].grad = None
         backward([self.rows[i] for i in self.order[SHOWN]])
-        save_file({n: p.grad.float().cpu().contiguous() for n, p in trained.items()},
-                  self.folder / f"{self.name}.safetensors")
+        save_file(
+            {n: p.grad.float().cpu().contiguous() for n, p in trained.items()},
+            self.folder / f"{self.name}.safetensors",
+        )
 
     def stand(self, trained: dict[str, torch.Tensor]) -> None:
         """Keeps the reference's adapters."""
         if self.name == "reference" and len(self.clock) == SHOWN:
             from safetensors.torch import save_file
 
-            save_file({n: p.detach().cpu().contiguous() for n, p in trained.items()},
-                      self.folder / "adapters.safetensors")
+            save_file(
+                {n: p.detach().cpu().contiguous() for n, p in trained.items()},
+                self.folder / "adapters.safetensors",
+            )
 
     def done(self, loss: float, tokens: int) -> None:
         """After each update."""
@@ -169,10 +262,16 @@ class Work:
         if self.groups:
             (self.folder / f"{self.name}.groups.json").write_text(json.dumps(self.groups))
         seconds = self.clock[-1] - self.clock[WARM - 1] if len(self.clock) > WARM else math.nan
-        return {"variant": self.name, "tokens_per_second": sum(self.tokens[WARM:]) / seconds, "seconds": seconds,
-                "tokens": sum(self.tokens[WARM:]), "losses": self.losses,
-                "peak_rss": peak_rss(),
-                "peak_card": torch.cuda.max_memory_allocated() if CARD else None, **self.more}
+        return {
+            "variant": self.name,
+            "tokens_per_second": sum(self.tokens[WARM:]) / seconds,
+            "seconds": seconds,
+            "tokens": sum(self.tokens[WARM:]),
+            "losses": self.losses,
+            "peak_rss": peak_rss(),
+            "peak_card": torch.cuda.max_memory_allocated() if CARD else None,
+            **self.more,
+        }
 
 
 def peak_rss() -> int:
@@ -188,8 +287,12 @@ def peak_rss() -> int:
 def start(shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
     """Adapters as PEFT begins them, the same in every variant."""
     rng = np.random.default_rng(0)
-    return {n: np.zeros(s, np.float32) if "lora_B" in n else
-            rng.uniform(-s[1] ** -0.5, s[1] ** -0.5, s).astype(np.float32) for n, s in sorted(shapes.items())}
+    return {
+        n: np.zeros(s, np.float32)
+        if "lora_B" in n
+        else rng.uniform(-(s[1] ** -0.5), s[1] ** -0.5, s).astype(np.float32)
+        for n, s in sorted(shapes.items())
+    }
 
 
 def begun(model: Any) -> dict[str, torch.Tensor]:
@@ -210,20 +313,51 @@ def lorakit(work: Work, quantization: str = "none", compiled: bool = False) -> N
     from lorakit.engines.torch import load
     from lorakit.train import State, train
 
-    run, _ = plan.resolve(Run(
-        model=work.base, data="-", engine="torch", precision="bf16", quantization=quantization, rank=RANK, alpha=RANK,
-        compile=compiled, learning_rate=work.rate, global_batch_size=work.size, max_length=work.longest),
-        machine.facts())
+    run, _ = plan.resolve(
+        Run(
+            model=work.base,
+            data="-",
+            engine="torch",
+            precision="bf16",
+            quantization=quantization,
+            rank=RANK,
+            alpha=RANK,
+            compile=compiled,
+            learning_rate=work.rate,
+            global_batch_size=work.size,
+            max_length=work.longest,
+        ),
+        machine.facts(),
+    )
     engine = load(run)
     engine.set_weights(start({n: w.shape for n, w in engine.weights().items()}))
     lengths = np.array([len(r["ids"]) for r in work.rows])
-    batches = Batches(work.rows, lengths, global_batch_size=work.size, micro_batch_size=run.micro_batch_size,
-                      micro_batch_tokens=run.micro_batch_tokens, packing=engine.packing, seed=0, epochs=1,
-                      max_updates=work.count)
-    train(engine, batches, State(), lambda u: work.rate,
-          lambda state, line: work.done(line["loss"], int(lengths[work.order[state.update - 1]].sum())))
-    work.more = {"settings": {n: getattr(run, n) for n in ("micro_batch_tokens", "gradient_checkpointing", "offload")},
-                 "notes": {n: words for n, words in engine.notes.items()}}
+    batches = Batches(
+        work.rows,
+        lengths,
+        global_batch_size=work.size,
+        micro_batch_size=run.micro_batch_size,
+        micro_batch_tokens=run.micro_batch_tokens,
+        packing=engine.packing,
+        seed=0,
+        epochs=1,
+        max_updates=work.count,
+    )
+    train(
+        engine,
+        batches,
+        State(),
+        lambda u: work.rate,
+        lambda state, line: work.done(
+            line["loss"], int(lengths[work.order[state.update - 1]].sum())
+        ),
+    )
+    work.more = {
+        "settings": {
+            n: getattr(run, n) for n in ("micro_batch_tokens", "gradient_checkpointing", "offload")
+        },
+        "notes": {n: words for n, words in engine.notes.items()},
+    }
     work.gradients(engine.trained, lambda rows: engine.backward(collate(rows, range(len(rows)))))
     engine.optimizer.zero_grad(set_to_none=True)
     if work.profiled:
@@ -250,8 +384,13 @@ def profile(engine: Any, micro_batches: list, rate: float) -> dict[str, float]:
     return dict(sorted(spent.items(), key=lambda item: -item[1]))
 
 
-OUTER = {"_Sum": "head and loss", "_Norm": "norms", "Optimizer": "optimizer", "attention": "attention",
-         "_Short": "attention"}
+OUTER = {
+    "_Sum": "head and loss",
+    "_Norm": "norms",
+    "Optimizer": "optimizer",
+    "attention": "attention",
+    "_Short": "attention",
+}
 PRODUCTS = ("aten::mm", "aten::addmm", "aten::addmm_", "aten::bmm")
 
 
@@ -295,7 +434,9 @@ def plain(work: Work, dtype: torch.dtype = torch.bfloat16, together: bool = True
     def backward(rows: list[dict]) -> float:
         count, total = sum(sum(r["targets"][1:]) for r in rows), 0.0
         for part in [rows] if together else [[r] for r in rows]:
-            loss = model(**padded(part), use_cache=False, num_items_in_batch=torch.tensor(count)).loss
+            loss = model(
+                **padded(part), use_cache=False, num_items_in_batch=torch.tensor(count)
+            ).loss
             loss.backward()
             total += float(loss.detach())
         return total
@@ -320,13 +461,17 @@ def loaded(dtype: torch.dtype) -> Any:
     from peft import get_peft_model
     from transformers import AutoModelForCausalLM
 
-    return get_peft_model(AutoModelForCausalLM.from_pretrained(GIVEN.folder / "base", dtype=dtype), adapter())
+    return get_peft_model(
+        AutoModelForCausalLM.from_pretrained(GIVEN.folder / "base", dtype=dtype), adapter()
+    )
 
 
 def adapter() -> Any:
     from peft import LoraConfig
 
-    return LoraConfig(r=RANK, lora_alpha=RANK, lora_dropout=0.0, target_modules=TARGETS, task_type="CAUSAL_LM")
+    return LoraConfig(
+        r=RANK, lora_alpha=RANK, lora_dropout=0.0, target_modules=TARGETS, task_type="CAUSAL_LM"
+    )
 
 
 def padded(rows: list[dict]) -> dict[str, torch.Tensor]:
@@ -338,7 +483,11 @@ def padded(rows: list[dict]) -> dict[str, torch.Tensor]:
         n = len(row["ids"])
         ids[d, :n], mask[d, :n] = torch.tensor(row["ids"]), 1
         labels[d, :n] = torch.where(torch.tensor(row["targets"]), ids[d, :n], -100)
-    return {"input_ids": ids.to(DEVICE), "attention_mask": mask.to(DEVICE), "labels": labels.to(DEVICE)}
+    return {
+        "input_ids": ids.to(DEVICE),
+        "attention_mask": mask.to(DEVICE),
+        "labels": labels.to(DEVICE),
+    }
 
 
 # TRL
@@ -348,15 +497,24 @@ def trl_default(work: Work, **changes: Any) -> None:
     """SFTTrainer as it comes: fp32 weights under autocast, activations recomputed, padded rows."""
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(work.base, dtype=changes.pop("weights", torch.float32),
-                                                 **changes.pop("loading", {}))
+    model = AutoModelForCausalLM.from_pretrained(
+        work.base, dtype=changes.pop("weights", torch.float32), **changes.pop("loading", {})
+    )
     trl(work, model, adapter(), **changes)
 
 
 def trl_packed(work: Work, **changes: Any) -> None:
     """bf16 weights, nothing recomputed, packs of 2,048 tokens."""
-    trl_default(work, weights=torch.bfloat16, gradient_checkpointing=False, packing=True, max_length=2048,
-                per_device_train_batch_size=1, gradient_accumulation_steps=1, **changes)
+    trl_default(
+        work,
+        weights=torch.bfloat16,
+        gradient_checkpointing=False,
+        packing=True,
+        max_length=2048,
+        per_device_train_batch_size=1,
+        gradient_accumulation_steps=1,
+        **changes,
+    )
 
 
 def trl_liger(work: Work) -> None:
@@ -368,18 +526,33 @@ def trl_best(work: Work) -> None:
     """The fastest setting found: packs on a card; on a CPU one row at a time, which pads nothing (see NOTES.md)."""
     if CARD:
         return trl_packed(work)
-    trl_default(work, weights=torch.bfloat16, gradient_checkpointing=False, per_device_train_batch_size=1,
-                gradient_accumulation_steps=work.size)
+    trl_default(
+        work,
+        weights=torch.bfloat16,
+        gradient_checkpointing=False,
+        per_device_train_batch_size=1,
+        gradient_accumulation_steps=work.size,
+    )
 
 
 def trl_nf4(work: Work) -> None:
     """The same with bitsandbytes' 4-bit weights, computing in bf16."""
     from transformers import BitsAndBytesConfig
 
-    trl_default(work, weights=torch.bfloat16, gradient_checkpointing=False, loading={
-        "quantization_config": BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4",
-                                                  bnb_4bit_use_double_quant=True,
-                                                  bnb_4bit_compute_dtype=torch.bfloat16), "device_map": {"": DEVICE}})
+    trl_default(
+        work,
+        weights=torch.bfloat16,
+        gradient_checkpointing=False,
+        loading={
+            "quantization_config": BitsAndBytesConfig(
+                load_in_4bit=True,
+                bnb_4bit_quant_type="nf4",
+                bnb_4bit_use_double_quant=True,
+                bnb_4bit_compute_dtype=torch.bfloat16,
+            ),
+            "device_map": {"": DEVICE},
+        },
+    )
 
 
 def trl(work: Work, model: Any, peft_config: Any, tokenizer: Any = None, **changes: Any) -> None:
@@ -391,12 +564,26 @@ def trl(work: Work, model: Any, peft_config: Any, tokenizer: Any = None, **chang
 
     disable_progress_bar()
     rows = [row for update in work.updates for row in update]
-    arguments = SFTConfig(**{
-        "output_dir": str(work.folder / "trl"), "max_length": work.longest,
-        "per_device_train_batch_size": min(8, work.size), "gradient_accumulation_steps": max(1, work.size // 8),
-        "max_steps": work.count, "logging_steps": 1, "report_to": "none", "save_strategy": "no", "use_cpu": not CARD,
-        "dataloader_pin_memory": CARD, "disable_tqdm": True, "learning_rate": work.rate,
-        "lr_scheduler_type": "constant", "warmup_steps": 0, "train_sampling_strategy": "sequential", **changes})
+    arguments = SFTConfig(
+        **{
+            "output_dir": str(work.folder / "trl"),
+            "max_length": work.longest,
+            "per_device_train_batch_size": min(8, work.size),
+            "gradient_accumulation_steps": max(1, work.size // 8),
+            "max_steps": work.count,
+            "logging_steps": 1,
+            "report_to": "none",
+            "save_strategy": "no",
+            "use_cpu": not CARD,
+            "dataloader_pin_memory": CARD,
+            "disable_tqdm": True,
+            "learning_rate": work.rate,
+            "lr_scheduler_type": "constant",
+            "warmup_steps": 0,
+            "train_sampling_strategy": "sequential",
+            **changes,
+        }
+    )
     seen: list[int] = []
 
     class Watch(TrainerCallback):
@@ -405,10 +592,23 @@ def trl(work: Work, model: Any, peft_config: Any, tokenizer: Any = None, **chang
             seen.clear()
 
     trainer = SFTTrainer(
-        model=model, args=arguments, peft_config=peft_config, callbacks=[Watch()],
+        model=model,
+        args=arguments,
+        peft_config=peft_config,
+        callbacks=[Watch()],
         processing_class=tokenizer or AutoTokenizer.from_pretrained(work.base),
-        train_dataset=Dataset.from_list([{"input_ids": r["ids"], "labels": [
-            i if t else -100 for i, t in zip(r["ids"], r["targets"], strict=True)]} for r in rows]))
+        train_dataset=Dataset.from_list(
+            [
+                {
+                    "input_ids": r["ids"],
+                    "labels": [
+                        i if t else -100 for i, t in zip(r["ids"], r["targets"], strict=True)
+                    ],
+                }
+                for r in rows
+            ]
+        ),
+    )
     begun(trainer.model)
     step = trainer.training_step
 
@@ -430,22 +630,44 @@ def regrouped(work: Work, inputs: dict) -> None:
     """The rows of a pack, as the reference is to compute them."""
     ids, labels = inputs["input_ids"][0].tolist(), inputs["labels"][0].tolist()
     starts = [i for i, p in enumerate(inputs["position_ids"][0].tolist()) if p == 0]
-    work.groups.append([{"ids": ids[a:b], "targets": [x != -100 for x in labels[a:b]]}
-                        for a, b in zip(starts, [*starts[1:], len(ids)], strict=True)])
+    work.groups.append(
+        [
+            {"ids": ids[a:b], "targets": [x != -100 for x in labels[a:b]]}
+            for a, b in zip(starts, [*starts[1:], len(ids)], strict=True)
+        ]
+    )
 
 
 # Unsloth, on a card
 
 
-def unsloth_default(work: Work, recomputing: Any = "unsloth", rows: int = 2, **changes: Any) -> None:
+def unsloth_default(
+    work: Work, recomputing: Any = "unsloth", rows: int = 2, **changes: Any
+) -> None:
     """As its notebooks have it: two rows at a time, its own recomputing."""
     model, tokenizer = unsloth.FastLanguageModel.from_pretrained(
-        work.base, max_seq_length=max(2048, work.longest), dtype=torch.bfloat16, load_in_4bit=False)
+        work.base, max_seq_length=max(2048, work.longest), dtype=torch.bfloat16, load_in_4bit=False
+    )
     model = unsloth.FastLanguageModel.get_peft_model(
-        model, r=RANK, lora_alpha=RANK, lora_dropout=0.0, target_modules=TARGETS,
-        use_gradient_checkpointing=recomputing)
-    trl(work, model, None, tokenizer, **{"per_device_train_batch_size": rows, "bf16": True,
-                                         "gradient_accumulation_steps": max(1, work.size // rows), **changes})
+        model,
+        r=RANK,
+        lora_alpha=RANK,
+        lora_dropout=0.0,
+        target_modules=TARGETS,
+        use_gradient_checkpointing=recomputing,
+    )
+    trl(
+        work,
+        model,
+        None,
+        tokenizer,
+        **{
+            "per_device_train_batch_size": rows,
+            "bf16": True,
+            "gradient_accumulation_steps": max(1, work.size // rows),
+            **changes,
+        },
+    )
 
 
 def unsloth_tuned(work: Work) -> None:
@@ -475,8 +697,25 @@ def matmul(work: Work, tokens: int = 1024) -> None:
     work.more["flop_per_second"] = flop / seconds
 
 
-VARIANTS = {f.__name__: f for f in (lorakit, lorakit_compiled, lorakit_nf4, lorakit_fp8, plain, reference, trl_default,
-                                    trl_packed, trl_best, trl_liger, trl_nf4, unsloth_default, unsloth_tuned, matmul)}
+VARIANTS = {
+    f.__name__: f
+    for f in (
+        lorakit,
+        lorakit_compiled,
+        lorakit_nf4,
+        lorakit_fp8,
+        plain,
+        reference,
+        trl_default,
+        trl_packed,
+        trl_best,
+        trl_liger,
+        trl_nf4,
+        unsloth_default,
+        unsloth_tuned,
+        matmul,
+    )
+}
 
 
 def options() -> argparse.ArgumentParser:
@@ -484,7 +723,9 @@ def options() -> argparse.ArgumentParser:
     found.add_argument("folder", type=Path)
     found.add_argument("variant", choices=[*VARIANTS, "lay"])
     found.add_argument("--updates", type=int, default=6)
-    found.add_argument("--groups", type=Path, help="rows of each update, as a peer has put them together")
+    found.add_argument(
+        "--groups", type=Path, help="rows of each update, as a peer has put them together"
+    )
     found.add_argument("--name", help="of the files it leaves; else the variant's")
     found.add_argument("--profile", action="store_true")
     found.add_argument("--shape", default="40m", choices=SHAPES)
@@ -498,7 +739,15 @@ def options() -> argparse.ArgumentParser:
 if __name__ == "__main__":
     GIVEN = options().parse_args()
     if GIVEN.variant == "lay":
-        lay(GIVEN.folder, GIVEN.shape, GIVEN.rows, GIVEN.size, GIVEN.updates, GIVEN.lengths, GIVEN.rate)
+        lay(
+            GIVEN.folder,
+            GIVEN.shape,
+            GIVEN.rows,
+            GIVEN.size,
+            GIVEN.updates,
+            GIVEN.lengths,
+            GIVEN.rate,
+        )
     else:
         work = Work(GIVEN)
         VARIANTS[GIVEN.variant](work)

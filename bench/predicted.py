@@ -13,10 +13,22 @@ import sys
 import tempfile
 from pathlib import Path
 
-MIDDLE = {"hidden_size": 768, "intermediate_size": 2048, "num_hidden_layers": 12, "num_attention_heads": 12,
-          "num_key_value_heads": 4, "vocab_size": 32000}
-WIDE = {"hidden_size": 1536, "intermediate_size": 4096, "num_hidden_layers": 8, "num_attention_heads": 16,
-        "num_key_value_heads": 8, "vocab_size": 16000}
+MIDDLE = {
+    "hidden_size": 768,
+    "intermediate_size": 2048,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "num_key_value_heads": 4,
+    "vocab_size": 32000,
+}
+WIDE = {
+    "hidden_size": 1536,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 8,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 8,
+    "vocab_size": 16000,
+}
 TABLE = [
     (MIDDLE, {"precision": "bf16", "micro_batch_tokens": 4096}),
     (MIDDLE, {"precision": "fp32", "micro_batch_tokens": 2048}),
@@ -26,7 +38,10 @@ TABLE = [
     (WIDE, {"precision": "fp32", "micro_batch_tokens": 2048, "gradient_checkpointing": True}),
     (WIDE, {"precision": "bf16", "quantization": "nf4", "micro_batch_tokens": 4096}),
     ({"name": "vit-base"}, {"precision": "fp32", "task": "classify_image", "micro_batch_size": 16}),
-    ({"name": "whisper-base"}, {"precision": "fp32", "task": "transcribe", "micro_batch_size": 4, "max_length": 32}),
+    (
+        {"name": "whisper-base"},
+        {"precision": "fp32", "task": "transcribe", "micro_batch_size": 4, "max_length": 32},
+    ),
     ({"name": "smolvlm-256m"}, {"precision": "fp32", "task": "chat_images", "micro_batch_size": 4}),
 ]
 
@@ -55,17 +70,24 @@ def rows_of(run, processor) -> tuple[list[dict], object]:
     from lorakit import registry
 
     if run.task == "chat":
-        return [{"ids": np.arange(512) % 250, "targets": np.ones(512, bool)}] * (run.micro_batch_tokens // 512), None
+        return [{"ids": np.arange(512) % 250, "targets": np.ones(512, bool)}] * (
+            run.micro_batch_tokens // 512
+        ), None
     task, seen = registry.load("tasks", run.task), Image.effect_noise((512, 512), 90).convert("RGB")
     if run.task == "classify_image":
         row = task.shown(seen, processor) | {"label": 0, "augment": False}
     elif run.task == "transcribe":
         row = task.heard(np.sin(np.arange(16000), dtype=np.float32), processor, "en")
         words = run.max_length - len(row["ids"])
-        row |= {"ids": row["ids"] + [5] * words, "targets": [False] * len(row["ids"]) + [True] * words}
+        row |= {
+            "ids": row["ids"] + [5] * words,
+            "targets": [False] * len(row["ids"]) + [True] * words,
+        }
     else:
         row = {"media": [task.kept(seen, processor)]}
-        ids = task.with_pictures(task.turns_of({"question": "What?", "text": ""}, "")[:1], row["media"], processor)
+        ids = task.with_pictures(
+            task.turns_of({"question": "What?", "text": ""}, "")[:1], row["media"], processor
+        )
         words = 512 - len(ids)
         row |= {"ids": ids + [5] * words, "targets": [False] * len(ids) + [True] * words}
     return [row] * run.micro_batch_size, lambda row, random: task.inputs(row, processor, None)
@@ -77,16 +99,33 @@ def one(config: dict, changes: dict) -> dict:
     from lorakit.run import Run
 
     with tempfile.TemporaryDirectory() as folder:
-        subprocess.run([sys.executable, "-c", MAKE, folder, json.dumps(config)], check=True, capture_output=True)
-        settings = {"quantization": "none", "gradient_checkpointing": False, "max_length": 512, "packing": True,
-                    "micro_batch_size": 64, "micro_batch_tokens": 8192, "global_batch_size": 64, "task": "chat",
-                    **changes}
+        subprocess.run(
+            [sys.executable, "-c", MAKE, folder, json.dumps(config)],
+            check=True,
+            capture_output=True,
+        )
+        settings = {
+            "quantization": "none",
+            "gradient_checkpointing": False,
+            "max_length": 512,
+            "packing": True,
+            "micro_batch_size": 64,
+            "micro_batch_tokens": 8192,
+            "global_batch_size": 64,
+            "task": "chat",
+            **changes,
+        }
         run = Run(model=folder, data="-", engine="torch", **settings)
         rows, inputs = rows_of(run, base.reader(folder)[1])
         predicted = cost.memory(run)
         found = measured(run, collate(rows, range(len(rows)), inputs=inputs))
-    return {"settings": changes, "predicted": predicted["total"], "measured": found, "parts": predicted,
-            "off": predicted["total"] / found - 1}
+    return {
+        "settings": changes,
+        "predicted": predicted["total"],
+        "measured": found,
+        "parts": predicted,
+        "off": predicted["total"] / found - 1,
+    }
 
 
 # In a process of its own, so that the peak of making the model is not the run's.
@@ -117,14 +156,21 @@ def main() -> None:
     print(f"{'settings':<78} {'predicted':>10} {'measured':>10} {'off':>6}")
     lines = []
     for config, changes in TABLE:
-        out = subprocess.run([sys.executable, __file__, json.dumps(config), json.dumps(changes)], check=True,
-                             capture_output=True, text=True).stdout
+        out = subprocess.run(
+            [sys.executable, __file__, json.dumps(config), json.dumps(changes)],
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
         lines.append(json.loads(out.splitlines()[-1]))
         line = lines[-1]
         words = ", ".join(f"{k}={v}" for k, v in changes.items())
         model = config.get("name") or f"{config['hidden_size']} wide"
-        print(f"{model + ', ' + words:<78} {line['predicted'] / 1e9:7.2f} GB"
-              f" {line['measured'] / 1e9:7.2f} GB {line['off']:+6.0%}", flush=True)
+        print(
+            f"{model + ', ' + words:<78} {line['predicted'] / 1e9:7.2f} GB"
+            f" {line['measured'] / 1e9:7.2f} GB {line['off']:+6.0%}",
+            flush=True,
+        )
     Path("outputs/bench").mkdir(parents=True, exist_ok=True)
     Path("outputs/bench/predicted.json").write_text(json.dumps(lines, indent=1))
 

@@ -45,20 +45,41 @@ def main() -> None:
     options.add_argument("--out", type=Path, default=Path("outputs/bench/processes.json"))
     given = options.parse_args()
     curves: dict[str, list[dict]] = {}
-    print(f"{'started as':<18} {'update 1':>10} {'update 30':>10} {'largest difference':>20} {'target tokens/s':>16}")
+    print(
+        f"{'started as':<18} {'update 1':>10} {'update 30':>10} {'largest difference':>20} {'target tokens/s':>16}"
+    )
     with tempfile.TemporaryDirectory() as folder:
         for name, (counts, settings, other) in STARTED.items():
-            lines = curves[name] = curve(lorakit.Run(**{
-                "name": name.replace(",", ""), "model": given.model, "data": given.data, "output_dir": folder,
-                "max_length": 256, "rank": 8, "alpha": 16, "learning_rate": 1e-3, "global_batch_size": 8,
-                "quantization": "none", "precision": "fp32", "max_updates": 30, "validation_fraction": 0.0,
-                "test_fraction": 0.0, **settings}), counts)
+            lines = curves[name] = curve(
+                lorakit.Run(
+                    **{
+                        "name": name.replace(",", ""),
+                        "model": given.model,
+                        "data": given.data,
+                        "output_dir": folder,
+                        "max_length": 256,
+                        "rank": 8,
+                        "alpha": 16,
+                        "learning_rate": 1e-3,
+                        "global_batch_size": 8,
+                        "quantization": "none",
+                        "precision": "fp32",
+                        "max_updates": 30,
+                        "validation_fraction": 0.0,
+                        "test_fraction": 0.0,
+                        **settings,
+                    }
+                ),
+                counts,
+            )
             off = max(abs(a["loss"] - b["loss"]) for a, b in zip(lines, curves[other], strict=True))
             speed = sum(x["target_tokens"] for x in lines) / sum(x["seconds"] for x in lines)
             first, last = lines[0]["loss"], lines[-1]["loss"]
             print(f"{name:<18} {first:10.6f} {last:10.6f} {off:20.1e} {speed:16,.0f}", flush=True)
     given.out.parent.mkdir(parents=True, exist_ok=True)
-    given.out.write_text(json.dumps({n: [x["loss"] for x in lines] for n, lines in curves.items()}, indent=1))
+    given.out.write_text(
+        json.dumps({n: [x["loss"] for x in lines] for n, lines in curves.items()}, indent=1)
+    )
 
 
 if __name__ == "__main__":

@@ -29,7 +29,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     with options.out.open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows([("message", "category"), *rows(options.rows, options.seed)])
+        csv.writer(file, lineterminator="\n").writerows(
+            [("message", "category"), *rows(options.rows, options.seed)]
+        )
     print(f"wrote {options.rows} rows to {options.out}")
 
 

@@ -17,19 +17,43 @@ import numpy as np
 
 RATE, TAKES = 8_000, 2  # samples a second; takes of each word by each speaker
 # A word is its syllables: a vowel and its pitch in semitones above the speaker's; `s` hisses, `t` stops the breath.
-WORDS = {"zero": "s e0 o-4", "one": "o-3 a2 n-1", "two": "t u3 u0", "three": "t i0 i5", "four": "s o4 o-2",
-         "five": "s a0 i4", "six": "s i2 t s", "seven": "s e4 e0 n-3", "eight": "e5 i1 t", "nine": "n-2 a3 i0 n2"}
+WORDS = {
+    "zero": "s e0 o-4",
+    "one": "o-3 a2 n-1",
+    "two": "t u3 u0",
+    "three": "t i0 i5",
+    "four": "s o4 o-2",
+    "five": "s a0 i4",
+    "six": "s i2 t s",
+    "seven": "s e4 e0 n-3",
+    "eight": "e5 i1 t",
+    "nine": "n-2 a3 i0 n2",
+}
 # The two frequencies, in Hz, at which a mouth in this shape resounds, and how loud it is.
-VOWELS = {"a": (760, 1240, 1.0), "e": (520, 1850, 0.9), "i": (300, 2250, 0.8), "o": (480, 900, 0.95),
-          "u": (320, 750, 0.8), "n": (260, 1100, 0.45)}
-SPEAKERS = {"ada": (212, 1.1, 1.14), "ben": (108, 0.92, 0.97), "eva": (178, 0.98, 1.07), "tom": (134, 1.16, 1.0)}
+VOWELS = {
+    "a": (760, 1240, 1.0),
+    "e": (520, 1850, 0.9),
+    "i": (300, 2250, 0.8),
+    "o": (480, 900, 0.95),
+    "u": (320, 750, 0.8),
+    "n": (260, 1100, 0.45),
+}
+SPEAKERS = {
+    "ada": (212, 1.1, 1.14),
+    "ben": (108, 0.92, 0.97),
+    "eva": (178, 0.98, 1.07),
+    "tom": (134, 1.16, 1.0),
+}
 
 
 def spoken(word: str, speaker: str, random: np.random.RandomState) -> np.ndarray:
     """(samples,) int16"""
     pitch, pace, mouth = SPEAKERS[speaker]
     pitch, pace = pitch * 2 ** (random.uniform(-1, 1) / 12), pace * random.uniform(0.9, 1.12)
-    parts = [syllable(part, pitch, pace * random.uniform(0.94, 1.06), mouth, random) for part in WORDS[word].split()]
+    parts = [
+        syllable(part, pitch, pace * random.uniform(0.94, 1.06), mouth, random)
+        for part in WORDS[word].split()
+    ]
     still = [np.zeros(int(RATE * random.uniform(0.02, 0.06))) for _ in range(2)]
     sound = np.concatenate([still[0], *parts, still[1]])
     sound *= random.uniform(0.4, 0.8) / abs(sound).max()
@@ -37,7 +61,9 @@ def spoken(word: str, speaker: str, random: np.random.RandomState) -> np.ndarray
     return (sound.clip(-1, 1) * 32767).astype("<i2")
 
 
-def syllable(part: str, pitch: float, pace: float, mouth: float, random: np.random.RandomState) -> np.ndarray:
+def syllable(
+    part: str, pitch: float, pace: float, mouth: float, random: np.random.RandomState
+) -> np.ndarray:
     """(samples,) of a vowel such as `a2`, of a hiss or of a stop"""
     if part == "t":
         return np.concatenate([np.zeros(int(0.03 * RATE / pace)), hiss(0.015, pace, random) * 0.5])
@@ -50,7 +76,9 @@ def syllable(part: str, pitch: float, pace: float, mouth: float, random: np.rand
     sound = np.zeros(len(time))
     for k in range(1, int(3600 / base.max()) + 1):
         hertz = k * base.mean() / mouth
-        resounds = 1 / (1 + ((hertz - low) / 110) ** 2) + 0.6 / (1 + ((hertz - high) / 170) ** 2) + 0.02
+        resounds = (
+            1 / (1 + ((hertz - low) / 110) ** 2) + 0.6 / (1 + ((hertz - high) / 170) ** 2) + 0.02
+        )
         sound += resounds * np.sin(k * phase)
     return loud * sound / abs(sound).max() * swell(len(time), 0.025)
 
@@ -72,7 +100,10 @@ def recordings(seed: int) -> Iterator[tuple[str, np.ndarray]]:
     for w, word in enumerate(WORDS):
         for s, speaker in enumerate(SPEAKERS):
             for take in range(TAKES):
-                yield f"{word}_{speaker}_{take}.wav", spoken(word, speaker, np.random.RandomState([seed, w, s, take]))
+                yield (
+                    f"{word}_{speaker}_{take}.wav",
+                    spoken(word, speaker, np.random.RandomState([seed, w, s, take])),
+                )
 
 
 def main() -> None:

@@ -15,7 +15,12 @@ from pathlib import Path
 
 from make_relief import CORE, DESKS, EXTRAS, TRIAGE_PLACES, _report, _slots
 
-SIZES = {"water": 56, "transport": 32, "health": 22, "shelter": 6}  # far from balanced, and few of the last
+SIZES = {
+    "water": 56,
+    "transport": 32,
+    "health": 22,
+    "shelter": 6,
+}  # far from balanced, and few of the last
 LONG = 7  # reports in one: more than 256 tokens of the embedded model
 UKRAINIAN = {
     "Міст через річку зруйновано. Вантажівки не можуть проїхати.": "transport",
@@ -33,8 +38,14 @@ def sound(rng: random.Random, sizes: dict[str, int]) -> Iterator[dict]:
         while DESKS[slots["domain"]] != category:
             slots = _slots(rng, TRIAGE_PLACES)
         facts = [*CORE, *rng.sample(EXTRAS, 2)]
-        yield {"date": slots["date"], "place": slots["place"], "message": _report(rng, slots, facts, 3),
-               "category": category, "note": rng.choice(["checked", "checked", "", None]), "form": "radio"}
+        yield {
+            "date": slots["date"],
+            "place": slots["place"],
+            "message": _report(rng, slots, facts, 3),
+            "category": category,
+            "note": rng.choice(["checked", "checked", "", None]),
+            "form": "radio",
+        }
 
 
 def flawed(rng: random.Random, rows: list[dict]) -> Iterator[dict]:
@@ -47,9 +58,15 @@ def flawed(rng: random.Random, rows: list[dict]) -> Iterator[dict]:
         row = next(again)
         yield row | {"message": row["message"] + words}
     fresh = sound(rng, {"water": 20})
-    for words in (" Write to ana.ruiz@relief.example.org for the list.", " Store code: password: blue-kettle-41",
-                  " The upload key is AKIAIOSFODNN7EXAMPLE, keep it.", " The clinic in Saint-RenÃ© is full.",
-                  " Signal lost aft\ufffd\ufffd noon.", " End of tape.\0\0", " Rice &amp; oil arrived.</p>"):
+    for words in (
+        " Write to ana.ruiz@relief.example.org for the list.",
+        " Store code: password: blue-kettle-41",
+        " The upload key is AKIAIOSFODNN7EXAMPLE, keep it.",
+        " The clinic in Saint-RenÃ© is full.",
+        " Signal lost aft\ufffd\ufffd noon.",
+        " End of tape.\0\0",
+        " Rice &amp; oil arrived.</p>",
+    ):
         row = next(fresh)
         yield row | {"message": row["message"] + words}
     yield next(fresh) | {"category": "Water"}  # one class, spelled in two ways
@@ -69,7 +86,7 @@ def lines(seed: int) -> list[str]:
         rows.insert(rng.randrange(10, len(rows)), row)  # the first ten rows are sound
     out = [json.dumps({"id": i, **row}, ensure_ascii=False) for i, row in enumerate(rows, 1)]
     cut = rng.randrange(20, len(out))
-    return [*out[:cut], out[cut][:90], *out[cut + 1:]]  # a line that was cut off
+    return [*out[:cut], out[cut][:90], *out[cut + 1 :]]  # a line that was cut off
 
 
 def main() -> None:

@@ -149,18 +149,30 @@ Why build back better? So that the next storm does less harm.
 What helps a small shop reopen? A grant, stock and a safe place.
 """
 
-STARTS = [a + b for a, b in product("B D F G H K L M N P R S T V W Z".split(), "al en ir on".split())]
-ENDINGS = ("ba den ko ville ton nga ri sa du mek pur stan wick do go field ley mar cha rova vik zin lo ford bu ta "
-           "hat quay nis pe sund lau crest gate mere dorf").split()
+STARTS = [
+    a + b for a, b in product("B D F G H K L M N P R S T V W Z".split(), "al en ir on".split())
+]
+ENDINGS = (
+    "ba den ko ville ton nga ri sa du mek pur stan wick do go field ley mar cha rova vik zin lo ford bu ta "
+    "hat quay nis pe sund lau crest gate mere dorf"
+).split()
 PLACES = [start + ending for start, ending in product(STARTS, ENDINGS)]
-AGENCIES = [f"{a} {b}" for a, b in product(
-    "Blue Green River Hill North Open First Swift Coast Stone Lake Red".split(),
-    "Hand Bridge Lamp Aid Relief Circle Harbour Roof Path Kitchen".split())]
-HAZARDS = ("a flood, an earthquake, a landslide, a cyclone, a wildfire, a drought, a cholera outbreak, a tsunami, "
-           "a storm surge, a mudslide, armed fighting, a dam break, a factory fire, a hailstorm, a heat wave, "
-           "an eruption").split(", ")
+AGENCIES = [
+    f"{a} {b}"
+    for a, b in product(
+        "Blue Green River Hill North Open First Swift Coast Stone Lake Red".split(),
+        "Hand Bridge Lamp Aid Relief Circle Harbour Roof Path Kitchen".split(),
+    )
+]
+HAZARDS = (
+    "a flood, an earthquake, a landslide, a cyclone, a wildfire, a drought, a cholera outbreak, a tsunami, "
+    "a storm surge, a mudslide, armed fighting, a dam break, a factory fire, a hailstorm, a heat wave, "
+    "an eruption"
+).split(", ")
 DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
-MONTHS = "January February March April May June July August September October November December".split()
+MONTHS = (
+    "January February March April May June July August September October November December".split()
+)
 WEATHER = "rain, fog, strong wind, snow, dry weather, heat, thunder, clear skies".split(", ")
 SITES = "hospital, airfield, warehouse, market, school, clinic, harbour, rail station".split(", ")
 
@@ -254,22 +266,46 @@ FORMS = (
     "From: {agency}\nTo: {place} [radio post/front desk/planning office/rescue post/health post]\n"
     "{Need} leave {other} on {day}.",
 )
-SYSTEMS = ("You answer questions about relief reports.", "You are a relief assistant. Answer in short.",
-           "Be brief and use only the report.", "You help a field office.", "Answer the question.")
+SYSTEMS = (
+    "You answer questions about relief reports.",
+    "You are a relief assistant. Answer in short.",
+    "Be brief and use only the report.",
+    "You help a field office.",
+    "Answer the question.",
+)
 LINKS = (", and ", ", and ", "; ", ", but ", " while ")
 CORE = ("place", "people", "need", "road")
 EXTRAS = ("spare", "site", "weather", "injured", "agency", "date")
 
 # Tuned task: the domain of the need decides the desk.
 DESKS = {
-    "shelter": "shelter", "triage": "health", "water_sanitation": "water", "food_nutrition": "food",
-    "logistics": "transport", "search_rescue": "rescue", "communications": "radio", "health_epidemics": "health",
-    "protection_children": "care", "cash_assistance": "cash", "coordination": "planning", "needs_assessment": "planning",
-    "security_access": "transport", "psychosocial": "care", "evacuation_early_warning": "rescue",
+    "shelter": "shelter",
+    "triage": "health",
+    "water_sanitation": "water",
+    "food_nutrition": "food",
+    "logistics": "transport",
+    "search_rescue": "rescue",
+    "communications": "radio",
+    "health_epidemics": "health",
+    "protection_children": "care",
+    "cash_assistance": "cash",
+    "coordination": "planning",
+    "needs_assessment": "planning",
+    "security_access": "transport",
+    "psychosocial": "care",
+    "evacuation_early_warning": "rescue",
     "recovery_livelihoods": "cash",
 }
-ONGOING = {"a flood", "a drought", "a cholera outbreak", "a wildfire", "armed fighting", "a heat wave", "an eruption",
-           "a cyclone"}  # dangers that go on after the report
+ONGOING = {
+    "a flood",
+    "a drought",
+    "a cholera outbreak",
+    "a wildfire",
+    "armed fighting",
+    "a heat wave",
+    "an eruption",
+    "a cyclone",
+}  # dangers that go on after the report
 MANY = 1000
 
 
@@ -292,7 +328,9 @@ def _general(text: str) -> dict[str, list[tuple[str, str]]]:
 TABLE = _table(DOMAINS)
 FACTS = _general(GENERAL)
 _CLAUSES = {fact: lines.splitlines() for fact, lines in CLAUSES.items()}
-_QUESTIONS = {fact: [line.split(" => ") for line in lines.splitlines()] for fact, lines in QUESTIONS.items()}
+_QUESTIONS = {
+    fact: [line.split(" => ") for line in lines.splitlines()] for fact, lines in QUESTIONS.items()
+}
 _CHOICE = re.compile(r"\[([^\]]*)\]")
 
 
@@ -310,7 +348,9 @@ def _turn(role: str, content: str) -> str:
 
 
 def _chat(pairs: dict[str, str]) -> str:
-    return "".join(_turn("user", question) + _turn("assistant", answer) for question, answer in pairs.items())
+    return "".join(
+        _turn("user", question) + _turn("assistant", answer) for question, answer in pairs.items()
+    )
 
 
 def _held_out(index: int) -> bool:
@@ -332,12 +372,24 @@ def _slots(rng: random.Random, places: list[str]) -> dict[str, str]:
     (domain, title, items), (_, _, spares) = rng.sample(TABLE, 2)
     needs = rng.sample(items, 2 if rng.random() < 0.3 else 1)
     slots = {
-        "place": place, "other": other, "domain": domain, "title": title, "need": " and ".join(needs),
-        "spare": rng.choice(spares), "hazard": rng.choice(HAZARDS), "people": str(_people(rng)),
-        "injured": str(rng.randint(3, 90)), "qty": str(rng.randint(2, 90) * 10), "km": str(rng.randint(2, 95)),
-        "state": rng.choice(("open", "closed")), "day": rng.choice(DAYS), "until": rng.choice(DAYS),
-        "date": f"{rng.randint(1, 28)} {rng.choice(MONTHS)}", "weather": rng.choice(WEATHER),
-        "site": rng.choice(SITES), "agency": rng.choice(AGENCIES),
+        "place": place,
+        "other": other,
+        "domain": domain,
+        "title": title,
+        "need": " and ".join(needs),
+        "spare": rng.choice(spares),
+        "hazard": rng.choice(HAZARDS),
+        "people": str(_people(rng)),
+        "injured": str(rng.randint(3, 90)),
+        "qty": str(rng.randint(2, 90) * 10),
+        "km": str(rng.randint(2, 95)),
+        "state": rng.choice(("open", "closed")),
+        "day": rng.choice(DAYS),
+        "until": rng.choice(DAYS),
+        "date": f"{rng.randint(1, 28)} {rng.choice(MONTHS)}",
+        "weather": rng.choice(WEATHER),
+        "site": rng.choice(SITES),
+        "agency": rng.choice(AGENCIES),
     }
     return slots | {"Need": _capital(slots["need"])}
 
@@ -348,7 +400,9 @@ def _report(rng: random.Random, slots: dict[str, str], facts: list[str], sentenc
     rng.shuffle(rest)
     if "place" in facts:
         rest.insert(0 if rng.random() < 0.6 else rng.randint(0, len(rest)), "place")
-    clauses = [_fill(rng, rng.choice(_CLAUSES[slots["state"] if f == "road" else f]), slots) for f in rest]
+    clauses = [
+        _fill(rng, rng.choice(_CLAUSES[slots["state"] if f == "road" else f]), slots) for f in rest
+    ]
     cuts = [0, *sorted(rng.sample(range(1, len(clauses)), sentences - 1)), len(clauses)]
     groups = [clauses[start:stop] for start, stop in zip(cuts, cuts[1:])]
     return " ".join(_capital(_join(rng, group)) + "." for group in groups)
@@ -368,15 +422,22 @@ def _ask(rng: random.Random, slots: dict[str, str], facts: list[str]) -> tuple[s
         return f"Are {side} than {limit} people affected?", "Yes." if true else "No."
     if kind < 0.11:
         more = rng.choice((10, 100, 1000, 20, 200))
-        return f"If {more} more people come, how many people need help?", f"There are {people + more}."
+        return (
+            f"If {more} more people come, how many people need help?",
+            f"There are {people + more}.",
+        )
     if kind < 0.17:
-        return rng.choice(("Shorten the report.", "Sum up the report in one line.", "Give the short form.")), \
-            _capital(_fill(rng, SHORT, slots))
+        return rng.choice(
+            ("Shorten the report.", "Sum up the report in one line.", "Give the short form.")
+        ), _capital(_fill(rng, SHORT, slots))
     if kind < 0.23:
         picked = rng.sample(("place", "people", "need", "title", "state"), rng.randint(2, 4))
         names = {"need": "needs", "title": "sector", "state": "road"}
         answer = ", ".join(slots[name] for name in picked)
-        return f"List the {', '.join(names.get(name, name) for name in picked)}.", "Here: " + answer + "."
+        return (
+            f"List the {', '.join(names.get(name, name) for name in picked)}.",
+            "Here: " + answer + ".",
+        )
     absent = [fact for fact in EXTRAS if fact not in facts]
     if kind < 0.28 and absent:
         template, _ = _QUESTIONS[rng.choice(absent)][0]
@@ -401,13 +462,27 @@ def _report_chat(rng: random.Random) -> str:
     if kind < 0.1:
         pairs = {report: _capital(_fill(rng, SHORT, slots))}
     elif kind < 0.4:
-        fields = {"Place": slots["place"], "Event": slots["hazard"], "Needs": slots["need"], "Sector": slots["title"],
-                  "Road": slots["state"], "Lasting": "yes" if slots["hazard"] in ONGOING else "no"}
+        fields = {
+            "Place": slots["place"],
+            "Event": slots["hazard"],
+            "Needs": slots["need"],
+            "Sector": slots["title"],
+            "Road": slots["state"],
+            "Lasting": "yes" if slots["hazard"] in ONGOING else "no",
+        }
         asked = rng.sample(list(fields), rng.randint(2, 5))
-        pairs = {f"{report}\nFill in: {', '.join(asked)}": "\n".join(f"{name}: {fields[name]}" for name in asked)}
+        pairs = {
+            f"{report}\nFill in: {', '.join(asked)}": "\n".join(
+                f"{name}: {fields[name]}" for name in asked
+            )
+        }
     else:
         question, answer = _ask(rng, slots, facts)
-        order = (f"{report}\n{question}", f"{question}\n{report}", f"Report: {report}\nQuestion: {question}")
+        order = (
+            f"{report}\n{question}",
+            f"{question}\n{report}",
+            f"Report: {report}\nQuestion: {question}",
+        )
         pairs = {rng.choice(order): answer}
     return _chat(pairs | dict(_ask(rng, slots, facts) for _ in range(rng.randint(2, 5))))
 
@@ -427,18 +502,24 @@ def _echo_chat(rng: random.Random) -> str:
     pairs: dict[str, str] = {}
     for _ in range(rng.randint(1, 3)):
         slots = _slots(rng, CORPUS_PLACES)
-        words = rng.sample([slots[name] for name in ("place", "other", "people", "need", "agency", "date")],
-                           rng.randint(2, 5))
+        words = rng.sample(
+            [slots[name] for name in ("place", "other", "people", "need", "agency", "date")],
+            rng.randint(2, 5),
+        )
         kind = rng.random()
         if kind < 0.4:
             message = _report(rng, slots, [*CORE, rng.choice(EXTRAS)], rng.randint(2, 4))
         else:
             message = ", ".join(words) + "."
         if kind < 0.8:
-            pairs[rng.choice(("Read back: ", "Repeat: ", "Say again: ")) + message] = "I repeat: " + message
+            pairs[rng.choice(("Read back: ", "Repeat: ", "Say again: ")) + message] = (
+                "I repeat: " + message
+            )
         else:
             at = rng.randrange(1, len(words))
-            pairs[f"Message: {message} What comes after {words[at - 1]}?"] = f"After that comes {words[at]}."
+            pairs[f"Message: {message} What comes after {words[at - 1]}?"] = (
+                f"After that comes {words[at]}."
+            )
     return _chat(pairs)
 
 
@@ -458,10 +539,16 @@ def _comparison_chat(rng: random.Random) -> str:
             pair = (f"What is needed in {some['place']}?", f"They need {some['need']}.")
         elif kind == 3:
             shut = [slots["place"] for slots in (first, second) if slots["state"] == "closed"]
-            pair = ("Which places have a closed road?", f"Only {' and '.join(shut)}." if shut else "None.")
+            pair = (
+                "Which places have a closed road?",
+                f"Only {' and '.join(shut)}." if shut else "None.",
+            )
         else:
             some = rng.choice((first, second))
-            pair = (f"How many people need help in {some['place']}?", f"There are {some['people']}.")
+            pair = (
+                f"How many people need help in {some['place']}?",
+                f"There are {some['people']}.",
+            )
         pairs |= [pair]
     return _chat(pairs)
 
@@ -477,16 +564,28 @@ def _general_chat(rng: random.Random) -> str:
             lead = rng.choice(("", "", "", f"A question on {title}: ", "Tell me: ", "In short: "))
             pair = (lead + question, answer)
         elif kind < 0.8:
-            ask = rng.choice(("Which sector handles {}?", "Which sector do {} belong to?", "What sector sends {}?"))
+            ask = rng.choice(
+                (
+                    "Which sector handles {}?",
+                    "Which sector do {} belong to?",
+                    "What sector sends {}?",
+                )
+            )
             pair = (ask.format(item), f"It is {title}.")
         elif kind < 0.9:
-            pair = (f"Name three items of {title}.", "These are " + ", ".join(rng.sample(items, 3)) + ".")
+            pair = (
+                f"Name three items of {title}.",
+                "These are " + ", ".join(rng.sample(items, 3)) + ".",
+            )
         elif kind < 0.95:
             hazard = rng.choice(HAZARDS)
             pair = (f"Does {hazard} last for days?", "Yes." if hazard in ONGOING else "No.")
         else:
             other = rng.choice(TABLE)[1] if rng.random() < 0.5 else title
-            pair = (f"Are {item} a part of {other}?", "Yes." if other == title else f"No, of {title}.")
+            pair = (
+                f"Are {item} a part of {other}?",
+                "Yes." if other == title else f"No, of {title}.",
+            )
         pairs |= [pair]
     return _chat(pairs)
 
@@ -499,7 +598,9 @@ def _plain(rng: random.Random) -> str:
         return report if rng.random() < 0.5 else f"{report} {_capital(_fill(rng, SHORT, slots))}"
     if kind < 0.75:
         count = rng.randint(1, 3)
-        return "\n".join(_fill(rng, rng.choice(FORMS), _slots(rng, CORPUS_PLACES)) for _ in range(count))
+        return "\n".join(
+            _fill(rng, rng.choice(FORMS), _slots(rng, CORPUS_PLACES)) for _ in range(count)
+        )
     _, title, items = rng.choice(TABLE)
     pairs = rng.sample(FACTS[_], 3)
     text = " ".join(f"{question} {answer}" for question, answer in pairs)
@@ -518,7 +619,14 @@ def _first_chat(rng: random.Random) -> str:
     return _chat({f"{_report(rng, slots, [fact], 1)}\n{question}": answer})
 
 
-KINDS = {_plain: 8, _report_chat: 40, _short_chat: 26, _echo_chat: 12, _comparison_chat: 4, _general_chat: 10}
+KINDS = {
+    _plain: 8,
+    _report_chat: 40,
+    _short_chat: 26,
+    _echo_chat: 12,
+    _comparison_chat: 4,
+    _general_chat: 10,
+}
 EASY = {_first_chat: 70, _short_chat: 20, _general_chat: 10}
 EASY_SHARE = 0.2
 
@@ -549,7 +657,12 @@ def triage(rows: int, seed: int) -> Iterator[dict]:
         facts = [*CORE, *rng.sample(EXTRAS, rng.choice((0, 0, 1, 1, 2, 3)))]
         report = _report(rng, slots, facts, rng.randint(2, 4))
         line = f"desk: {DESKS[slots['domain']]} | road: {slots['state']} | place: {slots['place']}"
-        yield {"messages": [{"role": "user", "content": report}, {"role": "assistant", "content": line}]}
+        yield {
+            "messages": [
+                {"role": "user", "content": report},
+                {"role": "assistant", "content": line},
+            ]
+        }
 
 
 def _write(rows: Iterator[dict], out: Path) -> int:

@@ -1,8 +1,8 @@
 """lorakit: fine-tune an open model on a free GPU or on a Mac, and know that it got better.
 
-    run = lorakit.Run(model="tiny", data="data/triage.jsonl")
-    job = lorakit.launch(run).watch()      # in a child process; lorakit.finetune(run) stays in this one
-    job.result()                           # scores before and after, with intervals
+run = lorakit.Run(model="tiny", data="data/triage.jsonl")
+job = lorakit.launch(run).watch()      # in a child process; lorakit.finetune(run) stays in this one
+job.result()                           # scores before and after, with intervals
 """
 
 import sys
@@ -10,13 +10,27 @@ from importlib import import_module
 from types import ModuleType
 
 _WHERE = {
-    "Run": "run", "LorakitError": "errors", "finetune": "finetune", "prepare": "prepare", "ask": "ask",
-    "tuned": "ask", "launch": "launch", "attach": "launch", "Job": "launch", "Folder": "record",
-    "compare": "compare", "check": "check", "examine": "doctor", "example_data": "data", "curve": "report",
-    "rescore": "rescore", "rehearse": "rehearse", "export": "export", "bundle": "bundle",
+    "Run": "run",
+    "LorakitError": "errors",
+    "finetune": "finetune",
+    "prepare": "prepare",
+    "ask": "ask",
+    "tuned": "ask",
+    "launch": "launch",
+    "attach": "launch",
+    "Job": "launch",
+    "Folder": "record",
+    "compare": "compare",
+    "check": "check",
+    "examine": "doctor",
+    "example_data": "data",
+    "curve": "report",
+    "rescore": "rescore",
+    "rehearse": "rehearse",
+    "export": "export",
+    "bundle": "bundle",
 }
 __all__ = sorted(_WHERE)
-
 
 
 class _Package(ModuleType):

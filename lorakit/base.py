@@ -37,7 +37,11 @@ def spec(model: str) -> Spec:
     try:
         file = Path(model) / "config.json" if Path(model).is_dir() else _config_at_hub(model)
         return models.family(json.loads(file.read_text(encoding="utf-8")), model)
-    except (OSError, ValueError, AttributeError):  # no such folder, or `config` will say what is wrong with it
+    except (
+        OSError,
+        ValueError,
+        AttributeError,
+    ):  # no such folder, or `config` will say what is wrong with it
         return Spec(path=model)
 
 
@@ -60,12 +64,16 @@ def path(model: str) -> str:
     found = spec(model).path
     if Path(found).is_dir():
         if not (Path(found) / "config.json").is_file():
-            raise LorakitError(f"model={model!r}: {found} holds no config.json, so it is not a saved model")
+            raise LorakitError(
+                f"model={model!r}: {found} holds no config.json, so it is not a saved model"
+            )
         return found
     if not re.fullmatch(r"[\w.\-]+/[\w.\-]+", found):
         names = models.known()
-        raise LorakitError(f"model={model!r}: no such folder, and not a hub id (owner/name). Known by name: "
-                           f"{', '.join(names)}{did_you_mean(model, names)}")
+        raise LorakitError(
+            f"model={model!r}: no such folder, and not a hub id (owner/name). Known by name: "
+            f"{', '.join(names)}{did_you_mean(model, names)}"
+        )
     hub.find_token()
     return found
 
@@ -75,8 +83,11 @@ def unusable(model: str, error: Exception) -> LorakitError:
     here = Path(spec(model).path).is_dir()
     if not here and hub.from_hub(error):
         return hub.refused(model, "model", error)
-    cure = "Its files may be cut, or of several models: download it again" if here else \
-        "Without internet, name a local folder instead"
+    cure = (
+        "Its files may be cut, or of several models: download it again"
+        if here
+        else "Without internet, name a local folder instead"
+    )
     return LorakitError(f"{model} could not be loaded: {hub.reason(error).rstrip('.')}. {cure}")
 
 
@@ -94,7 +105,10 @@ def config(model: str) -> Any:
 def labelled(config: Any, classes: Sequence[str]) -> Any:
     """The configuration with these classes, where there are some."""
     if classes:
-        config.id2label, config.label2id = dict(enumerate(classes)), {name: i for i, name in enumerate(classes)}
+        config.id2label, config.label2id = (
+            dict(enumerate(classes)),
+            {name: i for i, name in enumerate(classes)},
+        )
     return config
 
 
@@ -107,9 +121,13 @@ def sizes(model: str) -> Any:
 
 
 # transformers' class that loads a base, by what is learnt and what comes with the words.
-CLASSES = {("tokens", ""): "AutoModelForCausalLM", ("tokens", "image"): "AutoModelForImageTextToText",
-           ("tokens", "sound"): "AutoModelForSpeechSeq2Seq", ("labels", ""): "AutoModelForSequenceClassification",
-           ("labels", "image"): "AutoModelForImageClassification"}
+CLASSES = {
+    ("tokens", ""): "AutoModelForCausalLM",
+    ("tokens", "image"): "AutoModelForImageTextToText",
+    ("tokens", "sound"): "AutoModelForSpeechSeq2Seq",
+    ("labels", ""): "AutoModelForSequenceClassification",
+    ("labels", "image"): "AutoModelForImageClassification",
+}
 
 
 def serves(config: Any, objective: str, medium: str) -> bool:
@@ -132,21 +150,38 @@ def maker(task: str, config: Any, model: str) -> Any:
     kinds = [(kind.OBJECTIVE, kind.MEDIUM)] if kind else sorted(CLASSES, key=lambda k: not k[1])
     found = next((k for k in kinds if serves(config, *k)), None)
     if found is None:
-        can = [n for n, t in registry.modules("tasks").items() if serves(config, t.OBJECTIVE, t.MEDIUM)]
-        raise LorakitError(f"model={model!r} and task={task!r} do not go together: transformers' {config.model_type} "
-                           f"serves {', '.join(can) or 'no task of lorakit'}")
+        can = [
+            n for n, t in registry.modules("tasks").items() if serves(config, t.OBJECTIVE, t.MEDIUM)
+        ]
+        raise LorakitError(
+            f"model={model!r} and task={task!r} do not go together: transformers' {config.model_type} "
+            f"serves {', '.join(can) or 'no task of lorakit'}"
+        )
     return getattr(transformers, CLASSES[found])
 
 
 def task_for(schema: Any, config: Any, processor: Any, model: str) -> str:
     """The first task for rows of this schema that a model can do; classes are learnt where the rows name them."""
-    able = {name: task for name, task in registry.modules("tasks").items() if task.GIVES == schema.GIVES
-            and (task.OBJECTIVE != "labels" or getattr(schema, "LABELS", False))}
-    found = next((name for name, task in able.items() if serves(config, task.OBJECTIVE, task.MEDIUM)
-                  and getattr(task, "suits", lambda _: True)(processor)), None)
+    able = {
+        name: task
+        for name, task in registry.modules("tasks").items()
+        if task.GIVES == schema.GIVES
+        and (task.OBJECTIVE != "labels" or getattr(schema, "LABELS", False))
+    }
+    found = next(
+        (
+            name
+            for name, task in able.items()
+            if serves(config, task.OBJECTIVE, task.MEDIUM)
+            and getattr(task, "suits", lambda _: True)(processor)
+        ),
+        None,
+    )
     if found is None:
-        raise LorakitError(f"these rows and model={model!r} do not go together: they are for "
-                           f"{' or '.join(able)}, which a {config.model_type} cannot do")
+        raise LorakitError(
+            f"these rows and model={model!r} do not go together: they are for "
+            f"{' or '.join(able)}, which a {config.model_type} cannot do"
+        )
     return found
 
 
@@ -163,8 +198,11 @@ def reader(model: str, given: Any = None) -> tuple[Any, Any, list[str]]:
         return None, pictures, []
     tok, notes = tokenizer(model, ends=serves(given, "tokens", "") and not hears)
     if hasattr(pictures, "tokenizer"):
-        tok.chat_template = getattr(pictures, "chat_template", None) or pictures.tokenizer.chat_template or \
-            tok.chat_template
+        tok.chat_template = (
+            getattr(pictures, "chat_template", None)
+            or pictures.tokenizer.chat_template
+            or tok.chat_template
+        )
         pictures.tokenizer = tok
     return tok, pictures, notes
 
@@ -177,8 +215,9 @@ def processor(model: str, given: Any) -> Any:
     try:
         found = AutoProcessor.from_pretrained(where)
     except ImportError as error:
-        raise LorakitError(f"{model}: its processor needs a package that is not installed: {hub.reason(error)}"
-                           ) from None
+        raise LorakitError(
+            f"{model}: its processor needs a package that is not installed: {hub.reason(error)}"
+        ) from None
     except Exception as error:  # see `config`
         raise unusable(model, error) from None
     # BLIP begins a caption with a token that only its configuration names.
@@ -199,16 +238,26 @@ def tokenizer(model: str, ends: bool = True) -> tuple[Any, list[str]]:
         raise unusable(model, error) from None
     notes = list(tok.init_kwargs.get(NOTES, []))
     if not tok.is_fast:
-        raise LorakitError(f"{model}: its tokenizer has no fast version, which the mask needs for its offsets")
+        raise LorakitError(
+            f"{model}: its tokenizer has no fast version, which the mask needs for its offsets"
+        )
     if tok.eos_token is None and ends:
-        raise LorakitError(f"{model}: its tokenizer has no end-of-sequence token, so a trained answer could never end")
+        raise LorakitError(
+            f"{model}: its tokenizer has no end-of-sequence token, so a trained answer could never end"
+        )
     if tok.pad_token is None and tok.eos_token:
         tok.pad_token = tok.eos_token
-        notes.append("the tokenizer has no padding token; the end token pads, and padding is never a target")
+        notes.append(
+            "the tokenizer has no padding token; the end token pads, and padding is never a target"
+        )
     if not tok.chat_template and ends:
-        tok.chat_template = PLAIN_TEMPLATE if tok.bos_token else PLAIN_TEMPLATE.replace("{{ bos_token }}", "")
-        notes.append("the base has no chat template; turns are written as 'Question: …' and 'Answer: …', "
-                     f"an answer ends with {tok.eos_token!r}")
+        tok.chat_template = (
+            PLAIN_TEMPLATE if tok.bos_token else PLAIN_TEMPLATE.replace("{{ bos_token }}", "")
+        )
+        notes.append(
+            "the base has no chat template; turns are written as 'Question: …' and 'Answer: …', "
+            f"an answer ends with {tok.eos_token!r}"
+        )
     return tok, notes
 
 
@@ -219,10 +268,17 @@ def hash_of(model: str) -> str:
         from huggingface_hub import snapshot_download
 
         try:
-            folder = Path(snapshot_download(str(folder), local_files_only=True, allow_patterns=["*.safetensors"]))
+            folder = Path(
+                snapshot_download(
+                    str(folder), local_files_only=True, allow_patterns=["*.safetensors"]
+                )
+            )
         except OSError:
             return model
     files = sorted(folder.glob("*.safetensors"))
     # In the hub's cache a large file is a link to a blob named by its SHA-256.
-    parts = [f.resolve().name if re.fullmatch(r"[0-9a-f]{64}", f.resolve().name) else sha256(f) for f in files]
+    parts = [
+        f.resolve().name if re.fullmatch(r"[0-9a-f]{64}", f.resolve().name) else sha256(f)
+        for f in files
+    ]
     return hashlib.sha256("".join(parts).encode()).hexdigest() if parts else model

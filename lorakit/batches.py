@@ -22,14 +22,22 @@ class Batch:
     lengths: np.ndarray  # (D,) int64, tokens of each document
     rows: np.ndarray  # (D,) int64, index of each document in its set
     seed: int = 0  # of the dropout in this micro-batch
-    idle: bool = False  # computed only because another process needs the company: counts for nothing
-    labels: np.ndarray | None = None  # (D,) int64, the class of each document, where that is what is learnt
-    media: tuple[dict[str, np.ndarray], ...] = ()  # of each document the inputs of its pictures or its sound
+    idle: bool = (
+        False  # computed only because another process needs the company: counts for nothing
+    )
+    labels: np.ndarray | None = (
+        None  # (D,) int64, the class of each document, where that is what is learnt
+    )
+    media: tuple[
+        dict[str, np.ndarray], ...
+    ] = ()  # of each document the inputs of its pictures or its sound
 
     @property
     def count(self) -> int:
         """Tokens, or classes, to predict."""
-        return 0 if self.idle else int(self.targets.sum()) if self.labels is None else len(self.labels)
+        return (
+            0 if self.idle else int(self.targets.sum()) if self.labels is None else len(self.labels)
+        )
 
     def parts(self, tokens: int | None) -> list[Batch]:
         """The same documents in batches of at most so many tokens, one document at least; None: itself."""
@@ -40,18 +48,35 @@ class Batch:
             begin = ends[first] - self.lengths[first]
             last = max(first + 1, int(np.searchsorted(ends, begin + tokens, side="right")))
             here = slice(begin, ends[last - 1])
-            out.append(replace(self, ids=self.ids[here], targets=self.targets[here], lengths=self.lengths[first:last],
-                               rows=self.rows[first:last], seed=self.seed + len(out), media=self.media[first:last],
-                               labels=None if self.labels is None else self.labels[first:last]))
+            out.append(
+                replace(
+                    self,
+                    ids=self.ids[here],
+                    targets=self.targets[here],
+                    lengths=self.lengths[first:last],
+                    rows=self.rows[first:last],
+                    seed=self.seed + len(out),
+                    media=self.media[first:last],
+                    labels=None if self.labels is None else self.labels[first:last],
+                )
+            )
             first = last
         return out
 
     def filled_up(self, grain: int) -> Batch:
         """With a document of nothing at the end, so that the tokens are a multiple of `grain`."""
         lacking = -len(self.ids) % grain
-        return self if not lacking else replace(
-            self, ids=np.pad(self.ids, (0, lacking)), targets=np.pad(self.targets, (0, lacking)),
-            lengths=np.append(self.lengths, lacking), rows=np.append(self.rows, -1))
+        return (
+            self
+            if not lacking
+            else replace(
+                self,
+                ids=np.pad(self.ids, (0, lacking)),
+                targets=np.pad(self.targets, (0, lacking)),
+                lengths=np.append(self.lengths, lacking),
+                rows=np.append(self.rows, -1),
+            )
+        )
 
     @property
     def documents(self) -> np.ndarray:
@@ -61,17 +86,27 @@ class Batch:
     @property
     def positions(self) -> np.ndarray:
         """(N,) each token's place in its document."""
-        return np.arange(len(self.ids)) - np.repeat(np.cumsum(self.lengths) - self.lengths, self.lengths)
+        return np.arange(len(self.ids)) - np.repeat(
+            np.cumsum(self.lengths) - self.lengths, self.lengths
+        )
 
 
-def collate(rows: Sequence[dict[str, Any]], indices: Sequence[int], seed: int = 0, inputs: Any = None,
-            update: tuple[int, int] | None = None) -> Batch:
+def collate(
+    rows: Sequence[dict[str, Any]],
+    indices: Sequence[int],
+    seed: int = 0,
+    inputs: Any = None,
+    update: tuple[int, int] | None = None,
+) -> Batch:
     """Rows end to end. A first token that is marked has nothing before it to be predicted from: it is unmarked.
 
     `inputs(row, random)` makes a row's media the model's inputs; in training `random` follows from `update`, the run's
     seed and the update's number, and from the row: in whatever company it is, it looks the same.
     """
-    targets = [np.array(row["targets"] if "targets" in row else np.zeros(len(row["ids"])), dtype=bool) for row in rows]
+    targets = [
+        np.array(row["targets"] if "targets" in row else np.zeros(len(row["ids"])), dtype=bool)
+        for row in rows
+    ]
     for marks in targets:
         marks[:1] = False
     return Batch(
@@ -80,14 +115,21 @@ def collate(rows: Sequence[dict[str, Any]], indices: Sequence[int], seed: int = 
         lengths=np.asarray([len(row["ids"]) for row in rows], dtype=np.int64),
         rows=np.asarray(indices, dtype=np.int64),
         seed=seed,
-        labels=np.asarray([row["label"] for row in rows], dtype=np.int64) if "label" in rows[0] else None,
-        media=tuple(inputs(row, np.random.default_rng((*update, int(i))) if update else None)
-                    for row, i in zip(rows, indices, strict=True)) if inputs else (),
+        labels=np.asarray([row["label"] for row in rows], dtype=np.int64)
+        if "label" in rows[0]
+        else None,
+        media=tuple(
+            inputs(row, np.random.default_rng((*update, int(i))) if update else None)
+            for row, i in zip(rows, indices, strict=True)
+        )
+        if inputs
+        else (),
     )
 
 
-def pieces(lengths: Sequence[int], max_rows: int, max_tokens: int, packing: bool, processes: int = 1
-           ) -> list[list[int]]:
+def pieces(
+    lengths: Sequence[int], max_rows: int, max_tokens: int, packing: bool, processes: int = 1
+) -> list[list[int]]:
     """Positions grouped into micro-batches of at most `max_rows` rows and `max_tokens` tokens.
 
     Longest first into the first piece with room (first-fit decreasing); padded, a piece costs rows × longest. With
@@ -95,7 +137,10 @@ def pieces(lengths: Sequence[int], max_rows: int, max_tokens: int, packing: bool
     """
     if processes > 1:
         share = -(-sum(lengths) // processes)
-        max_tokens, max_rows = min(max_tokens, max(share, *lengths)), min(max_rows, -(-len(lengths) // processes))
+        max_tokens, max_rows = (
+            min(max_tokens, max(share, *lengths)),
+            min(max_rows, -(-len(lengths) // processes)),
+        )
     groups: list[list[int]] = []
     costs: list[int] = []  # packed: tokens; padded: the longest row
     for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
@@ -132,9 +177,21 @@ class Batches:
     With several processes it is this one's share; all have equally many, some of them idle.
     """
 
-    def __init__(self, rows: Sequence[dict[str, Any]], lengths: np.ndarray, *, global_batch_size: int,
-                 micro_batch_size: int, micro_batch_tokens: int, packing: bool, seed: int, epochs: int,
-                 max_updates: int | None = None, rank: int = 0, processes: int = 1):
+    def __init__(
+        self,
+        rows: Sequence[dict[str, Any]],
+        lengths: np.ndarray,
+        *,
+        global_batch_size: int,
+        micro_batch_size: int,
+        micro_batch_tokens: int,
+        packing: bool,
+        seed: int,
+        epochs: int,
+        max_updates: int | None = None,
+        rank: int = 0,
+        processes: int = 1,
+    ):
         self.rows, self.lengths = rows, lengths
         self.global_batch_size, self.seed, self.packing = global_batch_size, seed, packing
         self.micro_batch_size, self.micro_batch_tokens = micro_batch_size, micro_batch_tokens
@@ -154,8 +211,11 @@ class Batches:
         epoch, place = divmod(update, self.per_epoch)
         order = self._order  # the thread's may differ
         if order[0] != epoch:
-            order = self._order = (epoch, np.random.default_rng((self.seed, epoch)).permutation(len(self.rows)))
-        return order[1][place * self.global_batch_size:(place + 1) * self.global_batch_size]
+            order = self._order = (
+                epoch,
+                np.random.default_rng((self.seed, epoch)).permutation(len(self.rows)),
+            )
+        return order[1][place * self.global_batch_size : (place + 1) * self.global_batch_size]
 
     def tokens(self, update: int) -> int:
         """Input tokens of one update, over all processes."""
@@ -173,26 +233,45 @@ class Batches:
 
     def _made(self, update: int) -> list[Batch]:
         chosen = self.indices(update)
-        groups = pieces(self.lengths[chosen].tolist(), self.micro_batch_size, self.micro_batch_tokens, self.packing,
-                        self.processes)
-        mine = list(enumerate(groups))[self.rank::self.processes]
-        batches = [self._collated(chosen[group], update, self._seed(update, number)) for number, group in mine]
+        groups = pieces(
+            self.lengths[chosen].tolist(),
+            self.micro_batch_size,
+            self.micro_batch_tokens,
+            self.packing,
+            self.processes,
+        )
+        mine = list(enumerate(groups))[self.rank :: self.processes]
+        batches = [
+            self._collated(chosen[group], update, self._seed(update, number))
+            for number, group in mine
+        ]
         while len(batches) < -(-len(groups) // self.processes):
             batches.append(replace(self._collated(chosen[groups[-1][:1]], update, 0), idle=True))
         return batches
 
     def _collated(self, indices: np.ndarray, update: int, seed: int) -> Batch:
-        return collate([self.rows[i] for i in indices], indices, seed, getattr(self.rows, "inputs", None),
-                       (self.seed, update))
+        return collate(
+            [self.rows[i] for i in indices],
+            indices,
+            seed,
+            getattr(self.rows, "inputs", None),
+            (self.seed, update),
+        )
 
     def _seed(self, update: int, micro_batch: int) -> int:
         return int(np.random.SeedSequence((self.seed, update, micro_batch)).generate_state(1)[0])
 
 
-def in_order(rows: Sequence[dict[str, Any]], lengths: np.ndarray, max_rows: int, max_tokens: int, packing: bool,
-             share: tuple[int, int] = (0, 1)) -> Iterator[Batch]:
+def in_order(
+    rows: Sequence[dict[str, Any]],
+    lengths: np.ndarray,
+    max_rows: int,
+    max_tokens: int,
+    packing: bool,
+    share: tuple[int, int] = (0, 1),
+) -> Iterator[Batch]:
     """All rows once, for evaluation (or one of so many shares of them); `Batch.rows` says which is which."""
-    groups = pieces(lengths.tolist(), max_rows, max_tokens, packing)[share[0]::share[1]]
+    groups = pieces(lengths.tolist(), max_rows, max_tokens, packing)[share[0] :: share[1]]
     inputs = getattr(rows, "inputs", None)
 
     def made(number: int) -> Batch:

@@ -1,13 +1,13 @@
 """A folder that trains without a network: wheels, base, data and notebook, with their SHA-256; a Kaggle data set too.
 
-    quickstart.ipynb         its parameters name the copies here, found at run time wherever the folder is attached
-    run.yaml                 the same as settings, where a RUN.yaml was packed
-    model/ data/ …           the copies, each in a folder of its setting's name; `tiny` is inside lorakit's wheel
-    wheels/                  lorakit and what it needs
-    install_lorakit.py       `install.py`: installs from wheels/ alone
-    bundle.json              the manifest: what for, what is left out, size and SHA-256 of every file
-    dataset-metadata.json    for Kaggle's command, which keeps it to itself: not in the manifest
-    README.md
+quickstart.ipynb         its parameters name the copies here, found at run time wherever the folder is attached
+run.yaml                 the same as settings, where a RUN.yaml was packed
+model/ data/ …           the copies, each in a folder of its setting's name; `tiny` is inside lorakit's wheel
+wheels/                  lorakit and what it needs
+install_lorakit.py       `install.py`: installs from wheels/ alone
+bundle.json              the manifest: what for, what is left out, size and SHA-256 of every file
+dataset-metadata.json    for Kaggle's command, which keeps it to itself: not in the manifest
+README.md
 """
 
 from __future__ import annotations
@@ -42,9 +42,18 @@ INSTALLER, KAGGLE = "install_lorakit.py", "dataset-metadata.json"
 RUNNER = "notebooks"  # the extra whose wheels come along: what runs a notebook, and what its cells draw with
 
 
-def bundle(what: str | os.PathLike, out: str | os.PathLike | None = None, changes: Mapping[str, Any] | None = None, *,
-           without: Collection[str] = HELD, extras: Sequence[str] = (), python: str = "", platform: str = "",
-           name: str = "", say: Any = print) -> Path:
+def bundle(
+    what: str | os.PathLike,
+    out: str | os.PathLike | None = None,
+    changes: Mapping[str, Any] | None = None,
+    *,
+    without: Collection[str] = HELD,
+    extras: Sequence[str] = (),
+    python: str = "",
+    platform: str = "",
+    name: str = "",
+    say: Any = print,
+) -> Path:
     """The folder, `outputs/bundle/<name of the notebook or of the RUN.yaml>` unless `out` names one.
 
     `changes` are settings or parameters; `without` what the target has already; `extras` those of lorakit that the
@@ -57,7 +66,9 @@ def bundle(what: str | os.PathLike, out: str | os.PathLike | None = None, change
     settings = _settings(path, changes or {})
     target = Path(out or Path("outputs/bundle") / path.stem)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise LorakitError(f"{target}: is there and not empty; remove it, or name another folder with --out")
+        raise LorakitError(
+            f"{target}: is there and not empty; remove it, or name another folder with --out"
+        )
     files, sets, placed = gathered(settings)
     say("asking pip what lorakit needs …")
     wheels = Wanted([*extras, RUNNER], without, python, platform)
@@ -65,7 +76,9 @@ def bundle(what: str | os.PathLike, out: str | os.PathLike | None = None, change
     sweep(target.parent, glob.escape(target.name))
     with whole(target, "name another folder with --out, then start again") as part:
         part.mkdir()
-        left = f", without {', '.join(wheels.needs)}: the target must have it" if wheels.needs else ""
+        left = (
+            f", without {', '.join(wheels.needs)}: the target must have it" if wheels.needs else ""
+        )
         say(f"fetching {len(wheels.versions)} wheels{left} …")
         wheels.fetch(part / "wheels")
         for place, file in files.items():
@@ -74,12 +87,22 @@ def bundle(what: str | os.PathLike, out: str | os.PathLike | None = None, change
         for place, each in sets.items():
             each.module.save(each.path, part / place, **each.options)
         # Of what is at the hub its id, of a file or a folder the name: a data set may become public.
-        copies = {placed[key]: _last(settings[key]) if Path(settings[key]).exists() else settings[key]
-                  for key in ("model", *DATA) if key in placed}
-        about = {"lorakit": wheels.versions["lorakit"], "python": python or install.machine()[0],
-                 "platform": platform or install.machine()[1], "extras": list(extras), "needs": wheels.needs,
-                 "lends": wheels.members(RUNNER),
-                 "start": _start(path, part, settings, placed), "copies": copies, "packages": wheels.versions}
+        copies = {
+            placed[key]: _last(settings[key]) if Path(settings[key]).exists() else settings[key]
+            for key in ("model", *DATA)
+            if key in placed
+        }
+        about = {
+            "lorakit": wheels.versions["lorakit"],
+            "python": python or install.machine()[0],
+            "platform": platform or install.machine()[1],
+            "extras": list(extras),
+            "needs": wheels.needs,
+            "lends": wheels.members(RUNNER),
+            "start": _start(path, part, settings, placed),
+            "copies": copies,
+            "packages": wheels.versions,
+        }
         _describe(part, about, name, path.suffix != ".ipynb")
     return target
 
@@ -92,8 +115,15 @@ def verify(folder: str | os.PathLike) -> str:
     except SystemExit as error:
         raise LorakitError(str(error)) from None
     if broken := install.flaws(folder, files):
-        raise LorakitError("\n".join([f"{folder}: {len(broken)} of {len(files)} files differ from the manifest; copy "
-                                      "or upload the bundle again", *broken]))
+        raise LorakitError(
+            "\n".join(
+                [
+                    f"{folder}: {len(broken)} of {len(files)} files differ from the manifest; copy "
+                    "or upload the bundle again",
+                    *broken,
+                ]
+            )
+        )
     return f"{folder}: {len(files)} files, {sum(f['bytes'] for f in files.values()) / 1e6:,.1f} MB, all as packed"
 
 
@@ -103,12 +133,19 @@ def unpacked(path: str) -> str:
     Bundles are looked for in this folder, those above it, those in it, and among what is attached on Kaggle.
     """
     here = Path.cwd()
-    places = [*(p / install.MANIFEST for p in (here, *here.parents)), *here.glob(f"*/{install.MANIFEST}"),
-              *sorted(Path(ATTACHED).glob(f"**/{install.MANIFEST}"))]
-    return next((str(p.parent / path) for p in places if p.is_file() and (p.parent / path).exists()), path)
+    places = [
+        *(p / install.MANIFEST for p in (here, *here.parents)),
+        *here.glob(f"*/{install.MANIFEST}"),
+        *sorted(Path(ATTACHED).glob(f"**/{install.MANIFEST}")),
+    ]
+    return next(
+        (str(p.parent / path) for p in places if p.is_file() and (p.parent / path).exists()), path
+    )
 
 
-def gathered(settings: Mapping[str, Any]) -> tuple[dict[str, Path], dict[str, Source], dict[str, Any]]:
+def gathered(
+    settings: Mapping[str, Any],
+) -> tuple[dict[str, Path], dict[str, Source], dict[str, Any]]:
     """(place in the bundle -> file, place -> data set of the hub, the settings that change with it).
 
     Raises `LorakitError` naming what cannot be found or would not be found on another machine.
@@ -121,7 +158,9 @@ def gathered(settings: Mapping[str, Any]) -> tuple[dict[str, Path], dict[str, So
         if not settings.get(key):
             continue
         it = source(settings[key], settings.get("format") or "auto")
-        placed[key] = f"{key}/{it.name.replace('/', '--') if it.format == 'hub' else _last(it.path)}"
+        placed[key] = (
+            f"{key}/{it.name.replace('/', '--') if it.format == 'hub' else _last(it.path)}"
+        )
         if it.format == "hub":
             sets[placed[key]] = it
         else:
@@ -129,7 +168,9 @@ def gathered(settings: Mapping[str, Any]) -> tuple[dict[str, Path], dict[str, So
         if it.format == "hub" and isinstance(settings.get("format"), Mapping):
             placed["format"] = "auto"
         if "target" in it.options:  # parallel text
-            placed["format"] = {it.format: {**it.options, "target": Path(it.options["target"]).name}}
+            placed["format"] = {
+                it.format: {**it.options, "target": Path(it.options["target"]).name}
+            }
     return files, sets, placed
 
 
@@ -145,16 +186,22 @@ def base_folder(model: str) -> Path | None:
         try:
             folder = Path(snapshot_download(where, local_files_only=True))
         except OSError:
-            raise LorakitError(f"{model} is not on this machine; first: hf download {where}") from None
+            raise LorakitError(
+                f"{model} is not on this machine; first: hf download {where}"
+            ) from None
     index = next(folder.glob("*.safetensors.index.json"), None)
     try:
-        shards = {*json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()} if index else ()
+        shards = (
+            {*json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()} if index else ()
+        )
     except (OSError, ValueError, LookupError, AttributeError) as error:
         raise LorakitError(f"{index}: cannot be read ({error}); download the base again") from None
     lost = sorted(shard for shard in shards if not (folder / shard).is_file())
     if lost or not any(any(folder.glob(kind)) for kind in ("*.safetensors", "*.bin")):
-        raise LorakitError(f"{model}: {folder} lacks {lost[0] if lost else 'its weights'}; the download is not whole: "
-                           f"hf download {where}")
+        raise LorakitError(
+            f"{model}: {folder} lacks {lost[0] if lost else 'its weights'}; the download is not whole: "
+            f"hf download {where}"
+        )
     base.reader(str(folder))  # its tokenizer, or what else it reads with, is there as well
     return folder
 
@@ -162,8 +209,11 @@ def base_folder(model: str) -> Path | None:
 def tree(folder: Path, place: str) -> dict[str, Path]:
     """Every file of a folder but hidden ones, at its place in the bundle; links are followed."""
     found = {path.relative_to(folder): path for path in sorted(folder.rglob("*")) if path.is_file()}
-    return {f"{place}/{inside.as_posix()}": path for inside, path in found.items()
-            if not any(part.startswith(".") for part in inside.parts)}
+    return {
+        f"{place}/{inside.as_posix()}": path
+        for inside, path in found.items()
+        if not any(part.startswith(".") for part in inside.parts)
+    }
 
 
 def files_of(it: Source, place: str) -> dict[str, Path]:
@@ -178,8 +228,10 @@ def files_of(it: Source, place: str) -> dict[str, Path]:
     home = place.rpartition("/")[0]
     found = {f"{home}/{file.name}": file for file in files}
     if len(found) < len(files):
-        raise LorakitError(f"{', '.join(map(str, files))}: have one name; a bundle keeps them in one folder, so rename "
-                           "one")
+        raise LorakitError(
+            f"{', '.join(map(str, files))}: have one name; a bundle keeps them in one folder, so rename "
+            "one"
+        )
     return found | {f"{home}/{inside}": file for inside, file in spoken_of(it)}
 
 
@@ -188,9 +240,15 @@ def spoken_of(it: Source) -> Iterator[tuple[str, Path]]:
 
     Raises `LorakitError` for a path that no other machine would have.
     """
-    media = tuple(s for m in registry.modules("formats").values() if hasattr(m, "MEDIUM") for s in m.SUFFIXES)
+    media = tuple(
+        s for m in registry.modules("formats").values() if hasattr(m, "MEDIUM") for s in m.SUFFIXES
+    )
     top = (Path(it.path) if Path(it.path).is_dir() else Path(it.path).parent).absolute()
-    rows = (row for row in it.read() if isinstance(row, Example) and not row.file.lower().endswith(media))
+    rows = (
+        row
+        for row in it.read()
+        if isinstance(row, Example) and not row.file.lower().endswith(media)
+    )
     named = lambda row: [v for v in strings(row.fields) if v.lower().endswith(media)]
     head = list(islice(rows, HEAD))
     if not any(map(named, head)):  # as for the schema, the first rows tell
@@ -203,8 +261,10 @@ def spoken_of(it: Source) -> Iterator[tuple[str, Path]]:
             start = places[0].absolute() if places[0].absolute().is_relative_to(top) else top
             inside = Path(os.path.normpath(start.relative_to(top) / value))
             if inside.is_absolute() or inside.parts[0] == "..":
-                raise LorakitError(f"{row.where}: {value} is outside {top}, where another machine would not find it; "
-                                   "put it into that folder and name it from there")
+                raise LorakitError(
+                    f"{row.where}: {value} is outside {top}, where another machine would not find it; "
+                    "put it into that folder and name it from there"
+                )
             yield inside.as_posix(), places[0] / value
 
 
@@ -234,10 +294,15 @@ def room(target: Path, files: Mapping[str, Path], wheels: int) -> None:
     home = target.absolute()
     while not home.exists():
         home = home.parent
-    wanted, free = sum(file.stat().st_size for file in files.values()) + wheels, shutil.disk_usage(home).free
+    wanted, free = (
+        sum(file.stat().st_size for file in files.values()) + wheels,
+        shutil.disk_usage(home).free,
+    )
     if wanted > free:
-        raise LorakitError(f"{target}: needs up to {wanted / 1e9:.1f} GB (wheels {wheels / 1e9:.1f}), and {home} has "
-                           f"{free / 1e9:.1f} GB left; free some space, or name a folder on another disk with --out")
+        raise LorakitError(
+            f"{target}: needs up to {wanted / 1e9:.1f} GB (wheels {wheels / 1e9:.1f}), and {home} has "
+            f"{free / 1e9:.1f} GB left; free some space, or name a folder on another disk with --out"
+        )
 
 
 def _settings(path: Path, changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -259,18 +324,24 @@ def _start(path: Path, part: Path, settings: Mapping[str, Any], placed: Mapping[
         content = notebook_of({"name": Run.model_fields["name"].default, **settings})
     paths = [key for key in ("model", *DATA) if key in placed]
     # Relative, as in most notebooks, it is beside what is open: on Kaggle in /kaggle/working.
-    where = {"output_dir": "outputs"} if Path(settings.get("output_dir") or "").is_absolute() else {}
+    where = (
+        {"output_dir": "outputs"} if Path(settings.get("output_dir") or "").is_absolute() else {}
+    )
     content = rewritten(content, {**settings, **placed, **where}, paths)
     start = f"{path.stem}.ipynb"
-    (part / start).write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    (part / start).write_text(
+        json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
     return start
 
 
 def _slug(path: Path, name: str) -> str:
     """Kaggle's name of the data set: OWNER/NAME, of 6 to 50 letters, digits and dashes."""
     if name and not re.fullmatch(r"[\w-]+/[a-z0-9-]{6,50}", name):
-        raise LorakitError(f"--name {name}: Kaggle names a data set OWNER/NAME, NAME of 6 to 50 small letters, digits "
-                           "and dashes")
+        raise LorakitError(
+            f"--name {name}: Kaggle names a data set OWNER/NAME, NAME of 6 to 50 small letters, digits "
+            "and dashes"
+        )
     words = re.sub("[^a-z0-9]+", "-", path.stem.lower()).strip("-")
     return name or f"INSERT_OWNER_HERE/{f'lorakit-{words}'[:50].strip('-')}"
 
@@ -280,24 +351,41 @@ def _describe(part: Path, about: dict[str, Any], name: str, settings: bool) -> N
     shutil.copyfile(install.__file__, part / INSTALLER)
     (part / "README.md").write_text(_readme(about, name, settings), encoding="utf-8")
     # https://github.com/Kaggle/kaggle-api/blob/main/docs/datasets_metadata.md: a title of 6 to 50 characters
-    (part / KAGGLE).write_text(json.dumps({
-        "title": f"lorakit {name.rpartition('/')[2].removeprefix('lorakit-')}"[:50], "id": name,
-        "licenses": [{"name": "other"}], "description": "Packed by lorakit to train without internet. The wheels, the "
-        "base model and the data keep their own licences."}, indent=1) + "\n", encoding="utf-8")
-    files = {path.relative_to(part).as_posix(): {"bytes": path.stat().st_size, "sha256": install.digest(path)}
-             for path in sorted(part.rglob("*")) if path.is_file() and path.name != KAGGLE}
-    (part / install.MANIFEST).write_text(json.dumps({**about, "files": files}, indent=1, ensure_ascii=False) + "\n",
-                                         encoding="utf-8")
+    (part / KAGGLE).write_text(
+        json.dumps(
+            {
+                "title": f"lorakit {name.rpartition('/')[2].removeprefix('lorakit-')}"[:50],
+                "id": name,
+                "licenses": [{"name": "other"}],
+                "description": "Packed by lorakit to train without internet. The wheels, the "
+                "base model and the data keep their own licences.",
+            },
+            indent=1,
+        )
+        + "\n",
+        encoding="utf-8",
+    )
+    files = {
+        path.relative_to(part).as_posix(): {
+            "bytes": path.stat().st_size,
+            "sha256": install.digest(path),
+        }
+        for path in sorted(part.rglob("*"))
+        if path.is_file() and path.name != KAGGLE
+    }
+    (part / install.MANIFEST).write_text(
+        json.dumps({**about, "files": files}, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
 
 
 def _readme(about: Mapping[str, Any], name: str, settings: bool) -> str:
     needs = f", and {', '.join(about['needs'])} installed already" if about["needs"] else ""
     yaml_too = ", or `cd` here and `lorakit train run.yaml`" if settings else ""
-    return f"""# {about['start'].removesuffix('.ipynb')}, to be run without internet
+    return f"""# {about["start"].removesuffix(".ipynb")}, to be run without internet
 
-1. Needs Python {about['python']} on {about['platform']}{needs}. In `wheels/`: lorakit {about['lorakit']} and all else.
+1. Needs Python {about["python"]} on {about["platform"]}{needs}. In `wheels/`: lorakit {about["lorakit"]} and all else.
 2. To Kaggle: put your name into `{KAGGLE}` ({name}), then `kaggle datasets create -p . --dir-mode zip --keep-tabular`.
-3. There: import `{about['start']}`, attach the data set, internet off, run all; results in `/kaggle/working/outputs`.
-4. Elsewhere: `python {INSTALLER}`, then here `jupyter lab` or `lorakit run {about['start']}`{yaml_too}.
+3. There: import `{about["start"]}`, attach the data set, internet off, run all; results in `/kaggle/working/outputs`.
+4. Elsewhere: `python {INSTALLER}`, then here `jupyter lab` or `lorakit run {about["start"]}`{yaml_too}.
 5. Is it whole? `python {INSTALLER} --verify` compares every file with `{install.MANIFEST}`.
 """

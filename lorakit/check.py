@@ -25,7 +25,11 @@ from lorakit.run import Run
 Encode = Callable[[Example, int], list[dict]]
 Choose = Callable[[str], Encode | None]
 SAMPLE = 10_000  # rows for the checks that need not see all
-WIDE, BAR, TITLED = 5.5, 0.27, 2  # inches of a picture's column and of a bar; bars that a title takes
+WIDE, BAR, TITLED = (
+    5.5,
+    0.27,
+    2,
+)  # inches of a picture's column and of a bar; bars that a title takes
 
 
 @dataclass
@@ -66,21 +70,29 @@ class Checked:
     def lines(self) -> list[str]:
         """What was read, how much of it is usable, then the findings, the worst first."""
         levels = Counter(f.level for _, f in self.findings())
-        return [f"{self.report.file}: {some(self.report.rows)}, {self.report.format}; {self.report.reason}",
-                f"{sum(self.rows.values()):,} usable, {len(self.report.rejected):,} not; by set: "
-                + ", ".join(f"{n} {c:,}" for n, c in self.rows.items()),
-                f"{some(levels['wrong'], 'thing') if levels['wrong'] else 'nothing'} wrong, "
-                f"{levels['warning'] or 'nothing'} to look at",
-                *self._all(), *self.report.notes]
+        return [
+            f"{self.report.file}: {some(self.report.rows)}, {self.report.format}; {self.report.reason}",
+            f"{sum(self.rows.values()):,} usable, {len(self.report.rejected):,} not; by set: "
+            + ", ".join(f"{n} {c:,}" for n, c in self.rows.items()),
+            f"{some(levels['wrong'], 'thing') if levels['wrong'] else 'nothing'} wrong, "
+            f"{levels['warning'] or 'nothing'} to look at",
+            *self._all(),
+            *self.report.notes,
+        ]
 
     def __str__(self) -> str:
         return "\n".join(self.lines())
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON: report, findings and the figures behind them."""
-        return {"usable": self.usable, "rows": self.rows, "sampled": self.sampled, "report": asdict(self.report),
-                "findings": [{"check": n, **asdict(f)} for n, f in self.findings()],
-                "facts": {n: c.facts() for n, c in self.checks.items()}}
+        return {
+            "usable": self.usable,
+            "rows": self.rows,
+            "sampled": self.sampled,
+            "report": asdict(self.report),
+            "findings": [{"check": n, **asdict(f)} for n, f in self.findings()],
+            "facts": {n: c.facts() for n, c in self.checks.items()},
+        }
 
     def picture(self, *names: str) -> Any:
         """A matplotlib figure of these checks, or of all that have something to show."""
@@ -102,13 +114,19 @@ class Checked:
         figure = Picture(figsize=(WIDE * max(1, len(columns)), BAR * high), layout="constrained")
         parts = figure.subfigures(1, max(1, len(columns)), squeeze=False)[0]
         for part, names in zip(parts, columns):
-            rest = high - sum(TITLED + bars[n] for n in names)  # left blank, so that all bars are alike
-            grid = part.add_gridspec(len(names) + 1, 1, height_ratios=[*(bars[n] for n in names), max(rest, 0.01)])
+            rest = high - sum(
+                TITLED + bars[n] for n in names
+            )  # left blank, so that all bars are alike
+            grid = part.add_gridspec(
+                len(names) + 1, 1, height_ratios=[*(bars[n] for n in names), max(rest, 0.01)]
+            )
             for place, name in enumerate(names):
                 self.checks[name].draw(axes := part.add_subplot(grid[place]))
                 axes.spines[["top", "right"]].set_visible(False)
         if not columns:
-            parts[0].text(0.5, 0.5, "nothing was found to draw", ha="center", va="center", color="gray")
+            parts[0].text(
+                0.5, 0.5, "nothing was found to draw", ha="center", va="center", color="gray"
+            )
         return figure
 
 
@@ -139,7 +157,11 @@ def _chooser(run: Run) -> tuple[Choose, list[str]]:
     def choose(schema: str) -> Encode | None:
         given = registry.load("schemas", schema)
         try:
-            name = run.task if run.task != "auto" else base.task_for(given, config, processor, run.model)
+            name = (
+                run.task
+                if run.task != "auto"
+                else base.task_for(given, config, processor, run.model)
+            )
         except LorakitError:
             if "model" in run.model_fields_set:
                 raise
@@ -158,14 +180,28 @@ def _gives(task: str) -> str | None:
 def check(run: Run) -> Checked:
     """The data of a run, for its model and `max_length`. Raises `LorakitError` when a file cannot be read at all."""
     choose, notes = _chooser(run)
-    found = look(data.sources(run.data, run.validation_data, run.test_data, run.format), choose=choose,
-                 columns=run.columns, gives=_gives(run.task), max_length=run.max_length, seed=run.seed)
+    found = look(
+        data.sources(run.data, run.validation_data, run.test_data, run.format),
+        choose=choose,
+        columns=run.columns,
+        gives=_gives(run.task),
+        max_length=run.max_length,
+        seed=run.seed,
+    )
     found.report.notes += notes
     return found
 
 
-def look(sources: Mapping[str, Source], *, choose: Choose, columns: Mapping[str, str] | None = None,
-         gives: str | None = None, max_length: int = 1024, seed: int = 0, sample: int = SAMPLE) -> Checked:
+def look(
+    sources: Mapping[str, Source],
+    *,
+    choose: Choose,
+    columns: Mapping[str, str] | None = None,
+    gives: str | None = None,
+    max_length: int = 1024,
+    seed: int = 0,
+    sample: int = SAMPLE,
+) -> Checked:
     """Reads each file once, a row at a time. `choose` finds what encodes the rows of a schema."""
     report, rows, kept, checks = DataReport(""), Counter(), _Sample(sample, seed), {}
     for name, it in sources.items():
@@ -186,14 +222,20 @@ def look(sources: Mapping[str, Source], *, choose: Choose, columns: Mapping[str,
             bad = report.rejected[before]
             raise LorakitError(f"{it.name}: no usable row; the first: {bad.where}: {bad.reason}")
         if name != "train":
-            report.notes.append(f"{name} rows: {here.file}: {some(here.rows)}, {here.format}; {here.reason}")
+            report.notes.append(
+                f"{name} rows: {here.file}: {some(here.rows)}, {here.format}; {here.reason}"
+            )
         gives = registry.load("schemas", here.schema).GIVES
     report.sha256 = data.identity(sources)
     _finish(checks, report.rejected, kept.rows())
-    return Checked(report, dict(rows), len(kept.kept), {n: c.findings() for n, c in checks.items()}, checks)
+    return Checked(
+        report, dict(rows), len(kept.kept), {n: c.findings() for n, c in checks.items()}, checks
+    )
 
 
-def _finish(checks: Mapping[str, Any], rejected: list[Rejected], sample: list[tuple[Example, str]]) -> None:
+def _finish(
+    checks: Mapping[str, Any], rejected: list[Rejected], sample: list[tuple[Example, str]]
+) -> None:
     """Shows the sample to the checks that look at one, the rejected rows to those that count them."""
     sampled = [one for name, one in checks.items() if _module(name).SAMPLED]
     for row, name in data.shown(sample, "a closer look"):
@@ -233,10 +275,15 @@ def fix(run: Run, folder: str | Path | None = None) -> tuple[Path, Path]:
     it = data.source(run.data, run.format)
     path = Path(it.path) if Path(it.path).exists() else Path(Path(it.path).name)
     stem = path.name.removesuffix(".gz").rpartition(".")[0] or path.name
-    targets = [(Path(folder) if folder else path.parent) / f"{stem}.{kind}.jsonl" for kind in ("clean", "rejected")]
+    targets = [
+        (Path(folder) if folder else path.parent) / f"{stem}.{kind}.jsonl"
+        for kind in ("clean", "rejected")
+    ]
     for target in targets:
         if target.exists():
-            raise LorakitError(f"{target}: is there already; move it away first, nothing is written over")
+            raise LorakitError(
+                f"{target}: is there already; move it away first, nothing is written over"
+            )
     with ExitStack() as stack:
         parts = [stack.enter_context(whole(target)) for target in targets]
         kept, rest = (stack.enter_context(open(part, "w", encoding="utf-8")) for part in parts)
@@ -255,7 +302,9 @@ def _sifted(run: Run, it: Source) -> Iterator[Example | Rejected]:
         if encode is None:
             encode = choose(report.schema)
             if encode is None:
-                raise LorakitError(f"{it.name}: name the model that these rows are for, e.g. --set model=vit-base")
+                raise LorakitError(
+                    f"{it.name}: name the model that these rows are for, e.g. --set model=vit-base"
+                )
         if isinstance(row, Example):
             try:
                 encode(row, run.max_length)
@@ -263,7 +312,9 @@ def _sifted(run: Run, it: Source) -> Iterator[Example | Rejected]:
                 row = Rejected(row.file, row.row, str(error))
             else:
                 before = seen.setdefault(data.fingerprint(row), row.where)
-                row = row if before == row.where else Rejected(row.file, row.row, f"repeats {before}")
+                row = (
+                    row if before == row.where else Rejected(row.file, row.row, f"repeats {before}")
+                )
         yield row
 
 
@@ -276,4 +327,6 @@ def _line(fields: dict, row: Example | Rejected) -> str:
     except UnicodeEncodeError:
         return json.dumps(fields) + "\n"
     except TypeError as error:
-        raise LorakitError(f"{row.where}: cannot be written as JSON ({error}); only text can be copied") from None
+        raise LorakitError(
+            f"{row.where}: cannot be written as JSON ({error}); only text can be copied"
+        ) from None

@@ -38,7 +38,9 @@ def main(arguments: list[str] | None = None) -> int:
 def parser() -> argparse.ArgumentParser:
     from importlib import metadata
 
-    out = argparse.ArgumentParser(prog="lorakit", description="Fine-tune an open model and know that it got better.")
+    out = argparse.ArgumentParser(
+        prog="lorakit", description="Fine-tune an open model and know that it got better."
+    )
     out.add_argument("--version", action="version", version=metadata.version("lorakit"))
     commands = out.add_subparsers(required=True, metavar="COMMAND")
 
@@ -50,11 +52,17 @@ def parser() -> argparse.ArgumentParser:
     it = command(doctor, "what this machine is, what would be chosen, and what is wrong")
     it.add_argument("--json", action="store_true")
     it = command(check, "whether data are usable: 0, or 1 with every bad row located")
-    it.add_argument("data", metavar="DATA|RUN.yaml", help="a file, a folder, a hub id, or the settings of a run")
+    it.add_argument(
+        "data", metavar="DATA|RUN.yaml", help="a file, a folder, a hub id, or the settings of a run"
+    )
     it.add_argument("--task", default="auto")
     it.add_argument("--json", action="store_true", help="report, findings and figures as JSON")
     it.add_argument("--picture", type=Path, help="draw what was found into this PNG")
-    it.add_argument("--fix", action="store_true", help="write a clean copy and the rejected rows beside the file")
+    it.add_argument(
+        "--fix",
+        action="store_true",
+        help="write a clean copy and the rejected rows beside the file",
+    )
     settings(it)
     it.add_argument("--columns", default="", metavar="prompt=question,answer=solution")
     it = command(plan, "memory and time of a run, before training")
@@ -63,57 +71,124 @@ def parser() -> argparse.ArgumentParser:
     it = command(train, "one whole run: train, score before and after, prove, report")
     it.add_argument("run", metavar="RUN.yaml")
     it.add_argument("--processes", type=int)
-    it.add_argument("--queue", action="store_true", help="wait for a free card, behind those that wait already")
+    it.add_argument(
+        "--queue", action="store_true", help="wait for a free card, behind those that wait already"
+    )
     settings(it)
-    it = command(run, "execute a notebook through papermill into outputs/, also once per row of a table")
+    it = command(
+        run, "execute a notebook through papermill into outputs/, also once per row of a table"
+    )
     it.add_argument("notebook")
-    it.add_argument("--over", metavar="GRID.yaml|ROWS.csv", help="lists of values, each with each; or a row per line")
-    it.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), dest="parameters")
+    it.add_argument(
+        "--over",
+        metavar="GRID.yaml|ROWS.csv",
+        help="lists of values, each with each; or a row per line",
+    )
+    it.add_argument(
+        "-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), dest="parameters"
+    )
     it.add_argument("--output-dir", default="outputs")
-    it = command(rehearse, "the same notebook or run on a shrunken model, offline, in about a minute")
+    it = command(
+        rehearse, "the same notebook or run on a shrunken model, offline, in about a minute"
+    )
     it.add_argument("what", metavar="NOTEBOOK|RUN.yaml")
-    it.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), dest="parameters")
+    it.add_argument(
+        "-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), dest="parameters"
+    )
     settings(it)
-    it = command(bundle, "wheels, base, data and notebook in one folder that runs without internet, for Kaggle too")
+    it = command(
+        bundle,
+        "wheels, base, data and notebook in one folder that runs without internet, for Kaggle too",
+    )
     it.add_argument("what", metavar="NOTEBOOK|RUN.yaml|FOLDER")
-    it.add_argument("--verify", action="store_true", help="compare the files of a bundle's FOLDER with its manifest")
+    it.add_argument(
+        "--verify",
+        action="store_true",
+        help="compare the files of a bundle's FOLDER with its manifest",
+    )
     it.add_argument("--out", metavar="FOLDER", help="else outputs/bundle/NAME")
-    it.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), dest="parameters")
+    it.add_argument(
+        "-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), dest="parameters"
+    )
     settings(it)
-    it.add_argument("--without", nargs="*", metavar="PACKAGE",
-                    help=f"what the target has already; {', '.join(HELD)} unless named, nothing when none is")
-    it.add_argument("--extra", action="append", default=[], metavar="NAME", dest="extras",
-                    help="one of lorakit's extras that the notebook needs, such as images")
-    it.add_argument("--python", default="", metavar="3.12", help="the target's, where it is another")
-    it.add_argument("--platform", default="", metavar="manylinux_2_35_x86_64", help="likewise, as pip names it")
+    it.add_argument(
+        "--without",
+        nargs="*",
+        metavar="PACKAGE",
+        help=f"what the target has already; {', '.join(HELD)} unless named, nothing when none is",
+    )
+    it.add_argument(
+        "--extra",
+        action="append",
+        default=[],
+        metavar="NAME",
+        dest="extras",
+        help="one of lorakit's extras that the notebook needs, such as images",
+    )
+    it.add_argument(
+        "--python", default="", metavar="3.12", help="the target's, where it is another"
+    )
+    it.add_argument(
+        "--platform", default="", metavar="manylinux_2_35_x86_64", help="likewise, as pip names it"
+    )
     it.add_argument("--name", default="", metavar="OWNER/NAME", help="the Kaggle data set")
-    it = command(evaluate, "score the base and the tuned model again, also on other rows or by other metrics")
+    it = command(
+        evaluate, "score the base and the tuned model again, also on other rows or by other metrics"
+    )
     it.add_argument("run", metavar="RUN_DIR")
     it.add_argument("--data", help="rows to score on instead of the run's test rows")
     it.add_argument("--metrics", help="names, separated by commas")
     it = command(report, "write report.html, report.md and loss.png of a run")
     it.add_argument("run", metavar="RUN_DIR")
-    it = command(convert, "an adapter or a base between PEFT, transformers and mlx-lm, whichever way its files say")
+    it = command(
+        convert,
+        "an adapter or a base between PEFT, transformers and mlx-lm, whichever way its files say",
+    )
     it.add_argument("source", help="a folder, or a hub id")
     it.add_argument("target", help="the folder to write")
     it.add_argument("--four-bit", action="store_true", help="quantize a base for mlx-lm")
-    it = command(export, "a finished run in another format, proven by a round trip in a fresh process")
+    it = command(
+        export, "a finished run in another format, proven by a round trip in a fresh process"
+    )
     it.add_argument("run", metavar="RUN_DIR")
-    it.add_argument("--to", required=True, metavar="TARGET", help="a file of lorakit/export/: adapter, merged, gguf, …")
-    it.add_argument("--type", help="precision, e.g. bf16, q8_0, int8, 4bit; each target names its own")
-    it.add_argument("--out", metavar="PATH", help="the folder to write; else RUN_DIR/export/TARGET-TYPE")
-    it.add_argument("--also", nargs="+", metavar="RUN_DIR", help="runs on the same base whose adapters go along")
-    it = command(serve, "an OpenAI-compatible endpoint over a tuned model on this machine, for a first try")
+    it.add_argument(
+        "--to",
+        required=True,
+        metavar="TARGET",
+        help="a file of lorakit/export/: adapter, merged, gguf, …",
+    )
+    it.add_argument(
+        "--type", help="precision, e.g. bf16, q8_0, int8, 4bit; each target names its own"
+    )
+    it.add_argument(
+        "--out", metavar="PATH", help="the folder to write; else RUN_DIR/export/TARGET-TYPE"
+    )
+    it.add_argument(
+        "--also", nargs="+", metavar="RUN_DIR", help="runs on the same base whose adapters go along"
+    )
+    it = command(
+        serve, "an OpenAI-compatible endpoint over a tuned model on this machine, for a first try"
+    )
     it.add_argument("run", metavar="RUN_DIR")
     it.add_argument("--port", type=int, default=8000)
     it = command(push, "upload an exported folder with its model card to the hub")
     it.add_argument("folder", metavar="EXPORT_DIR")
     it.add_argument("repository", metavar="OWNER/NAME")
     it.add_argument("--public", action="store_true", help="for everybody to see; else private")
-    it = command(compare, "runs and logs side by side: curves, settings that differ, scores with intervals, fairness")
-    it.add_argument("runs", nargs="+", metavar="RUN_DIR|LOG", help="or trainer_state.json, TensorBoard files, a CSV")
+    it = command(
+        compare,
+        "runs and logs side by side: curves, settings that differ, scores with intervals, fairness",
+    )
+    it.add_argument(
+        "runs",
+        nargs="+",
+        metavar="RUN_DIR|LOG",
+        help="or trainer_state.json, TensorBoard files, a CSV",
+    )
     it.add_argument("--plot", type=Path, help="write the curves into this PNG")
-    it.add_argument("--curves", action="store_true", help="runs without scores too, by their curves alone")
+    it.add_argument(
+        "--curves", action="store_true", help="runs without scores too, by their curves alone"
+    )
     it = command(ask, "ask a tuned model a question")
     it.add_argument("run", metavar="RUN_DIR")
     it.add_argument("question")
@@ -123,8 +198,14 @@ def parser() -> argparse.ArgumentParser:
 
 
 def settings(it: argparse.ArgumentParser) -> None:
-    it.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", dest="changes",
-                    help="a setting that replaces the file's, e.g. --set learning_rate=1e-4")
+    it.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        dest="changes",
+        help="a setting that replaces the file's, e.g. --set learning_rate=1e-4",
+    )
 
 
 def _changes(options: argparse.Namespace) -> dict:
@@ -179,8 +260,10 @@ def check(options: argparse.Namespace) -> int:
     for bad in found.report.rejected:
         print(f"{bad.where}: {bad.reason}")
     if found.report.rejected:
-        print("A run leaves these rows out. Correct them, or write a copy without them: "
-              f"lorakit check {options.data} --fix")
+        print(
+            "A run leaves these rows out. Correct them, or write a copy without them: "
+            f"lorakit check {options.data} --fix"
+        )
     return 0 if found.usable else 1
 
 
@@ -190,10 +273,15 @@ def _checked_run(options: argparse.Namespace):
 
     pairs = [pair.partition("=") for pair in options.columns.split(",") if pair.strip()]
     if any(not equals for _, equals, _ in pairs):
-        raise LorakitError(f"--columns {options.columns}: expected NAME=COLUMN, several separated by commas")
+        raise LorakitError(
+            f"--columns {options.columns}: expected NAME=COLUMN, several separated by commas"
+        )
     columns = {name.strip(): column.strip() for name, _, column in pairs}
-    changes = {**_changes(options), **({"columns": columns} if columns else {}),
-               **({"task": options.task} if options.task != "auto" else {})}
+    changes = {
+        **_changes(options),
+        **({"columns": columns} if columns else {}),
+        **({"task": options.task} if options.task != "auto" else {}),
+    }
     if options.data.endswith((".yaml", ".yml")):
         return Run.read(options.data, **changes)
     return Run(**{"data": options.data, **changes})
@@ -212,17 +300,21 @@ def plan(options: argparse.Namespace) -> int:
         print(f"{name} = {value}: {reason}")
     shape = cost.shape(resolved)
     parts = cost.memory(resolved, shape)
-    print(f"memory: {parts['total'] / 1e9:.2f} GB at the peak ("
-          + ", ".join(f"{k} {v / 1e9:.2f}" for k, v in parts.items() if k != "total")
-          + f"); {facts.device_memory / 1e9:.1f} GB are there")
+    print(
+        f"memory: {parts['total'] / 1e9:.2f} GB at the peak ("
+        + ", ".join(f"{k} {v / 1e9:.2f}" for k, v in parts.items() if k != "total")
+        + f"); {facts.device_memory / 1e9:.1f} GB are there"
+    )
     lengths = prepared.rows["train"].lengths
     rows = resolved.epochs * len(lengths)
     if resolved.max_updates is not None:
         rows = resolved.max_updates * resolved.global_batch_size
     tokens = int(rows * lengths.mean())
     seconds = cost.seconds(resolved, shape, tokens, cost.matmul_rate())
-    print(f"time: about {seconds:.0f} s for {tokens:,} tokens in {-(-rows // resolved.global_batch_size)} updates, "
-          "from this machine's measured matrix products; evaluation comes on top")
+    print(
+        f"time: about {seconds:.0f} s for {tokens:,} tokens in {-(-rows // resolved.global_batch_size)} updates, "
+        "from this machine's measured matrix products; evaluation comes on top"
+    )
     planning.refuse(resolved, facts)
     return 0
 
@@ -238,7 +330,9 @@ def train(options: argparse.Namespace) -> int:
 
         asked = _run(options)
         options.queue = False
-        with turns.on_cards(str(asked.folder.resolve()), None if asked.processes == "auto" else asked.processes):
+        with turns.on_cards(
+            str(asked.folder.resolve()), None if asked.processes == "auto" else asked.processes
+        ):
             return train(options)
     wanted, alone = _run(options), ""
     if not processes.started():
@@ -250,7 +344,10 @@ def train(options: argparse.Namespace) -> int:
     if not processes.join().first:
         return 0
     found = folder.record
-    print(f"{folder.path}: status: {found['status']}" + (f": {found['error']}" if found.get("error") else ""))
+    print(
+        f"{folder.path}: status: {found['status']}"
+        + (f": {found['error']}" if found.get("error") else "")
+    )
     if found["status"] == "done":
         print(f"{verdict(folder.scores)[1]}\nSee {folder / 'report.html'}")
     return 0
@@ -284,8 +381,16 @@ def bundle(options: argparse.Namespace) -> int:
         print(verify(options.what))
         return 0
     without = HELD if options.without is None else options.without
-    folder = pack(options.what, options.out, {**_changes(options), **dict(options.parameters)}, without=without,
-                  extras=options.extras, python=options.python, platform=options.platform, name=options.name)
+    folder = pack(
+        options.what,
+        options.out,
+        {**_changes(options), **dict(options.parameters)},
+        without=without,
+        extras=options.extras,
+        python=options.python,
+        platform=options.platform,
+        name=options.name,
+    )
     print(f"{verify(folder)}\nSee {folder / 'README.md'}")
     return 0
 
@@ -349,7 +454,15 @@ def ask(options: argparse.Namespace) -> int:
     from lorakit.ask import ask as answer
 
     for name, adapted in (("base: ", False), ("tuned: ", True)) if options.base else (("", True),):
-        print(name + answer(options.run, options.question, adapted=adapted, max_new_tokens=options.max_new_tokens)[0])
+        print(
+            name
+            + answer(
+                options.run,
+                options.question,
+                adapted=adapted,
+                max_new_tokens=options.max_new_tokens,
+            )[0]
+        )
     return 0
 
 

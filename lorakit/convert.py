@@ -26,8 +26,19 @@ MLX_FILES = ("adapter_config.json", "adapters.safetensors")
 NEEDED = "mlx-lm is not installed, which this needs: pip install 'lorakit[mac]'"
 PREFIX = "base_model.model."  # before every name in PEFT's files
 # Settings of PEFT that change what an adapter computes, and have no counterpart.
-UNSERVED = ("use_dora", "rank_pattern", "alpha_pattern", "modules_to_save", "target_parameters", "lora_bias",
-            "trainable_token_indices", "layer_replication", "use_qalora", "fan_in_fan_out", "alora_invocation_tokens")
+UNSERVED = (
+    "use_dora",
+    "rank_pattern",
+    "alpha_pattern",
+    "modules_to_save",
+    "target_parameters",
+    "lora_bias",
+    "trainable_token_indices",
+    "layer_replication",
+    "use_qalora",
+    "fan_in_fan_out",
+    "alora_invocation_tokens",
+)
 GROUPS = (64, 32)  # weights that share a scale: the first that divides a layer's width
 NAME = r"(?P<layer>.+)\.{}(\.default)?(\.weight)?"
 
@@ -69,9 +80,19 @@ def read_peft(folder: Path | str) -> tuple[dict[str, Any], dict[str, dict[str, n
     """
     settings, tensors = _read(Path(folder), PEFT_FILES)
     unserved = [name for name in UNSERVED if settings.get(name)]
-    if settings.get("peft_type", "LORA") != "LORA" or settings.get("bias", "none") != "none" or unserved:
-        what = unserved[0] if unserved else f"{settings.get('peft_type')} with bias={settings.get('bias')!r}"
-        raise LorakitError(f"{folder}: this adapter uses {what}, which has no counterpart here; only plain LoRA has")
+    if (
+        settings.get("peft_type", "LORA") != "LORA"
+        or settings.get("bias", "none") != "none"
+        or unserved
+    ):
+        what = (
+            unserved[0]
+            if unserved
+            else f"{settings.get('peft_type')} with bias={settings.get('bias')!r}"
+        )
+        raise LorakitError(
+            f"{folder}: this adapter uses {what}, which has no counterpart here; only plain LoRA has"
+        )
     return settings, _layers(folder, tensors, {"A": "lora_A", "B": "lora_B"})
 
 
@@ -86,15 +107,33 @@ def adapter_to_mlx(source: Path | str, target: Path | str) -> Path:
     places = [re.fullmatch(r"(.*\.layers)\.(\d+)\.(.+)", name) for name in layers]
     if not all(places):
         lost = next(n for n, place in zip(layers, places, strict=True) if not place)
-        raise LorakitError(f"{source}: '{lost}' is in no layer of the model, and mlx-lm adapts those alone")
-    each = {number: {p[3] for p in places if int(p[2]) == number} for number in {int(p[2]) for p in places}}
+        raise LorakitError(
+            f"{source}: '{lost}' is in no layer of the model, and mlx-lm adapts those alone"
+        )
+    each = {
+        number: {p[3] for p in places if int(p[2]) == number}
+        for number in {int(p[2]) for p in places}
+    }
     # The same keys in the last n layers, as mlx-lm writes them, cannot be told from a gap before them; full paths can.
-    keys = sorted(layers) if set(each) != set(range(len(each))) or len(set(map(frozenset, each.values()))) > 1 \
+    keys = (
+        sorted(layers)
+        if set(each) != set(range(len(each))) or len(set(map(frozenset, each.values()))) > 1
         else sorted(each[0])
-    content = {"fine_tune_type": "lora", "num_layers": len(each), "model": settings.get("base_model_name_or_path"),
-               "lora_parameters": {"rank": settings["r"], "scale": scale(settings), "keys": keys,
-                                   "dropout": settings.get("lora_dropout", 0.0)}}
-    tensors = {f"{name}.lora_{key}": pair[key.upper()].T for name, pair in layers.items() for key in "ab"}
+    )
+    content = {
+        "fine_tune_type": "lora",
+        "num_layers": len(each),
+        "model": settings.get("base_model_name_or_path"),
+        "lora_parameters": {
+            "rank": settings["r"],
+            "scale": scale(settings),
+            "keys": keys,
+            "dropout": settings.get("lora_dropout", 0.0),
+        },
+    }
+    tensors = {
+        f"{name}.lora_{key}": pair[key.upper()].T for name, pair in layers.items() for key in "ab"
+    }
     return _write(Path(target), MLX_FILES, content, tensors)
 
 
@@ -103,26 +142,58 @@ def adapter_to_peft(source: Path | str, target: Path | str, model: str | None = 
     settings, tensors = _read(Path(source), MLX_FILES)
     kind, given = settings.get("fine_tune_type", "lora"), settings.get("lora_parameters") or {}
     if kind != "lora" or not {"rank", "scale"} <= given.keys():
-        raise LorakitError(f"{source}: fine_tune_type={kind!r} has no counterpart here; only plain LoRA has")
-    layers = {name: {key: tensor.T for key, tensor in pair.items()} for name, pair in
-              _layers(source, tensors, {"A": "lora_a", "B": "lora_b"}).items()}
+        raise LorakitError(
+            f"{source}: fine_tune_type={kind!r} has no counterpart here; only plain LoRA has"
+        )
+    layers = {
+        name: {key: tensor.T for key, tensor in pair.items()}
+        for name, pair in _layers(source, tensors, {"A": "lora_a", "B": "lora_b"}).items()
+    }
     if wrong := [name for name, pair in layers.items() if pair["A"].ndim != 2]:
-        raise LorakitError(f"{source}: '{wrong[0]}' adapts stacked experts, which has no counterpart here")
-    return write_peft(Path(target), layers, rank=given["rank"], alpha=given["scale"] * given["rank"],
-                      dropout=given.get("dropout", 0.0), model=model or settings.get("model"))
+        raise LorakitError(
+            f"{source}: '{wrong[0]}' adapts stacked experts, which has no counterpart here"
+        )
+    return write_peft(
+        Path(target),
+        layers,
+        rank=given["rank"],
+        alpha=given["scale"] * given["rank"],
+        dropout=given.get("dropout", 0.0),
+        model=model or settings.get("model"),
+    )
 
 
-def write_peft(target: Path, layers: dict[str, dict[str, np.ndarray]], *, rank: int, alpha: float,
-               dropout: float = 0.0, use_rslora: bool = False, targets: list[str] | str | None = None,
-               model: str | None = None) -> Path:
+def write_peft(
+    target: Path,
+    layers: dict[str, dict[str, np.ndarray]],
+    *,
+    rank: int,
+    alpha: float,
+    dropout: float = 0.0,
+    use_rslora: bool = False,
+    targets: list[str] | str | None = None,
+    model: str | None = None,
+) -> Path:
     """An adapter that plain PEFT loads; without `targets` exactly these layers get one."""
     from peft import LoraConfig
 
-    config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, use_rslora=use_rslora, task_type="CAUSAL_LM",
-                        target_modules=targets or sorted(layers), base_model_name_or_path=model, inference_mode=True)
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=alpha,
+        lora_dropout=dropout,
+        use_rslora=use_rslora,
+        task_type="CAUSAL_LM",
+        target_modules=targets or sorted(layers),
+        base_model_name_or_path=model,
+        inference_mode=True,
+    )
     # PEFT keeps sets, which JSON has not.
     content = {k: sorted(v) if isinstance(v, set) else v for k, v in config.to_dict().items()}
-    tensors = {f"{PREFIX}{name}.lora_{key}.weight": pair[key] for name, pair in layers.items() for key in "AB"}
+    tensors = {
+        f"{PREFIX}{name}.lora_{key}.weight": pair[key]
+        for name, pair in layers.items()
+        for key in "AB"
+    }
     return _write(target, PEFT_FILES, content, tensors)
 
 
@@ -131,20 +202,30 @@ def _read(folder: Path, files: tuple[str, str]) -> tuple[dict[str, Any], dict[st
         settings = sound(json.loads((folder / files[0]).read_text(encoding="utf-8")))
         return settings, load_file(folder / files[1])
     except (OSError, ValueError, SafetensorError) as error:
-        raise LorakitError(f"{folder}: no adapter can be read there ({error}); it needs {' and '.join(files)}"
-                           ) from None
+        raise LorakitError(
+            f"{folder}: no adapter can be read there ({error}); it needs {' and '.join(files)}"
+        ) from None
 
 
-def _write(folder: Path, files: tuple[str, str], settings: dict[str, Any], tensors: dict[str, np.ndarray]) -> Path:
+def _write(
+    folder: Path, files: tuple[str, str], settings: dict[str, Any], tensors: dict[str, np.ndarray]
+) -> Path:
     with whole(folder) as part:
         part.mkdir(parents=True)
-        (part / files[0]).write_text(json.dumps(settings, indent=2, default=str) + "\n", encoding="utf-8")
-        save_file({k: np.ascontiguousarray(v) for k, v in tensors.items()}, part / files[1], {"format": "pt"})
+        (part / files[0]).write_text(
+            json.dumps(settings, indent=2, default=str) + "\n", encoding="utf-8"
+        )
+        save_file(
+            {k: np.ascontiguousarray(v) for k, v in tensors.items()},
+            part / files[1],
+            {"format": "pt"},
+        )
     return folder
 
 
-def _layers(folder: Path | str, tensors: dict[str, np.ndarray], names: dict[str, str]
-            ) -> dict[str, dict[str, np.ndarray]]:
+def _layers(
+    folder: Path | str, tensors: dict[str, np.ndarray], names: dict[str, str]
+) -> dict[str, dict[str, np.ndarray]]:
     found: dict[str, dict[str, np.ndarray]] = {}
     for full, tensor in tensors.items():
         for key, name in names.items():
@@ -152,7 +233,9 @@ def _layers(folder: Path | str, tensors: dict[str, np.ndarray], names: dict[str,
                 found.setdefault(place["layer"], {})[key] = tensor
                 break
         else:
-            raise LorakitError(f"{folder}: '{full}' is no tensor of a plain LoRA, which alone has a counterpart here")
+            raise LorakitError(
+                f"{folder}: '{full}' is no tensor of a plain LoRA, which alone has a counterpart here"
+            )
     if lost := [name for name, pair in found.items() if pair.keys() != names.keys()]:
         raise LorakitError(f"{folder}: '{lost[0]}' has one of two tensors; the file is damaged")
     return found
@@ -191,7 +274,9 @@ def read_base(folder: Path, config: Any) -> tuple[Any, dict[str, Any]]:
 
         return type(model.__name__, (model,), {"sanitize": sanitize}), arguments
 
-    model, settings = utils.load_model(folder, lazy=True, model_config=arguments(config), get_model_classes=classes)
+    model, settings = utils.load_model(
+        folder, lazy=True, model_config=arguments(config), get_model_classes=classes
+    )
     exact_positions(model, config.get_text_config())
     return model, settings
 
@@ -202,7 +287,10 @@ def arguments(config: Any) -> dict[str, Any]:
     Raises `LorakitError` where layers alternate in a way that mlx-lm's model cannot.
     """
     text = config.get_text_config()
-    rope, kinds = dict(getattr(text, "rope_parameters", None) or {}), getattr(text, "layer_types", None)
+    rope, kinds = (
+        dict(getattr(text, "rope_parameters", None) or {}),
+        getattr(text, "layer_types", None),
+    )
     found = {old: getattr(text, new, None) for old, new in text.attribute_map.items()}
     if "full_attention" in rope:  # one for each kind of layer
         if local := rope.get("sliding_attention"):
@@ -216,9 +304,14 @@ def arguments(config: Any) -> dict[str, Any]:
         found["rope_scaling"] = rope | {"type": rope["rope_type"]}
     if text.model_type == "gemma3_text" and kinds:
         every = kinds.index("full_attention") + 1 if "full_attention" in kinds else len(kinds) + 1
-        if kinds != ["full_attention" if (i + 1) % every == 0 else "sliding_attention" for i in range(len(kinds))]:
-            raise LorakitError(f"layer_types={kinds}: mlx-lm's {text.model_type} has full attention every so many "
-                               "layers only; leave engine out")
+        if kinds != [
+            "full_attention" if (i + 1) % every == 0 else "sliding_attention"
+            for i in range(len(kinds))
+        ]:
+            raise LorakitError(
+                f"layer_types={kinds}: mlx-lm's {text.model_type} has full attention every so many "
+                "layers only; leave engine out"
+            )
         found["sliding_window_pattern"] = every
     if text is config:
         return found
@@ -251,7 +344,9 @@ def experts_to_mlx(weights: dict[str, Any]) -> dict[str, Any]:
     for name, value in weights.items():
         if name.endswith("experts.gate_up_proj"):
             for part, start in (("gate_proj", 0), ("up_proj", 1)):
-                found[name.replace("gate_up_proj", f"{part}.weight")] = value[..., start::2].swapaxes(-1, -2)
+                found[name.replace("gate_up_proj", f"{part}.weight")] = value[
+                    ..., start::2
+                ].swapaxes(-1, -2)
         elif name.endswith("experts.down_proj"):
             found[f"{name}.weight"] = value.swapaxes(-1, -2)
         elif name.endswith("experts.gate_up_proj_bias") and name.removesuffix("_bias") in weights:
@@ -272,13 +367,21 @@ def experts_to_transformers(weights: dict[str, Any]) -> dict[str, Any]:
     for name, value in weights.items():
         if ".experts.gate_proj." in name:
             other = weights[name.replace("gate_proj", "up_proj")]
-            both = mx.stack([value, other], axis=2).flatten(1, 2)  # of (E, I, …): gate and up alternate
-            found[re.sub(r"gate_proj\.(weight|bias)$", lambda m: "gate_up_proj" + "_bias" * (m[1] == "bias"), name)] = (
-                both.swapaxes(-1, -2) if name.endswith("weight") else both)
+            both = mx.stack([value, other], axis=2).flatten(
+                1, 2
+            )  # of (E, I, …): gate and up alternate
+            found[
+                re.sub(
+                    r"gate_proj\.(weight|bias)$",
+                    lambda m: "gate_up_proj" + "_bias" * (m[1] == "bias"),
+                    name,
+                )
+            ] = both.swapaxes(-1, -2) if name.endswith("weight") else both
         elif ".experts.down_proj." in name:
             weight = name.endswith("weight")
             found[re.sub(r"\.(weight|bias)$", "" if weight else "_bias", name)] = (
-                value.swapaxes(-1, -2) if weight else value)
+                value.swapaxes(-1, -2) if weight else value
+            )
         elif ".experts.up_proj." not in name:
             found[name] = value
     return found
@@ -291,7 +394,10 @@ def quantize(model: Any) -> dict[str, Any]:
     """
     import mlx.nn as nn
 
-    rule, said = getattr(model, "quant_predicate", None), {"group_size": GROUPS[0], "bits": 4, "mode": "affine"}
+    rule, said = (
+        getattr(model, "quant_predicate", None),
+        {"group_size": GROUPS[0], "bits": 4, "mode": "affine"},
+    )
 
     def choose(path: str, module: Any) -> bool | dict:
         if not hasattr(module, "to_quantized"):
@@ -300,7 +406,11 @@ def quantize(model: Any) -> dict[str, Any]:
         wanted = rule(path, module) if rule else True
         if not wanted or not group:
             return False
-        chosen = {"bits": 4, "mode": "affine"} | (wanted if isinstance(wanted, dict) else {}) | {"group_size": group}
+        chosen = (
+            {"bits": 4, "mode": "affine"}
+            | (wanted if isinstance(wanted, dict) else {})
+            | {"group_size": group}
+        )
         if chosen != {k: said[k] for k in chosen}:
             said[path] = chosen
         return chosen
@@ -351,13 +461,21 @@ def base_to_transformers(model: str, target: Path | str) -> Path:
     for name in ("quantization", "quantization_config"):
         vars(config).pop(name, None)
     with torch.device("meta"):
-        expected = {n: tuple(t.shape) for n, t in AutoModelForCausalLM.from_config(config).state_dict().items()}
+        expected = {
+            n: tuple(t.shape)
+            for n, t in AutoModelForCausalLM.from_config(config).state_dict().items()
+        }
     if config.tie_word_embeddings:
         expected.pop("lm_head.weight", None)
-    if wrong := sorted(n for n in weights.keys() | expected.keys()
-                       if n not in weights or expected.get(n) != tuple(weights[n].shape)):
-        raise LorakitError(f"{model}: '{wrong[0]}' has no counterpart in transformers' {config.model_type} "
-                           f"({len(wrong)} tensors in all), so this base cannot be converted")
+    if wrong := sorted(
+        n
+        for n in weights.keys() | expected.keys()
+        if n not in weights or expected.get(n) != tuple(weights[n].shape)
+    ):
+        raise LorakitError(
+            f"{model}: '{wrong[0]}' has no counterpart in transformers' {config.model_type} "
+            f"({len(wrong)} tensors in all), so this base cannot be converted"
+        )
     with whole(target) as part:
         part.mkdir(parents=True)
         mx.save_safetensors(str(part / "model.safetensors"), weights, {"format": "pt"})

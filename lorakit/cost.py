@@ -41,7 +41,9 @@ def shape(run: Run) -> Shape:
             model = base.maker(run.task, config, run.model).from_config(config)
     except ValueError as error:
         raise LorakitError(f"{run.model}: {str(error).splitlines()[0]}") from None
-    wanted = run.target_modules if run.target_modules != "auto" else base.spec(run.model).target_modules
+    wanted = (
+        run.target_modules if run.target_modules != "auto" else base.spec(run.model).target_modules
+    )
     linear = adapter = widest = experts = 0
     head = model.get_output_embeddings()
     for name, module in model.named_modules():
@@ -57,10 +59,23 @@ def shape(run: Run) -> Shape:
     text = config.get_text_config(decoder=True)
     wide = getattr(text, "intermediate_size", None) or 4 * text.hidden_size
     wide = max(wide) if isinstance(wide, (list, tuple)) else wide  # Gemma 3n: one for each layer
-    each, of = getattr(text, "num_experts_per_tok", None) or 1, getattr(text, "num_local_experts", None) or 1
+    each, of = (
+        getattr(text, "num_experts_per_tok", None) or 1,
+        getattr(text, "num_local_experts", None) or 1,
+    )
     layers = getattr(text, "num_hidden_layers", None) or sum(getattr(text, "depths", [1]))
-    return Shape(linear, sum(p.numel() for p in model.parameters()) - linear, adapter, layers, text.hidden_size,
-                 wide * each, getattr(text, "vocab_size", 0), widest, experts, each / of)
+    return Shape(
+        linear,
+        sum(p.numel() for p in model.parameters()) - linear,
+        adapter,
+        layers,
+        text.hidden_size,
+        wide * each,
+        getattr(text, "vocab_size", 0),
+        widest,
+        experts,
+        each / of,
+    )
 
 
 def memory(run: Run, of: Shape | None = None) -> dict[str, int]:
@@ -75,7 +90,9 @@ def memory(run: Run, of: Shape | None = None) -> dict[str, int]:
         extra = trained * (4 + moments)
     else:
         weights, extra = frozen(run, of), of.adapter * (4 + 4 + moments)
-    rounded = of.linear * BYTES.get(run.precision, 4) if run.fake_quantization != "none" else 0  # kept while it answers
+    rounded = (
+        of.linear * BYTES.get(run.precision, 4) if run.fake_quantization != "none" else 0
+    )  # kept while it answers
     parts = {"weights": weights, "trained": extra, "working": max(working(run, of), rounded)}
     return {k: int(v) for k, v in {**parts, "total": sum(parts.values())}.items()}
 
@@ -118,8 +135,15 @@ def working(run: Run, of: Shape) -> float:
 
 
 # What makes no difference to a micro-batch of a given size.
-ANY = {"name": "any", "data": "-", "output_dir": "outputs", "micro_batch_tokens": "auto", "micro_batch_size": "auto",
-       "learning_rate": 1.0, "alpha": 1.0}
+ANY = {
+    "name": "any",
+    "data": "-",
+    "output_dir": "outputs",
+    "micro_batch_tokens": "auto",
+    "micro_batch_size": "auto",
+    "learning_rate": 1.0,
+    "alpha": 1.0,
+}
 
 
 @lru_cache(maxsize=64)
@@ -130,7 +154,9 @@ def _counted(engine: str, settings: str, tokens: int) -> int:
 def recomputed(run: Run, of: Shape) -> float:
     """Share of the layers whose activations are computed again."""
     asked = run.gradient_checkpointing
-    return 1.0 if asked is True else 0.0 if asked in ("auto", False) else min(1.0, asked / of.layers)
+    return (
+        1.0 if asked is True else 0.0 if asked in ("auto", False) else min(1.0, asked / of.layers)
+    )
 
 
 def roughly(run: Run, of: Shape, tokens: int) -> float:
@@ -139,7 +165,9 @@ def roughly(run: Run, of: Shape, tokens: int) -> float:
     width = BYTES.get(run.precision, 4)
     layer = tokens * width * (14 * of.hidden + 5 * of.wide)
     again = of.layers * recomputed(run, of)
-    kept = layer * (of.layers - again) + (layer + again * tokens * of.hidden * width if again else 0)
+    kept = layer * (of.layers - again) + (
+        layer + again * tokens * of.hidden * width if again else 0
+    )
     return kept + tokens * of.vocabulary * (width + 8)
 
 
@@ -149,7 +177,13 @@ def matmul_rate() -> float:
 
     import torch
 
-    where = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    where = (
+        "cuda"
+        if torch.cuda.is_available()
+        else "mps"
+        if torch.backends.mps.is_available()
+        else "cpu"
+    )
     a, best = torch.randn(1024, 1024, device=where), 0.0
     for _ in range(3):
         start = time.perf_counter()
@@ -162,7 +196,12 @@ def seconds(run: Run, of: Shape, tokens: int, rate: float) -> float:
     """Predicted time for `tokens` input tokens: 4 FLOP a token and frozen weight (6 when it is trained), 2 more with
     checkpointing, at a third of the measured matmul rate, which small layers and the rest of the work leave."""
     per_weight = (6 if run.method == "full" else 4) + 2 * recomputed(run, of)
-    return per_weight * (of.linear + of.experts * of.used + of.vocabulary * of.hidden) * tokens / (rate / 3)
+    return (
+        per_weight
+        * (of.linear + of.experts * of.used + of.vocabulary * of.hidden)
+        * tokens
+        / (rate / 3)
+    )
 
 
 def total_seconds(done: Sequence[tuple[int, float]], tokens: int) -> float:

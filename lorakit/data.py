@@ -31,9 +31,14 @@ HEAD = 1000  # readable rows from which the schema is found
 DEEP = 100  # lists and objects inside each other; Python writes and compares values by recursion
 NEAR = 0.8  # Jaccard index from which two rows count as nearly equal
 NEAR_ROWS = 50_000  # of more rows, a sample of so many is searched for near duplicates
-LEAK = ("no group_by: shots of one leaf, or one speaker's recordings, may stand in training and test rows alike, and a "
-        "score is too good then; name the column that tells them apart")
-CLASSES, CLASS_LENGTH = 20, 64  # answers so few and so short (characters) are classes, and the split keeps their shares
+LEAK = (
+    "no group_by: shots of one leaf, or one speaker's recordings, may stand in training and test rows alike, and a "
+    "score is too good then; name the column that tells them apart"
+)
+CLASSES, CLASS_LENGTH = (
+    20,
+    64,
+)  # answers so few and so short (characters) are classes, and the split keeps their shares
 
 
 @dataclass
@@ -55,7 +60,9 @@ class DataReport:
         """The report as plain lines."""
         out = [f"{self.file}: {self.rows} rows, {self.format}; {self.reason}"]
         if self.rejected:
-            out.append(f"{len(self.rejected)} left out, the first: {self.rejected[0].where}: {self.rejected[0].reason}")
+            out.append(
+                f"{len(self.rejected)} left out, the first: {self.rejected[0].where}: {self.rejected[0].reason}"
+            )
         if self.near_duplicates:
             out.append(f"{self.near_duplicates} rows nearly repeat another and stay in its set")
         if self.sets:
@@ -68,7 +75,9 @@ class DataReport:
 
 def shown(rows: Iterable[Any], words: str) -> Iterable[Any]:
     """With a progress bar, once it takes long."""
-    return tqdm(rows, desc=words, unit=" rows", unit_scale=True, delay=3, mininterval=1, leave=False)
+    return tqdm(
+        rows, desc=words, unit=" rows", unit_scale=True, delay=3, mininterval=1, leave=False
+    )
 
 
 def example_data(name: str) -> Path:
@@ -122,7 +131,9 @@ class Source:
         if hasattr(self.module, "files"):
             files = [Path(f) for f in self.module.files(self.path, **self.options)]
         hashes = [sha256(f) for f in files]
-        return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
+        return (
+            hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
+        )
 
 
 def source(path: str, format: str | Mapping[str, Mapping[str, Any]] = "auto") -> Source:
@@ -131,35 +142,44 @@ def source(path: str, format: str | Mapping[str, Mapping[str, Any]] = "auto") ->
     Raises `LorakitError` when there is no such thing, no format for it, or no such option.
     """
     if isinstance(format, Mapping) and len(format) != 1:
-        raise LorakitError(f"format={dict(format)!r} is not one format with its options, e.g. format: {{csv: {{header: "
-                           "false}}")
-    (name, options), = format.items() if isinstance(format, Mapping) else [(format, {})]
+        raise LorakitError(
+            f"format={dict(format)!r} is not one format with its options, e.g. format: {{csv: {{header: "
+            "false}}"
+        )
+    ((name, options),) = format.items() if isinstance(format, Mapping) else [(format, {})]
     found, known = find(path), registry.modules("formats")
     if found and not found.is_file() and not found.is_dir():
         raise LorakitError(f"{path}: is a device or a pipe, expected a file or a folder")
     if name == "auto":
         ending = found.name.lower().removesuffix(".gz") if found else ""
         there = str(found or path)
-        name = next((n for n, m in known.items() if ending.endswith(m.SUFFIXES) and found.is_file()), None) or next(
-            (n for n, m in known.items() if hasattr(m, "takes") and m.takes(there)), None)
+        name = next(
+            (n for n, m in known.items() if ending.endswith(m.SUFFIXES) and found.is_file()), None
+        ) or next((n for n, m in known.items() if hasattr(m, "takes") and m.takes(there)), None)
         if name is None and found is None:
             raise _nothing(path)
         if name is None:
             endings = ", ".join(sorted(s for m in known.values() for s in m.SUFFIXES))
-            raise LorakitError(f"{path}: no format reads '{found.suffix}'; known endings: {endings}. Name one with "
-                               "`format`, e.g. format: csv")
+            raise LorakitError(
+                f"{path}: no format reads '{found.suffix}'; known endings: {endings}. Name one with "
+                "`format`, e.g. format: csv"
+            )
     module = registry.load("formats", name)
     if found is None and not (hasattr(module, "takes") and module.takes(path)):
         raise _nothing(path)
     parameters = inspect.signature(module.read).parameters
     for option in options:
         if option not in [*parameters][1:]:
-            raise LorakitError(f"format: {name} has no option '{option}'{did_you_mean(option, [*parameters][1:])} "
-                               f"(options: {', '.join([*parameters][1:]) or 'none'})")
+            raise LorakitError(
+                f"format: {name} has no option '{option}'{did_you_mean(option, [*parameters][1:])} "
+                f"(options: {', '.join([*parameters][1:]) or 'none'})"
+            )
     missing = [n for n, p in [*parameters.items()][1:] if p.default is p.empty and n not in options]
     if missing:
-        raise LorakitError(f"format: {name} needs the option '{missing[0]}', e.g. format: {{{name}: "
-                           f"{{{missing[0]}: …}}}}")
+        raise LorakitError(
+            f"format: {name} needs the option '{missing[0]}', e.g. format: {{{name}: "
+            f"{{{missing[0]}: …}}}}"
+        )
     return Source(path, str(found or path), name, dict(options))
 
 
@@ -169,8 +189,13 @@ def _nothing(path: str) -> LorakitError:
     return LorakitError(f"{path}: no such file (looked from {Path.cwd()})")
 
 
-def stream(it: Source, report: DataReport, *, columns: Mapping[str, str] | None = None, gives: str | None = None
-           ) -> Iterator[Example | Rejected]:
+def stream(
+    it: Source,
+    report: DataReport,
+    *,
+    columns: Mapping[str, str] | None = None,
+    gives: str | None = None,
+) -> Iterator[Example | Rejected]:
     """Every row in its schema's terms, one at a time; `fields["columns"]` are the file's own.
 
     Raises `LorakitError` when nothing can be read, or the columns of the first rows fit no schema.
@@ -185,7 +210,11 @@ def stream(it: Source, report: DataReport, *, columns: Mapping[str, str] | None 
             if len(readable) == HEAD:
                 break
     if not readable:
-        first = f"; the first: {head[0].where}: {head[0].reason}" if head else ": it is empty, or has a header alone"
+        first = (
+            f"; the first: {head[0].where}: {head[0].reason}"
+            if head
+            else ": it is empty, or has a header alone"
+        )
         raise LorakitError(f"{it.name}: no usable row{first}")
     _columns_exist(readable, columns or {})
     rename = _renamer(columns or {})
@@ -194,13 +223,17 @@ def stream(it: Source, report: DataReport, *, columns: Mapping[str, str] | None 
     for row in chain(head, lines):
         report.rows += 1
         if isinstance(row, Example) and _deeper(row.fields, DEEP):
-            row = Rejected(row.file, row.row, f"more than {DEEP} lists or objects inside each other")
+            row = Rejected(
+                row.file, row.row, f"more than {DEEP} lists or objects inside each other"
+            )
         if isinstance(row, Example):
             try:
                 fields = schema.convert(rename(row.fields))
                 if "media" in fields:
                     places = places_of(it, row)
-                    fields["media"] = [media.examined(m, schema.GIVES, places) for m in fields["media"]]
+                    fields["media"] = [
+                        media.examined(m, schema.GIVES, places) for m in fields["media"]
+                    ]
                 row = row.with_fields({**fields, "columns": row.fields})
             except KeyError as error:
                 row = Rejected(row.file, row.row, f"column {error} is missing")
@@ -221,8 +254,14 @@ def _deeper(value: Any, levels: int) -> bool:
     return levels < 0 or any(_deeper(v, levels - 1) for v in inside if isinstance(v, (dict, list)))
 
 
-def load(it: Source | str, *, columns: Mapping[str, str] | None = None, gives: str | None = None,
-         max_rows: int | None = None, seed: int = 0) -> tuple[Sequence[Example], DataReport]:
+def load(
+    it: Source | str,
+    *,
+    columns: Mapping[str, str] | None = None,
+    gives: str | None = None,
+    max_rows: int | None = None,
+    seed: int = 0,
+) -> tuple[Sequence[Example], DataReport]:
     """Every usable row in its schema's terms, put aside on disk, and a report that names the others.
 
     `columns` maps a schema's name to the file's column, or to a text with columns in braces; `gives` restricts the
@@ -244,23 +283,33 @@ def load(it: Source | str, *, columns: Mapping[str, str] | None = None, gives: s
         raise LorakitError(f"{it.name}: no usable row; the first: {bad.where}: {bad.reason}")
     if max_rows is None or len(examples) <= max_rows:
         return examples, report
-    report.notes.append(f"max_rows={max_rows}: a sample of {max_rows:,} of the {len(examples):,} usable rows")
+    report.notes.append(
+        f"max_rows={max_rows}: a sample of {max_rows:,} of the {len(examples):,} usable rows"
+    )
     drawn = np.random.default_rng((seed, 3)).choice(len(examples), max_rows, replace=False)
     return Chosen(examples, np.sort(drawn)), report
 
 
 def _columns_exist(rows: Sequence[Example], columns: Mapping[str, str]) -> None:
     present = {column for row in rows for column in row.fields}
-    known = {n for m in registry.modules("schemas").values()
-             for names in (*m.REQUIRED, m.OPTIONAL) for n in names}
+    known = {
+        n
+        for m in registry.modules("schemas").values()
+        for names in (*m.REQUIRED, m.OPTIONAL)
+        for n in names
+    }
     for name, column in columns.items():
         if name not in known:
-            raise LorakitError(f"columns: no schema has '{name}'{did_you_mean(name, known)} (they have "
-                               f"{', '.join(sorted(known))})")
+            raise LorakitError(
+                f"columns: no schema has '{name}'{did_you_mean(name, known)} (they have "
+                f"{', '.join(sorted(known))})"
+            )
         for wanted in holes(column) if "{" in column else [column]:
             if wanted not in present:
-                raise LorakitError(f"{rows[0].file}: columns names '{wanted}', which no row has"
-                                   f"{did_you_mean(wanted, present)} (columns: {', '.join(sorted(present))})")
+                raise LorakitError(
+                    f"{rows[0].file}: columns names '{wanted}', which no row has"
+                    f"{did_you_mean(wanted, present)} (columns: {', '.join(sorted(present))})"
+                )
 
 
 def _renamer(columns: Mapping[str, str]) -> Callable[[dict], dict]:
@@ -293,7 +342,9 @@ def _renamed(rows: Iterable[Example], rename: Callable[[dict], dict]) -> list[Ex
     return out or list(rows)
 
 
-def find_schema(rows: Sequence[Example], gives: str | None = None, mapped: Iterable[str] = ()) -> tuple[str, str]:
+def find_schema(
+    rows: Sequence[Example], gives: str | None = None, mapped: Iterable[str] = ()
+) -> tuple[str, str]:
     """(schema, reason in words). The schema with the most names that the user mapped wins, then the one that explains
     the most columns of the most rows."""
     columns = Counter(name for row in rows for name in row.fields)
@@ -301,11 +352,14 @@ def find_schema(rows: Sequence[Example], gives: str | None = None, mapped: Itera
     schemas = {n: m for n, m in registry.modules("schemas").items() if gives in (None, m.GIVES)}
     fits = {n: m for n, m in schemas.items() if all(common & set(names) for names in m.REQUIRED)}
     if not fits:
-        wanted = "; ".join(f"{n}: {' + '.join('/'.join(c) for c in m.REQUIRED)}" for n, m in schemas.items())
+        wanted = "; ".join(
+            f"{n}: {' + '.join('/'.join(c) for c in m.REQUIRED)}" for n, m in schemas.items()
+        )
         raise LorakitError(
             f"{rows[0].file}: the columns {', '.join(sorted(columns)) or '(none)'} fit no schema ({wanted}). "
             "Name them with `columns`, e.g. columns: {prompt: question_text, answer: solution}"
         )
+
     def rank(name: str) -> tuple[int, int]:
         names = {n for slot in (*fits[name].REQUIRED, fits[name].OPTIONAL) for n in slot}
         return len(names.intersection(mapped)), len(fits[name].REQUIRED)
@@ -338,7 +392,9 @@ def fingerprint(example: Example) -> int:
 
 def duplicates(fingerprints: Sequence[int] | np.ndarray) -> dict[int, int]:
     """Index of every exact repetition -> index of the first."""
-    _, first, group = np.unique(np.asarray(fingerprints, dtype=np.uint64), return_index=True, return_inverse=True)
+    _, first, group = np.unique(
+        np.asarray(fingerprints, dtype=np.uint64), return_index=True, return_inverse=True
+    )
     again = np.flatnonzero(first[group] != np.arange(len(group)))
     return {int(i): int(first[group[i]]) for i in again}
 
@@ -349,7 +405,9 @@ def joined(n: int, pairs: Iterable[tuple[int, int]]) -> np.ndarray:
     from scipy.sparse.csgraph import connected_components
 
     ends = np.asarray(list(pairs), dtype=np.int64).reshape(-1, 2)
-    _, group = connected_components(coo_array((np.ones(len(ends), bool), ends.T), shape=(n, n)), directed=False)
+    _, group = connected_components(
+        coo_array((np.ones(len(ends), bool), ends.T), shape=(n, n)), directed=False
+    )
     return np.unique(group, return_index=True)[1][group]
 
 
@@ -358,7 +416,9 @@ def near_pairs(examples: Sequence[Example]) -> list[tuple[int, int]]:
     if len(examples) and "media" in examples[0].fields:  # their words repeat, their pictures do not
         first = [example.fields["media"][0]["look"] for example in examples]
         return media.alike(first)
-    return near.pairs((normal(text(example)) for example in shown(examples, "near duplicates")), NEAR)
+    return near.pairs(
+        (normal(text(example)) for example in shown(examples, "near duplicates")), NEAR
+    )
 
 
 def classes(examples: Iterable[Example], report: DataReport) -> list[str] | None:
@@ -372,19 +432,35 @@ def classes(examples: Iterable[Example], report: DataReport) -> list[str] | None
     for example in examples:
         fields = example.fields
         labels += "label" in fields
-        answer = fields["label"] if "label" in fields else fields.get("messages", [{}])[-1].get("content")
-        if not answer or ("label" not in fields and (len(answer) > CLASS_LENGTH or len(kinds) > CLASSES)):
+        answer = (
+            fields["label"]
+            if "label" in fields
+            else fields.get("messages", [{}])[-1].get("content")
+        )
+        if not answer or (
+            "label" not in fields and (len(answer) > CLASS_LENGTH or len(kinds) > CLASSES)
+        ):
             return None
         found.append(kinds.setdefault(answer, answer))
     if labels and len(kinds) == 1:
-        raise LorakitError(f"{report.file}: every row has the label {found[0]!r}: there is nothing to tell apart")
+        raise LorakitError(
+            f"{report.file}: every row has the label {found[0]!r}: there is nothing to tell apart"
+        )
     return found if labels or len(kinds) <= len(found) / 10 else None
 
 
-def split(examples: Sequence[Example], *, validation_fraction: float = 0.1, test_fraction: float = 0.1, seed: int = 0,
-          group_by: str | None = None, given: Mapping[str, Sequence[Example]] | None = None,
-          report: DataReport | None = None, folds: int | None = None, fold: int | None = None
-          ) -> dict[str, Sequence[Example]]:
+def split(
+    examples: Sequence[Example],
+    *,
+    validation_fraction: float = 0.1,
+    test_fraction: float = 0.1,
+    seed: int = 0,
+    group_by: str | None = None,
+    given: Mapping[str, Sequence[Example]] | None = None,
+    report: DataReport | None = None,
+    folds: int | None = None,
+    fold: int | None = None,
+) -> dict[str, Sequence[Example]]:
     """Three sets by seed; `given` holds sets that have a file of their own. The test rows are one of so many `folds`;
     with no `fold` named there are none.
 
@@ -401,7 +477,12 @@ def split(examples: Sequence[Example], *, validation_fraction: float = 0.1, test
     repeats = duplicates([fingerprint(row) for row in shown(pool, "exact duplicates")])
     for i, first in repeats.items():
         report.rejected.append(Rejected(pool[i].file, pool[i].row, f"repeats {pool[first].where}"))
-    if len(examples) and "media" in examples[0].fields and not group_by and not (given or {}).get("test"):
+    if (
+        len(examples)
+        and "media" in examples[0].fields
+        and not group_by
+        and not (given or {}).get("test")
+    ):
         report.notes.append(LEAK)
     kept = np.delete(np.arange(len(pool)), list(repeats))
     together = _groups(Chosen(pool, kept), group_by, seed, report)
@@ -412,14 +493,20 @@ def split(examples: Sequence[Example], *, validation_fraction: float = 0.1, test
         name = names[owner[i]]
         home, first = taken.setdefault(group, (name, i)) if name else taken.get(group, ("", 0))
         if home != name:
-            report.rejected.append(Rejected(pool[i].file, pool[i].row, f"resembles {pool[first].where}, a {home} row"))
+            report.rejected.append(
+                Rejected(pool[i].file, pool[i].row, f"resembles {pool[first].where}, a {home} row")
+            )
         else:
             (sets[name] if name else members[group]).append(i)
     if not members and len(examples):
-        raise LorakitError(f"{report.file}: no row is left to train on: each stands in the rows given for "
-                           f"{' or '.join(n for n in SETS if sets[n])} too, or resembles one there; name other rows")
-    fractions = {name: 0 if len(parts[name]) else share
-                 for name, share in (("test", test_fraction), ("validation", validation_fraction))}
+        raise LorakitError(
+            f"{report.file}: no row is left to train on: each stands in the rows given for "
+            f"{' or '.join(n for n in SETS if sets[n])} too, or resembles one there; name other rows"
+        )
+    fractions = {
+        name: 0 if len(parts[name]) else share
+        for name, share in (("test", test_fraction), ("validation", validation_fraction))
+    }
     groups = list(members.values())
     if folds:
         fractions["test"] = 0
@@ -432,12 +519,18 @@ def split(examples: Sequence[Example], *, validation_fraction: float = 0.1, test
     return {name: Chosen(pool, np.asarray(rows, dtype=np.int64)) for name, rows in sets.items()}
 
 
-def _groups(rows: Sequence[Example], group_by: str | None, seed: int, report: DataReport) -> np.ndarray:
+def _groups(
+    rows: Sequence[Example], group_by: str | None, seed: int, report: DataReport
+) -> np.ndarray:
     """For each row the first of those that have to stay with it."""
     sample = np.arange(len(rows))
     if len(rows) > NEAR_ROWS:
-        sample = np.sort(np.random.default_rng((seed, 2)).choice(len(rows), NEAR_ROWS, replace=False))
-        report.notes.append(f"near duplicates were looked for among {NEAR_ROWS:,} of the {len(rows):,} rows")
+        sample = np.sort(
+            np.random.default_rng((seed, 2)).choice(len(rows), NEAR_ROWS, replace=False)
+        )
+        report.notes.append(
+            f"near duplicates were looked for among {NEAR_ROWS:,} of the {len(rows):,} rows"
+        )
     pairs = [(sample[a], sample[b]) for a, b in near_pairs(Chosen(rows, sample))]
     report.near_duplicates = len(rows) - len(np.unique(joined(len(rows), pairs)))
     if group_by:
@@ -448,13 +541,20 @@ def _groups(rows: Sequence[Example], group_by: str | None, seed: int, report: Da
                 pairs.append((first.setdefault(json.dumps(value, default=str), i), i))
         if not first:
             known = sorted({name for row in rows for name in row.fields["columns"]})
-            raise LorakitError(f"group_by={group_by!r}: no row has that column{did_you_mean(group_by, known)} "
-                               f"(columns: {', '.join(known)})")
+            raise LorakitError(
+                f"group_by={group_by!r}: no row has that column{did_you_mean(group_by, known)} "
+                f"(columns: {', '.join(known)})"
+            )
     return joined(len(rows), pairs)
 
 
-def _deal(groups: list[list[int]], pool: Sequence[Example], fractions: Mapping[str, float], seed: int,
-          report: DataReport) -> dict[str, list[int]]:
+def _deal(
+    groups: list[list[int]],
+    pool: Sequence[Example],
+    fractions: Mapping[str, float],
+    seed: int,
+    report: DataReport,
+) -> dict[str, list[int]]:
     """Whole groups to the sets, in seeded order, each class up to its share of each set; the rest trains."""
     flat = [i for group in groups for i in group]
     kinds = classes((pool[i] for i in flat), report) if flat else None
@@ -469,7 +569,9 @@ def _deal(groups: list[list[int]], pool: Sequence[Example], fractions: Mapping[s
     left = []  # groups that train
     for group in (groups[g] for g in np.random.default_rng(seed).permutation(len(groups))):
         needs = Counter(kind[i] for i in group)
-        home = next((n for n, room in wanted.items() if all(room[k] >= c for k, c in needs.items())), None)
+        home = next(
+            (n for n, room in wanted.items() if all(room[k] >= c for k, c in needs.items())), None
+        )
         if home:
             sets[home] += group
             wanted[home].subtract(needs)
@@ -481,31 +583,49 @@ def _deal(groups: list[list[int]], pool: Sequence[Example], fractions: Mapping[s
             sets[name] = smallest  # few large groups: one of them, rather than none
             left.remove(smallest)
         if fractions[name] and not sets[name]:
-            raise LorakitError(f"{report.file}: {len(flat)} rows in {len(groups)} groups leave no {name} row; "
-                               f"add rows, raise {name}_fraction, name {name}_data, or set {name}_fraction to 0")
+            raise LorakitError(
+                f"{report.file}: {len(flat)} rows in {len(groups)} groups leave no {name} row; "
+                f"add rows, raise {name}_fraction, name {name}_data, or set {name}_fraction to 0"
+            )
     sets["train"] = [i for group in left for i in group]
     if not sets["train"]:
-        raise LorakitError(f"{report.file}: no row is left to train on ({len(flat)} rows in {len(groups)} groups); "
-                           "add rows")
+        raise LorakitError(
+            f"{report.file}: no row is left to train on ({len(flat)} rows in {len(groups)} groups); "
+            "add rows"
+        )
     return sets
 
 
-def _folds(groups: list[list[int]], pool: Sequence[Example], count: int, seed: int, report: DataReport
-           ) -> list[list[list[int]]]:
+def _folds(
+    groups: list[list[int]], pool: Sequence[Example], count: int, seed: int, report: DataReport
+) -> list[list[list[int]]]:
     """Whole groups in so many parts, each class spread evenly: a group goes where there are the fewest like it."""
     if len(groups) < count:
-        raise LorakitError(f"{report.file}: {len(groups)} groups of rows cannot be parted into folds={count}; lower it")
+        raise LorakitError(
+            f"{report.file}: {len(groups)} groups of rows cannot be parted into folds={count}; lower it"
+        )
     flat = [i for group in groups for i in group]
-    kind = dict(zip(flat, classes((pool[i] for i in flat), DataReport(report.file)) or [""] * len(flat), strict=True))
+    kind = dict(
+        zip(
+            flat,
+            classes((pool[i] for i in flat), DataReport(report.file)) or [""] * len(flat),
+            strict=True,
+        )
+    )
     parts: list[list[list[int]]] = [[] for _ in range(count)]
     held: list[Counter] = [Counter() for _ in range(count)]
     order = np.random.default_rng((seed, 4)).permutation(len(groups))
     for group in sorted((groups[g] for g in order), key=len, reverse=True):
         mine = Counter(kind[i] for i in group)
-        fewest = min(range(count), key=lambda p: (sum(held[p][k] * n for k, n in mine.items()), held[p].total()))
+        fewest = min(
+            range(count),
+            key=lambda p: (sum(held[p][k] * n for k, n in mine.items()), held[p].total()),
+        )
         parts[fewest].append(group)
         held[fewest] += mine
-    report.notes.append(f"{count} folds of {min(map(Counter.total, held))} to {max(map(Counter.total, held))} rows")
+    report.notes.append(
+        f"{count} folds of {min(map(Counter.total, held))} to {max(map(Counter.total, held))} rows"
+    )
     return parts
 
 
@@ -513,7 +633,7 @@ def _shares(sizes: Mapping[str, int], total: int) -> Counter:
     """`total` rows dealt to classes in proportion, by largest remainder."""
     exact = {k: total * n / max(1, sum(sizes.values())) for k, n in sizes.items()}
     shares = Counter({k: int(x) for k, x in exact.items()})
-    for k in sorted(exact, key=lambda k: shares[k] - exact[k])[:total - shares.total()]:
+    for k in sorted(exact, key=lambda k: shares[k] - exact[k])[: total - shares.total()]:
         shares[k] += 1
     return shares
 
@@ -521,37 +641,75 @@ def _shares(sizes: Mapping[str, int], total: int) -> Counter:
 def shuffle_answers(examples: Sequence[Example], seed: int) -> list[Example]:
     """The same prompts with all answers dealt anew by seed: what a control run trains on."""
     if any("messages" not in e.fields for e in examples):
-        raise LorakitError("shuffle_answers=True needs conversations; leave it out for plain text, pictures and sound")
+        raise LorakitError(
+            "shuffle_answers=True needs conversations; leave it out for plain text, pictures and sound"
+        )
     answers = [m for e in examples for m in e.fields["messages"] if m["role"] == "assistant"]
     dealt = (answers[i] for i in np.random.default_rng((seed, 1)).permutation(len(answers)))
-    return [e.with_fields({**e.fields, "messages": [next(dealt) if m["role"] == "assistant" else m
-                                                    for m in e.fields["messages"]]}) for e in examples]
+    return [
+        e.with_fields(
+            {
+                **e.fields,
+                "messages": [
+                    next(dealt) if m["role"] == "assistant" else m for m in e.fields["messages"]
+                ],
+            }
+        )
+        for e in examples
+    ]
 
 
-def prepare(sources: Mapping[str, Source], *, columns: Mapping[str, str] | None = None, gives: str | None = None,
-            seed: int = 0, validation_fraction: float = 0.1, test_fraction: float = 0.1, max_rows: int | None = None,
-            group_by: str | None = None, shuffled: bool = False, folds: int | None = None, fold: int | None = None
-            ) -> tuple[dict[str, Sequence[Example]], DataReport]:
+def prepare(
+    sources: Mapping[str, Source],
+    *,
+    columns: Mapping[str, str] | None = None,
+    gives: str | None = None,
+    seed: int = 0,
+    validation_fraction: float = 0.1,
+    test_fraction: float = 0.1,
+    max_rows: int | None = None,
+    group_by: str | None = None,
+    shuffled: bool = False,
+    folds: int | None = None,
+    fold: int | None = None,
+) -> tuple[dict[str, Sequence[Example]], DataReport]:
     """The three sets of a run and what was found on the way. `sources`: `train`, and sets with a file of their own."""
     some = {"columns": columns, "max_rows": max_rows, "seed": seed}
     examples, report = load(sources["train"], gives=gives, **some)
     given: dict[str, Sequence[Example]] = {}
     for name in [n for n in ("validation", "test") if n in sources]:
-        given[name], other = load(sources[name], gives=registry.load("schemas", report.schema).GIVES, **some)
+        given[name], other = load(
+            sources[name], gives=registry.load("schemas", report.schema).GIVES, **some
+        )
         report.notes += [f"{name} rows: {line}" for line in (other.lines()[0], *other.notes)]
         report.rejected += other.rejected
     report.sha256 = with_media(identity(sources), examples)
-    sets = split(examples, validation_fraction=validation_fraction, test_fraction=test_fraction, seed=seed,
-                 group_by=group_by, given=given, report=report, folds=folds, fold=fold)
+    sets = split(
+        examples,
+        validation_fraction=validation_fraction,
+        test_fraction=test_fraction,
+        seed=seed,
+        group_by=group_by,
+        given=given,
+        report=report,
+        folds=folds,
+        fold=fold,
+    )
     if shuffled:
         sets["train"] = shuffle_answers(sets["train"], seed)
         sets["validation"] = shuffle_answers(sets["validation"], seed)
-        report.notes.append("control: the answers of the training and validation rows are dealt at random")
+        report.notes.append(
+            "control: the answers of the training and validation rows are dealt at random"
+        )
     return sets, report
 
 
-def sources(data: str, validation_data: str | None = None, test_data: str | None = None,
-            format: str | Mapping = "auto") -> dict[str, Source]:
+def sources(
+    data: str,
+    validation_data: str | None = None,
+    test_data: str | None = None,
+    format: str | Mapping = "auto",
+) -> dict[str, Source]:
     """The files of a run by the set they are for; `format` also holds for others of the same ending."""
     found = {"train": source(data, format)}
     for name, path in (("validation", validation_data), ("test", test_data)):
@@ -564,7 +722,13 @@ def media_paths(sets: Mapping[str, Sequence[Example]]) -> list[str]:
     """The files of pictures and sounds that rows name."""
     if not len(sets["train"]) or "media" not in sets["train"][0].fields:
         return []
-    return [m["path"] for rows in sets.values() for row in rows for m in row.fields["media"] if "path" in m]
+    return [
+        m["path"]
+        for rows in sets.values()
+        for row in rows
+        for m in row.fields["media"]
+        if "path" in m
+    ]
 
 
 def with_media(content: str, examples: Sequence[Example]) -> str:

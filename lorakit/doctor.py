@@ -12,8 +12,13 @@ from lorakit.errors import LorakitError
 from lorakit.run import Run
 
 # What lorakit was run with, from the first to the last; others may work.
-TESTED = {"torch": ("2.11", "2.13"), "transformers": ("5.6", "5.24"), "peft": ("0.18", "0.21"),
-          "bitsandbytes": ("0.50", "0.50"), "datasets": ("4.8", "5.2")}
+TESTED = {
+    "torch": ("2.11", "2.13"),
+    "transformers": ("5.6", "5.24"),
+    "peft": ("0.18", "0.21"),
+    "bitsandbytes": ("0.50", "0.50"),
+    "datasets": ("4.8", "5.2"),
+}
 
 
 def examine(folder: str = ".", run: Run | None = None) -> dict[str, Any]:
@@ -25,15 +30,26 @@ def examine(folder: str = ".", run: Run | None = None) -> dict[str, Any]:
     except LorakitError as error:
         choices = {}
         wrong.append({"what": str(error), "cure": "see above, or name the setting yourself"})
-    lines = [f"{facts.place}: {facts.system}, Python {facts.python}, {facts.cores} cores, {facts.memory / 1e9:.1f} GB "
-             f"of memory, {facts.disk_free / 1e9:.1f} GB of disk free"]
-    lines += [f"card: {c.name}, {c.memory / 1e9:.1f} GB, {c.arch}, "
-              + ("bf16 in hardware" if c.bf16 else "no bf16 hardware") for c in facts.cards]
+    lines = [
+        f"{facts.place}: {facts.system}, Python {facts.python}, {facts.cores} cores, {facts.memory / 1e9:.1f} GB "
+        f"of memory, {facts.disk_free / 1e9:.1f} GB of disk free"
+    ]
+    lines += [
+        f"card: {c.name}, {c.memory / 1e9:.1f} GB, {c.arch}, "
+        + ("bf16 in hardware" if c.bf16 else "no bf16 hardware")
+        for c in facts.cards
+    ]
     lines += [", ".join(f"{k} {v}" for k, v in facts.packages.items())]
     lines += [f"{name} = {value}: {reason}" for name, (value, reason) in choices.items()]
     lines += [f"note: {n['what']}. {n['cure']}" for n in notes]
     lines += [f"WRONG: {p['what']}. Cure: {p['cure']}" for p in wrong] or ["nothing is wrong"]
-    return {"facts": facts.as_dict(), "choices": choices, "problems": wrong, "notes": notes, "lines": lines}
+    return {
+        "facts": facts.as_dict(),
+        "choices": choices,
+        "problems": wrong,
+        "notes": notes,
+        "lines": lines,
+    }
 
 
 def internet(host: str = "huggingface.co", seconds: float = 3) -> bool | None:
@@ -49,26 +65,48 @@ def internet(host: str = "huggingface.co", seconds: float = 3) -> bool | None:
 
 def remarks(facts: machine.Facts, online: bool | None) -> list[dict[str, str]]:
     """What works, and is good to know."""
-    found = [{"what": f"{c.name} has no bf16 hardware; torch emulates it, slowly, and says it is supported",
-              "cure": "precision: auto takes fp16 there"} for c in dict.fromkeys(facts.cards) if not c.bf16]
+    found = [
+        {
+            "what": f"{c.name} has no bf16 hardware; torch emulates it, slowly, and says it is supported",
+            "cure": "precision: auto takes fp16 there",
+        }
+        for c in dict.fromkeys(facts.cards)
+        if not c.bf16
+    ]
     for name, (low, high) in TESTED.items():
         here = version(facts.packages.get(name, low))
         if not version(low) <= here <= version(high):
-            found.append({"what": f"{name} {facts.packages[name]} was not tested (tested: {low} to {high})",
-                          "cure": f"If something breaks: pip install '{name}=={high}.*'"})
+            found.append(
+                {
+                    "what": f"{name} {facts.packages[name]} was not tested (tested: {low} to {high})",
+                    "cure": f"If something breaks: pip install '{name}=={high}.*'",
+                }
+            )
     if online is False:
-        where = {"kaggle": "Turn the internet on in the notebook's settings, or attach",
-                 "colab": "Look at the connection, or upload"}.get(facts.place, "Look at the connection, or copy")
-        found.append({"what": "the hub cannot be reached", "cure": f"{where} model and data as folders"})
+        where = {
+            "kaggle": "Turn the internet on in the notebook's settings, or attach",
+            "colab": "Look at the connection, or upload",
+        }.get(facts.place, "Look at the connection, or copy")
+        found.append(
+            {"what": "the hub cannot be reached", "cure": f"{where} model and data as folders"}
+        )
     if facts.place == "colab" and not facts.drive:
-        found.append({"what": "Colab deletes its disk with the session",
-                      "cure": "from google.colab import drive; drive.mount('/content/drive')"})
+        found.append(
+            {
+                "what": "Colab deletes its disk with the session",
+                "cure": "from google.colab import drive; drive.mount('/content/drive')",
+            }
+        )
     if facts.apple:
         words = f"macOS lets the GPU hold {facts.device_memory / 1e9:.1f} of {facts.memory / 1e9:.1f} GB"
         if facts.more:
             found.append({"what": words, "cure": f"For more, until the next start: {facts.more}"})
-        found.append({"what": "a Mac falls asleep during long runs",
-                      "cure": "Start them as: caffeinate -i lorakit train RUN.yaml, or caffeinate -i jupyter lab"})
+        found.append(
+            {
+                "what": "a Mac falls asleep during long runs",
+                "cure": "Start them as: caffeinate -i lorakit train RUN.yaml, or caffeinate -i jupyter lab",
+            }
+        )
     return found
 
 
@@ -91,26 +129,45 @@ def problems(facts: machine.Facts) -> list[dict[str, str]]:
     if "bitsandbytes" not in facts.packages:
         wrong("bitsandbytes is not installed, so QLoRA is not possible", "pip install bitsandbytes")
     installed = facts.packages.get("torch", "")
-    if facts.torch_loaded and installed and facts.torch_loaded.split("+")[0] != installed.split("+")[0]:
-        wrong(f"this process has imported torch {facts.torch_loaded}, and {installed} is installed now",
-              "restart the kernel: a package that is imported cannot be exchanged")
+    if (
+        facts.torch_loaded
+        and installed
+        and facts.torch_loaded.split("+")[0] != installed.split("+")[0]
+    ):
+        wrong(
+            f"this process has imported torch {facts.torch_loaded}, and {installed} is installed now",
+            "restart the kernel: a package that is imported cannot be exchanged",
+        )
     for card in dict.fromkeys(facts.cards):
         if not card.served(facts.torch_archs):
-            wrong(f"torch {installed} was not built for {card.name} ({card.arch}; it knows "
-                  f"{', '.join(facts.torch_archs)})", "take another card, or a torch built for this one: P100 (sm_60) "
-                  "needs torch < 2.8 or a build for CUDA 12.6")
+            wrong(
+                f"torch {installed} was not built for {card.name} ({card.arch}; it knows "
+                f"{', '.join(facts.torch_archs)})",
+                "take another card, or a torch built for this one: P100 (sm_60) "
+                "needs torch < 2.8 or a build for CUDA 12.6",
+            )
     if facts.translated:
-        wrong("this Python was built for Intel and runs under Rosetta, where nothing reaches Apple's GPU",
-              "install Python for arm64 and make the environment anew; it is there when "
-              "python -c 'import platform; print(platform.machine())' says arm64")
+        wrong(
+            "this Python was built for Intel and runs under Rosetta, where nothing reaches Apple's GPU",
+            "install Python for arm64 and make the environment anew; it is there when "
+            "python -c 'import platform; print(platform.machine())' says arm64",
+        )
     elif facts.system == "Darwin arm64" and installed and not facts.mps:
-        wrong(f"torch {installed} does not reach Apple's GPU and would compute on the CPU",
-              "update macOS to 14 or later")
+        wrong(
+            f"torch {installed} does not reach Apple's GPU and would compute on the CPU",
+            "update macOS to 14 or later",
+        )
     if facts.mps_fallback:
-        wrong("PYTORCH_ENABLE_MPS_FALLBACK=1: what Apple's GPU lacks would be computed on the CPU, slowly, without a "
-              "word", "unset it; torch then names the operation that is missing")
+        wrong(
+            "PYTORCH_ENABLE_MPS_FALLBACK=1: what Apple's GPU lacks would be computed on the CPU, slowly, without a "
+            "word",
+            "unset it; torch then names the operation that is missing",
+        )
     if facts.disk_free < 2e9:
-        wrong(f"only {facts.disk_free / 1e9:.1f} GB of disk are free", "free some, or name an output_dir elsewhere")
+        wrong(
+            f"only {facts.disk_free / 1e9:.1f} GB of disk are free",
+            "free some, or name an output_dir elsewhere",
+        )
     if facts.memory < 4e9:
         wrong(f"only {facts.memory / 1e9:.1f} GB of memory", "take a machine with 8 GB or more")
     if tuple(map(int, facts.python.split(".")[:2])) not in ((3, 11), (3, 12), (3, 13)):

@@ -48,22 +48,34 @@ class Outcome:
     @staticmethod
     def _classes(content: dict) -> tuple[np.ndarray | None, Sequence[str]]:
         known = content.get("probabilities")
-        return None if known is None else np.asarray(known, dtype=np.float64), content.get("classes", ())
+        return None if known is None else np.asarray(known, dtype=np.float64), content.get(
+            "classes", ()
+        )
 
     @classmethod
     def read(cls, path: Path) -> Outcome:
         try:
             content = sound(json.loads(path.read_text(encoding="utf-8")), "tokens", "answers")
-            return cls(np.asarray(content["tokens"], dtype=np.float64).reshape(-1, 3), list(content["answers"]),
-                       content.get("sources"), *cls._classes(content))
+            return cls(
+                np.asarray(content["tokens"], dtype=np.float64).reshape(-1, 3),
+                list(content["answers"]),
+                content.get("sources"),
+                *cls._classes(content),
+            )
         except (OSError, ValueError, TypeError, RecursionError) as error:
-            raise LorakitError(f"{path}: is damaged ({error}); start the run again under another name") from None
+            raise LorakitError(
+                f"{path}: is damaged ({error}); start the run again under another name"
+            ) from None
 
 
-def token_sums(engine: Any, rows: Rows, *, max_rows: int = 16, max_tokens: int = 4096) -> np.ndarray:
+def token_sums(
+    engine: Any, rows: Rows, *, max_rows: int = 16, max_tokens: int = 4096
+) -> np.ndarray:
     """(n, 3) per row, of C classes (n, 3 + C): see an engine's `predict`; no logits are kept."""
     sums = np.zeros((len(rows), 3 + len(rows.classes)))
-    for batch in batches.in_order(rows, rows.lengths, max_rows, max_tokens, engine.packing, engine.share):
+    for batch in batches.in_order(
+        rows, rows.lengths, max_rows, max_tokens, engine.packing, engine.share
+    ):
         sums[batch.rows] = engine.predict(batch)
     return sum(engine.gather(sums)) if engine.share[1] > 1 else sums
 
@@ -74,49 +86,77 @@ def mean_loss(engine: Any, rows: Rows, **limits: int) -> float:
     return float(sums[:, 0].sum() / max(sums[:, 1].sum(), 1))
 
 
-def generate(engine: Any, rows: Rows, tokenizer: Any, stop_ids: list[int], max_new_tokens: int, *, together: int = 16,
-             opening: int | None = None, progress: Callable[[int], None] = lambda n: None) -> list[str | None]:
+def generate(
+    engine: Any,
+    rows: Rows,
+    tokenizer: Any,
+    stop_ids: list[int],
+    max_new_tokens: int,
+    *,
+    together: int = 16,
+    opening: int | None = None,
+    progress: Callable[[int], None] = lambda n: None,
+) -> list[str | None]:
     """Greedy answers, prompts of like length together. A row without a question gives None."""
     starts, answers = rows.column("answer_start"), [None] * len(rows)
     asked = sorted((i for i in range(len(rows)) if starts[i] is not None), key=lambda i: -starts[i])
     which, of = engine.share
     for k in range(which * together, len(asked), of * together):
-        group = asked[k:k + together]
-        prompts = [np.asarray(rows[i]["ids"])[:starts[i]].tolist() for i in group]
+        group = asked[k : k + together]
+        prompts = [np.asarray(rows[i]["ids"])[: starts[i]].tolist() for i in group]
         media = [rows.inputs(rows[i], None) for i in group] if rows.inputs else ()
-        for i, ids in zip(group, engine.generate(prompts, max_new_tokens, stop_ids, media), strict=True):
+        for i, ids in zip(
+            group, engine.generate(prompts, max_new_tokens, stop_ids, media), strict=True
+        ):
             answers[i] = words(ids, tokenizer, opening)
         progress(min(k + of * together, len(asked)))
     if of == 1:
         return answers
-    return [next((a for a in found if a is not None), None) for found in zip(*engine.gather(answers), strict=True)]
+    return [
+        next((a for a in found if a is not None), None)
+        for found in zip(*engine.gather(answers), strict=True)
+    ]
 
 
 def prompts(rows: Rows) -> list[list[int]]:
     """What is asked: the tokens before an answer, of plain text its first half."""
-    return [row["ids"][:len(row["ids"]) // 2 if start is None else start].tolist()
-            for row, start in zip(rows, rows.column("answer_start"), strict=True)]
+    return [
+        row["ids"][: len(row["ids"]) // 2 if start is None else start].tolist()
+        for row, start in zip(rows, rows.column("answer_start"), strict=True)
+    ]
 
 
 def words(ids: list[int], tokenizer: Any, opening: int | None) -> str:
     """The words of a generated answer: without special tokens, and from behind the last `opening` token on."""
     if opening in ids:
-        ids = ids[len(ids) - ids[::-1].index(opening):]
+        ids = ids[len(ids) - ids[::-1].index(opening) :]
     return tokenizer.decode(ids, skip_special_tokens=True).strip()
 
 
-def choose(wanted: Sequence[str | dict] | str, defaults: Sequence[str], answers: bool, objective: str = "tokens"
-           ) -> dict[str, dict]:
+def choose(
+    wanted: Sequence[str | dict] | str,
+    defaults: Sequence[str],
+    answers: bool,
+    objective: str = "tokens",
+) -> dict[str, dict]:
     """metric -> its options. Metrics that need answers are dropped from the defaults when no row has one."""
-    chosen: dict[str, dict] = {name: {} for name in (ALWAYS if objective == "tokens" else ALWAYS[:1])}
-    given = {"tokens", "answers", "labels"} | ({"probabilities"} if objective == "labels" else set())
+    chosen: dict[str, dict] = {
+        name: {} for name in (ALWAYS if objective == "tokens" else ALWAYS[:1])
+    }
+    given = {"tokens", "answers", "labels"} | (
+        {"probabilities"} if objective == "labels" else set()
+    )
     for entry in defaults if wanted == "auto" else wanted:
         if isinstance(entry, dict) and len(entry) != 1:
-            raise LorakitError(f"metrics: {entry!r} is not one metric with options, e.g. exact_match: {{pattern: …}}")
+            raise LorakitError(
+                f"metrics: {entry!r} is not one metric with options, e.g. exact_match: {{pattern: …}}"
+            )
         name, options = next(iter(entry.items())) if isinstance(entry, dict) else (entry, {})
         needs = registry.load("metrics", name).NEEDS
         if not given.intersection(needs):
-            raise LorakitError(f"metrics: '{name}' needs {' or '.join(needs)}, which this task does not give")
+            raise LorakitError(
+                f"metrics: '{name}' needs {' or '.join(needs)}, which this task does not give"
+            )
         if "tokens" not in needs and not answers:
             if wanted != "auto":
                 raise LorakitError(f"metrics: '{name}' needs answers, and no test row has one")
@@ -125,43 +165,72 @@ def choose(wanted: Sequence[str | dict] | str, defaults: Sequence[str], answers:
     return chosen
 
 
-def statistics(name: str, options: dict, outcome: Outcome, references: Sequence[str | None]) -> np.ndarray:
+def statistics(
+    name: str, options: dict, outcome: Outcome, references: Sequence[str | None]
+) -> np.ndarray:
     """Per-row sufficient statistics of one metric, over the rows it applies to."""
     metric = registry.load("metrics", name)
     known = list(inspect.signature(metric.rows).parameters)[2:]
     for option in options:
         if option not in known:
-            raise LorakitError(f"metrics: {name} has no option '{option}'; it has {', '.join(known) or 'none'}")
+            raise LorakitError(
+                f"metrics: {name} has no option '{option}'; it has {', '.join(known) or 'none'}"
+            )
     try:
         if "tokens" in metric.NEEDS:
             return metric.rows([], outcome.tokens, **options)
         if "probabilities" in metric.NEEDS and outcome.probabilities is not None:
-            return metric.rows(references, outcome.probabilities, **{"classes": outcome.classes, **options})
-        kept = [(r, a) for r, a in zip(references, outcome.answers, strict=True) if r is not None and a is not None]
+            return metric.rows(
+                references, outcome.probabilities, **{"classes": outcome.classes, **options}
+            )
+        kept = [
+            (r, a)
+            for r, a in zip(references, outcome.answers, strict=True)
+            if r is not None and a is not None
+        ]
         return metric.rows([r for r, _ in kept], [a for _, a in kept], **options)
     except (ValueError, TypeError, re.error) as error:
         raise LorakitError(f"metrics: {name}: {error}") from None
 
 
-def scores(chosen: dict[str, dict], before: Outcome, after: Outcome, references: Sequence[str | None],
-           training_answers: Sequence[str] = (), seed: int = 0) -> dict[str, dict]:
+def scores(
+    chosen: dict[str, dict],
+    before: Outcome,
+    after: Outcome,
+    references: Sequence[str | None],
+    training_answers: Sequence[str] = (),
+    seed: int = 0,
+) -> dict[str, dict]:
     """`scores.json`: before, after, difference with its 95 % interval, rows; and against always giving the most
     frequent training answer, where the metric compares answers."""
     common = Counter(training_answers).most_common(1)
-    constant = Outcome(after.tokens, [common[0][0] if common and a is not None else None for a in after.answers],
-                       after.sources)
+    constant = Outcome(
+        after.tokens,
+        [common[0][0] if common and a is not None else None for a in after.answers],
+        after.sources,
+    )
     out = {}
     for name, options in chosen.items():
         out[name] = entry(name, options, before, after, references, seed)
         if {"answers", "labels"} & {*registry.load("metrics", name).NEEDS} and common:
             versus = entry(name, options, constant, after, references, seed)
-            out[name]["most_frequent_answer"] = {"answer": common[0][0], "score": versus["before"],
-                                                 "difference": versus["difference"], "interval": versus["interval"]}
+            out[name]["most_frequent_answer"] = {
+                "answer": common[0][0],
+                "score": versus["before"],
+                "difference": versus["difference"],
+                "interval": versus["interval"],
+            }
     return out
 
 
-def entry(name: str, options: dict, one: Outcome, two: Outcome, references: Sequence[str | None], seed: int = 0
-          ) -> dict:
+def entry(
+    name: str,
+    options: dict,
+    one: Outcome,
+    two: Outcome,
+    references: Sequence[str | None],
+    seed: int = 0,
+) -> dict:
     """Two outcomes on the same rows by one metric, as it stands in `scores.json`; undefined numbers are null.
 
     `groups` says how many independent pieces the rows are, where that is fewer.
@@ -170,12 +239,24 @@ def entry(name: str, options: dict, one: Outcome, two: Outcome, references: Sequ
     first, second = (statistics(name, options, o, references) for o in (one, two))
     groups = two.sources
     if groups and "tokens" not in metric.NEEDS:
-        groups = [s for s, r, a in zip(groups, references, two.answers, strict=True) if r is not None and a is not None]
-    low, high, change, interval = intervals.paired_difference(metric.score, first, second, groups=groups, seed=seed)
+        groups = [
+            s
+            for s, r, a in zip(groups, references, two.answers, strict=True)
+            if r is not None and a is not None
+        ]
+    low, high, change, interval = intervals.paired_difference(
+        metric.score, first, second, groups=groups, seed=seed
+    )
     pieces = len(set(groups)) if groups else len(second)
-    return {"before": _number(low), "after": _number(high), "difference": _number(change),
-            "interval": [_number(interval.low), _number(interval.high)], "rows": len(second),
-            **({"groups": pieces} if pieces < len(second) else {}), "higher_is_better": metric.HIGHER_IS_BETTER}
+    return {
+        "before": _number(low),
+        "after": _number(high),
+        "difference": _number(change),
+        "interval": [_number(interval.low), _number(interval.high)],
+        "rows": len(second),
+        **({"groups": pieces} if pieces < len(second) else {}),
+        "higher_is_better": metric.HIGHER_IS_BETTER,
+    }
 
 
 def _number(value: float) -> float | None:

@@ -50,8 +50,11 @@ class Examples(Sequence):
         self._ends = array("q", [0])
         with tempfile.NamedTemporaryFile(prefix="lorakit-", suffix=".rows", delete=False) as file:
             self._path, self._file, owner = file.name, None, os.getpid()
-            weakref.finalize(self, lambda path: os.getpid() == owner and os.path.exists(path) and os.unlink(path),
-                             file.name)
+            weakref.finalize(
+                self,
+                lambda path: os.getpid() == owner and os.path.exists(path) and os.unlink(path),
+                file.name,
+            )
             for example in examples:
                 file.write(pickle.dumps((example.fields, example.file, example.row), protocol=5))
                 self._ends.append(file.tell())
@@ -90,7 +93,7 @@ class Joined(Sequence):
 
     def __init__(self, *parts: Sequence[Any]):
         self.parts = parts
-        self.ends = [sum(map(len, parts[:i + 1])) for i in range(len(parts))]
+        self.ends = [sum(map(len, parts[: i + 1])) for i in range(len(parts))]
 
     def __len__(self) -> int:
         return self.ends[-1] if self.ends else 0

@@ -36,7 +36,9 @@ def remove(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def whole(path: Path, cure: str = "name another output_dir, then start again: the run goes on") -> Iterator[Path]:
+def whole(
+    path: Path, cure: str = "name another output_dir, then start again: the run goes on"
+) -> Iterator[Path]:
     """A name to write a file or a folder under; it becomes `path` when the block ends, and nothing when it fails.
 
     Under `path` stands the old or the new, whole, at any instant (of a folder: or nothing, for an instant).
@@ -54,8 +56,10 @@ def whole(path: Path, cure: str = "name another output_dir, then start again: th
         with contextlib.suppress(OSError):
             remove(part)
         kept = f"; {path.name} of before is kept" if path.exists() else ""
-        raise LorakitError(f"{path}: could not be written: {getattr(error, 'strerror', None) or error}{kept}. Free "
-                           f"some space or {cure}") from None
+        raise LorakitError(
+            f"{path}: could not be written: {getattr(error, 'strerror', None) or error}{kept}. Free "
+            f"some space or {cure}"
+        ) from None
     except BaseException:
         with contextlib.suppress(OSError):
             remove(part)
@@ -72,6 +76,7 @@ def sweep(folder: Path, names: str = "**/*") -> None:
 
 def copy_tree(source: Path, target: Path) -> None:
     """A folder that shares its files with `source` where the disk allows. Files are replaced here, never rewritten."""
+
     def link(one: str, other: str) -> None:
         try:
             os.link(one, other)
@@ -104,14 +109,18 @@ def cached(key: str, build: Callable[[Path], None]) -> Path:
                 _forget(folder)
             os.utime(folder)
     except OSError as error:
-        raise LorakitError(f"{folder.parent}: the cache cannot be written ({error.strerror}); name another folder in "
-                           "the environment variable LORAKIT_CACHE") from None
+        raise LorakitError(
+            f"{folder.parent}: the cache cannot be written ({error.strerror}); name another folder in "
+            "the environment variable LORAKIT_CACHE"
+        ) from None
     return folder
 
 
 def _forget(newest: Path) -> None:
     room = CACHE_BYTES
-    others = [f for f in newest.parent.iterdir() if f.is_dir() and ".part" not in f.name and f != newest]
+    others = [
+        f for f in newest.parent.iterdir() if f.is_dir() and ".part" not in f.name and f != newest
+    ]
     for folder in [newest, *sorted(others, key=lambda f: -f.stat().st_mtime)]:
         room -= sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
         if room < 0 and folder != newest:

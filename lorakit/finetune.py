@@ -58,8 +58,11 @@ def finetune(run: Run, alone: str = "") -> Folder:
             facts = machine.facts(run.output_dir)
             plan.first(run, facts)
             prepared = prepare(run)
-            resolved, choices = plan.resolve(run.with_(task=prepared.meta["task"]), facts,
-                                             plan.here(run, facts, crew.size, alone))
+            resolved, choices = plan.resolve(
+                run.with_(task=prepared.meta["task"]),
+                facts,
+                plan.here(run, facts, crew.size, alone),
+            )
             if run.task == "auto":
                 choices["task"] = (resolved.task, prepared.report.reason)
             plan.refuse(resolved, facts)
@@ -99,13 +102,28 @@ def ending(error: BaseException) -> tuple[str, str]:
     return "interrupted" if isinstance(error, KeyboardInterrupt) else "failed", words
 
 
-def begin(run: Run, resolved: Run, choices: plan.Choices, facts: machine.Facts, folder: Folder, prepared: Prepared
-          ) -> None:
+def begin(
+    run: Run,
+    resolved: Run,
+    choices: plan.Choices,
+    facts: machine.Facts,
+    folder: Folder,
+    prepared: Prepared,
+) -> None:
     """What a run is, into its folder; its rows once: a run that goes on reads what it began with."""
     settings = folder.record["settings"] if begun(folder) else run.model_dump()
-    folder.note(status="running", pid=os.getpid(), error=None, settings=settings, model=run.model,
-                method=method(resolved), versions=record.versions(), choices=choices,
-                machine={**facts.as_dict(), "summary": summary(facts)}, data=prepared.facts())
+    folder.note(
+        status="running",
+        pid=os.getpid(),
+        error=None,
+        settings=settings,
+        model=run.model,
+        method=method(resolved),
+        versions=record.versions(),
+        choices=choices,
+        machine={**facts.as_dict(), "summary": summary(facts)},
+        data=prepared.facts(),
+    )
     if not begun(folder):
         (folder / BEST).unlink(missing_ok=True)
         prepared.write(folder / "rows")
@@ -113,21 +131,29 @@ def begin(run: Run, resolved: Run, choices: plan.Choices, facts: machine.Facts, 
         (folder / "history.jsonl").unlink(missing_ok=True)
 
 
-def execute(run: Run, choices: plan.Choices, folder: Folder, prepared: Prepared, crew: Crew) -> None:
+def execute(
+    run: Run, choices: plan.Choices, folder: Folder, prepared: Prepared, crew: Crew
+) -> None:
     """From the rows on disk to the evidence. The first process writes; the others compute the same beside it."""
     contents = crew.gather(prepared.report.sha256)  # the rows are written
     if len(set(contents)) > 1:
         other = next(i for i, content in enumerate(contents) if content != contents[0])
-        raise LorakitError(f"process {other} has other data than process 0 ({prepared.report.file}); every host needs "
-                           "the same file")
+        raise LorakitError(
+            f"process {other} has other data than process 0 ({prepared.report.file}); every host needs "
+            "the same file"
+        )
     here = folder / "rows"
     # Another host has rows of its own, made from the same content.
-    sets, meta = rows.read(here if (here / "meta.json").exists() else prepared.path / "rows", prepared.processor)
+    sets, meta = rows.read(
+        here if (here / "meta.json").exists() else prepared.path / "rows", prepared.processor
+    )
     engine = registry.load("engines", run.engine).load(run, classes=meta["classes"])
     choices.update(engine.notes)
     if len(sets["train"]) < crew.size:
-        raise LorakitError(f"{len(sets['train'])} training rows for {crew.size} processes: some would have none; lower "
-                           "processes")
+        raise LorakitError(
+            f"{len(sets['train'])} training rows for {crew.size} processes: some would have none; lower "
+            "processes"
+        )
     batches = batches_of(sets["train"], run, engine.packing, crew)
     run = cadence(run, len(batches), choices)
     sizes = engine.parameters()
@@ -135,12 +161,19 @@ def execute(run: Run, choices: plan.Choices, folder: Folder, prepared: Prepared,
     if crew.first:
         with whole(folder / "run.yaml") as part:
             run.write(part)
-    folder.note(choices=choices, base_sha256=base.hash_of(run.model), parameters=sum(n for n, _ in sizes.values()),
-                trained_parameters=sum(n for n, on in sizes.values() if on), updates_planned=len(batches),
-                peak_memory={"predicted": predicted["total"], "measured": 0, "parts": predicted})
+    folder.note(
+        choices=choices,
+        base_sha256=base.hash_of(run.model),
+        parameters=sum(n for n, _ in sizes.values()),
+        trained_parameters=sum(n for n, on in sizes.values() if on),
+        updates_planned=len(batches),
+        peak_memory={"predicted": predicted["total"], "measured": 0, "parts": predicted},
+    )
 
     untouched = engine.fingerprint()
-    before = scored(engine, sets, meta, run, prepared.tokenizer, here / "before.json", "before", crew)
+    before = scored(
+        engine, sets, meta, run, prepared.tokenizer, here / "before.json", "before", crew
+    )
     chosen: dict[str, dict] = {}
     if before:  # a metric that cannot be computed says so before training, not after
         references = sets["test"].column("reference")
@@ -156,13 +189,27 @@ def execute(run: Run, choices: plan.Choices, folder: Folder, prepared: Prepared,
     folder.rewind(state.update)
     resumed = state.update
     stopped = loop(engine, batches, state, best, sets, run, folder, crew, meta)
-    workers = crew.gather({"process": processes.place(), "target_tokens": engine.worked,
-                           "peak_memory": engine.memory()})
-    folder.note(peak_memory={"predicted": predicted["total"], "measured": engine.memory(), "parts": predicted},
-                processes=workers,
-                stepped_down=engine.steps, seconds=state.seconds, target_tokens=state.target_tokens,
-                skipped=state.skipped,
-                tokens_per_second=state.target_tokens / max(state.seconds, 1e-9), updates=state.update)
+    workers = crew.gather(
+        {
+            "process": processes.place(),
+            "target_tokens": engine.worked,
+            "peak_memory": engine.memory(),
+        }
+    )
+    folder.note(
+        peak_memory={
+            "predicted": predicted["total"],
+            "measured": engine.memory(),
+            "parts": predicted,
+        },
+        processes=workers,
+        stepped_down=engine.steps,
+        seconds=state.seconds,
+        target_tokens=state.target_tokens,
+        skipped=state.skipped,
+        tokens_per_second=state.target_tokens / max(state.seconds, 1e-9),
+        updates=state.update,
+    )
     if stopped:
         folder.note(status="stopped", error=stopped)
         engine.close()
@@ -175,7 +222,9 @@ def execute(run: Run, choices: plan.Choices, folder: Folder, prepared: Prepared,
         tensors, more = saved
         engine.set_weights(tensors)
         from_update = more["update"]
-    after = scored(engine, sets, meta, run, prepared.tokenizer, here / "after.json", "after", crew, anew=True)
+    after = scored(
+        engine, sets, meta, run, prepared.tokenizer, here / "after.json", "after", crew, anew=True
+    )
     engine.save(folder / ("adapter" if run.method == "lora" else "model"))
     said = prove.sample(engine, sets, meta, run)
     engine.close()  # the fresh process needs the card
@@ -183,12 +232,25 @@ def execute(run: Run, choices: plan.Choices, folder: Folder, prepared: Prepared,
         proof |= prove.repeated(folder, said, run)
         if before and after:
             test, answers = sets["test"], [r for r in sets["train"].column("reference") if r]
-            record.write_json(folder / "scores.json",
-                              evaluate.scores(chosen, before, after, references, answers, run.seed))
-            record.write_lines(folder / "answers.jsonl", [
-                {"prompt": p, "reference": r, "before": b, "after": a, "where": f"{f}:{n}"}
-                for p, r, b, a, f, n in zip(test.column("prompt"), references, before.answers, after.answers,
-                                            test.column("file"), test.column("row"), strict=True)])
+            record.write_json(
+                folder / "scores.json",
+                evaluate.scores(chosen, before, after, references, answers, run.seed),
+            )
+            record.write_lines(
+                folder / "answers.jsonl",
+                [
+                    {"prompt": p, "reference": r, "before": b, "after": a, "where": f"{f}:{n}"}
+                    for p, r, b, a, f, n in zip(
+                        test.column("prompt"),
+                        references,
+                        before.answers,
+                        after.answers,
+                        test.column("file"),
+                        test.column("row"),
+                        strict=True,
+                    )
+                ],
+            )
             folder.note(metrics=chosen)
         folder.note(status="done", proof=proof, adapter_from_update=from_update)
         report.write(folder.path)
@@ -201,9 +263,19 @@ def kept(path: Path) -> tuple[dict, dict] | None:
 
 def batches_of(train: rows.Rows, run: Run, packing: bool, crew: Crew = ALONE) -> Batches:
     """The updates of a run, this process's share of them."""
-    return Batches(train, train.lengths, global_batch_size=run.global_batch_size, packing=packing, seed=run.seed,
-                   micro_batch_size=run.micro_batch_size, micro_batch_tokens=run.micro_batch_tokens,
-                   epochs=run.epochs, max_updates=run.max_updates, rank=crew.rank, processes=crew.size)
+    return Batches(
+        train,
+        train.lengths,
+        global_batch_size=run.global_batch_size,
+        packing=packing,
+        seed=run.seed,
+        micro_batch_size=run.micro_batch_size,
+        micro_batch_tokens=run.micro_batch_tokens,
+        epochs=run.epochs,
+        max_updates=run.max_updates,
+        rank=crew.rank,
+        processes=crew.size,
+    )
 
 
 def begun(folder: Folder) -> bool:
@@ -217,34 +289,51 @@ def finished(run: Run, folder: Folder, prepared: Prepared) -> bool:
     if not begun(folder) and known["status"] != "done":
         return False
     if not {"settings", "data", "updates_planned"} <= known.keys():
-        raise LorakitError(f"{folder.path} holds a checkpoint, and record.json does not say of which settings; "
-                           "give this run another name, or delete the folder")
+        raise LorakitError(
+            f"{folder.path} holds a checkpoint, and record.json does not say of which settings; "
+            "give this run another name, or delete the folder"
+        )
     differing = run.differences(Run(**known["settings"]))
     if (folder / "run.yaml").exists():  # what `auto` became is no difference
         resolved = run.differences(Run.read(folder / "run.yaml"))
         differing = {k: v for k, v in differing.items() if k in resolved}
-    differences = [f"{k}: {theirs!r} there, {mine!r} now" for k, (mine, theirs) in differing.items()]
+    differences = [
+        f"{k}: {theirs!r} there, {mine!r} now" for k, (mine, theirs) in differing.items()
+    ]
     if known["data"]["sha256"] != prepared.report.sha256:
         differences.append(f"the content of the data: {known['data']['file']} has changed since")
     bases = {known.get("base_sha256", run.model), base.hash_of(run.model)}
     if len(bases) > 1 and run.model not in bases:  # the name stands for files that were not at hand
         differences.append(f"the weights of the base: {run.model} has changed since")
     if differences:
-        raise LorakitError(f"{folder.path} holds a run with other settings ({'; '.join(differences)}). "
-                           f"Give this run another name, restore the settings, or delete the folder")
-    updates = run.max_updates or run.epochs * -(-len(prepared.rows["train"]) // run.global_batch_size)
+        raise LorakitError(
+            f"{folder.path} holds a run with other settings ({'; '.join(differences)}). "
+            f"Give this run another name, restore the settings, or delete the folder"
+        )
+    updates = run.max_updates or run.epochs * -(
+        -len(prepared.rows["train"]) // run.global_batch_size
+    )
     return known["status"] == "done" and updates <= known["updates_planned"]
 
 
 def method(run: Run) -> str:
-    names = {"nf4": "QLoRA (NF4)", "int8": "LoRA (int8 base)", "fp8": "LoRA (FP8 base)",
-             "affine4": "QLoRA (affine 4-bit)", "none": "LoRA"}
-    aware = "" if run.fake_quantization == "none" else f", quantization-aware ({run.fake_quantization})"
+    names = {
+        "nf4": "QLoRA (NF4)",
+        "int8": "LoRA (int8 base)",
+        "fp8": "LoRA (FP8 base)",
+        "affine4": "QLoRA (affine 4-bit)",
+        "none": "LoRA",
+    }
+    aware = (
+        "" if run.fake_quantization == "none" else f", quantization-aware ({run.fake_quantization})"
+    )
     return names[run.quantization] + aware if run.method == "lora" else "full fine-tuning"
 
 
 def summary(facts: machine.Facts) -> str:
-    where = ", ".join(c.name for c in facts.cards) or ("Apple GPU" if facts.mps else f"CPU, {facts.cores} cores")
+    where = ", ".join(c.name for c in facts.cards) or (
+        "Apple GPU" if facts.mps else f"CPU, {facts.cores} cores"
+    )
     return f"{facts.place}, {facts.system}, {where}, {facts.memory / 1e9:.0f} GB"
 
 
@@ -254,7 +343,10 @@ def cadence(run: Run, updates: int, choices: plan.Choices) -> Run:
         choices["validate_every"] = (max(1, updates // 10), f"about ten times in {updates} updates")
         run = run.with_(validate_every=choices["validate_every"][0])
     if run.checkpoint_every == "auto":
-        choices["checkpoint_every"] = (max(1, min(50, updates // 10)), "a cut loses at most a tenth")
+        choices["checkpoint_every"] = (
+            max(1, min(50, updates // 10)),
+            "a cut loses at most a tenth",
+        )
         run = run.with_(checkpoint_every=choices["checkpoint_every"][0])
     return run
 
@@ -267,19 +359,42 @@ def schedule(run: Run, updates: int) -> Callable[[int], float]:
         if update < warm:
             return run.learning_rate * (update + 1) / warm
         done = (update - warm) / max(1, updates - warm)
-        return run.learning_rate * {"constant": 1.0, "linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2}[
-            run.schedule]
+        return (
+            run.learning_rate
+            * {"constant": 1.0, "linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2}[
+                run.schedule
+            ]
+        )
 
     return rate
 
 
-def loop(engine: Any, batches: Batches, state: State, best: dict, sets: dict, run: Run, folder: Folder, crew: Crew,
-         meta: dict | None = None) -> str:
+def loop(
+    engine: Any,
+    batches: Batches,
+    state: State,
+    best: dict,
+    sets: dict,
+    run: Run,
+    folder: Folder,
+    crew: Crew,
+    meta: dict | None = None,
+) -> str:
     """Trains; returns "" when all updates are done (or validation stopped them), else why it stopped early."""
-    start, asked, stop = time.monotonic(), [], []  # asked: of this process, at any moment; stop: agreed on by all
+    start, asked, stop = (
+        time.monotonic(),
+        [],
+        [],
+    )  # asked: of this process, at any moment; stop: agreed on by all
     limits = {"max_rows": run.micro_batch_size, "max_tokens": run.micro_batch_tokens}
-    bar = tqdm(total=len(batches), initial=state.update, desc="training", unit="update", mininterval=0.5,
-               disable=not crew.first)
+    bar = tqdm(
+        total=len(batches),
+        initial=state.update,
+        desc="training",
+        unit="update",
+        mininterval=0.5,
+        disable=not crew.first,
+    )
 
     trackers = Trackers(run.log_to if crew.first else [], run.name, run.model_dump(), folder.path)
 
@@ -319,7 +434,11 @@ def loop(engine: Any, batches: Batches, state: State, best: dict, sets: dict, ru
         bar.update()
         bar.set_postfix(loss=f"{line['loss']:.3f}", refresh=False)
         last = state.update == len(batches)
-        if run.validate_every and "validation" in sets and (last or state.update % run.validate_every == 0):
+        if (
+            run.validate_every
+            and "validation" in sets
+            and (last or state.update % run.validate_every == 0)
+        ):
             validate()
         if run.max_minutes and time.monotonic() - start > 60 * run.max_minutes:
             asked.append(f"max_minutes={run.max_minutes:g} is over")
@@ -329,17 +448,29 @@ def loop(engine: Any, batches: Batches, state: State, best: dict, sets: dict, ru
             save()
         return ending
 
-    with bar, contextlib.closing(trackers), asked_to_stop(lambda: asked.append("stopped on request")):
+    with (
+        bar,
+        contextlib.closing(trackers),
+        asked_to_stop(lambda: asked.append("stopped on request")),
+    ):
         if not enough():
             train(engine, batches, state, schedule(run, len(batches)), after_update)
     early = stop and state.update < len(batches)
     return f"{stop[0]} after update {state.update}; start again to go on" if early else ""
 
 
-def answered(engine: Any, some: rows.Rows, meta: dict, run: Run, folder: Folder, update: int) -> None:
+def answered(
+    engine: Any, some: rows.Rows, meta: dict, run: Run, folder: Folder, update: int
+) -> None:
     """What the model says to a few questions now, into `samples.jsonl`."""
-    answers = evaluate.generate(engine, some, engine.tokenizer, meta["stop_ids"], run.max_new_tokens,
-                                opening=meta["opening"])
+    answers = evaluate.generate(
+        engine,
+        some,
+        engine.tokenizer,
+        meta["stop_ids"],
+        run.max_new_tokens,
+        opening=meta["opening"],
+    )
     for prompt, answer in zip(some.column("prompt"), answers, strict=True):
         if answer is not None:
             folder.append({"update": update, "prompt": prompt, "answer": answer}, "samples.jsonl")
@@ -373,8 +504,18 @@ def asked_to_stop(note: Callable[[], None]):
             signal.signal(kind, handler)
 
 
-def scored(engine: Any, sets: dict, meta: dict, run: Run, tokenizer: Any, path: Path, when: str, crew: Crew = ALONE,
-           *, anew: bool = False) -> Outcome | None:
+def scored(
+    engine: Any,
+    sets: dict,
+    meta: dict,
+    run: Run,
+    tokenizer: Any,
+    path: Path,
+    when: str,
+    crew: Crew = ALONE,
+    *,
+    anew: bool = False,
+) -> Outcome | None:
     """What the model does on the test rows; kept on disk, so a run that goes on does not ask the base again."""
     if "test" not in sets:
         return None
@@ -382,16 +523,36 @@ def scored(engine: Any, sets: dict, meta: dict, run: Run, tokenizer: Any, path: 
         return known
     test = sets["test"]
     asked = sum(start is not None for start in test.column("answer_start"))
-    with tqdm(total=asked, desc=f"answers {when}", unit="row", mininterval=0.5,
-              disable=not crew.first or not asked) as bar:
+    with tqdm(
+        total=asked,
+        desc=f"answers {when}",
+        unit="row",
+        mininterval=0.5,
+        disable=not crew.first or not asked,
+    ) as bar:
+
         def shown(n: int) -> None:
             bar.update(n - bar.n)
 
         sums = evaluate.token_sums(engine, test, max_tokens=run.micro_batch_tokens)
-        answers = [] if test.classes else evaluate.generate(
-            engine, test, tokenizer, meta["stop_ids"], run.max_new_tokens, opening=meta["opening"], progress=shown)
-    outcome = Outcome.of_classes(sums, test.classes, test.sources) if test.classes else \
-        Outcome(sums, answers, test.sources)
+        answers = (
+            []
+            if test.classes
+            else evaluate.generate(
+                engine,
+                test,
+                tokenizer,
+                meta["stop_ids"],
+                run.max_new_tokens,
+                opening=meta["opening"],
+                progress=shown,
+            )
+        )
+    outcome = (
+        Outcome.of_classes(sums, test.classes, test.sources)
+        if test.classes
+        else Outcome(sums, answers, test.sources)
+    )
     if crew.first:
         outcome.write(path)
     return outcome

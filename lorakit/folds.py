@@ -23,7 +23,11 @@ def each(run: Run, folder: Folder, train: Callable[[Run], Folder]) -> list[Folde
     out = []
     for number in range(1, run.folds + 1):
         folder.note(stage=f"fold {number} of {run.folds}")
-        out.append(train(run.with_(fold=number, name=f"fold-{number}", output_dir=str(folder.path / "folds"))))
+        out.append(
+            train(
+                run.with_(fold=number, name=f"fold-{number}", output_dir=str(folder.path / "folds"))
+            )
+        )
     folder.note(stage="all rows")
     return out
 
@@ -37,15 +41,24 @@ def write(folder: Folder, run: Run) -> None:
     references = [row["reference"] for some in rows for row in some]
     found = evaluate.scores(chosen, joined(before), joined(after), references, seed=run.seed)
     for name, entry in found.items():
-        entry["folds"] = [{key: part.scores[name][key] for key in ("before", "after", "rows")} for part in parts]
+        entry["folds"] = [
+            {key: part.scores[name][key] for key in ("before", "after", "rows")} for part in parts
+        ]
     write_json(folder / "scores.json", found)
-    write_lines(folder / "answers.jsonl", [row for part in parts for row in read_lines(part / "answers.jsonl")])
+    write_lines(
+        folder / "answers.jsonl",
+        [row for part in parts for row in read_lines(part / "answers.jsonl")],
+    )
     folder.note(metrics=chosen)
 
 
 def joined(outcomes: list[Outcome] | tuple[Outcome, ...]) -> Outcome:
     """Those of several sets of rows as one."""
     known = outcomes[0].probabilities is not None
-    return Outcome(np.concatenate([o.tokens for o in outcomes]), [a for o in outcomes for a in o.answers],
-                   [s for o in outcomes for s in o.sources or ()] or None,
-                   np.concatenate([o.probabilities for o in outcomes]) if known else None, outcomes[0].classes)
+    return Outcome(
+        np.concatenate([o.tokens for o in outcomes]),
+        [a for o in outcomes for a in o.answers],
+        [s for o in outcomes for s in o.sources or ()] or None,
+        np.concatenate([o.probabilities for o in outcomes]) if known else None,
+        outcomes[0].classes,
+    )

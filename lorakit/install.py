@@ -23,17 +23,24 @@ MANIFEST = "bundle.json"
 
 def machine() -> tuple[str, str]:
     """("3.11", "linux_x86_64"): what compiled wheels have to fit."""
-    return "{}.{}".format(*sys.version_info), sysconfig.get_platform().replace("-", "_").replace(".", "_")
+    return "{}.{}".format(*sys.version_info), sysconfig.get_platform().replace("-", "_").replace(
+        ".", "_"
+    )
 
 
 def manifest(folder: Path) -> dict:
     """What `lorakit bundle` noted. Ends with a sentence when it cannot be read."""
     try:
         found = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        return {key: found[key] for key in ("lorakit", "python", "platform", "extras", "needs", "lends", "files")}
+        return {
+            key: found[key]
+            for key in ("lorakit", "python", "platform", "extras", "needs", "lends", "files")
+        }
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise SystemExit(f"{folder / MANIFEST}: is no manifest of a bundle ({type(error).__name__}: {error}); copy or "
-                         "upload the bundle again") from None
+        raise SystemExit(
+            f"{folder / MANIFEST}: is no manifest of a bundle ({type(error).__name__}: {error}); copy or "
+            "upload the bundle again"
+        ) from None
 
 
 def flaws(folder: Path, files: dict) -> list[str]:
@@ -61,6 +68,7 @@ def digest(path: Path) -> str:
 
 def lacking(names: list[str]) -> list[str]:
     """Those that are not installed here."""
+
     def there(name: str) -> bool:
         try:
             return bool(metadata.version(name))
@@ -79,15 +87,40 @@ def install(folder: Path = Path(__file__).parent) -> str:
     without, or the wheels do not fit this Python.
     """
     packed = manifest(folder)
-    if broken := flaws(folder, {k: v for k, v in packed["files"].items() if k.startswith("wheels/")}):
-        raise SystemExit("\n".join([f"{folder}: wheels are damaged; copy or upload the bundle again", *broken]))
+    if broken := flaws(
+        folder, {k: v for k, v in packed["files"].items() if k.startswith("wheels/")}
+    ):
+        raise SystemExit(
+            "\n".join([f"{folder}: wheels are damaged; copy or upload the bundle again", *broken])
+        )
     if missing := lacking(packed["needs"]):
-        raise SystemExit(f"{', '.join(missing)} is not installed here, and this bundle was made without it. Install "
-                         "it, or make the bundle again with it: lorakit bundle … --without (nothing after it)")
-    lent = [name for name in lacking(packed["lends"]) if name != "jupyterlab" or "ipykernel" not in sys.modules]
-    wanted = "lorakit" + (f"[{','.join(packed['extras'])}]" if packed["extras"] else "") + f"=={packed['lorakit']}"
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-index",
-               "--find-links", str(folder / "wheels"), wanted, *lent]
+        raise SystemExit(
+            f"{', '.join(missing)} is not installed here, and this bundle was made without it. Install "
+            "it, or make the bundle again with it: lorakit bundle … --without (nothing after it)"
+        )
+    lent = [
+        name
+        for name in lacking(packed["lends"])
+        if name != "jupyterlab" or "ipykernel" not in sys.modules
+    ]
+    wanted = (
+        "lorakit"
+        + (f"[{','.join(packed['extras'])}]" if packed["extras"] else "")
+        + f"=={packed['lorakit']}"
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--no-index",
+        "--find-links",
+        str(folder / "wheels"),
+        wanted,
+        *lent,
+    ]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if done.returncode:
         raise SystemExit("\n".join(refusal(folder, packed, done.stdout)))
@@ -97,19 +130,26 @@ def install(folder: Path = Path(__file__).parent) -> str:
 
 def refusal(folder: Path, packed: dict, said: str) -> list[str]:
     """pip's last words, and whether this machine is another than the one that the wheels are for."""
-    words = [f"{folder}: pip could not install lorakit from these wheels:", *said.strip().splitlines()[-6:]]
+    words = [
+        f"{folder}: pip could not install lorakit from these wheels:",
+        *said.strip().splitlines()[-6:],
+    ]
     theirs, here = (packed["python"], packed["platform"]), machine()
     other = kind(theirs[1]) != kind(here[1])
     if other or theirs[0] != here[0]:
-        words.append("The wheels are for Python {} on {}, this is Python {} on {}.".format(*theirs, *here)
-                     + f" Make the bundle again: lorakit bundle … --python {here[0]}"
-                     + (" --platform …" if other else ""))
+        words.append(
+            "The wheels are for Python {} on {}, this is Python {} on {}.".format(*theirs, *here)
+            + f" Make the bundle again: lorakit bundle … --python {here[0]}"
+            + (" --platform …" if other else "")
+        )
     return words
 
 
 def kind(platform: str) -> tuple[str, bool]:
     """System and whether it is ARM: manylinux_2_28_x86_64 is linux_x86_64."""
-    return re.sub("^many", "", platform).rstrip("0123456789")[:5], platform.endswith(("arm64", "aarch64"))
+    return re.sub("^many", "", platform).rstrip("0123456789")[:5], platform.endswith(
+        ("arm64", "aarch64")
+    )
 
 
 def main(arguments: list[str], folder: Path = Path(__file__).parent) -> None:
@@ -118,7 +158,9 @@ def main(arguments: list[str], folder: Path = Path(__file__).parent) -> None:
     if arguments:
         files = manifest(folder)["files"]
         if broken := flaws(folder, files):
-            raise SystemExit("\n".join([f"{folder}: {len(broken)} of {len(files)} files differ", *broken]))
+            raise SystemExit(
+                "\n".join([f"{folder}: {len(broken)} of {len(files)} files differ", *broken])
+            )
         print(f"{folder}: {len(files)} files are as they were packed")
     else:
         print(install(folder))

@@ -14,7 +14,9 @@ class Interval:
     level: float
 
 
-def paired_difference(score, before_rows, after_rows, *, groups=None, resamples=2000, level=0.95, seed=0):
+def paired_difference(
+    score, before_rows, after_rows, *, groups=None, resamples=2000, level=0.95, seed=0
+):
     """(before, after, after - before, Interval of the difference), paired by row.
 
     Each resample draws one set of row indices for both sides (as Koehn 2004 for BLEU) and recomputes the
@@ -26,7 +28,9 @@ def paired_difference(score, before_rows, after_rows, *, groups=None, resamples=
     """
     before_rows, after_rows = np.asarray(before_rows), np.asarray(after_rows)
     if len(before_rows) != len(after_rows):
-        raise ValueError(f"rows cannot be paired: {len(before_rows)} before, {len(after_rows)} after")
+        raise ValueError(
+            f"rows cannot be paired: {len(before_rows)} before, {len(after_rows)} after"
+        )
 
     def difference(index):
         return score(after_rows[index]) - score(before_rows[index])
@@ -47,8 +51,14 @@ def _bootstrap(statistic, n, resamples, level, seed, groups=None):
     if resamples < 1 or not 0 < level < 1:
         raise ValueError(f"needs resamples >= 1 and 0 < level < 1, got {resamples} and {level}")
     value = float(statistic(slice(None)))
-    drawn = np.arange(n) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
-    members = [np.flatnonzero(drawn == g) for g in range(drawn.max() + 1)] if len(np.unique(drawn)) < n else None
+    drawn = (
+        np.arange(n) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
+    )
+    members = (
+        [np.flatnonzero(drawn == g) for g in range(drawn.max() + 1)]
+        if len(np.unique(drawn)) < n
+        else None
+    )
     units = len(members) if members else n
     if units == 1 or not np.isfinite(value):
         return value, Interval(np.nan, np.nan, level)

@@ -63,7 +63,11 @@ class Job:
     def log(self, lines: int = 12) -> str:
         """The last words of the child."""
         path = self.folder / "log.txt"
-        text = path.read_text(encoding="utf-8", errors="replace").replace("\r", "\n") if path.exists() else ""
+        text = (
+            path.read_text(encoding="utf-8", errors="replace").replace("\r", "\n")
+            if path.exists()
+            else ""
+        )
         return "\n".join([x for x in text.splitlines() if x.strip()][-lines:])
 
     def watch(self, every: float = 1.0) -> Job:
@@ -81,7 +85,9 @@ class Job:
             return self
         panel.draw(self.status, last=True)
         if self.status in ("failed", "interrupted"):
-            raise LorakitError(f"{self.folder.path}: {self.status}. The last words of its log:\n{self.log()}")
+            raise LorakitError(
+                f"{self.folder.path}: {self.status}. The last words of its log:\n{self.log()}"
+            )
         return self
 
     def stop(self, seconds: float = 60) -> Job:
@@ -131,16 +137,31 @@ def launch(run: Run, *, queued: bool = False) -> Job:
     if folder.busy or turns.place_of(_named(folder)):
         differing = run.differences(Run(**folder.record.get("settings", run.model_dump())))
         if differing:
-            raise LorakitError(f"{folder.path}: a run with other settings is going there ({', '.join(differing)}); "
-                               "give this one another name, or stop that one")
+            raise LorakitError(
+                f"{folder.path}: a run with other settings is going there ({', '.join(differing)}); "
+                "give this one another name, or stop that one"
+            )
         return Job(folder.path)
     write_json(folder / "asked.json", run.given())
     with open(folder / "log.txt", "ab") as log:
-        child = subprocess.Popen([sys.executable, "-m", "lorakit.cli", "train", str(folder / "asked.json"),
-                                  *(["--queue"] if queued else [])],
-                                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=child_environment(),
-                                 start_new_session=True)
-    while child.poll() is None and not folder.busy and not (queued and turns.place_of(_named(folder))):
+        child = subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "lorakit.cli",
+                "train",
+                str(folder / "asked.json"),
+                *(["--queue"] if queued else []),
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env=child_environment(),
+            start_new_session=True,
+        )
+    while (
+        child.poll() is None and not folder.busy and not (queued and turns.place_of(_named(folder)))
+    ):
         time.sleep(0.05)
     return Job(folder.path, child)
 
@@ -150,7 +171,9 @@ def _made(run: Run) -> Folder:
     try:
         run.folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise LorakitError(f"{run.folder}: cannot be written ({error.strerror}); name another output_dir") from None
+        raise LorakitError(
+            f"{run.folder}: cannot be written ({error.strerror}); name another output_dir"
+        ) from None
     return Folder(run.folder)
 
 
@@ -165,20 +188,36 @@ def together(run: Run, count: int) -> str:
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     folder = _made(run)
-    logs = folder / f"processes.part{os.getpid()}"  # swept where this process does not live to remove it
+    logs = (
+        folder / f"processes.part{os.getpid()}"
+    )  # swept where this process does not live to remove it
     write_json(folder / "asked.json", run.given())
     config = LaunchConfig(
-        min_nodes=1, max_nodes=1, nproc_per_node=count, run_id=folder.path.name, rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0", local_addr="localhost", max_restarts=0, monitor_interval=0.2,
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=count,
+        run_id=folder.path.name,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        local_addr="localhost",
+        max_restarts=0,
+        monitor_interval=0.2,
         logs_specs=DefaultLogsSpecs(log_dir=str(logs), tee=Std.ALL, local_ranks_filter={0}),
-        log_line_prefix_template=" ")
+        log_line_prefix_template=" ",
+    )
     before = len(folder.history()[0])
     try:
         with _undone():
-            os.environ.update(child_environment() | {
-                "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
-                "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "300"})  # seconds for the update in progress and its checkpoint
-            elastic_launch(config, sys.executable)("-m", "lorakit.cli", "train", str(folder / "asked.json"))
+            os.environ.update(
+                child_environment()
+                | {
+                    "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
+                    "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "300",
+                }
+            )  # seconds for the update in progress and its checkpoint
+            elastic_launch(config, sys.executable)(
+                "-m", "lorakit.cli", "train", str(folder / "asked.json")
+            )
         return ""
     except SignalException:
         died = ""
@@ -206,16 +245,24 @@ def _died(failures: dict[int, Any], logs: Path, count: int) -> str:
     Raises `LorakitError` with those words when they are a cause that the process has found itself.
     """
     # Who lost the others, or was ended with them, is not the one that died.
-    *_, rank, code = min((LOST in _last_words(logs, n) or f.exitcode == -signal.SIGTERM, f.timestamp, n, f.exitcode)
-                         for n, f in failures.items())
+    *_, rank, code = min(
+        (LOST in _last_words(logs, n) or f.exitcode == -signal.SIGTERM, f.timestamp, n, f.exitcode)
+        for n, f in failures.items()
+    )
     words, who = _last_words(logs, rank), f"process {rank} of {count}"
     if words.startswith("lorakit: ") and not any(w in words for w in (LOST, UNMET)):
         raise LorakitError(words.removeprefix("lorakit: ")) from None
     if code == -signal.SIGTERM:
         return ""
     if code == -signal.SIGKILL:
-        return f"{who} was killed by SIGKILL, as happens when memory runs out, and could say nothing"
-    how = f"ended with exit code {code}" if code >= 0 else f"was killed by {signal.Signals(-code).name}"
+        return (
+            f"{who} was killed by SIGKILL, as happens when memory runs out, and could say nothing"
+        )
+    how = (
+        f"ended with exit code {code}"
+        if code >= 0
+        else f"was killed by {signal.Signals(-code).name}"
+    )
     return f"{who} {how}. Its last words: {words or 'none'}"
 
 
@@ -223,11 +270,19 @@ def _died(failures: dict[int, Any], logs: Path, count: int) -> str:
 def _undone() -> Iterator[None]:
     """What the launcher does to this process: its environment, its signal handlers, its loggers' words."""
     environment, main = dict(os.environ), threading.current_thread() is threading.main_thread()
-    handlers = {kind: signal.getsignal(kind) for kind in
-                (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)} if main else {}
+    handlers = (
+        {
+            kind: signal.getsignal(kind)
+            for kind in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+        }
+        if main
+        else {}
+    )
     for name in list(logging.root.manager.loggerDict):
         if name.startswith("torch.distributed.elastic"):
-            logging.getLogger(name).setLevel(logging.CRITICAL)  # it repeats in its own way what is said here
+            logging.getLogger(name).setLevel(
+                logging.CRITICAL
+            )  # it repeats in its own way what is said here
     try:
         yield
     finally:
@@ -239,9 +294,14 @@ def _undone() -> Iterator[None]:
 
 def _last_words(logs: Path, rank: int) -> str:
     """The last line that a process wrote to its standard error, bars and warnings aside."""
-    lines = [line for path in sorted(logs.glob(f"**/{rank}/stderr.log"))
-             for line in path.read_text(encoding="utf-8", errors="replace").replace("\r", "\n").splitlines()
-             if line.strip() and not NOISE.match(line)]
+    lines = [
+        line
+        for path in sorted(logs.glob(f"**/{rank}/stderr.log"))
+        for line in path.read_text(encoding="utf-8", errors="replace")
+        .replace("\r", "\n")
+        .splitlines()
+        if line.strip() and not NOISE.match(line)
+    ]
     return lines[-1].strip() if lines else ""
 
 

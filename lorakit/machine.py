@@ -16,14 +16,41 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "datasets", "accelerate", "papermill", "jupyterlab",
-            "ipywidgets", "unsloth", "mlx", "mlx-lm")
-HELD = ("torch", "torchaudio", "torchvision")  # on Colab and Kaggle, built for their cards; with CUDA gigabytes
+PACKAGES = (
+    "torch",
+    "transformers",
+    "peft",
+    "bitsandbytes",
+    "datasets",
+    "accelerate",
+    "papermill",
+    "jupyterlab",
+    "ipywidgets",
+    "unsloth",
+    "mlx",
+    "mlx-lm",
+)
+HELD = (
+    "torch",
+    "torchaudio",
+    "torchvision",
+)  # on Colab and Kaggle, built for their cards; with CUDA gigabytes
 DRIVE = "/content/drive/MyDrive"
 
 # What torchrun says to its processes; their own children are none of them.
-LAUNCHED = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "GROUP_WORLD_SIZE", "ROLE_RANK",
-            "ROLE_NAME", "ROLE_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
+LAUNCHED = {
+    "RANK",
+    "WORLD_SIZE",
+    "LOCAL_RANK",
+    "LOCAL_WORLD_SIZE",
+    "GROUP_RANK",
+    "GROUP_WORLD_SIZE",
+    "ROLE_RANK",
+    "ROLE_NAME",
+    "ROLE_WORLD_SIZE",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+}
 
 
 @dataclass(frozen=True)
@@ -51,7 +78,9 @@ class Card:
             digits = re.match(r"\d+", number)
             if digits:
                 built = divmod(int(digits[0]), 10)
-                if built <= self.capability and (built[0] == self.capability[0] or kind == "compute"):
+                if built <= self.capability and (
+                    built[0] == self.capability[0] or kind == "compute"
+                ):
                     return True
         return not archs
 
@@ -74,10 +103,14 @@ class Facts:
     cards: tuple[Card, ...] = ()
     mps: bool = False
     packages: dict[str, str] = field(default_factory=dict)  # name -> installed version
-    torch_archs: tuple[str, ...] = ()  # cards that the installed torch was built for; empty: unknown
+    torch_archs: tuple[
+        str, ...
+    ] = ()  # cards that the installed torch was built for; empty: unknown
     torch_loaded: str = ""  # version of the torch that this process has imported
     drive: bool = False  # Colab's Google Drive is mounted
-    gpu_memory: int = 0  # what a Mac lets its GPU hold (Metal's recommendedMaxWorkingSetSize); 0: not asked
+    gpu_memory: int = (
+        0  # what a Mac lets its GPU hold (Metal's recommendedMaxWorkingSetSize); 0: not asked
+    )
     translated: bool = False  # an x86_64 Python on an Apple chip, under Rosetta
     mps_fallback: bool = False  # what Apple's GPU lacks is computed on the CPU without a word
 
@@ -108,14 +141,21 @@ class Facts:
     @property
     def most_memory(self) -> int:
         """The same after `more`: 4 GiB, or an eighth, stay for macOS."""
-        return max(self.device_memory, self.memory - max(4 * 2**30, self.memory // 8)) if self.apple \
+        return (
+            max(self.device_memory, self.memory - max(4 * 2**30, self.memory // 8))
+            if self.apple
             else self.device_memory
+        )
 
     @property
     def more(self) -> str:
         """The command that gives a Mac's GPU more of the memory, until the next start; "" where there is none."""
         megabytes = self.most_memory // 2**20
-        return f"sudo sysctl iogpu.wired_limit_mb={megabytes}" if self.most_memory > self.device_memory else ""
+        return (
+            f"sudo sysctl iogpu.wired_limit_mb={megabytes}"
+            if self.most_memory > self.device_memory
+            else ""
+        )
 
 
 def facts(folder: str | os.PathLike = ".") -> Facts:
@@ -138,18 +178,33 @@ def facts(folder: str | os.PathLike = ".") -> Facts:
     while not home.exists():
         home = home.parent
     return Facts(
-        place=place(), system=f"{platform.system()} {platform.machine()}", python=platform.python_version(),
-        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
-        memory=psutil.virtual_memory().total, disk_free=shutil.disk_usage(home).free, cards=cards(), mps=mps,
-        packages=packages, torch_archs=archs, torch_loaded=str(getattr(loaded, "__version__", "")),
-        drive=Path(DRIVE).is_dir(), gpu_memory=room, translated=translated(),
+        place=place(),
+        system=f"{platform.system()} {platform.machine()}",
+        python=platform.python_version(),
+        cores=len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count() or 1,
+        memory=psutil.virtual_memory().total,
+        disk_free=shutil.disk_usage(home).free,
+        cards=cards(),
+        mps=mps,
+        packages=packages,
+        torch_archs=archs,
+        torch_loaded=str(getattr(loaded, "__version__", "")),
+        drive=Path(DRIVE).is_dir(),
+        gpu_memory=room,
+        translated=translated(),
         mps_fallback=mps and os.environ.get("PYTORCH_ENABLE_MPS_FALLBACK", "0") != "0",
     )
 
 
 def translated() -> bool:
     """Whether macOS runs this process under Rosetta."""
-    ask = ["sysctl", "-n", "sysctl.proc_translated"]  # 1; 0 on Apple's chips without it; an error on Intel's
+    ask = [
+        "sysctl",
+        "-n",
+        "sysctl.proc_translated",
+    ]  # 1; 0 on Apple's chips without it; an error on Intel's
     try:
         return subprocess.run(ask, capture_output=True, text=True, timeout=30).stdout.strip() == "1"
     except (OSError, subprocess.SubprocessError):
@@ -158,7 +213,11 @@ def translated() -> bool:
 
 def cards() -> tuple[Card, ...]:
     """The visible CUDA cards, asked from the driver: CUDA itself stays untouched, its context would take memory."""
-    ask = ["nvidia-smi", "--query-gpu=name,memory.total,compute_cap", "--format=csv,noheader,nounits"]
+    ask = [
+        "nvidia-smi",
+        "--query-gpu=name,memory.total,compute_cap",
+        "--format=csv,noheader,nounits",
+    ]
     try:
         out = subprocess.run(ask, capture_output=True, text=True, timeout=30, check=True).stdout
     except (OSError, subprocess.SubprocessError):
@@ -171,9 +230,15 @@ def read_cards(answer: str) -> list[Card]:
     found = []
     for line in answer.splitlines():
         parts = [p.strip() for p in line.rsplit(",", 2)]
-        if len(parts) == 3 and re.fullmatch(r"\d+", parts[1]) and re.fullmatch(r"\d+\.\d+", parts[2]):
+        if (
+            len(parts) == 3
+            and re.fullmatch(r"\d+", parts[1])
+            and re.fullmatch(r"\d+\.\d+", parts[2])
+        ):
             major, minor = parts[2].split(".")
-            found.append(Card(parts[0], int(int(parts[1]) * 1024**2 * 0.97), (int(major), int(minor))))
+            found.append(
+                Card(parts[0], int(int(parts[1]) * 1024**2 * 0.97), (int(major), int(minor)))
+            )
     return found
 
 
@@ -184,7 +249,7 @@ def visible(found: list[Card], wanted: str | None) -> tuple[Card, ...]:
     names = [w.strip() for w in wanted.split(",") if w.strip()]
     if all(re.fullmatch(r"\d+", n) for n in names):
         return tuple(found[int(n)] for n in names if int(n) < len(found))
-    return tuple(found[:len([n for n in names if n != "-1"])])
+    return tuple(found[: len([n for n in names if n != "-1"])])
 
 
 def resident() -> int:
@@ -196,7 +261,9 @@ def resident() -> int:
 
 def peak_resident() -> int:
     """Bytes that it held at most, since it began or since `forget_peak`."""
-    with contextlib.suppress(OSError, TypeError):  # ru_maxrss begins with that of the process that started this one
+    with contextlib.suppress(
+        OSError, TypeError
+    ):  # ru_maxrss begins with that of the process that started this one
         return int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024  # macOS counts bytes, Linux KiB
@@ -232,5 +299,9 @@ def place() -> str:
 def child_environment() -> dict[str, str]:
     """The environment of a child process that is to import this very lorakit."""
     paths = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
-    alone = {k: v for k, v in os.environ.items() if k not in LAUNCHED and not k.startswith("TORCHELASTIC_")}
+    alone = {
+        k: v
+        for k, v in os.environ.items()
+        if k not in LAUNCHED and not k.startswith("TORCHELASTIC_")
+    }
     return {**alone, "PYTHONUNBUFFERED": "1", "PYTHONPATH": os.pathsep.join(p for p in paths if p)}

@@ -144,7 +144,9 @@ def sound(medium: dict[str, Any]) -> np.ndarray:
     try:
         samples, rate = soundfile.read(io.BytesIO(content(medium)), dtype="float32", always_2d=True)
     except (soundfile.SoundFileError, RuntimeError, ValueError, TypeError) as error:
-        raise BadRow(f"{name}: is no sound that can be read, or cut ({str(error).rstrip('.')})") from None
+        raise BadRow(
+            f"{name}: is no sound that can be read, or cut ({str(error).rstrip('.')})"
+        ) from None
     samples = samples.mean(axis=1)
     if not len(samples):
         raise BadRow(f"{name}: holds no sound (0 samples)")
@@ -153,7 +155,11 @@ def sound(medium: dict[str, Any]) -> np.ndarray:
     if not samples.any():
         raise BadRow(f"{name}: holds nothing but silence")
     common = math.gcd(RATE, rate)
-    return resample_poly(samples, RATE // common, rate // common).astype(np.float32) if rate != RATE else samples
+    return (
+        resample_poly(samples, RATE // common, rate // common).astype(np.float32)
+        if rate != RATE
+        else samples
+    )
 
 
 def packed_sound(samples: np.ndarray) -> bytes:

@@ -21,22 +21,29 @@ def pairs(texts: Iterable[str], least: float) -> list[tuple[int, int]]:
     others = np.delete(np.arange(len(marks)), [row for _, row in same])
     found = set(same)
     for first in range(0, PLACES, BAND):
-        for rows in buckets(marks[others, first:first + BAND]):
+        for rows in buckets(marks[others, first : first + BAND]):
             found |= set(links(others[rows], marks, least))
     return sorted(found)
 
 
 def sketches(texts: Iterable[str]) -> np.ndarray:
     """(texts, 128) uint32"""
-    numbers: dict[str, int] = {}  # of the words, from 1; 0 stands where a text of one or two words has none
+    numbers: dict[
+        str, int
+    ] = {}  # of the words, from 1; 0 stands where a text of one or two words has none
     rng = np.random.default_rng(1)
     factors = rng.integers(2**63, size=(2, PLACES), dtype=np.uint64) * np.uint64(2) + np.uint64(1)
     parts, grams = [np.empty((0, PLACES), np.uint32)], []
 
     def least() -> np.ndarray:
         hashes, at = mixed(np.concatenate(grams)), np.cumsum([0, *map(len, grams[:-1])])
-        return np.stack([np.minimum.reduceat((hashes * a + b) >> np.uint64(32), at).astype(np.uint32)
-                         for a, b in factors.T], axis=1)
+        return np.stack(
+            [
+                np.minimum.reduceat((hashes * a + b) >> np.uint64(32), at).astype(np.uint32)
+                for a, b in factors.T
+            ],
+            axis=1,
+        )
 
     for text in texts:
         words = [numbers.setdefault(word, len(numbers) + 1) for word in text.split()]

@@ -17,25 +17,35 @@ def known(notebook: str | os.PathLike) -> dict[str, Any]:
     try:
         import papermill
     except ImportError:
-        raise LorakitError("running notebooks needs papermill: pip install 'lorakit[notebooks]'") from None
+        raise LorakitError(
+            "running notebooks needs papermill: pip install 'lorakit[notebooks]'"
+        ) from None
     path = Path(notebook)
     if not path.is_file():
         raise LorakitError(f"{path}: no such notebook")
     try:
         return papermill.inspect_notebook(str(path))
     except Exception as error:  # nbformat and papermill raise what they please on a damaged file
-        raise LorakitError(f"{path}: cannot be read as a notebook: {str(error).splitlines()[0]}") from None
+        raise LorakitError(
+            f"{path}: cannot be read as a notebook: {str(error).splitlines()[0]}"
+        ) from None
 
 
 def refuse(path: str | os.PathLike, parameters: Iterable[str], there: Iterable[str]) -> None:
     """Raises `LorakitError` naming the first parameter that the notebook does not have."""
     for name in parameters:
         if name not in there:
-            raise LorakitError(f"{path}: has no parameter '{name}'{did_you_mean(name, there)} "
-                               f"It has {', '.join(there)}.")
+            raise LorakitError(
+                f"{path}: has no parameter '{name}'{did_you_mean(name, there)} "
+                f"It has {', '.join(there)}."
+            )
 
 
-def execute(notebook: str | os.PathLike, parameters: dict[str, Any], output_dir: str | os.PathLike = "outputs") -> Path:
+def execute(
+    notebook: str | os.PathLike,
+    parameters: dict[str, Any],
+    output_dir: str | os.PathLike = "outputs",
+) -> Path:
     """`output_dir/<notebook's name>/<notebook's name>.ipynb`. Values given as text are read as YAML.
 
     Raises `LorakitError` naming the cell when one fails, or a parameter that the notebook does not have.
@@ -44,15 +54,25 @@ def execute(notebook: str | os.PathLike, parameters: dict[str, Any], output_dir:
     refuse(path, parameters, known(path))
     import papermill
 
-    values = {name: value_of(name, v) if isinstance(v, str) else v for name, v in parameters.items()}
+    values = {
+        name: value_of(name, v) if isinstance(v, str) else v for name, v in parameters.items()
+    }
     target = Path(output_dir) / path.stem / path.name
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        papermill.execute_notebook(str(path), str(target), parameters=values, kernel_name="python3",
-                                   log_output=False, progress_bar=True)
+        papermill.execute_notebook(
+            str(path),
+            str(target),
+            parameters=values,
+            kernel_name="python3",
+            log_output=False,
+            progress_bar=True,
+        )
     except papermill.PapermillExecutionError as error:
-        raise LorakitError(f"{path}: cell {error.cell_index} failed: {error.ename}: {error.evalue}\n"
-                           f"See the executed copy: {target}") from None
+        raise LorakitError(
+            f"{path}: cell {error.cell_index} failed: {error.ename}: {error.evalue}\n"
+            f"See the executed copy: {target}"
+        ) from None
     return target
 
 

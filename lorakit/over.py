@@ -80,16 +80,26 @@ class Over:
         for row in self.rows:
             scores = Folder(row.run).scores
             best = primary(scores)
-            out.append({**row.parameters, "status": row.noted.get("status", "not started"), "metric": best,
-                        "score": scores[best]["after"] if best else None, "error": row.noted.get("error", ""),
-                        "run": str(row.run)})
+            out.append(
+                {
+                    **row.parameters,
+                    "status": row.noted.get("status", "not started"),
+                    "metric": best,
+                    "score": scores[best]["after"] if best else None,
+                    "error": row.noted.get("error", ""),
+                    "run": str(row.run),
+                }
+            )
         return out
 
     def __str__(self) -> str:
         done = len(self.rows) - len(self.failed)
         said = [f"{done} of {len(self.rows)} rows are done; see {self.folder}", *self.words]
-        said += [f"failed: {row.name}: {row.noted.get('error') or 'it ended without a word'} (log: "
-                 f"{row.folder / 'log.txt'})" for row in self.failed]
+        said += [
+            f"failed: {row.name}: {row.noted.get('error') or 'it ended without a word'} (log: "
+            f"{row.folder / 'log.txt'})"
+            for row in self.failed
+        ]
         return "\n".join([*said, *(self.comparison.lines() if self.comparison else [])])
 
 
@@ -99,18 +109,29 @@ def table(path: str | os.PathLike) -> list[dict[str, Any]]:
     try:
         if path.suffix.lower() == ".csv":
             with open(path, encoding="utf-8-sig", newline="") as file:
-                found: Any = [{k: v for k, v in row.items() if v not in (None, "")} for row in csv.DictReader(file)]
+                found: Any = [
+                    {k: v for k, v in row.items() if v not in (None, "")}
+                    for row in csv.DictReader(file)
+                ]
         else:
             found = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise LorakitError(f"{path}: no such file; write 'rank: [4, 16]' there, or a CSV with a row per run") from None
+        raise LorakitError(
+            f"{path}: no such file; write 'rank: [4, 16]' there, or a CSV with a row per run"
+        ) from None
     except Exception as error:  # of the disk, of UTF-8, of YAML
         raise LorakitError(f"{path}: cannot be read: {error}") from None
     if isinstance(found, dict):
         lists = [value if isinstance(value, list) else [value] for value in found.values()]
         found = [dict(zip(map(str, found), values, strict=True)) for values in product(*lists)]
-    if not isinstance(found, list) or not found or not all(isinstance(row, dict) and row for row in found):
-        raise LorakitError(f"{path}: expected 'name: [values]' lines, a list of rows, or a CSV with names above")
+    if (
+        not isinstance(found, list)
+        or not found
+        or not all(isinstance(row, dict) and row for row in found)
+    ):
+        raise LorakitError(
+            f"{path}: expected 'name: [values]' lines, a list of rows, or a CSV with names above"
+        )
     if None in {name for row in found for name in row}:
         raise LorakitError(f"{path}: a row has more cells than there are names")
     return found
@@ -119,31 +140,48 @@ def table(path: str | os.PathLike) -> list[dict[str, Any]]:
 def slug(parameters: Mapping[str, Any]) -> str:
     """`rank-4-learning_rate-0.001-5f3a1c`: a folder's name, the same for the same values."""
     words = "-".join(f"{name}-{value}" for name, value in parameters.items())
-    mark = hashlib.sha256(json.dumps(parameters, sort_keys=True, default=str).encode()).hexdigest()[:6]
+    mark = hashlib.sha256(json.dumps(parameters, sort_keys=True, default=str).encode()).hexdigest()[
+        :6
+    ]
     return f"{re.sub(r'[^A-Za-z0-9_.]+', '-', words)[:60].strip('-.')}-{mark}"
 
 
-def rows(notebook: Path, grid: Sequence[Mapping[str, Any]], given: Mapping[str, Any], root: Path) -> list[Row]:
+def rows(
+    notebook: Path, grid: Sequence[Mapping[str, Any]], given: Mapping[str, Any], root: Path
+) -> list[Row]:
     """Each row with its folders. Raises `LorakitError` for a parameter that the notebook does not have."""
     there = known(notebook)
     if "output_dir" not in there:
-        raise LorakitError(f"{notebook}: has no parameter output_dir, so all rows would write into one folder; add it")
+        raise LorakitError(
+            f"{notebook}: has no parameter output_dir, so all rows would write into one folder; add it"
+        )
     content = hashlib.sha256(notebook.read_bytes()).hexdigest()
-    own = str(given.get("name", yaml.safe_load(there["name"]["default"]))) if "name" in there else ""
+    own = (
+        str(given.get("name", yaml.safe_load(there["name"]["default"]))) if "name" in there else ""
+    )
     found = []
     for values in grid:
         refuse(notebook, values, there)
         mark = slug(values)
         name = f"{values.get('name', own)}-{mark}" if own else ""
-        target = {"output_dir": str(root / "runs"), "name": name} if own else {"output_dir": str(root / "runs" / mark)}
+        target = (
+            {"output_dir": str(root / "runs"), "name": name}
+            if own
+            else {"output_dir": str(root / "runs" / mark)}
+        )
         run = Path(target["output_dir"]) / name
         found.append(Row(root / "rows" / mark, {**given, **values, **target}, run, content))
     unique = {row.name: row for row in found}
     return list(unique.values())
 
 
-def over(notebook: str | os.PathLike, grid: str | os.PathLike, parameters: Mapping[str, Any] | None = None,
-         output_dir: str | os.PathLike = "outputs", say: Callable[[str], Any] = print) -> Over:
+def over(
+    notebook: str | os.PathLike,
+    grid: str | os.PathLike,
+    parameters: Mapping[str, Any] | None = None,
+    output_dir: str | os.PathLike = "outputs",
+    say: Callable[[str], Any] = print,
+) -> Over:
     """Executes the notebook for every row that is not done yet, as many at a time as there are cards.
 
     A row that fails is named and stops no other. Started again after a cut, only what is missing is done, and a run
@@ -157,8 +195,13 @@ def over(notebook: str | os.PathLike, grid: str | os.PathLike, parameters: Mappi
     with ThreadPoolExecutor(max(1, len(machine.cards()))) as pool:
         children: list[subprocess.Popen] = []
         try:
-            for row, status in zip(todo, pool.map(lambda row: _started(row, path, children), todo), strict=True):
-                say(f"{status}: {row.name}" + (f": {row.noted.get('error')}" if row.noted.get("error") else ""))
+            for row, status in zip(
+                todo, pool.map(lambda row: _started(row, path, children), todo), strict=True
+            ):
+                say(
+                    f"{status}: {row.name}"
+                    + (f": {row.noted.get('error')}" if row.noted.get("error") else "")
+                )
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             for child in children:
@@ -170,30 +213,54 @@ def over(notebook: str | os.PathLike, grid: str | os.PathLike, parameters: Mappi
 def _started(row: Row, notebook: Path, children: list[subprocess.Popen]) -> str:
     """Executes one row in a process of its own, so that a crash there stays there."""
     row.folder.mkdir(parents=True, exist_ok=True)
-    write_json(row.folder / "asked.json", {"source": str(notebook.absolute()), "parameters": row.parameters,
-                                           "notebook": row.notebook})
+    write_json(
+        row.folder / "asked.json",
+        {
+            "source": str(notebook.absolute()),
+            "parameters": row.parameters,
+            "notebook": row.notebook,
+        },
+    )
     with open(row.folder / "log.txt", "ab") as log:
-        child = subprocess.Popen([sys.executable, "-m", "lorakit.over", str(row.folder)], stdin=subprocess.DEVNULL,
-                                 stdout=log, stderr=log, env=machine.child_environment())
+        child = subprocess.Popen(
+            [sys.executable, "-m", "lorakit.over", str(row.folder)],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env=machine.child_environment(),
+        )
     children.append(child)
     code = child.wait()
     if code and row.noted.get("status") != "failed":
-        write_json(row.folder / "row.json", {"status": "interrupted", "error": f"its process ended with code {code}"})
+        write_json(
+            row.folder / "row.json",
+            {"status": "interrupted", "error": f"its process ended with code {code}"},
+        )
     return row.noted.get("status", "interrupted")
 
 
 def one(folder: Path) -> None:
     """In the child: waits for its turn on a card, executes, notes how it went."""
-    asked = sound(json.loads((folder / "asked.json").read_text(encoding="utf-8")), "source", "parameters", "notebook")
+    asked = sound(
+        json.loads((folder / "asked.json").read_text(encoding="utf-8")),
+        "source",
+        "parameters",
+        "notebook",
+    )
     noted = {"notebook": asked["notebook"], "parameters": asked["parameters"]}
     with FileLock(folder / ".lock"), turns.on_cards(str(folder), 1):
-        if Row(folder, {}, folder, asked["notebook"]).done:  # by another process, while this one waited
+        if Row(
+            folder, {}, folder, asked["notebook"]
+        ).done:  # by another process, while this one waited
             return
         write_json(folder / "row.json", {**noted, "status": "running"})
         try:
             execute(asked["source"], asked["parameters"], folder)
         except LorakitError as error:
-            write_json(folder / "row.json", {**noted, "status": "failed", "error": str(error).splitlines()[0]})
+            write_json(
+                folder / "row.json",
+                {**noted, "status": "failed", "error": str(error).splitlines()[0]},
+            )
             raise
         write_json(folder / "row.json", {**noted, "status": "done"})
 
@@ -208,7 +275,10 @@ def _ended(found: Over) -> Over:
         except LorakitError as error:
             found.words.append(f"not compared: {error}")
     lines = found.table()
-    with whole(found.folder / "rows.csv") as part, open(part, "w", encoding="utf-8", newline="") as file:
+    with (
+        whole(found.folder / "rows.csv") as part,
+        open(part, "w", encoding="utf-8", newline="") as file,
+    ):
         writer = csv.DictWriter(file, list(dict.fromkeys(name for line in lines for name in line)))
         writer.writeheader()
         writer.writerows(lines)

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 # The first code cell of every notebook: lorakit from where it is installed, from LORAKIT_SOURCE, a clone or a bundle.
-FIRST_CELL = '''\
+FIRST_CELL = """\
 import importlib.util, os, pathlib, runpy, subprocess, sys
 LORAKIT_SOURCE = os.environ.get("LORAKIT_SOURCE", "")  # a git URL (git+https://...) or the path of a wheel
 if importlib.util.find_spec("lorakit") is None:
@@ -25,10 +25,12 @@ if importlib.util.find_spec("lorakit") is None:
         print(runpy.run_path(str(bundle / "install_lorakit.py"))["install"]())
     else:
         raise ModuleNotFoundError("lorakit: attach a clone or a bundle, or set LORAKIT_SOURCE to a git URL or a wheel")
-import lorakit'''
+import lorakit"""
 
 
-def rewritten(notebook: Mapping[str, Any], values: Mapping[str, Any], paths: Sequence[str]) -> dict[str, Any]:
+def rewritten(
+    notebook: Mapping[str, Any], values: Mapping[str, Any], paths: Sequence[str]
+) -> dict[str, Any]:
     """The notebook with these values in its parameters cell, and a cell after it that finds `paths` in the bundle.
 
     One whose first code cell knows of no bundle gets the first cell that does.
@@ -38,7 +40,10 @@ def rewritten(notebook: Mapping[str, Any], values: Mapping[str, Any], paths: Seq
     code = [cell for cell in cells if cell["cell_type"] == "code"]
     if not any("install_lorakit.py" in "".join(cell["source"]) for cell in code[:1]):
         cells.insert(0, _cell("code", FIRST_CELL, "lorakit"))
-    at = next((i for i, cell in enumerate(cells) if "parameters" in cell["metadata"].get("tags", ())), None)
+    at = next(
+        (i for i, cell in enumerate(cells) if "parameters" in cell["metadata"].get("tags", ())),
+        None,
+    )
     if at is None:
         return made
     source = "".join(cells[at]["source"])
@@ -46,7 +51,9 @@ def rewritten(notebook: Mapping[str, Any], values: Mapping[str, Any], paths: Seq
     if paths:  # papermill puts its own values between the two
         found = ", ".join(f"unpacked({name})" for name in paths)
         words = f"# The bundle's own copies, wherever it is attached.\n{', '.join(paths)} = {found}"
-        cells.insert(at + 1, _cell("code", f"from lorakit.bundle import unpacked\n\n{words}", "bundle"))
+        cells.insert(
+            at + 1, _cell("code", f"from lorakit.bundle import unpacked\n\n{words}", "bundle")
+        )
     return made
 
 
@@ -79,19 +86,38 @@ def notebook_of(settings: Mapping[str, Any]) -> dict[str, Any]:
     run = textwrap.fill(f"run = lorakit.Run({given})", 110, subsequent_indent="    ")
     lines = "\n".join(f"{name} = {literal(value)}" for name, value in settings.items())
     cells = [
-        _cell("markdown", f"# {settings['name']}\n\nThe settings of a RUN.yaml, to be run whole.", "title"),
-        _cell("code", FIRST_CELL, "lorakit"), _cell("code", lines, "settings", tags=["parameters"]),
+        _cell(
+            "markdown",
+            f"# {settings['name']}\n\nThe settings of a RUN.yaml, to be run whole.",
+            "title",
+        ),
+        _cell("code", FIRST_CELL, "lorakit"),
+        _cell("code", lines, "settings", tags=["parameters"]),
         _cell("code", f"{run}\njob = lorakit.launch(run).watch()", "train"),
         _cell("code", "lorakit.curve(job.folder.path)", "curve"),
-        _cell("code", "from lorakit import report\n\nprint(report.verdict(job.result())[1])\n"
-                      'print("status:", job.status, "· report:", job.folder / "report.html")', "verdict")]
+        _cell(
+            "code",
+            "from lorakit import report\n\nprint(report.verdict(job.result())[1])\n"
+            'print("status:", job.status, "· report:", job.folder / "report.html")',
+            "verdict",
+        ),
+    ]
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
-    return {"cells": cells, "metadata": {"kernelspec": kernel, "language_info": {"name": "python"}}, "nbformat": 4,
-            "nbformat_minor": 5}
+    return {
+        "cells": cells,
+        "metadata": {"kernelspec": kernel, "language_info": {"name": "python"}},
+        "nbformat": 4,
+        "nbformat_minor": 5,
+    }
 
 
 def _cell(kind: str, source: str, id: str, **more: Any) -> dict[str, Any]:
-    cell = {"cell_type": kind, "id": f"lorakit-{id}", "metadata": more, "source": source.splitlines(keepends=True)}
+    cell = {
+        "cell_type": kind,
+        "id": f"lorakit-{id}",
+        "metadata": more,
+        "source": source.splitlines(keepends=True),
+    }
     return cell | ({"execution_count": None, "outputs": []} if kind == "code" else {})
 
 

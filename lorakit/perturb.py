@@ -34,7 +34,7 @@ def typos(words: str, share: float, rng: np.random.Generator) -> str:
     hit, kind = rng.random(len(words)) < share, rng.integers(4, size=len(words))
     out, place = [], 0
     while place < len(words):
-        letter, after = words[place], words[place + 1:place + 2]
+        letter, after = words[place], words[place + 1 : place + 2]
         if not (hit[place] and letter.isalpha()):
             out.append(letter)
         elif kind[place] == 0 and after.isalpha():
@@ -65,19 +65,24 @@ def upper(words: str, share: float, rng: np.random.Generator) -> str:
 
 def _each(words: str, share: float, rng: np.random.Generator, change: Callable[[str], str]) -> str:
     parts = words.split(" ")
-    return " ".join(change(p) if hit else p for p, hit in zip(parts, rng.random(len(parts)) < share, strict=True))
+    return " ".join(
+        change(p) if hit else p
+        for p, hit in zip(parts, rng.random(len(parts)) < share, strict=True)
+    )
 
 
 def punctuation(words: str, share: float, rng: np.random.Generator) -> str:
     """Marks left out."""
     hit = rng.random(len(words)) < share
-    return "".join(c for c, lost in zip(words, hit, strict=True) if not lost or c.isalnum() or c.isspace())
+    return "".join(
+        c for c, lost in zip(words, hit, strict=True) if not lost or c.isalnum() or c.isspace()
+    )
 
 
 def cut(words: str, share: float, rng: np.random.Generator) -> str:
     """The end left out; one word stays."""
     parts = words.split(" ")
-    return " ".join(parts[:max(1, round((1 - share) * len(parts)))])
+    return " ".join(parts[: max(1, round((1 - share) * len(parts)))])
 
 
 def order(words: str, share: float, rng: np.random.Generator) -> str:
@@ -89,31 +94,45 @@ def order(words: str, share: float, rng: np.random.Generator) -> str:
 
 
 KINDS: dict[str, Callable[[str, float, np.random.Generator], str]] = {
-    f.__name__: f for f in (typos, lower, upper, punctuation, cut, order)}
+    f.__name__: f for f in (typos, lower, upper, punctuation, cut, order)
+}
 
 
 def changed(words: str, kind: str, share: float, seed: int = 0) -> str:
     """A text after one of `KINDS`; the same text and seed always give the same."""
     if kind not in KINDS:
-        raise LorakitError(f"there is no change '{kind}'{did_you_mean(kind, KINDS)} Present: {', '.join(KINDS)}")
+        raise LorakitError(
+            f"there is no change '{kind}'{did_you_mean(kind, KINDS)} Present: {', '.join(KINDS)}"
+        )
     if not 0 <= share <= 1:
         raise LorakitError(f"{kind}: share={share!r} must lie between 0 and 1")
-    return KINDS[kind](words, share, np.random.default_rng((seed, zlib.crc32(words.encode("utf-8", "replace")))))
+    return KINDS[kind](
+        words, share, np.random.default_rng((seed, zlib.crc32(words.encode("utf-8", "replace"))))
+    )
 
 
 def asked(fields: Mapping[str, Any], change: Callable[[str], str]) -> dict[str, Any]:
     """An example's fields with each question, or the text that has a label, changed; answers are left alone."""
     if "messages" in fields:
-        return {**fields, "messages": [
-            {**m, "content": change(m["content"])} if m["role"] == "user" and isinstance(m["content"], str) else m
-            for m in fields["messages"]]}
+        return {
+            **fields,
+            "messages": [
+                {**m, "content": change(m["content"])}
+                if m["role"] == "user" and isinstance(m["content"], str)
+                else m
+                for m in fields["messages"]
+            ],
+        }
     if "label" in fields and "text" in fields:
         return {**fields, "text": change(fields["text"])}
-    raise LorakitError("only questions and texts with a label can be asked in other words; plain text has neither")
+    raise LorakitError(
+        "only questions and texts with a label can be asked in other words; plain text has neither"
+    )
 
 
-def answered(path: Any, changes: Mapping[str, tuple[str, float]], *, seed: int = 0
-             ) -> tuple[list[str | None], dict[str, Outcome]]:
+def answered(
+    path: Any, changes: Mapping[str, tuple[str, float]], *, seed: int = 0
+) -> tuple[list[str | None], dict[str, Outcome]]:
     """(references, name -> what the tuned model did) on a finished run's test rows, `unchanged` first.
 
     `changes` maps a name to a kind and its share. The outcomes are paired row by row: see `evaluate.entry`. Raises
@@ -126,7 +145,9 @@ def answered(path: Any, changes: Mapping[str, tuple[str, float]], *, seed: int =
     sets, meta = rows.read(folder / "rows")
     task = registry.load("tasks", meta["task"])
     if task.MEDIUM:
-        raise LorakitError(f"{folder.path}: its rows are {task.MEDIUM}s; only words can be asked in other words")
+        raise LorakitError(
+            f"{folder.path}: its rows are {task.MEDIUM}s; only words can be asked in other words"
+        )
     examples = _examples(run, task, sets["test"])
     engine, tokenizer, _, run = tuned(folder.path)
 
@@ -136,15 +157,21 @@ def answered(path: Any, changes: Mapping[str, tuple[str, float]], *, seed: int =
         return rows.Rows(made["train"].dataset, classes=meta["classes"])
 
     if encoded(lambda words: words, run.max_length).contents() != sets["test"].contents():
-        raise LorakitError(f"{run.data}: its rows are not those that {folder.path} was tested on; put the file back")
+        raise LorakitError(
+            f"{run.data}: its rows are not those that {folder.path} was tested on; put the file back"
+        )
     positions = getattr(base.config(run.model).get_text_config(), "max_position_embeddings", None)
     longest = min(LONGER * run.max_length, positions or LONGER * run.max_length)
     with tempfile.TemporaryDirectory() as scratch:
         for number, (name, (kind, share)) in enumerate(changes.items()):
             test = encoded(lambda words: changed(words, kind, share, seed), longest)  # noqa: B023
             if len(test) != len(references):
-                raise LorakitError(f"{name}: of {len(references)} rows {len(test)} are left; take a smaller share")
-            found[name] = scored(engine, {"test": test}, meta, run, tokenizer, Path(scratch) / str(number), name)
+                raise LorakitError(
+                    f"{name}: of {len(references)} rows {len(test)} are left; take a smaller share"
+                )
+            found[name] = scored(
+                engine, {"test": test}, meta, run, tokenizer, Path(scratch) / str(number), name
+            )
     engine.close()
     return references, found
 
@@ -154,9 +181,14 @@ def _examples(run: Run, task: Any, test: rows.Rows) -> list[Example]:
     sources = data.sources(run.data, run.validation_data, run.test_data, run.format)
     it = sources.get("test", sources["train"])
     wanted = dict.fromkeys(zip(test.column("file"), test.column("row"), strict=True))
-    found = {(e.file, e.row): e for e in data.stream(it, DataReport(""), columns=run.columns, gives=task.GIVES)
-             if isinstance(e, Example) and (e.file, e.row) in wanted}
+    found = {
+        (e.file, e.row): e
+        for e in data.stream(it, DataReport(""), columns=run.columns, gives=task.GIVES)
+        if isinstance(e, Example) and (e.file, e.row) in wanted
+    }
     lost = next((f"{file}:{row}" for file, row in wanted if (file, row) not in found), None)
     if lost:
-        raise LorakitError(f"{lost}: is a test row, and not to be found any more; put the file back")
+        raise LorakitError(
+            f"{lost}: is a test row, and not to be found any more; put the file back"
+        )
     return [found[key] for key in wanted]

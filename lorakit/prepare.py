@@ -16,10 +16,34 @@ from lorakit.example import Example, Rejected
 from lorakit.run import Run
 
 # The settings that decide which rows there are and how they are encoded.
-SETTINGS = ("columns", "task", "seed", "validation_fraction", "test_fraction", "max_rows", "group_by",
-            "shuffle_answers", "max_length", "question", "language", "augment", "folds", "fold")
+SETTINGS = (
+    "columns",
+    "task",
+    "seed",
+    "validation_fraction",
+    "test_fraction",
+    "max_rows",
+    "group_by",
+    "shuffle_answers",
+    "max_length",
+    "question",
+    "language",
+    "augment",
+    "folds",
+    "fold",
+)
 MEDIA = "media.json"  # the files that rows are made of beside the data's own
-MAKERS = ("example.py", "media.py", "data.py", "near.py", "rows.py", "prepare.py", "formats", "schemas", "tasks")
+MAKERS = (
+    "example.py",
+    "media.py",
+    "data.py",
+    "near.py",
+    "rows.py",
+    "prepare.py",
+    "formats",
+    "schemas",
+    "tasks",
+)
 
 
 class Prepared:
@@ -28,13 +52,18 @@ class Prepared:
     def __init__(self, run: Run):
         self._config = base.config(run.model)
         self.tokenizer, self.processor, self._notes = base.reader(run.model, self._config)
-        self._run, self._sources = run, data.sources(run.data, run.validation_data, run.test_data, run.format)
+        self._run, self._sources = (
+            run,
+            data.sources(run.data, run.validation_data, run.test_data, run.format),
+        )
         self.path = files.cached(self._key(), self._build)
         if self._stale():
             files.remove(self.path)
             self.path = files.cached(self._key(), self._build)
         content = json.loads((self.path / "report.json").read_text(encoding="utf-8"))
-        self.report = DataReport(**content | {"rejected": [Rejected(**r) for r in content["rejected"]]})
+        self.report = DataReport(
+            **content | {"rejected": [Rejected(**r) for r in content["rejected"]]}
+        )
         self.rows, self.meta = rows.read(self.path / "rows", self.processor)
 
     def _key(self) -> str:
@@ -43,11 +72,17 @@ class Prepared:
         places = {n: (s.name, s.format, s.options, s.identity) for n, s in self._sources.items()}
         reader = [self._config.model_type, str(self.processor and self.processor.to_dict())]
         if self.tokenizer:
-            reader += [self.tokenizer.backend_tokenizer.to_str(), self.tokenizer.chat_template,
-                       str(self.tokenizer.special_tokens_map)]
+            reader += [
+                self.tokenizer.backend_tokenizer.to_str(),
+                self.tokenizer.chat_template,
+                str(self.tokenizer.special_tokens_map),
+            ]
         here = Path(__file__).parent
-        code = [p.read_text(encoding="utf-8") for m in MAKERS
-                for p in sorted((here / m).glob("*.py") if (here / m).is_dir() else [here / m])]
+        code = [
+            p.read_text(encoding="utf-8")
+            for m in MAKERS
+            for p in sorted((here / m).glob("*.py") if (here / m).is_dir() else [here / m])
+        ]
         versions = [metadata.version(name) for name in ("transformers", "tokenizers", "datasets")]
         words = json.dumps([settings, places, reader, self._notes, code, versions], default=str)
         return hashlib.sha256(words.encode("utf-8", "surrogatepass")).hexdigest()[:32]
@@ -61,29 +96,65 @@ class Prepared:
         run = self._run
         gives = None if run.task == "auto" else registry.load("tasks", run.task).GIVES
         sets, report = data.prepare(
-            self._sources, columns=run.columns, gives=gives, seed=run.seed, test_fraction=run.test_fraction,
-            validation_fraction=run.validation_fraction, max_rows=run.max_rows, group_by=run.group_by,
-            shuffled=run.shuffle_answers, folds=run.folds, fold=run.fold)
+            self._sources,
+            columns=run.columns,
+            gives=gives,
+            seed=run.seed,
+            test_fraction=run.test_fraction,
+            validation_fraction=run.validation_fraction,
+            max_rows=run.max_rows,
+            group_by=run.group_by,
+            shuffled=run.shuffle_answers,
+            folds=run.folds,
+            fold=run.fold,
+        )
         schema = registry.load("schemas", report.schema)
-        name = run.task if run.task != "auto" else base.task_for(schema, self._config, self.processor, run.model)
+        name = (
+            run.task
+            if run.task != "auto"
+            else base.task_for(schema, self._config, self.processor, run.model)
+        )
         task = registry.load("tasks", name)
         base.maker(name, self._config, run.model)  # says so when they do not go together
-        encoded, rejected, notes = rows.encode(sets, task, self.processor if task.MEDIUM else self.tokenizer,
-                                               run.max_length, run.group_by, **tasks.settings_of(task, run))
+        encoded, rejected, notes = rows.encode(
+            sets,
+            task,
+            self.processor if task.MEDIUM else self.tokenizer,
+            run.max_length,
+            run.group_by,
+            **tasks.settings_of(task, run),
+        )
         report.rejected += rejected
         report.notes += self._notes + notes
-        classes = sorted({c for some in encoded.values() for c in some.column("reference")}) \
-            if task.OBJECTIVE == "labels" else []
-        rows.write(folder / "rows", encoded, {
-            "task": name, "stop_ids": task.stop_ids(rows.uncut(encoded["train"]), self.tokenizer),
-            "opening": task.opening(self.tokenizer), "classes": classes})
-        (folder / MEDIA).write_text(json.dumps({path: _age(path) for path in data.media_paths(sets)}), encoding="utf-8")
+        classes = (
+            sorted({c for some in encoded.values() for c in some.column("reference")})
+            if task.OBJECTIVE == "labels"
+            else []
+        )
+        rows.write(
+            folder / "rows",
+            encoded,
+            {
+                "task": name,
+                "stop_ids": task.stop_ids(rows.uncut(encoded["train"]), self.tokenizer),
+                "opening": task.opening(self.tokenizer),
+                "classes": classes,
+            },
+        )
+        (folder / MEDIA).write_text(
+            json.dumps({path: _age(path) for path in data.media_paths(sets)}), encoding="utf-8"
+        )
         (folder / "report.json").write_text(json.dumps(asdict(report)), encoding="utf-8")
 
     def facts(self) -> dict[str, Any]:
-        return {"file": self.report.file, "sha256": self.report.sha256, "schema": self.report.schema,
-                "task": self.meta["task"], "rows": {name: len(r) for name, r in self.rows.items()},
-                "lines": self.report.lines()}
+        return {
+            "file": self.report.file,
+            "sha256": self.report.sha256,
+            "schema": self.report.schema,
+            "task": self.meta["task"],
+            "rows": {name: len(r) for name, r in self.rows.items()},
+            "lines": self.report.lines(),
+        }
 
     def write(self, folder: Path) -> None:
         """The encoded rows into a run's folder."""
@@ -92,8 +163,12 @@ class Prepared:
 
     def raw(self, n: int = 1) -> list[Example]:
         """The first usable rows of the file, as they stand there (`fields["columns"]`) and as they are understood."""
-        found = data.stream(self._sources["train"], DataReport(""), columns=self._run.columns,
-                            gives=registry.load("schemas", self.report.schema).GIVES)
+        found = data.stream(
+            self._sources["train"],
+            DataReport(""),
+            columns=self._run.columns,
+            gives=registry.load("schemas", self.report.schema).GIVES,
+        )
         return list(islice((row for row in found if isinstance(row, Example)), n))
 
     def preview(self, index: int = 0, set: str = "train"):
@@ -101,7 +176,9 @@ class Prepared:
         from lorakit.preview import Preview
 
         row = self.rows[set][index]
-        return Preview(row["ids"], row.get("targets", [False] * len(row["ids"])), self.tokenizer, row)
+        return Preview(
+            row["ids"], row.get("targets", [False] * len(row["ids"])), self.tokenizer, row
+        )
 
 
 def _age(path: str) -> list[int]:

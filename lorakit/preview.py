@@ -14,13 +14,21 @@ from lorakit.media import RATE
 
 TRAINED = "#c8f0cf"  # green behind trained tokens; grey text elsewhere
 # A terminal obeys control characters: data shows them as pictures (U+2400 on), or not at all (C1).
-SHOWN = {c: 0x2400 + c for c in range(32) if chr(c) not in "\n\t"} | {c: "\ufffd" for c in range(0x7f, 0xa0)}
+SHOWN = {c: 0x2400 + c for c in range(32) if chr(c) not in "\n\t"} | {
+    c: "\ufffd" for c in range(0x7F, 0xA0)
+}
 
 
 class Preview:
     """One row's tokens, its media and its class. Shown as HTML by a notebook, with ANSI colours by `print`."""
 
-    def __init__(self, ids: list[int], targets: list[bool], tokenizer: Any, row: Mapping[str, Any] | None = None):
+    def __init__(
+        self,
+        ids: list[int],
+        targets: list[bool],
+        tokenizer: Any,
+        row: Mapping[str, Any] | None = None,
+    ):
         row = row or {"targets": targets}
         self.spans = list(_spans(list(map(int, ids)), list(map(bool, targets)), tokenizer))
         self.media: list[bytes] = row.get("media") or []
@@ -41,10 +49,18 @@ class Preview:
 
     def _repr_html_(self) -> str:
         verb, short = "is" if self.count == "the class" else "are", _short if self.media else str
-        parts = [f'<span style="background:{TRAINED};color:#0b3d17">{html.escape(t)}</span>' if on
-                 else f'<span style="color:#767676">{html.escape(short(t))}</span>' for t, on in self.spans]
-        return ("".join(map(_element, self.media)) + '<pre style="white-space:pre-wrap;line-height:1.5">'
-                + "".join(parts) + f"</pre><p><small>{self.count} {verb} trained (green)</small></p>")
+        parts = [
+            f'<span style="background:{TRAINED};color:#0b3d17">{html.escape(t)}</span>'
+            if on
+            else f'<span style="color:#767676">{html.escape(short(t))}</span>'
+            for t, on in self.spans
+        ]
+        return (
+            "".join(map(_element, self.media))
+            + '<pre style="white-space:pre-wrap;line-height:1.5">'
+            + "".join(parts)
+            + f"</pre><p><small>{self.count} {verb} trained (green)</small></p>"
+        )
 
 
 def _short(words: str) -> str:
@@ -68,7 +84,9 @@ def _spans(ids: list[int], targets: list[bool], tokenizer: Any) -> Iterator[tupl
     for end in range(1, len(ids) + 1):
         if end == len(ids) or targets[end] != targets[start]:
             # Decoding with what precedes keeps the leading space that many tokenizers drop at a start.
-            text = tokenizer.decode(ids[:end], skip_special_tokens=False, clean_up_tokenization_spaces=False)
+            text = tokenizer.decode(
+                ids[:end], skip_special_tokens=False, clean_up_tokenization_spaces=False
+            )
             text = text if end == len(ids) else text.rstrip("\ufffd")
             yield text[done:], targets[start]
             start, done = end, len(text)

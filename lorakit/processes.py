@@ -68,16 +68,22 @@ def join() -> Crew:
     import torch.distributed as dist
 
     try:
-        crew = Crew(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), int(os.environ.get("LOCAL_RANK", 0)))
+        crew = Crew(
+            int(os.environ["RANK"]),
+            int(os.environ["WORLD_SIZE"]),
+            int(os.environ.get("LOCAL_RANK", 0)),
+        )
         cards = torch.cuda.is_available()
         if cards:
             torch.cuda.set_device(crew.local_rank)
         if not dist.is_initialized():
             dist.init_process_group("cpu:gloo,cuda:nccl" if cards else "gloo")
     except (KeyError, ValueError, RuntimeError) as error:
-        raise LorakitError(f"WORLD_SIZE={os.environ['WORLD_SIZE']}, and {UNMET}: "
-                           f"{type(error).__name__}: {str(error).splitlines()[0]}. Start them by torchrun, or unset "
-                           "WORLD_SIZE") from error
+        raise LorakitError(
+            f"WORLD_SIZE={os.environ['WORLD_SIZE']}, and {UNMET}: "
+            f"{type(error).__name__}: {str(error).splitlines()[0]}. Start them by torchrun, or unset "
+            "WORLD_SIZE"
+        ) from error
     return crew
 
 
@@ -87,7 +93,9 @@ def lost(error: BaseException) -> bool:
         return False
     import torch.distributed as dist
 
-    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
+    return isinstance(error, dist.DistError) or (
+        isinstance(error, RuntimeError) and "gloo" in str(error)
+    )
 
 
 def leave() -> None:

@@ -21,7 +21,11 @@ def write_json(path: Path, content: Any) -> None:
     """Whole or not at all."""
     with whole(path) as part:
         # A file's name may be no text: what is no UTF-8 becomes JSON's own escape.
-        part.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8", errors="backslashreplace")
+        part.write_text(
+            json.dumps(content, indent=1, ensure_ascii=False),
+            encoding="utf-8",
+            errors="backslashreplace",
+        )
 
 
 def write_lines(path: Path, rows: Iterable[dict]) -> None:
@@ -39,7 +43,9 @@ def read_lines(path: Path, *needed: str) -> list[dict]:
         try:
             rows += [sound(json.loads(line), *needed)] if line.strip() else []
         except (ValueError, RecursionError) as error:
-            raise LorakitError(f"{path}:{number}: is damaged ({error}); delete the line and start again") from None
+            raise LorakitError(
+                f"{path}:{number}: is damaged ({error}); delete the line and start again"
+            ) from None
     return rows
 
 
@@ -56,7 +62,9 @@ class Folder:
     def of(cls, path: str | os.PathLike) -> Folder:
         """An existing run. Raises `LorakitError` when there is none."""
         if not (Path(path) / "record.json").is_file():
-            raise LorakitError(f"{path}: no run here (record.json is missing); name a folder like outputs/quickstart")
+            raise LorakitError(
+                f"{path}: no run here (record.json is missing); name a folder like outputs/quickstart"
+            )
         return cls(path)
 
     @contextlib.contextmanager
@@ -67,11 +75,14 @@ class Folder:
             self.path.mkdir(parents=True, exist_ok=True)
             lock.acquire(timeout=1)  # a reader holds it for an instant, see `busy`
         except Timeout:
-            raise LorakitError(f"{self.path}: another run is writing here; give this one another name, "
-                               "or wait, or stop that one") from None
+            raise LorakitError(
+                f"{self.path}: another run is writing here; give this one another name, "
+                "or wait, or stop that one"
+            ) from None
         except OSError as error:
-            raise LorakitError(f"{self.path}: cannot be written ({error.strerror}); "
-                               "name another output_dir") from None
+            raise LorakitError(
+                f"{self.path}: cannot be written ({error.strerror}); name another output_dir"
+            ) from None
         try:
             sweep(self.path)
             yield
@@ -112,8 +123,10 @@ class Folder:
         except FileNotFoundError:
             return {"status": "queued"}
         except (OSError, ValueError, RecursionError) as error:
-            raise LorakitError(f"{self / 'record.json'}: is damaged ({error}); restore it, or give the run another "
-                               "name") from None
+            raise LorakitError(
+                f"{self / 'record.json'}: is damaged ({error}); restore it, or give the run another "
+                "name"
+            ) from None
 
     def note(self, **facts: Any) -> None:
         """Adds to `record.json`."""
@@ -124,10 +137,16 @@ class Folder:
         path = self / "scores.json"
         try:
             found = sound(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
-            return {name: sound(entry, "before", "after", "difference", "interval", "rows", "higher_is_better")
-                    for name, entry in found.items()}
+            return {
+                name: sound(
+                    entry, "before", "after", "difference", "interval", "rows", "higher_is_better"
+                )
+                for name, entry in found.items()
+            }
         except (OSError, ValueError, RecursionError) as error:
-            raise LorakitError(f"{path}: is damaged ({error}); lorakit evaluate writes it again") from None
+            raise LorakitError(
+                f"{path}: is damaged ({error}); lorakit evaluate writes it again"
+            ) from None
 
     def history(self) -> tuple[list[dict], list[dict]]:
         """(a line per update, a line per validation)."""
@@ -140,14 +159,19 @@ class Folder:
             with open(self / name, "a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
         except OSError as error:
-            raise LorakitError(f"{self / name}: could not be written: {error.strerror}; free some space and start "
-                               "again: the run goes on from its checkpoint") from None
+            raise LorakitError(
+                f"{self / name}: could not be written: {error.strerror}; free some space and start "
+                "again: the run goes on from its checkpoint"
+            ) from None
 
     def rewind(self, update: int) -> None:
         """Drops the lines after `update`: a continued run writes them again."""
         for name in ("history.jsonl", "samples.jsonl"):
             if name == "history.jsonl" or (self / name).exists():
-                write_lines(self / name, [x for x in read_lines(self / name, "update") if x["update"] <= update])
+                write_lines(
+                    self / name,
+                    [x for x in read_lines(self / name, "update") if x["update"] <= update],
+                )
 
 
 class Onlooker(Folder):

@@ -20,15 +20,20 @@ def load(folder: str, name: str) -> ModuleType:
     present = names(folder)
     if name not in present:
         hint = did_you_mean(name, present)
-        raise LorakitError(f"there is no '{name}' in {folder}/{hint} Present: {', '.join(present)}.")
+        raise LorakitError(
+            f"there is no '{name}' in {folder}/{hint} Present: {', '.join(present)}."
+        )
     return importlib.import_module(f"lorakit.{folder}.{name}")
 
 
 def defining(folder: str, function: str) -> list[str]:
     """Names of the files in `lorakit/<folder>/` that define this function, found without loading any."""
     package = importlib.import_module(f"lorakit.{folder}")
-    return [m.name for m in pkgutil.iter_modules(package.__path__)
-            if f"\ndef {function}(" in m.module_finder.find_spec(m.name).loader.get_source(m.name)]
+    return [
+        m.name
+        for m in pkgutil.iter_modules(package.__path__)
+        if f"\ndef {function}(" in m.module_finder.find_spec(m.name).loader.get_source(m.name)
+    ]
 
 
 def modules(folder: str) -> dict[str, ModuleType]:

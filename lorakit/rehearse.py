@@ -26,11 +26,16 @@ from lorakit.run import Run
 
 UPDATES, ROWS = 4, 64
 SMALL = 20e6  # weights up to which a model of the user's own is taken as it is
-SPECIAL = re.compile(r"<\|\w+\|>|</?think>|<(?:start|end)_of_turn>")  # what chat templates write around turns
+SPECIAL = re.compile(
+    r"<\|\w+\|>|</?think>|<(?:start|end)_of_turn>"
+)  # what chat templates write around turns
 
 
-def rehearse(what: str | os.PathLike, changes: Mapping[str, Any] | None = None, say: Callable[[str], Any] = print
-             ) -> Path:
+def rehearse(
+    what: str | os.PathLike,
+    changes: Mapping[str, Any] | None = None,
+    say: Callable[[str], Any] = print,
+) -> Path:
     """The executed notebook, or the run's folder. `changes` are settings, or parameters of a notebook.
 
     Raises `LorakitError` as the notebook or the run would.
@@ -38,7 +43,9 @@ def rehearse(what: str | os.PathLike, changes: Mapping[str, Any] | None = None, 
     path, changes, began = Path(what), dict(changes or {}), time.perf_counter()
     run = None if path.suffix == ".ipynb" else Run.read(path, **changes)
     settings = run.model_dump() if run else {**parameters(path), **changes}
-    root = Path(Run(data="-", output_dir=settings.get("output_dir", "auto")).output_dir) / "rehearsal"
+    root = (
+        Path(Run(data="-", output_dir=settings.get("output_dir", "auto")).output_dir) / "rehearsal"
+    )
     clear(root)
     over, notes = overridden(path, settings, root)
     say("\n".join(notes))
@@ -46,9 +53,13 @@ def rehearse(what: str | os.PathLike, changes: Mapping[str, Any] | None = None, 
         made = trained(run.with_(**over)) if run else execute(path, changes | over, root)
     except LorakitError as error:
         raise LorakitError("\n".join([str(error), "In this rehearsal:", *notes])) from None
-    say(f"rehearsed {path} in {time.perf_counter() - began:.0f} s: {made}\n"
+    say(
+        f"rehearsed {path} in {time.perf_counter() - began:.0f} s: {made}\n"
         f"with {', '.join(f'{k}={v}' for k, v in over.items()) or 'nothing overridden'}; all else as it will be\n"
-        + "\n".join([*notes, f"the real thing: the same with 'lorakit {'train' if run else 'run'}'"]))
+        + "\n".join(
+            [*notes, f"the real thing: the same with 'lorakit {'train' if run else 'run'}'"]
+        )
+    )
     return made
 
 
@@ -76,18 +87,24 @@ def _literal(text: str) -> Any:
         return text
 
 
-def overridden(what: Path, settings: Mapping[str, Any], root: Path) -> tuple[dict[str, Any], list[str]]:
+def overridden(
+    what: Path, settings: Mapping[str, Any], root: Path
+) -> tuple[dict[str, Any], list[str]]:
     """(the settings of a rehearsal, what is a stand-in there). Raises `LorakitError` for a notebook that lacks them."""
     over = {"model": "", "max_updates": UPDATES, "max_rows": ROWS, "output_dir": str(root)}
     lost = [name for name in over if name not in settings]
     if lost and "model" not in lost and trains(what):
-        raise LorakitError(f"{what}: has no parameter '{lost[0]}'; a notebook that can be rehearsed hands "
-                           f"{', '.join(over)} from its parameters to Run")
+        raise LorakitError(
+            f"{what}: has no parameter '{lost[0]}'; a notebook that can be rehearsed hands "
+            f"{', '.join(over)} from its parameters to Run"
+        )
     over = {name: value for name, value in over.items() if name not in lost}
     if "model" in lost:
         return over, [f"{what} has no parameter 'model': what it trains, it makes itself"]
     model = str(settings["model"])
-    plan.refuse_again(settings.get("quantization", "auto"), model, base.spec(model))  # a stand-in is in 32 bits
+    plan.refuse_again(
+        settings.get("quantization", "auto"), model, base.spec(model)
+    )  # a stand-in is in 32 bits
     over["model"], notes = stand_in(model, root / "models")
     return over, notes
 
@@ -119,8 +136,10 @@ def stand_in(model: str, home: Path) -> tuple[str, list[str]]:
     config = spec.config or base.config(model).to_dict()
     small = spec.small or models.family(config, model).small
     if not small:
-        raise LorakitError(f"{model}: no file in lorakit/models/ says how to shrink a {config['model_type']}; add one, "
-                           "or rehearse with another model")
+        raise LorakitError(
+            f"{model}: no file in lorakit/models/ says how to shrink a {config['model_type']}; add one, "
+            "or rehearse with another model"
+        )
     tokenizer, words = tokenizer_of(model, spec)
     reader = spec.reader or models.family(config, model).reader
     config = fitted(models.shrunk(config, small), tokenizer)
@@ -131,7 +150,10 @@ def stand_in(model: str, home: Path) -> tuple[str, list[str]]:
         words = []
     torch.manual_seed(0)
     made = base.maker("auto", config, model).from_config(config)
-    notes = [f"REHEARSAL: {made.num_parameters():,} random weights of its architecture stand in for {model}", *words]
+    notes = [
+        f"REHEARSAL: {made.num_parameters():,} random weights of its architecture stand in for {model}",
+        *words,
+    ]
     tokenizer.init_kwargs[base.NOTES] = notes
     folder = home / Path(model).name
     with whole(folder) as part:
@@ -154,9 +176,13 @@ def weights(model: str) -> int:
 
 def fitted(config: dict[str, Any], tokenizer: Any) -> dict[str, Any]:
     """The configuration with this tokenizer's vocabulary and special tokens, and no quantization of its own."""
-    ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
+    ids = {
+        f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")
+    }
     for part in (config, config.get("text_config") or {}):
-        part |= {k: len(tokenizer) for k in ("vocab_size", "vocab_size_per_layer_input") if k in part}
+        part |= {
+            k: len(tokenizer) for k in ("vocab_size", "vocab_size_per_layer_input") if k in part
+        }
         part |= ids if "vocab_size" in part else {}
     return {k: v for k, v in config.items() if k != "quantization_config"}
 
@@ -174,15 +200,22 @@ def tokenizer_of(model: str, spec: Spec) -> tuple[Any, list[str]]:
     template = template_of(spec)
     if template:
         tokenizer.chat_template = template
-        tokenizer.add_special_tokens({"additional_special_tokens": sorted({*SPECIAL.findall(template)})})
+        tokenizer.add_special_tokens(
+            {"additional_special_tokens": sorted({*SPECIAL.findall(template)})}
+        )
     return tokenizer, [
         f"STAND-IN TOKENIZER: that of {spec.path} is not on this machine; lorakit's own takes its place, with "
         f"{'the chat template of the model' if template else 'a chat template of its own'}. How long rows are, and "
-        f"what max_length cuts, will differ. To have it here: hf download {spec.path} --include '*token*' '*.jinja'"]
+        f"what max_length cuts, will differ. To have it here: hf download {spec.path} --include '*token*' '*.jinja'"
+    ]
 
 
 def template_of(spec: Spec) -> str:
     """The model's chat template, where TRL is installed and carries it."""
     found = importlib.util.find_spec("trl")
-    file = Path(found.origin).parent / "chat_templates" / f"{spec.template}.jinja" if found and found.origin else None
+    file = (
+        Path(found.origin).parent / "chat_templates" / f"{spec.template}.jinja"
+        if found and found.origin
+        else None
+    )
     return file.read_text(encoding="utf-8") if spec.template and file and file.is_file() else ""

@@ -15,9 +15,28 @@ from lorakit.evaluate import better
 from lorakit.files import whole
 from lorakit.record import Folder, read_lines
 
-INK, QUIET, BLUE, ORANGE, GREEN, RED = "#1f2933", "#8896a5", "#2563eb", "#d97706", "#15803d", "#b91c1c"
+INK, QUIET, BLUE, ORANGE, GREEN, RED = (
+    "#1f2933",
+    "#8896a5",
+    "#2563eb",
+    "#d97706",
+    "#15803d",
+    "#b91c1c",
+)
 CLASSES = 20  # so many can be told apart in a picture
-PRIMARY = ("exact_match", "accuracy", "f1", "roc_auc", "bleu", "chrf", "rouge", "wer", "cer", "token_accuracy", "loss")
+PRIMARY = (
+    "exact_match",
+    "accuracy",
+    "f1",
+    "roc_auc",
+    "bleu",
+    "chrf",
+    "rouge",
+    "wer",
+    "cer",
+    "token_accuracy",
+    "loss",
+)
 
 
 def smooth(values: list[float], span: int = 10) -> list[float]:
@@ -34,7 +53,10 @@ def primary(scores: dict[str, dict]) -> str:
 
     Exact match of free text is 0 before and after and says nothing; the loss speaks then.
     """
-    if not any(scores.get("exact_match", {}).get(k) for k in ("before", "after")) and "loss" in scores:
+    if (
+        not any(scores.get("exact_match", {}).get(k) for k in ("before", "after"))
+        and "loss" in scores
+    ):
         return "loss" if "exact_match" in scores else next(m for m in PRIMARY if m in scores)
     return next((m for m in PRIMARY if m in scores), next(iter(scores), ""))
 
@@ -61,17 +83,25 @@ def verdict(scores: dict[str, dict]) -> tuple[str, str]:
     if not name:
         return "open", "Nothing was scored: there were no test rows."
     s = scores[name]
-    words = (f"{name.replace('_', ' ')} on {s['rows']} test rows went from {number(s['before'])} to {number(s['after'])} "
-             f"({signed(s['difference'])}, 95 % interval {interval(s['interval'])}).")
+    words = (
+        f"{name.replace('_', ' ')} on {s['rows']} test rows went from {number(s['before'])} to {number(s['after'])} "
+        f"({signed(s['difference'])}, 95 % interval {interval(s['interval'])})."
+    )
     direction = better(s)
     if direction is None:
         low, high = s["interval"]
-        shown = " They are all of one group, one piece of evidence, which has no interval: hold out several groups." \
-            if s.get("groups") == 1 else ""
+        shown = (
+            " They are all of one group, one piece of evidence, which has no interval: hold out several groups."
+            if s.get("groups") == 1
+            else ""
+        )
         if low is not None and high is not None:
-            shown = f" With {s['rows']} rows a difference below about {number((high - low) / 2)} cannot be seen." \
-                if high > low else f" All {s['rows']} rows agree: of what happens to fewer than one row in " \
+            shown = (
+                f" With {s['rows']} rows a difference below about {number((high - low) / 2)} cannot be seen."
+                if high > low
+                else f" All {s['rows']} rows agree: of what happens to fewer than one row in "
                 f"{max(1, s['rows'] // 3)} they say nothing (rule of three)."
+            )
         return "open", f"No difference is shown: {words}{shown}"
     return ("better", f"Better: {words}") if direction else ("worse", f"Worse: {words}")
 
@@ -83,8 +113,10 @@ def alarm(validations: list[dict]) -> str:
     low = min(validations, key=lambda v: v["validation_loss"])
     last = validations[-1]
     if last["update"] > low["update"] and last["validation_loss"] > 1.02 * low["validation_loss"]:
-        return (f"Overfitting: the validation loss was lowest at update {low['update']} "
-                f"({low['validation_loss']:.3f}) and ended at {last['validation_loss']:.3f}.")
+        return (
+            f"Overfitting: the validation loss was lowest at update {low['update']} "
+            f"({low['validation_loss']:.3f}) and ended at {last['validation_loss']:.3f}."
+        )
     return ""
 
 
@@ -92,20 +124,28 @@ def limits(record: dict, scores: dict[str, dict]) -> list[str]:
     """What the test rows cannot show: how small a difference, how far folds spread, what may have leaked."""
     out, name = [], primary(scores)
     if name and scores[name].get("groups", 0) > 1:
-        out.append(f"The {scores[name]['rows']} test rows are of {scores[name]['groups']} groups, which are drawn whole "
-                   "for the interval: they count as so many pieces of evidence.")
+        out.append(
+            f"The {scores[name]['rows']} test rows are of {scores[name]['groups']} groups, which are drawn whole "
+            "for the interval: they count as so many pieces of evidence."
+        )
     if name and None not in scores[name]["interval"] and better(scores[name]) is not None:
         low, high = scores[name]["interval"]
         if high > low:
-            out.append(f"With {scores[name]['rows']} test rows a difference below about {number((high - low) / 2)} "
-                       "could not have been seen.")
+            out.append(
+                f"With {scores[name]['rows']} test rows a difference below about {number((high - low) / 2)} "
+                "could not have been seen."
+            )
     parts = [f["after"] for f in scores.get(name, {}).get("folds", ()) if f["after"] is not None]
     if len(parts) > 1:
         spread = statistics.stdev(parts)
-        out.append(f"{name.replace('_', ' ')} after training in {len(parts)} folds: {number(min(parts))} to "
-                   f"{number(max(parts))}, standard deviation {number(spread)}. The model kept here has seen all rows; "
-                   "the folds' models estimate it.")
-    return out + [line for line in record.get("data", {}).get("lines", []) if line.startswith("no group_by")]
+        out.append(
+            f"{name.replace('_', ' ')} after training in {len(parts)} folds: {number(min(parts))} to "
+            f"{number(max(parts))}, standard deviation {number(spread)}. The model kept here has seen all rows; "
+            "the folds' models estimate it."
+        )
+    return out + [
+        line for line in record.get("data", {}).get("lines", []) if line.startswith("no group_by")
+    ]
 
 
 def loss_png(folder: Folder, path: Path | None = None) -> Path:
@@ -116,7 +156,9 @@ def loss_png(folder: Folder, path: Path | None = None) -> Path:
     updates, validations = folder.history()
     scores = folder.scores
     figure = Figure(figsize=(11, 4.2) if scores else (7, 4.2), layout="constrained")
-    left, *right = figure.subplots(1, 2 if scores else 1, squeeze=False, width_ratios=[1.35, 1] if scores else None)[0]
+    left, *right = figure.subplots(
+        1, 2 if scores else 1, squeeze=False, width_ratios=[1.35, 1] if scores else None
+    )[0]
     draw_losses(left, updates, validations, unit(folder.record))
     if scores:
         draw_scores(right[0], scores)
@@ -128,25 +170,42 @@ def loss_png(folder: Folder, path: Path | None = None) -> Path:
 def unit(record: dict) -> str:
     """What the loss is counted in: `target token`, or `row` where a row has a class."""
     task = record.get("data", {}).get("task", "chat")
-    return registry.load("tasks", task).UNIT.removesuffix("s") if task in registry.names("tasks") else "target token"
+    return (
+        registry.load("tasks", task).UNIT.removesuffix("s")
+        if task in registry.names("tasks")
+        else "target token"
+    )
 
 
-def draw_losses(axes: Any, updates: list[dict], validations: list[dict], unit: str = "target token") -> None:
+def draw_losses(
+    axes: Any, updates: list[dict], validations: list[dict], unit: str = "target token"
+) -> None:
     """Training loss, raw and smoothed, and validation loss with its lowest point."""
     x, y = [u["update"] for u in updates], [u["loss"] for u in updates]
     axes.plot(x, y, color=BLUE, alpha=0.25, linewidth=1)
     axes.plot(x, smooth(y), color=BLUE, linewidth=2, label="training rows")
     if validations:
         vx, vy = [v["update"] for v in validations], [v["validation_loss"] for v in validations]
-        axes.plot(vx, vy, color=ORANGE, marker="o", markersize=4, linewidth=1.5, label="validation rows")
+        axes.plot(
+            vx, vy, color=ORANGE, marker="o", markersize=4, linewidth=1.5, label="validation rows"
+        )
         best = min(range(len(vy)), key=vy.__getitem__)
         below = vy[best] > 0.7 * max(vy + y)  # above stands the legend
-        axes.annotate(f"lowest {vy[best]:.3f}", (vx[best], vy[best]), xytext=(0, -16 if below else 12),
-                      textcoords="offset points", color=ORANGE, ha="right" if vx[best] > 0.7 * max(vx) else "left", fontsize=9)
+        axes.annotate(
+            f"lowest {vy[best]:.3f}",
+            (vx[best], vy[best]),
+            xytext=(0, -16 if below else 12),
+            textcoords="offset points",
+            color=ORANGE,
+            ha="right" if vx[best] > 0.7 * max(vx) else "left",
+            fontsize=9,
+        )
     axes.set_xlabel("update")
     axes.set_ylabel(f"loss (nats per {unit})")
     levels = [v for v in smooth(y) if v > 0]
-    if levels and max(levels) > 20 * min(levels):  # a loss that fell far says where it stands only on a log scale
+    if levels and max(levels) > 20 * min(
+        levels
+    ):  # a loss that fell far says where it stands only on a log scale
         axes.set_yscale("log")
     else:
         seen = y + [v["validation_loss"] for v in validations]
@@ -166,8 +225,14 @@ def draw_scores(axes: Any, scores: dict[str, dict]) -> None:
         low, high = (v / scale if v is not None else math.nan for v in s["interval"])
         axes.plot([low, high], [row, row], color=colour, linewidth=3, solid_capstyle="butt")
         axes.plot(s["difference"] / scale, row, "o", color=colour, markersize=7)
-        axes.annotate(f"{number(s['before'])} → {number(s['after'])}", (1.02, row), xycoords=("axes fraction", "data"),
-                      va="center", fontsize=9, color=INK)
+        axes.annotate(
+            f"{number(s['before'])} → {number(s['after'])}",
+            (1.02, row),
+            xycoords=("axes fraction", "data"),
+            va="center",
+            fontsize=9,
+            color=INK,
+        )
     axes.axvline(0, color=INK, linewidth=0.8)
     axes.set_yticks(range(len(names)), [n.replace("_", " ") for n in reversed(names)])
     axes.set_ylim(-0.6, len(names) - 0.4)
@@ -200,7 +265,9 @@ def confusion(path: str | os.PathLike) -> Any:
     return figure
 
 
-def draw_confusion(axes: Any, answers: list[dict], when: str, classes: list[str], columns: list[str]) -> None:
+def draw_confusion(
+    axes: Any, answers: list[dict], when: str, classes: list[str], columns: list[str]
+) -> None:
     """A row for each class that is right, a column for each that was answered; what is no class is "other"."""
     counts = Counter((a["reference"], a[when] if a[when] in columns else "other") for a in answers)
     table = [[counts[right, given] for given in columns] for right in classes]
@@ -209,8 +276,18 @@ def draw_confusion(axes: Any, answers: list[dict], when: str, classes: list[str]
     for y, line in enumerate(table):
         for x, n in enumerate(line):
             if n:
-                axes.text(x, y, n, ha="center", va="center", color="white" if shares[y][x] > 0.5 else INK, fontsize=9)
-    axes.set_xticks(range(len(columns)), [c[:18] for c in columns], rotation=40, ha="right", fontsize=9)
+                axes.text(
+                    x,
+                    y,
+                    n,
+                    ha="center",
+                    va="center",
+                    color="white" if shares[y][x] > 0.5 else INK,
+                    fontsize=9,
+                )
+    axes.set_xticks(
+        range(len(columns)), [c[:18] for c in columns], rotation=40, ha="right", fontsize=9
+    )
     axes.set_yticks(range(len(classes)), [c[:18] for c in classes], fontsize=9)
     axes.set_xlabel(f"answered {when} training")
     if when == "before":
@@ -226,13 +303,28 @@ def curve(path: str | os.PathLike) -> Any:
     updates, validations = Folder.of(path).history()
     x, y = [u["update"] for u in updates], [u["loss"] for u in updates]
     figure = go.Figure()
-    figure.add_scatter(x=x, y=y, name="training, each update", line={"color": BLUE, "width": 1}, opacity=0.3)
-    figure.add_scatter(x=x, y=smooth(y), name="training, smoothed", line={"color": BLUE, "width": 2})
+    figure.add_scatter(
+        x=x, y=y, name="training, each update", line={"color": BLUE, "width": 1}, opacity=0.3
+    )
+    figure.add_scatter(
+        x=x, y=smooth(y), name="training, smoothed", line={"color": BLUE, "width": 2}
+    )
     if validations:
-        figure.add_scatter(x=[v["update"] for v in validations], y=[v["validation_loss"] for v in validations],
-                           name="validation", mode="lines+markers", line={"color": ORANGE})
-    figure.update_layout(xaxis_title="update", yaxis_title="loss (nats per target token)", template="plotly_white",
-                         height=380, margin={"l": 60, "r": 20, "t": 20, "b": 50}, legend={"orientation": "h", "y": 1.1})
+        figure.add_scatter(
+            x=[v["update"] for v in validations],
+            y=[v["validation_loss"] for v in validations],
+            name="validation",
+            mode="lines+markers",
+            line={"color": ORANGE},
+        )
+    figure.update_layout(
+        xaxis_title="update",
+        yaxis_title="loss (nats per target token)",
+        template="plotly_white",
+        height=380,
+        margin={"l": 60, "r": 20, "t": 20, "b": 50},
+        legend={"orientation": "h", "y": 1.1},
+    )
     figure.update_yaxes(rangemode="tozero")
     return figure
 
@@ -240,10 +332,19 @@ def curve(path: str | os.PathLike) -> Any:
 def score_rows(scores: dict[str, dict]) -> list[dict[str, str]]:
     """The table of scores as words, the headline's metric first."""
     order = sorted(scores, key=lambda n: PRIMARY.index(n) if n in PRIMARY else len(PRIMARY))
-    return [{"metric": n, "before": number(s["before"]), "after": number(s["after"]), "rows": str(s["rows"]),
-             "difference": signed(s["difference"]), "interval": interval(s["interval"]),
-             "verdict": {True: "better", False: "worse", None: "open"}[better(s)]}
-            for n in order for s in [scores[n]]]
+    return [
+        {
+            "metric": n,
+            "before": number(s["before"]),
+            "after": number(s["after"]),
+            "rows": str(s["rows"]),
+            "difference": signed(s["difference"]),
+            "interval": interval(s["interval"]),
+            "verdict": {True: "better", False: "worse", None: "open"}[better(s)],
+        }
+        for n in order
+        for s in [scores[n]]
+    ]
 
 
 def context(folder: Folder) -> dict[str, Any]:
@@ -255,37 +356,59 @@ def context(folder: Folder) -> dict[str, Any]:
     constant = scores.get(name, {}).get("most_frequent_answer")
     notes = [n for n in [alarm(validations), *limits(record, scores)] if n]
     if constant:
-        notes.append(f"Always giving the most frequent training answer ({constant['answer'][:60]!r}) scores "
-                     f"{number(constant['score'])}; the tuned model is {signed(constant['difference'])} from that "
-                     f"(95 % interval {interval(constant['interval'])}).")
+        notes.append(
+            f"Always giving the most frequent training answer ({constant['answer'][:60]!r}) scores "
+            f"{number(constant['score'])}; the tuned model is {signed(constant['difference'])} from that "
+            f"(95 % interval {interval(constant['interval'])})."
+        )
     peak, what = record.get("peak_memory", {}), unit(record)
     facts = {
-        "model": record.get("model"), "method": record.get("method"), "updates": len(updates),
+        "model": record.get("model"),
+        "method": record.get("method"),
+        "updates": len(updates),
         "trained parameters": f"{record['trained_parameters']:,} of {record['parameters']:,}"
-        if "parameters" in record else None,
+        if "parameters" in record
+        else None,
         f"{what}s trained": f"{record['target_tokens']:,}" if record.get("target_tokens") else None,
         "training time": f"{record['seconds']:.1f} s, {record['tokens_per_second']:,.0f} {what}s/s"
-        if record.get("seconds") else None,
+        if record.get("seconds")
+        else None,
         "training time predicted after five updates": f"{record['seconds_predicted']:.1f} s"
-        if record.get("seconds_predicted") else None,
+        if record.get("seconds_predicted")
+        else None,
         "peak memory": f"{peak['measured'] / 1e9:.2f} GB measured, {peak['predicted'] / 1e9:.2f} GB predicted"
-        if peak else None,
+        if peak
+        else None,
         "adapter of update": record.get("adapter_from_update"),
         "machine": record.get("machine", {}).get("summary"),
-        "data": record.get("data", {}).get("file"), "SHA-256 of the data": record.get("data", {}).get("sha256"),
+        "data": record.get("data", {}).get("file"),
+        "SHA-256 of the data": record.get("data", {}).get("sha256"),
         "SHA-256 of the base": record.get("base_sha256"),
     }
     return {
-        "name": folder.path.name, "status": record["status"], "kind": kind, "headline": headline, "notes": notes,
-        "scores": score_rows(scores), "facts": {k: v for k, v in facts.items() if v not in (None, "")},
-        "data": record.get("data", {}).get("lines", []), "choices": record.get("choices", {}),
-        "proof": record.get("proof", {}), "error": record.get("error"),
-        "answers": sorted(read_lines(folder / "answers.jsonl", "before", "after"), key=lambda a: a["before"] == a["after"])[:12],
-        "versions": record.get("versions", {}), "beside": record.get("beside"),
+        "name": folder.path.name,
+        "status": record["status"],
+        "kind": kind,
+        "headline": headline,
+        "notes": notes,
+        "scores": score_rows(scores),
+        "facts": {k: v for k, v in facts.items() if v not in (None, "")},
+        "data": record.get("data", {}).get("lines", []),
+        "choices": record.get("choices", {}),
+        "proof": record.get("proof", {}),
+        "error": record.get("error"),
+        "answers": sorted(
+            read_lines(folder / "answers.jsonl", "before", "after"),
+            key=lambda a: a["before"] == a["after"],
+        )[:12],
+        "versions": record.get("versions", {}),
+        "beside": record.get("beside"),
     }
 
 
-def beside(path: str | os.PathLike, title: str, rows: list[tuple[str, str, str]], note: str) -> Path:
+def beside(
+    path: str | os.PathLike, title: str, rows: list[tuple[str, str, str]], note: str
+) -> Path:
     """Puts figures published elsewhere next to this run's into its report: rows of (what, published, this run's)."""
     Folder.of(path).note(beside={"title": title, "rows": [list(r) for r in rows], "note": note})
     return write(path)
@@ -384,7 +507,9 @@ def write(path: str | os.PathLike) -> Path:
 
     folder = Folder.of(path)
     pictures = {"png": loss_png(folder), "confused": confusion_png(folder)}
-    values = context(folder) | {k: base64.b64encode(p.read_bytes()).decode() for k, p in pictures.items() if p}
+    values = context(folder) | {
+        k: base64.b64encode(p.read_bytes()).decode() for k, p in pictures.items() if p
+    }
     for name, template, escape in (("report.md", MARKDOWN, False), ("report.html", HTML, True)):
         text = Environment(autoescape=escape).from_string(template).render(values)
         with whole(folder / name) as part:

@@ -16,11 +16,25 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from lorakit.errors import LorakitError, did_you_mean
 
 Auto = Literal["auto"]
-KEPT = ("/content/drive/MyDrive", "/kaggle/working")  # what outlives a session of Colab (its Drive) and of Kaggle
-Natural, Positive = Annotated[int, Field(ge=0)], Annotated[int, Field(ge=1)]  # 0, 1, 2, …; 1, 2, 3, …
+KEPT = (
+    "/content/drive/MyDrive",
+    "/kaggle/working",
+)  # what outlives a session of Colab (its Drive) and of Kaggle
+Natural, Positive = (
+    Annotated[int, Field(ge=0)],
+    Annotated[int, Field(ge=1)],
+)  # 0, 1, 2, …; 1, 2, 3, …
 # What may differ between a cut run and its continuation; everything else must match.
-FREE_TO_CHANGE = {"max_updates", "processes", "max_minutes", "checkpoint_every", "output_dir", "name", "log_to",
-                  "samples"}
+FREE_TO_CHANGE = {
+    "max_updates",
+    "processes",
+    "max_minutes",
+    "checkpoint_every",
+    "output_dir",
+    "name",
+    "log_to",
+    "samples",
+}
 
 
 def home() -> str:
@@ -31,7 +45,9 @@ def home() -> str:
 class Run(BaseModel):
     """The settings of one run. Raises `LorakitError` naming the setting, its value and the cure."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False
+    )
 
     # what is tuned, on what
     name: str = "run"  # the run's folder is output_dir/name
@@ -41,17 +57,33 @@ class Run(BaseModel):
     validation_fraction: float = Field(0.1, ge=0, lt=1)  # share of the rows of `data`
     test_data: str | None = None
     test_fraction: float = Field(0.1, ge=0, lt=1)
-    max_rows: int | None = Field(None, ge=1)  # of each file at most so many rows, drawn by seed; None: all
-    format: str | dict[str, dict[str, Any]] = "auto"  # a name from lorakit/formats/, or {name: options}
-    columns: dict[str, str] = {}  # the schema's name -> the file's column, or text with columns in braces
+    max_rows: int | None = Field(
+        None, ge=1
+    )  # of each file at most so many rows, drawn by seed; None: all
+    format: str | dict[str, dict[str, Any]] = (
+        "auto"  # a name from lorakit/formats/, or {name: options}
+    )
+    columns: dict[
+        str, str
+    ] = {}  # the schema's name -> the file's column, or text with columns in braces
     group_by: str | None = None  # column whose equal values stay in one set (one leaf, one speaker)
-    folds: int | None = Field(None, ge=2)  # k of k-fold cross-validation: every row is a test row once
-    fold: int | None = Field(None, ge=1)  # one of them alone; None: each in turn, then a model of all rows
+    folds: int | None = Field(
+        None, ge=2
+    )  # k of k-fold cross-validation: every row is a test row once
+    fold: int | None = Field(
+        None, ge=1
+    )  # one of them alone; None: each in turn, then a model of all rows
     task: str = "auto"  # a name from lorakit/tasks/
-    question: str = "What does this picture show?"  # asked about a picture whose row has no question of its own
+    question: str = (
+        "What does this picture show?"  # asked about a picture whose row has no question of its own
+    )
     language: str = "en"  # code of the one that is spoken, for models that know several
-    augment: bool = True  # pictures to classify are cropped, mirrored and recoloured at random in training
-    shuffle_answers: bool = False  # a control: the training answers are permuted, so nothing can be learnt
+    augment: bool = (
+        True  # pictures to classify are cropped, mirrored and recoloured at random in training
+    )
+    shuffle_answers: bool = (
+        False  # a control: the training answers are permuted, so nothing can be learnt
+    )
 
     # how
     engine: str = "auto"  # a name from lorakit/engines/
@@ -65,7 +97,9 @@ class Run(BaseModel):
     dropout: float = Field(0.0, ge=0, lt=1)  # on the input of every adapter
     use_rslora: bool = False  # alpha / sqrt(rank) instead (arXiv 2312.03732)
     use_dora: bool = False  # magnitude and direction apart (arXiv 2402.09353)
-    target_modules: list[str] | str = "auto"  # names of linear layers, of experts' stacks, or a regular expression
+    target_modules: list[str] | str = (
+        "auto"  # names of linear layers, of experts' stacks, or a regular expression
+    )
     optimizer: Literal["adamw", "adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit"] = "adamw"
     learning_rate: float = Field(2e-4, gt=0)  # at the peak, per update
     schedule: Literal["linear", "cosine", "constant"] = "cosine"
@@ -73,9 +107,13 @@ class Run(BaseModel):
     weight_decay: float = Field(0.0, ge=0)
     max_grad_norm: float | None = Field(1.0, gt=0)  # None: no clipping
     epochs: int = Field(3, ge=1, le=10**9)  # passes over the training rows
-    max_updates: int | None = Field(None, ge=1, le=10**9)  # when set, ends the run instead of `epochs`
+    max_updates: int | None = Field(
+        None, ge=1, le=10**9
+    )  # when set, ends the run instead of `epochs`
     validate_every: Natural | Auto = "auto"  # updates; 0: never
-    early_stopping: int | None = Field(None, ge=1)  # validations without a better loss before the end
+    early_stopping: int | None = Field(
+        None, ge=1
+    )  # validations without a better loss before the end
 
     # in what pieces
     global_batch_size: int = Field(8, ge=1)  # rows per update, over all micro-batches and processes
@@ -83,7 +121,9 @@ class Run(BaseModel):
     micro_batch_tokens: Positive | Auto = "auto"  # tokens at a time at most
     max_length: int = Field(1024, ge=8)  # tokens per row; longer rows are cut
     packing: bool | Auto = "auto"  # rows end to end in one sequence, none sees another
-    gradient_checkpointing: bool | Positive | Auto = "auto"  # recompute activations; a number: of so many layers
+    gradient_checkpointing: bool | Positive | Auto = (
+        "auto"  # recompute activations; a number: of so many layers
+    )
     offload: bool | Auto = "auto"  # keep what the backward pass needs in the host's memory
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     compile: bool = False  # torch engine: passes between the products by torch.compile; pays on runs of many minutes
@@ -94,9 +134,13 @@ class Run(BaseModel):
     shard: bool = False  # FSDP2
     checkpoint_every: Positive | Auto = "auto"  # updates
     max_minutes: float | None = Field(None, gt=0)  # stop with a checkpoint before this
-    output_dir: str = Field(default_factory=home)  # holds the runs; auto: where this machine keeps files
+    output_dir: str = Field(
+        default_factory=home
+    )  # holds the runs; auto: where this machine keeps files
 
-    samples: int = Field(0, ge=0)  # so many validation questions are answered at every validation, to watch
+    samples: int = Field(
+        0, ge=0
+    )  # so many validation questions are answered at every validation, to watch
     log_to: list[str] = []  # names from lorakit/trackers/: the curve goes there too
     # evidence
     metrics: list[str | dict[str, dict[str, Any]]] | Auto = "auto"  # names from lorakit/metrics/
@@ -105,46 +149,76 @@ class Run(BaseModel):
     def __init__(self, **settings: Any):
         for name in settings:
             if name not in type(self).model_fields:
-                raise LorakitError(f"unknown setting '{name}'{did_you_mean(name, type(self).model_fields)}")
+                raise LorakitError(
+                    f"unknown setting '{name}'{did_you_mean(name, type(self).model_fields)}"
+                )
         if settings.get("output_dir") == "auto":
             del settings["output_dir"]
-        settings = {k: os.fspath(v) if isinstance(v, os.PathLike) else v for k, v in settings.items()}
+        settings = {
+            k: os.fspath(v) if isinstance(v, os.PathLike) else v for k, v in settings.items()
+        }
         for part in ("validation", "test"):
             if settings.get(f"{part}_data"):  # a file of its own leaves nothing to take from `data`
                 settings.setdefault(f"{part}_fraction", 0.0)
         try:
             super().__init__(**settings)
         except ValidationError as error:
-            raise LorakitError("; ".join(dict.fromkeys(_explain(e) for e in error.errors()))) from None
+            raise LorakitError(
+                "; ".join(dict.fromkeys(_explain(e) for e in error.errors()))
+            ) from None
 
     @model_validator(mode="after")
     def _no_contradictions(self) -> Run:
         def clash(a: str, b: str, why: str):
-            raise ValueError(f"{a}={getattr(self, a)!r} and {b}={getattr(self, b)!r} contradict: {why}")
+            raise ValueError(
+                f"{a}={getattr(self, a)!r} and {b}={getattr(self, b)!r} contradict: {why}"
+            )
 
         if not re.fullmatch(r"[\w][\w.\- ]*", self.name):
-            raise ValueError(f"name={self.name!r} names a folder: letters, digits, '-', '_' and '.' only")
+            raise ValueError(
+                f"name={self.name!r} names a folder: letters, digits, '-', '_' and '.' only"
+            )
         for name, value in self:
             if isinstance(value, str) and re.search("[\0\ud800-\udfff]", value):
-                raise ValueError(f"{name}={value!r} holds NUL or a byte that is not UTF-8; use another name")
+                raise ValueError(
+                    f"{name}={value!r} holds NUL or a byte that is not UTF-8; use another name"
+                )
         if isinstance(self.target_modules, str):
             try:
                 re.compile(self.target_modules)
             except re.error as error:
-                raise ValueError(f"target_modules={self.target_modules!r} is no regular expression: {error}") from None
+                raise ValueError(
+                    f"target_modules={self.target_modules!r} is no regular expression: {error}"
+                ) from None
         if self.method == "full" and self.quantization not in ("auto", "none"):
-            clash("method", "quantization", "quantized weights cannot be trained; use lora or quantization=none")
+            clash(
+                "method",
+                "quantization",
+                "quantized weights cannot be trained; use lora or quantization=none",
+            )
         for name in ("use_rslora", "use_dora"):
             if self.method == "full" and getattr(self, name):
                 clash("method", name, "it is a variant of lora")
         if self.fake_quantization != "none":
             if self.method == "full":
-                clash("fake_quantization", "method", "what is rounded is a frozen weight with its adapter; use lora")
+                clash(
+                    "fake_quantization",
+                    "method",
+                    "what is rounded is a frozen weight with its adapter; use lora",
+                )
             if self.quantization not in ("auto", "none"):
-                clash("fake_quantization", "quantization", "what an export rounds is the unquantized weight")
+                clash(
+                    "fake_quantization",
+                    "quantization",
+                    "what an export rounds is the unquantized weight",
+                )
             for name in ("use_dora", "dropout"):
                 if getattr(self, name):
-                    clash("fake_quantization", name, "the weight and its update have no plain sum to round")
+                    clash(
+                        "fake_quantization",
+                        name,
+                        "the weight and its update have no plain sum to round",
+                    )
         for part in ("validation", "test"):
             if getattr(self, f"{part}_data") and getattr(self, f"{part}_fraction"):
                 clash(f"{part}_data", f"{part}_fraction", "name a file or a share, not both")
@@ -163,11 +237,24 @@ class Run(BaseModel):
         if self.use_dora and self.quantization in ("int8", "fp8"):
             clash("use_dora", "quantization", "DoRA needs nf4 or none")
         if self.shard and self.quantization == "fp8":
-            clash("shard", "quantization", "weights in fp8 stay whole in every process; spread nf4 or none")
-        if isinstance(self.micro_batch_size, int) and self.micro_batch_size > self.global_batch_size:
-            clash("micro_batch_size", "global_batch_size", "a micro-batch is a part of the global batch")
+            clash(
+                "shard",
+                "quantization",
+                "weights in fp8 stay whole in every process; spread nf4 or none",
+            )
+        if (
+            isinstance(self.micro_batch_size, int)
+            and self.micro_batch_size > self.global_batch_size
+        ):
+            clash(
+                "micro_batch_size",
+                "global_batch_size",
+                "a micro-batch is a part of the global batch",
+            )
         if isinstance(self.micro_batch_tokens, int) and self.micro_batch_tokens < self.max_length:
-            clash("micro_batch_tokens", "max_length", "one row of full length must fit a micro-batch")
+            clash(
+                "micro_batch_tokens", "max_length", "one row of full length must fit a micro-batch"
+            )
         return self
 
     @property
@@ -186,7 +273,11 @@ class Run(BaseModel):
     def differences(self, other: Run) -> dict[str, tuple[Any, Any]]:
         """Settings that forbid continuing `other`: name -> (this value, the other's)."""
         mine, theirs = self.model_dump(), other.model_dump()
-        return {k: (mine[k], theirs[k]) for k in mine if k not in FREE_TO_CHANGE and mine[k] != theirs[k]}
+        return {
+            k: (mine[k], theirs[k])
+            for k in mine
+            if k not in FREE_TO_CHANGE and mine[k] != theirs[k]
+        }
 
     @classmethod
     def read(cls, path: str | os.PathLike, **changes: Any) -> Run:
@@ -195,11 +286,17 @@ class Run(BaseModel):
         try:
             settings = yaml.safe_load(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
-            raise LorakitError(f"{path}: no such file; write the settings of a run there (see README)") from None
-        except Exception as error:  # of the disk, of UTF-8, and of YAML, whose values raise almost anything
+            raise LorakitError(
+                f"{path}: no such file; write the settings of a run there (see README)"
+            ) from None
+        except (
+            Exception
+        ) as error:  # of the disk, of UTF-8, and of YAML, whose values raise almost anything
             raise LorakitError(f"{path}: cannot be read as YAML: {error}") from None
         if not isinstance(settings, dict):
-            raise LorakitError(f"{path}: expected 'setting: value' lines, found {type(settings).__name__}")
+            raise LorakitError(
+                f"{path}: expected 'setting: value' lines, found {type(settings).__name__}"
+            )
         try:
             return cls(**{**{str(k): v for k, v in settings.items()}, **changes})
         except LorakitError as error:

@@ -52,18 +52,27 @@ def tried(run: Run, see: Callable[[int, float], None] = lambda update, loss: Non
     """
     run, prepared = run.with_(processes=1, max_minutes=None), prepare(run)
     facts = machine.facts(run.output_dir)
-    resolved, choices = plan.resolve(run.with_(task=prepared.meta["task"]), facts, plan.here(run, facts, 1))
+    resolved, choices = plan.resolve(
+        run.with_(task=prepared.meta["task"]), facts, plan.here(run, facts, 1)
+    )
     plan.refuse(resolved, facts)
     if "validation" not in prepared.rows:
-        raise LorakitError("settings are judged by validation rows, and there are none: raise validation_fraction, or "
-                           "name validation_data")
+        raise LorakitError(
+            "settings are judged by validation rows, and there are none: raise validation_fraction, or "
+            "name validation_data"
+        )
     sets = {name: prepared.rows[name] for name in ("train", "validation")}
-    folder, asked = Trial(run.folder, see), {"settings": run.given(), "data": prepared.report.sha256}
+    folder, asked = (
+        Trial(run.folder, see),
+        {"settings": run.given(), "data": prepared.report.sha256},
+    )
     with folder.locked():
         if _known(folder) != json.loads(json.dumps(asked)):
             remove(folder / "checkpoint")
             write_json(folder / "trial.json", asked)
-        engine = registry.load("engines", resolved.engine).load(resolved, classes=prepared.meta["classes"])
+        engine = registry.load("engines", resolved.engine).load(
+            resolved, classes=prepared.meta["classes"]
+        )
         try:
             batches = batches_of(sets["train"], resolved, engine.packing)
             resolved = cadence(resolved, len(batches), choices)
@@ -87,8 +96,14 @@ def _known(folder: Folder) -> Any:
     return None
 
 
-def search(run: Run, space: Mapping[str, Any], trials: int = 20, *, startup: int = 5,
-           say: Callable[[str], Any] = print) -> Any:
+def search(
+    run: Run,
+    space: Mapping[str, Any],
+    trials: int = 20,
+    *,
+    startup: int = 5,
+    say: Callable[[str], Any] = print,
+) -> Any:
     """An Optuna study of so many trials in `run.folder`; `settings_of` its `best_trial` are the winner's.
 
     `space` maps a setting to what is tried: a list of values, a pair `(low, high)` searched on a logarithmic scale, or
@@ -103,24 +118,34 @@ def search(run: Run, space: Mapping[str, Any], trials: int = 20, *, startup: int
     with folder.locked(), _quiet(optuna):
         study = _study(optuna, run, space, startup, folder)
         while len(_ended(study)) < trials:
-            study.sampler = optuna.samplers.TPESampler(n_startup_trials=startup, seed=run.seed + len(study.trials))
+            study.sampler = optuna.samplers.TPESampler(
+                n_startup_trials=startup, seed=run.seed + len(study.trials)
+            )
             say(_one(optuna, study, run, space))
     if not _losses(study):
-        words = next((t.user_attrs["error"] for t in study.trials if "error" in t.user_attrs), "none was started")
+        words = next(
+            (t.user_attrs["error"] for t in study.trials if "error" in t.user_attrs),
+            "none was started",
+        )
         raise LorakitError(f"{folder.path}: no trial came to its end; the first: {words}")
     return study
 
 
 def settings_of(trial: Any, space: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of a run that a trial stands for."""
-    return {name: space[name][value] if isinstance(space[name], Mapping) else value
-            for name, value in trial.params.items()}
+    return {
+        name: space[name][value] if isinstance(space[name], Mapping) else value
+        for name, value in trial.params.items()
+    }
 
 
 def curves(study: Any) -> list[tuple[str, Sequence[int], Sequence[float]]]:
     """(how it ended, updates, validation losses) of every trial."""
-    return [(t.state.name.lower(), *zip(*sorted(t.intermediate_values.items()))) for t in study.trials
-            if t.intermediate_values]
+    return [
+        (t.state.name.lower(), *zip(*sorted(t.intermediate_values.items())))
+        for t in study.trials
+        if t.intermediate_values
+    ]
 
 
 def importances(study: Any, seed: int = 0) -> dict[str, float]:
@@ -133,8 +158,11 @@ def importances(study: Any, seed: int = 0) -> dict[str, float]:
     done = _losses(study)
     if len(done) < 4 or len(set(done)) == 1:
         return {}
-    return dict(optuna.importance.get_param_importances(
-        study, evaluator=optuna.importance.FanovaImportanceEvaluator(seed=seed)))
+    return dict(
+        optuna.importance.get_param_importances(
+            study, evaluator=optuna.importance.FanovaImportanceEvaluator(seed=seed)
+        )
+    )
 
 
 def _losses(study: Any) -> list[float]:
@@ -144,15 +172,23 @@ def _losses(study: Any) -> list[float]:
 def _refuse(run: Run, space: Mapping[str, Any]) -> None:
     """Raises `LorakitError` for a space that makes no sense."""
     if not space:
-        raise LorakitError("search: the space is empty; name a setting and what to try, e.g. rank: [4, 16]")
+        raise LorakitError(
+            "search: the space is empty; name a setting and what to try, e.g. rank: [4, 16]"
+        )
     for name, values in space.items():
         if name in FIXED:
-            raise LorakitError(f"search: {name} cannot be searched: validation losses could not be compared")
+            raise LorakitError(
+                f"search: {name} cannot be searched: validation losses could not be compared"
+            )
         if isinstance(values, tuple):
             if len(values) != 2 or not 0 < values[0] < values[1]:
-                raise LorakitError(f"search: {name}={values!r} is no pair (low, high) of numbers above zero")
+                raise LorakitError(
+                    f"search: {name}={values!r} is no pair (low, high) of numbers above zero"
+                )
         elif not isinstance(values, (list, Mapping)) or not values:
-            raise LorakitError(f"search: {name}={values!r}: give a list of values, a pair (low, high), or named values")
+            raise LorakitError(
+                f"search: {name}={values!r}: give a list of values, a pair (low, high), or named values"
+            )
         for value in values.values() if isinstance(values, Mapping) else values:
             run.with_(**{name: value})
 
@@ -171,21 +207,35 @@ def _quiet(optuna: Any) -> Iterator[None]:
 def _study(optuna: Any, run: Run, space: Mapping[str, Any], startup: int, folder: Folder) -> Any:
     """The study of this folder. Trials that were cut wait in it to be taken up again."""
     prepared = prepare(run)
-    updates = run.max_updates or run.epochs * -(-len(prepared.rows["train"]) // run.global_batch_size)
+    updates = run.max_updates or run.epochs * -(
+        -len(prepared.rows["train"]) // run.global_batch_size
+    )
     study = optuna.create_study(
-        storage=f"sqlite:///{(folder / 'study.db').absolute()}", study_name="search", load_if_exists=True,
-        pruner=optuna.pruners.MedianPruner(n_startup_trials=startup, n_warmup_steps=int(WARM * updates)))
-    asked = json.loads(json.dumps({"settings": run.given(), "space": space, "data": prepared.report.sha256}))
+        storage=f"sqlite:///{(folder / 'study.db').absolute()}",
+        study_name="search",
+        load_if_exists=True,
+        pruner=optuna.pruners.MedianPruner(
+            n_startup_trials=startup, n_warmup_steps=int(WARM * updates)
+        ),
+    )
+    asked = json.loads(
+        json.dumps({"settings": run.given(), "space": space, "data": prepared.report.sha256})
+    )
     known = study.user_attrs.get("asked")
     if known is None:
         study.set_user_attr("asked", asked)
         study.enqueue_trial(_own(run, space))
     elif known != asked:
-        differing = [n for n in {**known["settings"], **asked["settings"]}
-                     if known["settings"].get(n) != asked["settings"].get(n)]
+        differing = [
+            n
+            for n in {**known["settings"], **asked["settings"]}
+            if known["settings"].get(n) != asked["settings"].get(n)
+        ]
         differing += [n for n in ("space", "data") if known[n] != asked[n]]
-        raise LorakitError(f"{folder.path} holds a search with other settings ({', '.join(differing)}). Give this one "
-                           "another name, restore the settings, or delete the folder")
+        raise LorakitError(
+            f"{folder.path} holds a search with other settings ({', '.join(differing)}). Give this one "
+            "another name, restore the settings, or delete the folder"
+        )
     for trial in study.trials:
         if trial.state.name == "RUNNING":
             study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
@@ -195,7 +245,11 @@ def _study(optuna: Any, run: Run, space: Mapping[str, Any], startup: int, folder
 
 def _ended(study: Any) -> list[Any]:
     """Those that count: not the ones that were cut, which have no value and no error."""
-    return [t for t in study.trials if t.state.is_finished() and (t.state.name != "FAIL" or "error" in t.user_attrs)]
+    return [
+        t
+        for t in study.trials
+        if t.state.is_finished() and (t.state.name != "FAIL" or "error" in t.user_attrs)
+    ]
 
 
 def _own(run: Run, space: Mapping[str, Any]) -> dict[str, Any]:
@@ -204,7 +258,11 @@ def _own(run: Run, space: Mapping[str, Any]) -> dict[str, Any]:
     for name, values in space.items():
         own = getattr(run, name)
         if isinstance(values, Mapping):
-            found |= {name: next(key for key in values if values[key] == own)} if own in values.values() else {}
+            found |= (
+                {name: next(key for key in values if values[key] == own)}
+                if own in values.values()
+                else {}
+            )
         elif own in values if isinstance(values, list) else values[0] <= own <= values[1]:
             found[name] = own
     return found
@@ -215,7 +273,11 @@ def _one(optuna: Any, study: Any, run: Run, space: Mapping[str, Any]) -> str:
     trial = study.ask()
     for name, values in space.items():
         if isinstance(values, tuple):
-            kind = trial.suggest_int if all(isinstance(v, int) for v in values) else trial.suggest_float
+            kind = (
+                trial.suggest_int
+                if all(isinstance(v, int) for v in values)
+                else trial.suggest_float
+            )
             kind(name, *values, log=True)
         else:
             trial.suggest_categorical(name, list(values))
@@ -225,7 +287,9 @@ def _one(optuna: Any, study: Any, run: Run, space: Mapping[str, Any]) -> str:
         if trial.should_prune():
             raise optuna.TrialPruned(f"ended at update {update}")
 
-    mine = run.with_(**settings_of(trial, space), name=slug(trial.params), output_dir=run.folder / "trials")
+    mine = run.with_(
+        **settings_of(trial, space), name=slug(trial.params), output_dir=run.folder / "trials"
+    )
     try:
         loss = tried(mine, see)
         study.tell(trial, loss)
@@ -238,6 +302,8 @@ def _one(optuna: Any, study: Any, run: Run, space: Mapping[str, Any]) -> str:
         study.tell(trial, state=optuna.trial.TrialState.FAIL)
         said = f"failed: {error}"
     remove(mine.folder / "checkpoint")
-    words = ", ".join(f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
-                      for name, value in trial.params.items())
+    words = ", ".join(
+        f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
+        for name, value in trial.params.items()
+    )
     return f"trial {trial.number}: {said} ({words})"

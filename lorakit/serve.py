@@ -24,21 +24,37 @@ def serve(path: str | os.PathLike, port: int = 8000) -> int:
     Raises `LorakitError` for a classifier, and where the server's packages are missing or the port is taken.
     """
     if source(path).classes:
-        raise LorakitError(f"{path}: a classifier answers no chat; ask it by lorakit ask, or export it --to onnx")
-    lost = [name for name in ("fastapi", "uvicorn", "openai") if importlib.util.find_spec(name) is None]
+        raise LorakitError(
+            f"{path}: a classifier answers no chat; ask it by lorakit ask, or export it --to onnx"
+        )
+    lost = [
+        name for name in ("fastapi", "uvicorn", "openai") if importlib.util.find_spec(name) is None
+    ]
     if lost:
-        raise LorakitError(f"{lost[0]} is not installed, which the server needs: pip install 'lorakit[export]'")
+        raise LorakitError(
+            f"{lost[0]} is not installed, which the server needs: pip install 'lorakit[export]'"
+        )
     with socket.socket() as tried:
         tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             tried.bind((HOST, port))
         except OSError as error:
-            raise LorakitError(f"port {port} of {HOST} cannot be taken ({error.strerror}); name another with --port"
-                               ) from None
+            raise LorakitError(
+                f"port {port} of {HOST} cannot be taken ({error.strerror}); name another with --port"
+            ) from None
     folder = merged(path)
     print(f"http://{HOST}:{port}/v1 answers as model '{folder.name}'; Ctrl-C ends it", flush=True)
-    command = [sys.executable, "-m", "transformers.cli.transformers", "serve", folder.name, "--host", HOST,
-               "--port", str(port)]
+    command = [
+        sys.executable,
+        "-m",
+        "transformers.cli.transformers",
+        "serve",
+        folder.name,
+        "--host",
+        HOST,
+        "--port",
+        str(port),
+    ]
     return subprocess.call(command, cwd=folder.parent, env=child_environment())
 
 

@@ -22,8 +22,13 @@ class State:
     skipped: int = 0  # updates that fp16 could not apply
 
 
-def train(engine: Any, batches: Sequence[list[Batch]], state: State, rate: Callable[[int], float],
-          after_update: Callable[[State, dict], bool]) -> State:
+def train(
+    engine: Any,
+    batches: Sequence[list[Batch]],
+    state: State,
+    rate: Callable[[int], float],
+    after_update: Callable[[State, dict], bool],
+) -> State:
     """Runs updates `state.update` to `len(batches)`, or until `after_update(state, line)` returns True.
 
     The loss of an update is the sum over its targets divided once by their number. Raises `LorakitError` when it is
@@ -36,14 +41,24 @@ def train(engine: Any, batches: Sequence[list[Batch]], state: State, rate: Calla
             total, count = total + loss, count + targets
         total, count = engine.reduce(total, count)
         if not math.isfinite(total):
-            raise LorakitError(f"the loss became {total} at update {state.update + 1}: "
-                               f"{engine.blame(batches[state.update])}; lower learning_rate "
-                               f"({rate(state.update):g} now), or use precision=fp32 or bf16")
+            raise LorakitError(
+                f"the loss became {total} at update {state.update + 1}: "
+                f"{engine.blame(batches[state.update])}; lower learning_rate "
+                f"({rate(state.update):g} now), or use precision=fp32 or bf16"
+            )
         norm, skipped = engine.update(rate(state.update), count)
         seconds = time.perf_counter() - start
-        line = {"update": state.update + 1, "loss": total / max(count, 1), "target_tokens": count,
-                "learning_rate": rate(state.update), "grad_norm": norm, "tokens_per_second": count / seconds,
-                "seconds": seconds, "memory_bytes": engine.memory(), "skipped": skipped}
+        line = {
+            "update": state.update + 1,
+            "loss": total / max(count, 1),
+            "target_tokens": count,
+            "learning_rate": rate(state.update),
+            "grad_norm": norm,
+            "tokens_per_second": count / seconds,
+            "seconds": seconds,
+            "memory_bytes": engine.memory(),
+            "skipped": skipped,
+        }
         state.update += 1
         state.target_tokens += count
         state.seconds += seconds

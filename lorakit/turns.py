@@ -69,8 +69,10 @@ def turn(what: str, slots: int, wanted: int = 1, folder: Path | None = None) -> 
         with whole(ticket) as part:
             part.write_text(json.dumps({"what": what, "pid": os.getpid()}), encoding="utf-8")
     except OSError as error:
-        raise LorakitError(f"{folder}: the queue cannot be written ({error.strerror}); name another folder in the "
-                           "environment variable LORAKIT_CACHE") from None
+        raise LorakitError(
+            f"{folder}: the queue cannot be written ({error.strerror}); name another folder in the "
+            "environment variable LORAKIT_CACHE"
+        ) from None
     with contextlib.ExitStack() as held:
         try:
             while not (cards := _taken(folder, ticket, slots, wanted)):
@@ -93,7 +95,9 @@ def on_cards(what: str, wanted: int | None = None) -> Iterator[None]:
     there = len(cards_here())
     with turn(what, max(1, there), wanted or max(1, there)) as numbers:
         if there:
-            os.environ["CUDA_VISIBLE_DEVICES"] = seen(numbers, os.environ.get("CUDA_VISIBLE_DEVICES"))
+            os.environ["CUDA_VISIBLE_DEVICES"] = seen(
+                numbers, os.environ.get("CUDA_VISIBLE_DEVICES")
+            )
         yield
 
 

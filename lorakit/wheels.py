@@ -28,10 +28,14 @@ class Wanted:
     Raises `LorakitError` with pip's last words.
     """
 
-    def __init__(self, extras: Sequence[str], without: Collection[str], python: str = "", platform: str = ""):
+    def __init__(
+        self, extras: Sequence[str], without: Collection[str], python: str = "", platform: str = ""
+    ):
         for extra in extras:
             if extra not in (known := metadata.metadata("lorakit").get_all("Provides-Extra") or ()):
-                raise LorakitError(f"--extra {extra}: lorakit has no such extra{did_you_mean(extra, known)}")
+                raise LorakitError(
+                    f"--extra {extra}: lorakit has no such extra{did_you_mean(extra, known)}"
+                )
         self.folder = tempfile.TemporaryDirectory(prefix="lorakit-wheels-")
         here = Path(self.folder.name)
         self.own = own(here)
@@ -40,10 +44,22 @@ class Wanted:
         if self.other:
             self.other += ["--only-binary", ":all:"]
             pip("wheel", "--wheel-dir", str(here), "--no-deps", *SOURCE_ALONE)
-        target = ["--target", str(here / "target")] if self.other else []  # pip asks for one; nothing is written
+        target = (
+            ["--target", str(here / "target")] if self.other else []
+        )  # pip asks for one; nothing is written
         what = f"{self.own}[{','.join(extras)}]" if extras else str(self.own)
-        pip("install", "--dry-run", "--ignore-installed", *self.other, *target, "--find-links", str(here), "--report",
-            str(here / "report.json"), what)
+        pip(
+            "install",
+            "--dry-run",
+            "--ignore-installed",
+            *self.other,
+            *target,
+            "--find-links",
+            str(here),
+            "--report",
+            str(here / "report.json"),
+            what,
+        )
         report = json.loads((here / "report.json").read_text(encoding="utf-8"))
         self.versions, self.needs = needed(report, extras, without, python)
         self.report = report
@@ -51,7 +67,9 @@ class Wanted:
     def fetch(self, folder: Path) -> None:
         """Puts a wheel of each into `folder`; what comes as source is built."""
         here = self.folder.name
-        pins = [f"{name}=={version}" for name, version in self.versions.items() if name != "lorakit"]
+        pins = [
+            f"{name}=={version}" for name, version in self.versions.items() if name != "lorakit"
+        ]
         verb = ["download", "--dest"] if self.other else ["wheel", "--wheel-dir"]
         pip(*verb, str(folder), "--no-deps", *self.other, "--find-links", here, *pins)
         (folder / self.own.name).write_bytes(self.own.read_bytes())
@@ -60,10 +78,19 @@ class Wanted:
         """What an extra of lorakit's names."""
         from packaging.requirements import Requirement
 
-        own = next(each["metadata"] for each in self.report["install"] if each["metadata"]["name"] == "lorakit")
+        own = next(
+            each["metadata"]
+            for each in self.report["install"]
+            if each["metadata"]["name"] == "lorakit"
+        )
         named = [Requirement(line) for line in own.get("requires_dist", ())]
-        return [one.name for one in named if one.marker and one.marker.evaluate({"extra": extra})
-                and not one.marker.evaluate({"extra": ""})]
+        return [
+            one.name
+            for one in named
+            if one.marker
+            and one.marker.evaluate({"extra": extra})
+            and not one.marker.evaluate({"extra": ""})
+        ]
 
     @property
     def bytes(self) -> int:
@@ -77,12 +104,19 @@ def platforms(name: str) -> list[str]:
     if not found:
         return [name] if name else []
     older = {17: "2014", 12: "2010", 5: "1"}  # names of before PEP 600
-    return [tag for minor in range(int(found[1]), 4, -1) for tag in (
-        f"manylinux_2_{minor}_{found[2]}", *([f"manylinux{older[minor]}_{found[2]}"] if minor in older else []))]
+    return [
+        tag
+        for minor in range(int(found[1]), 4, -1)
+        for tag in (
+            f"manylinux_2_{minor}_{found[2]}",
+            *([f"manylinux{older[minor]}_{found[2]}"] if minor in older else []),
+        )
+    ]
 
 
-def needed(report: dict[str, Any], extras: Sequence[str], without: Collection[str], python: str = ""
-           ) -> tuple[dict[str, str], list[str]]:
+def needed(
+    report: dict[str, Any], extras: Sequence[str], without: Collection[str], python: str = ""
+) -> tuple[dict[str, str], list[str]]:
     """(name -> version of lorakit and all that it needs, those of `without` that were met on the way, in order).
 
     What only they need is left out as well. `report` is pip's own.
@@ -90,8 +124,12 @@ def needed(report: dict[str, Any], extras: Sequence[str], without: Collection[st
     from packaging.requirements import Requirement
     from packaging.utils import canonicalize_name
 
-    known = {canonicalize_name(each["metadata"]["name"]): each["metadata"] for each in report["install"]}
-    there = report["environment"] | ({"python_version": python, "python_full_version": f"{python}.0"} if python else {})
+    known = {
+        canonicalize_name(each["metadata"]["name"]): each["metadata"] for each in report["install"]
+    }
+    there = report["environment"] | (
+        {"python_version": python, "python_full_version": f"{python}.0"} if python else {}
+    )
     left = {canonicalize_name(name) for name in without}
     found, met, todo = set(), set(), [("lorakit", extra) for extra in ("", *extras)]
     while todo:
@@ -126,12 +164,17 @@ def packed_again(installed: metadata.Distribution, folder: Path) -> Path:
     lines = csv.writer(record, lineterminator="\n")
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as wheel:
         for file in sorted(installed.files or ()):
-            inside = file.parts[0].partition("-")[0] == installed.metadata["Name"] and "__pycache__" not in file.parts
+            inside = (
+                file.parts[0].partition("-")[0] == installed.metadata["Name"]
+                and "__pycache__" not in file.parts
+            )
             if not inside or (file.parent.suffix == ".dist-info" and file.name in added):
                 continue
             content = file.read_binary()
             wheel.writestr(file.as_posix(), content)
-            digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
+            digest = (
+                base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
+            )
             lines.writerow([file.as_posix(), f"sha256={digest}", len(content)])
         name = f"{installed.metadata['Name']}-{installed.version}.dist-info/RECORD"
         lines.writerow([name, "", ""])
@@ -141,12 +184,21 @@ def packed_again(installed: metadata.Distribution, folder: Path) -> Path:
 
 def pip(*arguments: str) -> None:
     """Runs pip. Raises `LorakitError` with its last words."""
-    done = subprocess.run([sys.executable, "-m", "pip", *arguments, "--quiet", "--disable-pip-version-check"],
-                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "pip", *arguments, "--quiet", "--disable-pip-version-check"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
     if done.returncode:
-        said = [line for line in done.stdout.strip().splitlines() if not line.startswith("WARNING")][-5:]
-        cure = ("this environment has no pip: python -m ensurepip" if "No module named pip" in done.stdout else
-                "Is the package registry reached, and has it wheels for this Python and platform?")
+        said = [
+            line for line in done.stdout.strip().splitlines() if not line.startswith("WARNING")
+        ][-5:]
+        cure = (
+            "this environment has no pip: python -m ensurepip"
+            if "No module named pip" in done.stdout
+            else "Is the package registry reached, and has it wheels for this Python and platform?"
+        )
         raise LorakitError("\n".join([f"pip {arguments[0]} failed:", *said, cure]))
 
 

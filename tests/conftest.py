@@ -26,8 +26,10 @@ atexit.register(shutil.rmtree, os.environ["LORAKIT_CACHE"], ignore_errors=True)
 
 ROLES = ("system", "user", "assistant")
 SPECIAL = ["<|begin|>", "<|end|>", "<|pad|>", *(f"<|{role}|>" for role in ROLES)]
-TEMPLATE = ("{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
-            "{% if add_generation_prompt %}<|assistant|>{% endif %}")
+TEMPLATE = (
+    "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
 
 
 def byte_tokenizer():
@@ -39,8 +41,13 @@ def byte_tokenizer():
     raw = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(letters)}, merges=[]))
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     raw.decoder = decoders.ByteLevel()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, bos_token="<|begin|>", eos_token="<|end|>",
-                                        pad_token="<|pad|>", extra_special_tokens=SPECIAL[3:])
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=raw,
+        bos_token="<|begin|>",
+        eos_token="<|end|>",
+        pad_token="<|pad|>",
+        extra_special_tokens=SPECIAL[3:],
+    )
     tokenizer.chat_template = TEMPLATE
     return tokenizer
 
@@ -62,9 +69,19 @@ def base(tmp_path_factory):
     from transformers import LlamaConfig
 
     config = LlamaConfig(
-        vocab_size=300, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=512, initializer_range=0.1, tie_word_embeddings=False,
-        bos_token_id=256, eos_token_id=257, pad_token_id=258)
+        vocab_size=300,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        initializer_range=0.1,
+        tie_word_embeddings=False,
+        bos_token_id=256,
+        eos_token_id=257,
+        pad_token_id=258,
+    )
     return save_base(tmp_path_factory.mktemp("base"), config)
 
 
@@ -82,7 +99,9 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(scope="session")
 def real_data():
     """The folder of public files; tests that use it carry the marker `real` by themselves."""
-    folder = Path(os.environ.get("LORAKIT_TEST_DATA") or Path(__file__).parents[2] / "shared" / "data")
+    folder = Path(
+        os.environ.get("LORAKIT_TEST_DATA") or Path(__file__).parents[2] / "shared" / "data"
+    )
     if not folder.is_dir():
         say = pytest.fail if os.environ.get("LORAKIT_REQUIRE_REAL") else pytest.skip
         say(f"no real data: {folder} is not there; set LORAKIT_TEST_DATA")
@@ -95,18 +114,38 @@ def rows_file(tmp_path_factory):
     rng = random.Random(0)
     path = tmp_path_factory.mktemp("rows") / "rows.jsonl"
     words = ["".join(rng.choices("abcdefgh", k=5)) for _ in range(320)]
-    rows = [{"prompt": " ".join(words[i:i + 4]) + "?", "completion": "yes go" if words[i] < "e" else "no"}
-            for i in range(0, 320, 4)]
+    rows = [
+        {
+            "prompt": " ".join(words[i : i + 4]) + "?",
+            "completion": "yes go" if words[i] < "e" else "no",
+        }
+        for i in range(0, 320, 4)
+    ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return str(path)
 
 
 def tiny_run(base, rows_file, folder, **changes):
     """A run of 12 updates that takes about a second."""
-    return lorakit.Run(**{
-        "name": "run", "model": base, "data": rows_file, "output_dir": str(folder), "max_length": 128,
-        "max_updates": 12, "learning_rate": 1e-3, "alpha": 64, "dropout": 0.1, "max_new_tokens": 8,
-        "validate_every": 3, "checkpoint_every": 4, "precision": "fp32", "quantization": "none", **changes})
+    return lorakit.Run(
+        **{
+            "name": "run",
+            "model": base,
+            "data": rows_file,
+            "output_dir": str(folder),
+            "max_length": 128,
+            "max_updates": 12,
+            "learning_rate": 1e-3,
+            "alpha": 64,
+            "dropout": 0.1,
+            "max_new_tokens": 8,
+            "validate_every": 3,
+            "checkpoint_every": 4,
+            "precision": "fp32",
+            "quantization": "none",
+            **changes,
+        }
+    )
 
 
 @pytest.fixture
@@ -143,8 +182,11 @@ def without_fresh_process():
 @pytest.fixture
 def quick(monkeypatch):
     """Runs in this test repeat their answers in this process."""
-    monkeypatch.setattr(importlib.import_module("lorakit.prove"), "subprocess",
-                        types.SimpleNamespace(run=repeat_here))
+    monkeypatch.setattr(
+        importlib.import_module("lorakit.prove"),
+        "subprocess",
+        types.SimpleNamespace(run=repeat_here),
+    )
 
 
 @pytest.fixture

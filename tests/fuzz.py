@@ -15,14 +15,24 @@ from lorakit.errors import BadRow, LorakitError
 from lorakit.example import Example
 
 FORMATS, SCHEMAS, TASKS = (registry.modules(folder) for folder in ("formats", "schemas", "tasks"))
-TURNS = [{"role": "system", "content": "Short."}, {"role": "user", "content": "Is the well safe?"},
-         {"role": "assistant", "content": "Boil it first."}]
+TURNS = [
+    {"role": "system", "content": "Short."},
+    {"role": "user", "content": "Is the well safe?"},
+    {"role": "assistant", "content": "Boil it first."},
+]
 ROWS = [
-    {"messages": TURNS}, {"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hé \u2028"}]},
-    {"prompt": "How much?", "completion": "15 litres", "system": None}, {"prompt": TURNS[1:2], "completion": TURNS[2:]},
-    {"instruction": "Turn it", "input": "around", "output": "it"}, {"text": "The river rose\ttwo metres."},
-    {"text": "no water", "label": "need"}, {"text": "a", "label": 1}, {"text": "b", "label": 0.5, "x": [{"y": {}}]},
-    {"translation": {"de": "Wasser", "en": "water"}}, {"source": "eau", "target": "water"}]
+    {"messages": TURNS},
+    {"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hé \u2028"}]},
+    {"prompt": "How much?", "completion": "15 litres", "system": None},
+    {"prompt": TURNS[1:2], "completion": TURNS[2:]},
+    {"instruction": "Turn it", "input": "around", "output": "it"},
+    {"text": "The river rose\ttwo metres."},
+    {"text": "no water", "label": "need"},
+    {"text": "a", "label": 1},
+    {"text": "b", "label": 0.5, "x": [{"y": {}}]},
+    {"translation": {"de": "Wasser", "en": "water"}},
+    {"source": "eau", "target": "water"},
+]
 CSV = b'prompt,completion\n"How much, at least?",15\n"a ""b""\nc?","d\n"\nwhere?,there\n'
 DEEP = b'{"text": "a", "label": "b", "c": ' + b"[" * 600 + b"]" * 600 + b"}\n"
 LINES = b"Where is the well?\nBehind the school.\n\nThe river <|endoftext|> rose.\n"
@@ -35,23 +45,86 @@ def table(**columns):
 
 
 SEEDS = {
-    "csv": [CSV, CSV.replace(b",", b";"), b"text\tlabel\nx\ty\n", b"1;2\n3;4\n", b"\xef\xbb\xbf" + CSV],
-    "tsv": [b"text\tlabel\nno water\tneed\nroad \"gone\ttransport\n", CSV.replace(b",", b"\t")],
+    "csv": [
+        CSV,
+        CSV.replace(b",", b";"),
+        b"text\tlabel\nx\ty\n",
+        b"1;2\n3;4\n",
+        b"\xef\xbb\xbf" + CSV,
+    ],
+    "tsv": [b'text\tlabel\nno water\tneed\nroad "gone\ttransport\n', CSV.replace(b",", b"\t")],
     "txt": [LINES, LINES.replace(b"<|endoftext|>", b"")],
-    "json": [json.dumps(ROWS[2:4]).encode(), json.dumps({"text": ["a", "b"], "label": [1, 2]}).encode(),
-             json.dumps({"version": 1, "data": ROWS[:1] * 2}, indent=1).encode()],
+    "json": [
+        json.dumps(ROWS[2:4]).encode(),
+        json.dumps({"text": ["a", "b"], "label": [1, 2]}).encode(),
+        json.dumps({"version": 1, "data": ROWS[:1] * 2}, indent=1).encode(),
+    ],
     "jsonl": [*(json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in ROWS), DEEP * 2],
-    "parquet": [table(prompt=["a?", None], completion=["b", "c"]), table(messages=[TURNS, TURNS]),
-                table(text=["a"], label=pa.array([1]).dictionary_encode(), at=pa.array([2**62], "timestamp[ns]"))],
+    "parquet": [
+        table(prompt=["a?", None], completion=["b", "c"]),
+        table(messages=[TURNS, TURNS]),
+        table(
+            text=["a"],
+            label=pa.array([1]).dictionary_encode(),
+            at=pa.array([2**62], "timestamp[ns]"),
+        ),
+    ],
     "parallel": [LINES, b"a\nb\nc\n"],
 }
 EVERY = [seed for seeds in SEEDS.values() for seed in seeds]
 PIECES = [
-    b'"', b"'", b",", b";", b"\t", b"\n", b"\r", b"\r\n", b"\\", b"\0", b"[", b"]", b"{", b"}", b":", b"null", b"true",
-    b"NaN", b"1e999", b"-0", b'""', b"[]", b"{}", b"{{", b"{%", b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff", b"\x1f\x8b",
-    b"PAR1", b"\xe9", b"\xed\xa0\x80", b"\\ud800", b"\\u0000", "\u2028\u0085\u00a0".encode(), b"<|endoftext|>",
-    b"<|end|>", b"<|assistant|>", "\ue000answer\ue001".encode(), b"role", b"content", b"assistant", b"label", b"text",
-    b"9" * 5000, b"[" * 2000, b'{"a":' * 300, b'"' * 999, b"," * 999, b"\n" * 999, b"x" * 9999]
+    b'"',
+    b"'",
+    b",",
+    b";",
+    b"\t",
+    b"\n",
+    b"\r",
+    b"\r\n",
+    b"\\",
+    b"\0",
+    b"[",
+    b"]",
+    b"{",
+    b"}",
+    b":",
+    b"null",
+    b"true",
+    b"NaN",
+    b"1e999",
+    b"-0",
+    b'""',
+    b"[]",
+    b"{}",
+    b"{{",
+    b"{%",
+    b"\xef\xbb\xbf",
+    b"\xff\xfe",
+    b"\xfe\xff",
+    b"\x1f\x8b",
+    b"PAR1",
+    b"\xe9",
+    b"\xed\xa0\x80",
+    b"\\ud800",
+    b"\\u0000",
+    "\u2028\u0085\u00a0".encode(),
+    b"<|endoftext|>",
+    b"<|end|>",
+    b"<|assistant|>",
+    "\ue000answer\ue001".encode(),
+    b"role",
+    b"content",
+    b"assistant",
+    b"label",
+    b"text",
+    b"9" * 5000,
+    b"[" * 2000,
+    b'{"a":' * 300,
+    b'"' * 999,
+    b"," * 999,
+    b"\n" * 999,
+    b"x" * 9999,
+]
 ENCODINGS = ("utf-16", "utf-16-le", "utf-16-be", "utf-32", "latin-1", "cp1252", "utf-7")
 
 
@@ -72,13 +145,15 @@ def mutated(seed, rng):
                 content[at:at] = content[at:to] * rng.choice((1, 2, 50))
             case 4:
                 other = rng.choice(EVERY)
-                content[at:to] = other[rng.randrange(len(other)):][:rng.choice((4, 64, 4096))]
+                content[at:to] = other[rng.randrange(len(other)) :][: rng.choice((4, 64, 4096))]
             case 5:
                 content[at:to] = rng.randbytes(to - at)
             case 6 if len(content) < 1000:
-                content = bytearray(content.decode("utf-8", "replace").encode(rng.choice(ENCODINGS), "replace"))
+                content = bytearray(
+                    content.decode("utf-8", "replace").encode(rng.choice(ENCODINGS), "replace")
+                )
             case _:
-                content[at:rng.choice((at, to))] = rng.choice(PIECES)
+                content[at : rng.choice((at, to))] = rng.choice(PIECES)
     return bytes(content)
 
 
@@ -117,7 +192,9 @@ def tried(name, options, path, tokenizer):
             encoded = task.encode(row, tokenizer, 64)
         except BadRow:
             continue
-        assert all(len(one["ids"]) == len(one["targets"]) <= 64 and any(one["targets"]) for one in encoded)
+        assert all(
+            len(one["ids"]) == len(one["targets"]) <= 64 and any(one["targets"]) for one in encoded
+        )
     return len(rows), time.process_time() - start
 
 

@@ -14,14 +14,22 @@ lengths = st.lists(st.integers(1, 40), max_size=30)
 
 def rows(sizes):
     """Row i consists of tokens 100 i, 100 i + 1, …; every second token is a target."""
-    return [{"ids": [100 * i + k for k in range(n)], "targets": [k % 2 == 1 for k in range(n)]}
-            for i, n in enumerate(sizes)]
+    return [
+        {"ids": [100 * i + k for k in range(n)], "targets": [k % 2 == 1 for k in range(n)]}
+        for i, n in enumerate(sizes)
+    ]
 
 
 def batches(n=10, size=4, **changes):
     sizes = [3 + i % 5 for i in range(n)]
-    settings = dict(global_batch_size=size, micro_batch_size=2, micro_batch_tokens=100, packing=True, seed=0,
-                    epochs=2)
+    settings = dict(
+        global_batch_size=size,
+        micro_batch_size=2,
+        micro_batch_tokens=100,
+        packing=True,
+        seed=0,
+        epochs=2,
+    )
     return Batches(rows(sizes), np.asarray(sizes), **(settings | changes))
 
 
@@ -36,12 +44,17 @@ def flat(groups):
 
 def equal(one, two):
     return len(one) == len(two) and all(
-        a.seed == b.seed and all(np.array_equal(getattr(a, f), getattr(b, f))
-                                 for f in ("ids", "targets", "lengths", "rows"))
-        for a, b in zip(one, two, strict=True))
+        a.seed == b.seed
+        and all(
+            np.array_equal(getattr(a, f), getattr(b, f))
+            for f in ("ids", "targets", "lengths", "rows")
+        )
+        for a, b in zip(one, two, strict=True)
+    )
 
 
 # Pieces
+
 
 @given(lengths, st.integers(1, 6), st.integers(1, 100), st.booleans())
 def test_every_row_once_and_limits_held(sizes, max_rows, max_tokens, packing):
@@ -67,10 +80,13 @@ def test_pieces_could_not_be_joined(sizes, max_rows, max_tokens, packing):
             assert len(before) == max_rows or cost > max_tokens
 
 
-@pytest.mark.parametrize(("packing", "expected"), [
-    (True, [[1, 3], [0, 2, 4]]),  # 6 + 4, 5 + 3 + 2
-    (False, [[1], [0, 3], [2, 4]]),  # 6, 2 × 5, 2 × 3
-])
+@pytest.mark.parametrize(
+    ("packing", "expected"),
+    [
+        (True, [[1, 3], [0, 2, 4]]),  # 6 + 4, 5 + 3 + 2
+        (False, [[1], [0, 3], [2, 4]]),  # 6, 2 × 5, 2 × 3
+    ],
+)
 def test_pieces_as_lists(packing, expected):
     assert pieces([5, 6, 3, 4, 2], max_rows=3, max_tokens=10, packing=packing) == expected
 
@@ -82,11 +98,24 @@ def test_the_number_of_rows_limits_too():
 
 # Collation
 
+
 def test_collate_as_lists():
-    batch = collate([{"ids": [5, 6, 7], "targets": [False, True, True]},
-                     {"ids": [8, 9], "targets": [True, True]}], [4, 2], seed=11)
+    batch = collate(
+        [
+            {"ids": [5, 6, 7], "targets": [False, True, True]},
+            {"ids": [8, 9], "targets": [True, True]},
+        ],
+        [4, 2],
+        seed=11,
+    )
     assert batch.ids.tolist() == [5, 6, 7, 8, 9]
-    assert batch.targets.tolist() == [False, True, True, False, True]  # nothing comes before a first token
+    assert batch.targets.tolist() == [
+        False,
+        True,
+        True,
+        False,
+        True,
+    ]  # nothing comes before a first token
     assert (batch.lengths.tolist(), batch.rows.tolist()) == ([3, 2], [4, 2])
     assert (batch.count, batch.seed) == (3, 11)
     assert batch.ids.dtype == batch.lengths.dtype == batch.rows.dtype == np.int64
@@ -100,7 +129,10 @@ def test_collate_leaves_its_rows_as_they_were():
 
 
 def test_a_pack_is_filled_up_with_a_document_of_nothing():
-    batch = collate([{"ids": [5, 6, 7], "targets": [False, True, True]}, {"ids": [8], "targets": [True]}], [4, 2])
+    batch = collate(
+        [{"ids": [5, 6, 7], "targets": [False, True, True]}, {"ids": [8], "targets": [True]}],
+        [4, 2],
+    )
     found = batch.filled_up(8)
     assert found.ids.tolist() == [5, 6, 7, 8, 0, 0, 0, 0]
     assert found.targets.tolist() == [False, True, True, False, False, False, False, False]
@@ -109,6 +141,7 @@ def test_a_pack_is_filled_up_with_a_document_of_nothing():
 
 
 # Updates
+
 
 def test_an_epoch_visits_every_row_once_and_its_tail_is_an_update():
     made = batches(n=10, size=4, epochs=2)
@@ -121,8 +154,10 @@ def test_an_epoch_visits_every_row_once_and_its_tail_is_an_update():
 
 
 def test_epochs_are_permuted_differently_and_by_seed():
-    orders = [[made.indices(u).tolist() for u in range(start, start + 3)]
-              for made, start in ((batches(), 0), (batches(), 3), (batches(seed=1), 0))]
+    orders = [
+        [made.indices(u).tolist() for u in range(start, start + 3)]
+        for made, start in ((batches(), 0), (batches(), 3), (batches(seed=1), 0))
+    ]
     assert orders[0] != orders[1] and orders[0] != orders[2]
     assert sorted(flat(orders[0])) == sorted(flat(orders[1])) == list(range(10))
 
@@ -170,5 +205,7 @@ def test_the_end_is_the_end():
 
 def test_evaluation_sees_every_row_once():
     sizes = [5, 1, 9, 3, 3, 20]
-    seen = [i for batch in in_order(rows(sizes), np.asarray(sizes), 2, 12, True) for i in batch.rows]
+    seen = [
+        i for batch in in_order(rows(sizes), np.asarray(sizes), 2, 12, True) for i in batch.rows
+    ]
     assert sorted(seen) == list(range(6))

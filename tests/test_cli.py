@@ -35,9 +35,19 @@ def write_yaml(path, **settings):
 # Usage
 
 
-@pytest.mark.parametrize("arguments", [
-    [], ["fly"], ["train"], ["train", "a", "b"], ["train", "--processes", "two", "a"], ["compare"], ["ask", "folder"],
-    ["doctor", "--yaml"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["fly"],
+        ["train"],
+        ["train", "a", "b"],
+        ["train", "--processes", "two", "a"],
+        ["compare"],
+        ["ask", "folder"],
+        ["doctor", "--yaml"],
+    ],
+)
 def test_wrong_usage_is_2(arguments, capsys):
     with pytest.raises(SystemExit) as end:
         main(arguments)
@@ -46,11 +56,19 @@ def test_wrong_usage_is_2(arguments, capsys):
 
 
 def test_the_installed_command():
-    out = subprocess.run([sys.executable, "-m", "lorakit.cli", "--version"], capture_output=True, text=True)
+    out = subprocess.run(
+        [sys.executable, "-m", "lorakit.cli", "--version"], capture_output=True, text=True
+    )
     assert (out.returncode, out.stdout.strip(), out.stderr) == (0, "0.1.0", "")
-    out = subprocess.run([sys.executable, "-m", "lorakit.cli", "train", "nowhere.yaml"], capture_output=True, text=True)
+    out = subprocess.run(
+        [sys.executable, "-m", "lorakit.cli", "train", "nowhere.yaml"],
+        capture_output=True,
+        text=True,
+    )
     assert (out.returncode, out.stdout) == (1, "")
-    assert out.stderr.startswith("lorakit: nowhere.yaml: no such file") and out.stderr.count("\n") == 1
+    assert (
+        out.stderr.startswith("lorakit: nowhere.yaml: no such file") and out.stderr.count("\n") == 1
+    )
 
 
 # Bad input
@@ -64,33 +82,52 @@ def refused(command, words, *arguments):
     return err
 
 
-@pytest.mark.parametrize(("text", "words"), [
-    ("data: [unclosed", "run.yaml: cannot be read as YAML"),
-    ("- a\n- b", "run.yaml: expected 'setting: value' lines, found list"),
-    ("", "run.yaml: expected 'setting: value' lines, found NoneType"),
-    ("data: x.jsonl\nlearning_rat: 1", "unknown setting 'learning_rat'; did you mean 'learning_rate'?"),
-    ("model: tiny", "the setting 'data' is missing"),
-    ("data: x.jsonl\nrank: 0", "rank=0: input should be greater than or equal to 1"),
-    ("data: x.jsonl\nlearning_rate: fast", "learning_rate='fast'"),
-    ("data: x.jsonl\nmethod: full\nquantization: nf4", "method='full' and quantization='nf4' contradict"),
-    ("data: x.jsonl\nmicro_batch_size: 16", "micro_batch_size=16 and global_batch_size=8 contradict"),
-    ("data: x.jsonl\nmodel: nowhere", "model='nowhere': no such folder, and not a hub id"),
-    ("data: x.jsonl\nmodel: nobody/nothing", "nobody/nothing could not be loaded"),
-    ("data: x.jsonl\nmodel: {base}", "x.jsonl: no such file (looked from"),
-    ("data: {folder}\nmodel: {base}", "no file in it can be read (it has .yaml; known endings: .aif"),
-])
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("data: [unclosed", "run.yaml: cannot be read as YAML"),
+        ("- a\n- b", "run.yaml: expected 'setting: value' lines, found list"),
+        ("", "run.yaml: expected 'setting: value' lines, found NoneType"),
+        (
+            "data: x.jsonl\nlearning_rat: 1",
+            "unknown setting 'learning_rat'; did you mean 'learning_rate'?",
+        ),
+        ("model: tiny", "the setting 'data' is missing"),
+        ("data: x.jsonl\nrank: 0", "rank=0: input should be greater than or equal to 1"),
+        ("data: x.jsonl\nlearning_rate: fast", "learning_rate='fast'"),
+        (
+            "data: x.jsonl\nmethod: full\nquantization: nf4",
+            "method='full' and quantization='nf4' contradict",
+        ),
+        (
+            "data: x.jsonl\nmicro_batch_size: 16",
+            "micro_batch_size=16 and global_batch_size=8 contradict",
+        ),
+        ("data: x.jsonl\nmodel: nowhere", "model='nowhere': no such folder, and not a hub id"),
+        ("data: x.jsonl\nmodel: nobody/nothing", "nobody/nothing could not be loaded"),
+        ("data: x.jsonl\nmodel: {base}", "x.jsonl: no such file (looked from"),
+        (
+            "data: {folder}\nmodel: {base}",
+            "no file in it can be read (it has .yaml; known endings: .aif",
+        ),
+    ],
+)
 @pytest.mark.parametrize("name", ["train", "plan"])
 def test_settings_that_cannot_be(command, tmp_path, base, name, text, words):
     path = tmp_path / "run.yaml"
     text = text.replace("{base}", base).replace("{folder}", str(tmp_path))
-    path.write_text(f"output_dir: {tmp_path}/outputs\n{text}" if text[:4] in ("data", "mode") else text)
+    path.write_text(
+        f"output_dir: {tmp_path}/outputs\n{text}" if text[:4] in ("data", "mode") else text
+    )
     refused(command, words, name, path)
 
 
 def test_settings_on_the_command_line(command, tmp_path):
     path = write_yaml(tmp_path / "run.yaml", data="x.jsonl", output_dir=str(tmp_path))
     refused(command, "--set rank: expected NAME=VALUE", "train", path, "--set", "rank")
-    refused(command, "--set rank=[: the value cannot be read as YAML", "train", path, "--set", "rank=[")
+    refused(
+        command, "--set rank=[: the value cannot be read as YAML", "train", path, "--set", "rank=["
+    )
     refused(command, "unknown setting 'rnk'; did you mean 'rank'?", "train", path, "--set", "rnk=4")
 
 
@@ -99,12 +136,17 @@ def test_the_number_of_processes(command, tmp_path, monkeypatch):
     from lorakit import machine
 
     started = []
-    monkeypatch.setattr(import_module("lorakit.launch"), "together",
-                        lambda run, count: started.append((run.processes, count)) or "")
+    monkeypatch.setattr(
+        import_module("lorakit.launch"),
+        "together",
+        lambda run, count: started.append((run.processes, count)) or "",
+    )
     path = write_yaml(tmp_path / "run.yaml", data="x.jsonl", output_dir=str(tmp_path), processes=3)
     assert command("train", path) == command("train", path, "--processes", "2") == (0, "", "")
     card = machine.Card("Tesla T4", 15 * 10**9, (7, 5))
-    monkeypatch.setattr(machine, "facts", lambda folder=".": machine.Facts(memory=10**10, cards=(card, card)))
+    monkeypatch.setattr(
+        machine, "facts", lambda folder=".": machine.Facts(memory=10**10, cards=(card, card))
+    )
     refused(command, "processes=3, and this machine has 2 cards; lower it", "train", path)
     assert command("train", path, "--set", "processes=auto") == (0, "", "")
     assert started == [(3, 3), (2, 2), ("auto", 2)]
@@ -119,7 +161,9 @@ def test_paths_that_are_not_what_they_should_be(command, tmp_path, rows_file):
         refused(command, "no run here (record.json is missing)", name, tmp_path, *more)
     refused(command, "no such notebook", "run", tmp_path / "none.ipynb")
     refused(command, "no such file", "check", tmp_path / "none.jsonl")
-    refused(command, "no format reads '.xyz'; known endings: ", "check", write_yaml(tmp_path / "a.xyz"))
+    refused(
+        command, "no format reads '.xyz'; known endings: ", "check", write_yaml(tmp_path / "a.xyz")
+    )
     refused(command, "no 'knit' in tasks/", "check", rows_file, "--task", "knit")
 
 
@@ -145,14 +189,27 @@ def test_a_full_disk_and_an_interrupt_are_one_line(command, monkeypatch, rows_fi
 def test_check(command, tmp_path, rows_file):
     code, out, err = command("check", rows_file)
     assert (code, err) == (0, "")
-    assert "80 rows, jsonl; schema prompt_completion" in out and "80 usable, 0 not; by set: train 80" in out
-    rows = ['{"prompt": "a?", "completion": "no"}', '{"prompt": "b?", "completion": ""}', '{"prompt": "a?", ',
-            '{"prompt": "A? ", "completion": "No"}', '{"prompt": null, "completion": "no"}', "[1]"]
+    assert (
+        "80 rows, jsonl; schema prompt_completion" in out
+        and "80 usable, 0 not; by set: train 80" in out
+    )
+    rows = [
+        '{"prompt": "a?", "completion": "no"}',
+        '{"prompt": "b?", "completion": ""}',
+        '{"prompt": "a?", ',
+        '{"prompt": "A? ", "completion": "No"}',
+        '{"prompt": null, "completion": "no"}',
+        "[1]",
+    ]
     (tmp_path / "rows.jsonl").write_text("\n".join(rows) + "\n")
     code, out, err = command("check", tmp_path / "rows.jsonl")
     assert (code, err) == (1, "")
-    for line, words in ((2, "'completion' is empty"), (3, "broken JSON"), (5, "'prompt' is null"),
-                        (6, "expected an object {…}, found list")):
+    for line, words in (
+        (2, "'completion' is empty"),
+        (3, "broken JSON"),
+        (5, "'prompt' is null"),
+        (6, "expected an object {…}, found list"),
+    ):
         assert f"\nrows.jsonl:{line}: {words}" in out
     assert "2 usable, 4 not; by set: train 2" in out
     assert "1 row left out of train as repetitions of other rows there" in out
@@ -162,11 +219,28 @@ def test_check(command, tmp_path, rows_file):
 def test_check_with_columns_and_task(command, tmp_path):
     (tmp_path / "rows.jsonl").write_text('{"ask": "a?", "say": "no"}\n')
     refused(command, "the columns ask, say fit no schema", "check", tmp_path / "rows.jsonl")
-    code, out, _ = command("check", tmp_path / "rows.jsonl", "--columns", "prompt=ask,completion=say")
+    code, out, _ = command(
+        "check", tmp_path / "rows.jsonl", "--columns", "prompt=ask,completion=say"
+    )
     assert code == 0 and "1 usable, 0 not" in out
-    refused(command, "fit no schema", "check", tmp_path / "rows.jsonl", "--columns", "prompt=ask,completion=say",
-            "--task", "text")
-    refused(command, "--columns prompt: expected NAME=COLUMN", "check", tmp_path / "rows.jsonl", "--columns", "prompt")
+    refused(
+        command,
+        "fit no schema",
+        "check",
+        tmp_path / "rows.jsonl",
+        "--columns",
+        "prompt=ask,completion=say",
+        "--task",
+        "text",
+    )
+    refused(
+        command,
+        "--columns prompt: expected NAME=COLUMN",
+        "check",
+        tmp_path / "rows.jsonl",
+        "--columns",
+        "prompt",
+    )
 
 
 def test_doctor(command):
@@ -182,21 +256,33 @@ def test_doctor_names_the_cure(command, monkeypatch):
     from lorakit import machine
 
     packages = {"torch": "2.13.0", "transformers": "5.23", "datasets": "5.2"}
-    monkeypatch.setattr(machine, "facts", lambda folder=".": machine.Facts(
-        python="3.9.1", memory=2 * 10**9, disk_free=10**9, packages=packages))
+    monkeypatch.setattr(
+        machine,
+        "facts",
+        lambda folder=".": machine.Facts(
+            python="3.9.1", memory=2 * 10**9, disk_free=10**9, packages=packages
+        ),
+    )
     code, out, _ = command("doctor")
     assert code == 1
     assert "WRONG: peft is not installed. Cure: pip install lorakit, or make env in a clone" in out
     assert [line.split(".")[0] for line in out.splitlines() if line.startswith("WRONG")] == [
-        "WRONG: peft is not installed", "WRONG: bitsandbytes is not installed, so QLoRA is not possible",
-        "WRONG: only 1", "WRONG: only 2", "WRONG: Python 3"]
+        "WRONG: peft is not installed",
+        "WRONG: bitsandbytes is not installed, so QLoRA is not possible",
+        "WRONG: only 1",
+        "WRONG: only 2",
+        "WRONG: Python 3",
+    ]
 
 
-@pytest.mark.parametrize(("card", "expected"), [
-    (("Tesla T4", 15, (7, 5)), ("fp16", "Tesla T4 has no bf16 hardware")),
-    (("NVIDIA L4", 23, (8, 9)), ("bf16", "NVIDIA L4 computes bf16 in hardware")),
-    (None, ("fp32", "exact, and cpu gains little from less")),
-])
+@pytest.mark.parametrize(
+    ("card", "expected"),
+    [
+        (("Tesla T4", 15, (7, 5)), ("fp16", "Tesla T4 has no bf16 hardware")),
+        (("NVIDIA L4", 23, (8, 9)), ("bf16", "NVIDIA L4 computes bf16 in hardware")),
+        (None, ("fp32", "exact, and cpu gains little from less")),
+    ],
+)
 def test_precision_is_chosen_by_the_card(base, card, expected):
     from lorakit import machine, plan
 
@@ -224,8 +310,14 @@ def test_quantization_and_checkpointing_are_chosen_by_the_room(base, monkeypatch
 
 
 def test_plan(command, tmp_path, base, rows_file):
-    path = write_yaml(tmp_path / "run.yaml", model=base, data=rows_file, max_length=128, max_updates=7,
-                      output_dir=str(tmp_path / "outputs"))
+    path = write_yaml(
+        tmp_path / "run.yaml",
+        model=base,
+        data=rows_file,
+        max_length=128,
+        max_updates=7,
+        output_dir=str(tmp_path / "outputs"),
+    )
     code, out, _ = command("plan", path, "--set", "global_batch_size=4")
     assert code == 0
     assert "precision = " in out and "memory: 0.0" in out and " in 7 updates" in out
@@ -237,17 +329,35 @@ def test_plan(command, tmp_path, base, rows_file):
 def test_plan_refuses_what_does_not_fit(command, tmp_path, base, rows_file, monkeypatch):
     from lorakit import machine
 
-    path = write_yaml(tmp_path / "run.yaml", model=base, data=rows_file, max_length=128, output_dir=str(tmp_path))
-    monkeypatch.setattr(machine, "facts", lambda folder=".": machine.Facts(memory=10**6, packages={"torch": "2"}))
-    refused(command, "are needed and 0.0 GB are there, one row at a time; take a smaller model", "plan", path)
+    path = write_yaml(
+        tmp_path / "run.yaml", model=base, data=rows_file, max_length=128, output_dir=str(tmp_path)
+    )
+    monkeypatch.setattr(
+        machine, "facts", lambda folder=".": machine.Facts(memory=10**6, packages={"torch": "2"})
+    )
+    refused(
+        command,
+        "are needed and 0.0 GB are there, one row at a time; take a smaller model",
+        "plan",
+        path,
+    )
 
 
 # A run and what is made of it
 
 
 def test_train(command, quick, tmp_path, base, rows_file):
-    path = write_yaml(tmp_path / "run.yaml", model=base, data=rows_file, max_length=128, max_updates=99, alpha=64,
-                      output_dir=str(tmp_path), max_new_tokens=8, learning_rate=1e-4)
+    path = write_yaml(
+        tmp_path / "run.yaml",
+        model=base,
+        data=rows_file,
+        max_length=128,
+        max_updates=99,
+        alpha=64,
+        output_dir=str(tmp_path),
+        max_new_tokens=8,
+        learning_rate=1e-4,
+    )
     changes = ["--set", "max_updates=10", "--set", "learning_rate=1e-3", "--set", "name=mine"]
     code, out, err = command("train", path, *changes)
     assert code == 0 and "Traceback" not in err
@@ -257,29 +367,54 @@ def test_train(command, quick, tmp_path, base, rows_file):
     assert max(u["learning_rate"] for u in folder.history()[0]) == 1e-3
     assert command("train", path, *changes)[:2] == (0, out)
     history = (folder / "history.jsonl").read_bytes()
-    refused(command, "learning_rate: 0.001 there, 0.002 now", "train", path, *changes, "--set", "learning_rate=2e-3")
+    refused(
+        command,
+        "learning_rate: 0.001 there, 0.002 now",
+        "train",
+        path,
+        *changes,
+        "--set",
+        "learning_rate=2e-3",
+    )
     assert (folder / "history.jsonl").read_bytes() == history
     assert folder.record["status"] == "done"
 
 
 def test_a_stopped_run_says_so(command, quick, tmp_path, base, rows_file):
-    path = write_yaml(tmp_path / "run.yaml", model=base, data=rows_file, max_length=128, max_updates=10,
-                      output_dir=str(tmp_path), max_minutes=1e-9, max_new_tokens=8)
+    path = write_yaml(
+        tmp_path / "run.yaml",
+        model=base,
+        data=rows_file,
+        max_length=128,
+        max_updates=10,
+        output_dir=str(tmp_path),
+        max_minutes=1e-9,
+        max_new_tokens=8,
+    )
     code, out, _ = command("train", path)
     assert code == 0
-    assert out == f"{tmp_path}/run: status: stopped: max_minutes=1e-09 is over after update 1; start again to go on\n"
+    assert (
+        out
+        == f"{tmp_path}/run: status: stopped: max_minutes=1e-09 is over after update 1; start again to go on\n"
+    )
 
 
 def test_report(command, copied):
     for name in ("report.html", "report.md", "loss.png"):
         (copied / name).unlink()
     assert command("report", copied.path)[:2] == (0, f"{copied / 'report.html'}\n")
-    assert all((copied / name).stat().st_size > 500 for name in ("report.html", "report.md", "loss.png"))
+    assert all(
+        (copied / name).stat().st_size > 500 for name in ("report.html", "report.md", "loss.png")
+    )
 
 
 def test_compare(command, copied, finished, tmp_path):
-    (copied / "run.yaml").write_text((finished / "run.yaml").read_text().replace("rank: 16", "rank: 4"))
-    code, out, _ = command("compare", finished.path, copied.path, "--plot", tmp_path / "plots/curves.png")
+    (copied / "run.yaml").write_text(
+        (finished / "run.yaml").read_text().replace("rank: 16", "rank: 4")
+    )
+    code, out, _ = command(
+        "compare", finished.path, copied.path, "--plot", tmp_path / "plots/curves.png"
+    )
     assert code == 0
     assert out.startswith("rank: 16, 4\nloss: run ") and "unfair" not in out
     assert (tmp_path / "plots/curves.png").read_bytes()[:4] == b"\x89PNG"

@@ -35,7 +35,11 @@ def here(tmp_path):
     """A folder with commands that write down what they were asked, and an environment to activate."""
     stand_in(tmp_path, "torchrun", 'printf "%s\\n" "$@" > arguments; eval "$DOING"')
     stand_in(tmp_path, "srun", '"$@"')
-    stand_in(tmp_path, "scontrol", '[ "$1" = show ] && printf "node7\\nnode8\\n" || echo "scontrol $*" >> log')
+    stand_in(
+        tmp_path,
+        "scontrol",
+        '[ "$1" = show ] && printf "node7\\nnode8\\n" || echo "scontrol $*" >> log',
+    )
     stand_in(tmp_path, "scancel", 'echo "scancel $*" >> log; touch asked')
     stand_in(tmp_path, "activate", "")
     return tmp_path
@@ -43,14 +47,29 @@ def here(tmp_path):
 
 def started(here, script, doing="", *arguments, **more):
     """Begins a script in `here`."""
-    environment = {**os.environ, "PATH": f"{here}/bin:{os.environ['PATH']}", "DOING": doing, "VENV": str(here), **more}
+    environment = {
+        **os.environ,
+        "PATH": f"{here}/bin:{os.environ['PATH']}",
+        "DOING": doing,
+        "VENV": str(here),
+        **more,
+    }
     return subprocess.Popen(["bash", "-c", script, "script", *arguments], env=environment, cwd=here)
 
 
 def slurm(here, doing="", *arguments):
     asked = directives()
-    return started(here, SLURM.read_text(), doing, *arguments, SLURM_JOB_ID="7", SLURM_JOB_NODELIST="node[7-8]",
-                   SLURM_NNODES=asked["nodes"], SLURM_GPUS_ON_NODE=asked["gpus-per-node"], ENVIRONMENT="BATCH")
+    return started(
+        here,
+        SLURM.read_text(),
+        doing,
+        *arguments,
+        SLURM_JOB_ID="7",
+        SLURM_JOB_NODELIST="node[7-8]",
+        SLURM_NNODES=asked["nodes"],
+        SLURM_GPUS_ON_NODE=asked["gpus-per-node"],
+        ENVIRONMENT="BATCH",
+    )
 
 
 def directives():
@@ -95,8 +114,13 @@ def of_slurm(here, monkeypatch):
 def of_kubernetes(here, monkeypatch):
     trainer = train_job()[1]["spec"]["trainer"]
     cards = trainer["resourcesPerNode"]["limits"]["nvidia.com/gpu"]
-    told = {"NNODES": trainer["numNodes"], "NPROC_PER_NODE": "auto", "NODE_RANK": 1,
-            "MASTER_ADDR": "lorakit-node-0-0.lorakit", "MASTER_PORT": 29400}
+    told = {
+        "NNODES": trainer["numNodes"],
+        "NPROC_PER_NODE": "auto",
+        "NODE_RANK": 1,
+        "MASTER_ADDR": "lorakit-node-0-0.lorakit",
+        "MASTER_PORT": 29400,
+    }
     for name, value in told.items():  # as the runtime torch-distributed does
         monkeypatch.setenv(f"PET_{name}", str(value))
     assert trainer["command"] == ["torchrun"]
@@ -106,8 +130,12 @@ def of_kubernetes(here, monkeypatch):
 def of_skypilot(here, monkeypatch):
     task = sky()
     cards = task["resources"]["accelerators"].split(":")[1]
-    told = {"SKYPILOT_NUM_NODES": str(task["num_nodes"]), "SKYPILOT_NUM_GPUS_PER_NODE": cards,
-            "SKYPILOT_NODE_RANK": "1", "SKYPILOT_NODE_IPS": "10.0.0.1\n10.0.0.2"}
+    told = {
+        "SKYPILOT_NUM_NODES": str(task["num_nodes"]),
+        "SKYPILOT_NUM_GPUS_PER_NODE": cards,
+        "SKYPILOT_NODE_RANK": "1",
+        "SKYPILOT_NODE_IPS": "10.0.0.1\n10.0.0.2",
+    }
     ran = started(here, task["run"], RUN="my run.yaml", **told)
     assert ran.wait(20) == 0
     return task["num_nodes"], cards, (here / "arguments").read_text().splitlines()
@@ -121,7 +149,10 @@ def test_it_starts_a_process_for_each_card_of_each_node(path, here, monkeypatch)
     nodes, cards, arguments = SYSTEMS[path.name](here, monkeypatch)
     options, _ = read(arguments)
     assert int(options.nnodes) == int(nodes) == 2
-    assert int(cards) == 4 and options.nproc_per_node in (str(cards), "auto")  # auto: as many as there are cards
+    assert int(cards) == 4 and options.nproc_per_node in (
+        str(cards),
+        "auto",
+    )  # auto: as many as there are cards
     assert all(arguments), "no variable is empty"
 
 
@@ -134,17 +165,26 @@ def test_it_holds_no_secret(path):
 
 def test_the_places_to_meet(here, monkeypatch):
     options, found = read(of_slurm(here, monkeypatch)[2])
-    assert (options.rdzv_backend, options.rdzv_id, options.rdzv_endpoint) == ("c10d", "7", "node7:20007")
+    assert (options.rdzv_backend, options.rdzv_id, options.rdzv_endpoint) == (
+        "c10d",
+        "7",
+        "node7:20007",
+    )
     assert found.run == "my run.yaml"
     options, found = read(of_skypilot(here, monkeypatch)[2])
     assert (options.node_rank, options.master_addr, options.master_port) == (1, "10.0.0.1", 29500)
     assert (found.run, found.changes) == ("my run.yaml", ["output_dir=/outputs"])
     options, found = read(of_kubernetes(here, monkeypatch)[2])
-    assert (options.node_rank, options.master_addr, options.master_port) == (1, "lorakit-node-0-0.lorakit", 29400)
+    assert (options.node_rank, options.master_addr, options.master_port) == (
+        1,
+        "lorakit-node-0-0.lorakit",
+        29400,
+    )
     assert (found.run, found.changes) == ("/work/RUN.yaml", ["output_dir=/work/outputs"])
 
 
 # Slurm
+
 
 def test_the_job_asks_for_one_torchrun_a_node_and_a_signal_before_the_end():
     asked = directives()
@@ -154,15 +194,23 @@ def test_the_job_asks_for_one_torchrun_a_node_and_a_signal_before_the_end():
     assert to == "B:USR1" and int(patience) < int(seconds)
     text = SLURM.read_text().splitlines()
     first = next(i for i, line in enumerate(text) if line and not line.startswith("#"))
-    assert not [line for line in text[first:] if line.startswith("#SBATCH")]  # sbatch reads none after a command
+    assert not [
+        line for line in text[first:] if line.startswith("#SBATCH")
+    ]  # sbatch reads none after a command
 
 
 def test_before_the_end_the_step_is_terminated_and_the_job_queued_again(here):
-    job = slurm(here, "while [ ! -e asked ]; do sleep 0.02; done; sleep 0.2; echo checkpoint >> log; exit 1")
+    job = slurm(
+        here, "while [ ! -e asked ]; do sleep 0.02; done; sleep 0.2; echo checkpoint >> log; exit 1"
+    )
     until((here / "arguments").exists)
     job.send_signal(signal.SIGUSR1)
     assert job.wait(20) == 0
-    assert (here / "log").read_text().splitlines() == ["scancel --signal=TERM 7.0", "checkpoint", "scontrol requeue 7"]
+    assert (here / "log").read_text().splitlines() == [
+        "scancel --signal=TERM 7.0",
+        "checkpoint",
+        "scontrol requeue 7",
+    ]
 
 
 @pytest.mark.parametrize("code", [0, 1])
@@ -171,35 +219,48 @@ def test_a_run_that_ends_by_itself_is_not_queued_again(here, code):
     assert not (here / "log").exists()
 
 
-@pytest.mark.parametrize("script", [SLURM.read_text(), sky()["setup"], sky()["run"]], ids=["slurm", "setup", "run"])
+@pytest.mark.parametrize(
+    "script", [SLURM.read_text(), sky()["setup"], sky()["run"]], ids=["slurm", "setup", "run"]
+)
 def test_the_scripts_parse(script):
     assert subprocess.run(["bash", "-n"], input=script, text=True, capture_output=True).stderr == ""
 
 
 # Kubernetes
 
+
 def test_the_train_job_mounts_its_volume_and_takes_the_token_from_a_secret():
     claim, job = train_job()
     assert dict(TRAIN_JOB).items() <= job.items()
     spec = job["spec"]
     assert spec["runtimeRef"] == {"name": "torch-distributed"}
-    assert spec["trainer"]["resourcesPerNode"]["requests"] == spec["trainer"]["resourcesPerNode"]["limits"]
+    assert (
+        spec["trainer"]["resourcesPerNode"]["requests"]
+        == spec["trainer"]["resourcesPerNode"]["limits"]
+    )
     (patch,) = spec["runtimePatches"]
     (node,) = patch["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"]
     pod = node["template"]["spec"]["template"]["spec"]
     (container,) = pod["containers"]
-    assert node["name"] == container["name"] == "node" and "env" not in container  # refused there by the webhook
+    assert (
+        node["name"] == container["name"] == "node" and "env" not in container
+    )  # refused there by the webhook
     mounts = {m["name"]: m["mountPath"] for m in container["volumeMounts"]}
     volumes = {v["name"]: v for v in pod["volumes"]}
     assert mounts.keys() == volumes.keys() and mounts["work"] == "/work"
-    assert claim["kind"] == "PersistentVolumeClaim" and claim["spec"]["accessModes"] == ["ReadWriteMany"]
+    assert claim["kind"] == "PersistentVolumeClaim" and claim["spec"]["accessModes"] == [
+        "ReadWriteMany"
+    ]
     assert volumes["work"]["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
     environment = {e["name"]: e for e in spec["trainer"]["env"]}
-    assert set(environment["HF_TOKEN"]) == {"name", "valueFrom"} and not any(n.startswith("PET_") for n in environment)
+    assert set(environment["HF_TOKEN"]) == {"name", "valueFrom"} and not any(
+        n.startswith("PET_") for n in environment
+    )
     assert environment["HF_HOME"]["value"].startswith(mounts["work"])
 
 
 # SkyPilot
+
 
 def test_the_task_keeps_its_outputs_and_comes_back():
     task = sky()
@@ -210,8 +271,11 @@ def test_the_task_keeps_its_outputs_and_comes_back():
 
 # The page beside them
 
+
 def test_the_readme_names_each_file_as_it_is_started():
     page = (CLUSTERS / "README.md").read_text()
     commands = [shlex.split(c) for c in re.findall(r"`((?:sbatch|kubectl|sky) [^`]+)`", page)]
-    named = {Path(word).name for words in commands for word in words if word.startswith("clusters/")}
+    named = {
+        Path(word).name for words in commands for word in words if word.startswith("clusters/")
+    }
     assert named == {p.name for p in FILES} == set(SYSTEMS)

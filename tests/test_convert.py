@@ -19,8 +19,13 @@ from lorakit.errors import LorakitError
 mx = pytest.importorskip("mlx.core")
 pytest.importorskip("mlx_lm")
 
-GPT_OSS = {**SMALL, "sliding_window": 8, "num_local_experts": 4, "num_experts_per_tok": 2,
-           "layer_types": ["sliding_attention", "full_attention"]}
+GPT_OSS = {
+    **SMALL,
+    "sliding_window": 8,
+    "num_local_experts": 4,
+    "num_experts_per_tok": 2,
+    "layer_types": ["sliding_attention", "full_attention"],
+}
 IDS = np.random.default_rng(0).integers(0, 250, (1, 20))
 
 
@@ -57,8 +62,18 @@ def peft_adapter(base, folder, **changes):
     from peft import LoraConfig, get_peft_model
 
     torch.manual_seed(0)
-    model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), LoraConfig(**{
-        "r": 4, "lora_alpha": 12, "target_modules": ["q_proj", "down_proj"], "task_type": "CAUSAL_LM", **changes}))
+    model = get_peft_model(
+        AutoModelForCausalLM.from_pretrained(base),
+        LoraConfig(
+            **{
+                "r": 4,
+                "lora_alpha": 12,
+                "target_modules": ["q_proj", "down_proj"],
+                "task_type": "CAUSAL_LM",
+                **changes,
+            }
+        ),
+    )
     for name, parameter in model.named_parameters():
         if "lora_" in name:
             torch.nn.init.normal_(parameter, std=0.1)
@@ -79,15 +94,21 @@ def gpt_oss(tmp_path_factory):
 # Adapters
 
 
-ALL = [*(f"mlp.{name}_proj" for name in ("down", "gate", "up")),
-       *(f"self_attn.{name}_proj" for name in ("k", "o", "q", "v"))]
+ALL = [
+    *(f"mlp.{name}_proj" for name in ("down", "gate", "up")),
+    *(f"self_attn.{name}_proj" for name in ("k", "o", "q", "v")),
+]
 
 
-@pytest.mark.parametrize(("changes", "keys", "layers"), [
-    ({}, ["mlp.down_proj", "self_attn.q_proj"], 2),
-    ({"use_rslora": True, "target_modules": "all-linear"}, ALL, 2),
-    ({"target_modules": r".*layers\.1\..*v_proj"}, ["model.layers.1.self_attn.v_proj"], 1),
-], ids=["two kinds", "all, rslora", "one layer"])
+@pytest.mark.parametrize(
+    ("changes", "keys", "layers"),
+    [
+        ({}, ["mlp.down_proj", "self_attn.q_proj"], 2),
+        ({"use_rslora": True, "target_modules": "all-linear"}, ALL, 2),
+        ({"target_modules": r".*layers\.1\..*v_proj"}, ["model.layers.1.self_attn.v_proj"], 1),
+    ],
+    ids=["two kinds", "all, rslora", "one layer"],
+)
 def test_pefts_adapter_in_mlx_lm_and_back(base, mlx_base, tmp_path, changes, keys, layers):
     source = peft_adapter(base, tmp_path / "peft", **changes)
     there = convert.adapter_to_mlx(source, tmp_path / "there")
@@ -99,7 +120,10 @@ def test_pefts_adapter_in_mlx_lm_and_back(base, mlx_base, tmp_path, changes, key
     np.testing.assert_allclose(mlx_logits(mlx_base, there), expected, atol=1e-3)
     assert np.abs(expected - without).max() > 0.1  # the adapter does something
     back = convert.adapter_to_peft(there, tmp_path / "back")
-    assert same(load_file(source / "adapter_model.safetensors"), load_file(back / "adapter_model.safetensors"))
+    assert same(
+        load_file(source / "adapter_model.safetensors"),
+        load_file(back / "adapter_model.safetensors"),
+    )
     np.testing.assert_allclose(torch_logits(base, back), expected, atol=1e-5)
 
 
@@ -114,10 +138,20 @@ def test_an_adapter_that_mlx_lm_has_trained_goes_to_peft(base, mlx_base, tmp_pat
     linear_to_lora_layers(model, 1, given)
     folder = tmp_path / "mlx"
     folder.mkdir()
-    (folder / "adapter_config.json").write_text(json.dumps(
-        {"fine_tune_type": "lora", "num_layers": 1, "lora_parameters": given}))
-    train(model, Adam(1e-2), [(r["ids"], 0) for r in learnable(8)], args=TrainingArgs(
-        batch_size=4, iters=3, steps_per_report=10**6, adapter_file=folder / "adapters.safetensors"))
+    (folder / "adapter_config.json").write_text(
+        json.dumps({"fine_tune_type": "lora", "num_layers": 1, "lora_parameters": given})
+    )
+    train(
+        model,
+        Adam(1e-2),
+        [(r["ids"], 0) for r in learnable(8)],
+        args=TrainingArgs(
+            batch_size=4,
+            iters=3,
+            steps_per_report=10**6,
+            adapter_file=folder / "adapters.safetensors",
+        ),
+    )
     back = convert.adapter_to_peft(folder, tmp_path / "peft", base)
     expected = mlx_logits(mlx_base, folder)
     np.testing.assert_allclose(torch_logits(base, back), expected, atol=1e-3)
@@ -131,7 +165,9 @@ def test_what_the_engine_saves_runs_in_mlx_lm(base, mlx_base, tmp_path):
     history(engine, batches(learnable(16), engine, updates=3))
     engine.save(tmp_path / "adapter")
     there = convert.adapter_to_mlx(tmp_path / "adapter", tmp_path / "there")
-    np.testing.assert_allclose(mlx_logits(mlx_base, there), torch_logits(base, tmp_path / "adapter"), atol=1e-3)
+    np.testing.assert_allclose(
+        mlx_logits(mlx_base, there), torch_logits(base, tmp_path / "adapter"), atol=1e-3
+    )
 
 
 def edited(folder, **changes):
@@ -143,7 +179,9 @@ def edited(folder, **changes):
 def test_variants_without_a_counterpart_are_refused(base, tmp_path):
     plain = peft_adapter(base, tmp_path / "plain")
     with pytest.raises(LorakitError, match="uses use_dora, which has no counterpart"):
-        convert.adapter_to_mlx(peft_adapter(base, tmp_path / "dora", use_dora=True), tmp_path / "out")
+        convert.adapter_to_mlx(
+            peft_adapter(base, tmp_path / "dora", use_dora=True), tmp_path / "out"
+        )
     with pytest.raises(LorakitError, match="uses alpha_pattern"):
         convert.adapter_to_mlx(edited(plain, alpha_pattern={"q_proj": 3}), tmp_path / "out")
     with pytest.raises(LorakitError, match="IA3"):
@@ -151,7 +189,9 @@ def test_variants_without_a_counterpart_are_refused(base, tmp_path):
     there = convert.adapter_to_mlx(edited(plain, peft_type="LORA"), tmp_path / "there")
     with pytest.raises(LorakitError, match="fine_tune_type='full'"):
         convert.adapter_to_peft(edited(there, fine_tune_type="full"), tmp_path / "out")
-    with pytest.raises(LorakitError, match=r"it needs adapter_config.json and adapters.safetensors"):
+    with pytest.raises(
+        LorakitError, match=r"it needs adapter_config.json and adapters.safetensors"
+    ):
         convert.adapter_to_peft(plain, tmp_path / "out")
     content = load_file(plain / "adapter_model.safetensors")
     content.pop(next(n for n in content if "lora_B" in n))
@@ -167,8 +207,13 @@ def test_variants_without_a_counterpart_are_refused(base, tmp_path):
 @pytest.mark.parametrize("kind", ["llama", "gemma3_text", "gpt_oss"])
 def test_a_base_in_mlx_and_back(tmp_path, kind):
     """Tensor by tensor the same; mlx-lm alone reads what stands in between, and answers alike."""
-    extra = {"gemma3_text": {"sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"]},
-             "gpt_oss": {**GPT_OSS, "rope_parameters": {"rope_type": "default", "rope_theta": 1e4}}}.get(kind, {})
+    extra = {
+        "gemma3_text": {
+            "sliding_window": 8,
+            "layer_types": ["sliding_attention", "full_attention"],
+        },
+        "gpt_oss": {**GPT_OSS, "rope_parameters": {"rope_type": "default", "rope_theta": 1e4}},
+    }.get(kind, {})
     base = save_base(tmp_path / "base", AutoConfig.for_model(kind, **{**SMALL, **extra}))
     there = convert.base_to_mlx(base, tmp_path / "there")
     np.testing.assert_allclose(mlx_logits(there), torch_logits(base), atol=1e-3)
@@ -189,12 +234,18 @@ def test_a_quantized_base_and_back(base, tmp_path):
     np.testing.assert_allclose(torch_logits(back), expected, atol=1e-3)
     assert np.abs(expected - torch_logits(base)).max() > 0.1  # 4 bits are not the base
     run = settings(base, engine="mlx")
-    ready, now = engines.load(run.with_(model=str(there))), engines.load(run.with_(quantization="affine4"))
+    ready, now = (
+        engines.load(run.with_(model=str(there))),
+        engines.load(run.with_(quantization="affine4")),
+    )
     lines = [history(engine, batches(learnable(80), engine, updates=8)) for engine in (ready, now)]
     assert [x["loss"] for x in lines[0]] == [x["loss"] for x in lines[1]]
     assert lines[0][-1]["loss"] < lines[0][0]["loss"]
     again = engines.load(run.with_(model=str(there), quantization="affine4"))
-    assert again.notes["quantization"] == ("none", "its weights are stored in 4 bits (affine, groups of 64) already")
+    assert again.notes["quantization"] == (
+        "none",
+        "its weights are stored in 4 bits (affine, groups of 64) already",
+    )
     assert again.fingerprint().keys() == ready.fingerprint().keys()
     with pytest.raises(LorakitError, match="quantized already"):
         convert.base_to_mlx(str(there), tmp_path / "again", four_bit=True)
@@ -208,7 +259,9 @@ def test_gpt_oss_has_exact_positions(gpt_oss):
     rounded = model.model.layers[0].self_attn.rope
     from mlx_lm.models.rope_utils import YarnRoPE
 
-    plain = YarnRoPE(dims=rounded.dims, base=150000.0, scaling_factor=32.0, beta_fast=32.0, beta_slow=1.0)
+    plain = YarnRoPE(
+        dims=rounded.dims, base=150000.0, scaling_factor=32.0, beta_fast=32.0, beta_slow=1.0
+    )
     assert np.abs(np.array(plain._freqs) / np.array(rounded._freqs) - 1).max() > 0.05
 
 
@@ -226,10 +279,20 @@ def mxfp4(gpt_oss, folder):
             scales = rng.integers(118, 123, (experts, out, width // 32), dtype=np.uint8)
             packed |= {f"{name}_blocks": blocks, f"{name}_scales": scales}
             del packed[name]
-            plain[name] = convert_moe_packed_tensors(torch.tensor(blocks), torch.tensor(scales),
-                                                     dtype=torch.float32).contiguous().numpy()
+            plain[name] = (
+                convert_moe_packed_tensors(
+                    torch.tensor(blocks), torch.tensor(scales), dtype=torch.float32
+                )
+                .contiguous()
+                .numpy()
+            )
     said = json.loads((Path(gpt_oss) / "config.json").read_text())
-    mark = {"quantization_config": {"quant_method": "mxfp4", "modules_to_not_convert": ["model.layers.*.self_attn"]}}
+    mark = {
+        "quantization_config": {
+            "quant_method": "mxfp4",
+            "modules_to_not_convert": ["model.layers.*.self_attn"],
+        }
+    }
     for part, content, more in (("packed", packed, mark), ("plain", plain, {})):
         (folder / part).mkdir()
         save_file(content, folder / part / "model.safetensors", {"format": "pt"})
@@ -258,12 +321,21 @@ def test_gpt_oss_in_mxfp4_is_what_transformers_reads_in_it(gpt_oss, tmp_path):
 
 def test_the_command_sees_what_it_is_given(base, tmp_path, capsys):
     source = peft_adapter(base, tmp_path / "peft")
-    for given, made, file in ((source, "a", "adapters.safetensors"), (tmp_path / "a", "b", "adapter_model.safetensors"),
-                              (base, "c", "config.json"), (tmp_path / "c", "d", "config.json")):
+    for given, made, file in (
+        (source, "a", "adapters.safetensors"),
+        (tmp_path / "a", "b", "adapter_model.safetensors"),
+        (base, "c", "config.json"),
+        (tmp_path / "c", "d", "config.json"),
+    ):
         assert main(["convert", str(given), str(tmp_path / made)]) == 0
-        assert (tmp_path / made / file).is_file() and capsys.readouterr().out.strip() == str(tmp_path / made)
+        assert (tmp_path / made / file).is_file() and capsys.readouterr().out.strip() == str(
+            tmp_path / made
+        )
     assert same(tensors(Path(base)), tensors(tmp_path / "d"))
-    assert same(load_file(source / "adapter_model.safetensors"), load_file(tmp_path / "b/adapter_model.safetensors"))
+    assert same(
+        load_file(source / "adapter_model.safetensors"),
+        load_file(tmp_path / "b/adapter_model.safetensors"),
+    )
     assert main(["convert", base, str(tmp_path / "e"), "--four-bit"]) == 0
     assert "quantization" in json.loads((tmp_path / "e" / "config.json").read_text())
     assert main(["convert", str(source), str(tmp_path / "f"), "--four-bit"]) == 1
@@ -271,7 +343,9 @@ def test_the_command_sees_what_it_is_given(base, tmp_path, capsys):
 
 
 def test_a_base_without_a_counterpart_is_refused(tmp_path):
-    base = save_base(tmp_path / "base", AutoConfig.for_model("opt", **SMALL, ffn_dim=64, word_embed_proj_dim=64))
+    base = save_base(
+        tmp_path / "base", AutoConfig.for_model("opt", **SMALL, ffn_dim=64, word_embed_proj_dim=64)
+    )
     with pytest.raises(LorakitError, match="Model type opt not supported"):
         convert.base_to_mlx(base, tmp_path / "out")
     assert not (tmp_path / "out").exists()

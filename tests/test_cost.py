@@ -38,7 +38,9 @@ def test_tensors_without_content_are_counted_while_they_live():
 
 def test_memory_counts_what_a_plain_pass_counts():
     """One linear layer under LoRA, full fine-tuning of it, and NF4: by hand."""
-    of = cost.Shape(linear=10**6, other=10**5, adapter=10**4, layers=1, hidden=1, wide=1, vocabulary=1, widest=0)
+    of = cost.Shape(
+        linear=10**6, other=10**5, adapter=10**4, layers=1, hidden=1, wide=1, vocabulary=1, widest=0
+    )
     run = lorakit.Run(data="-", model="tiny", precision="bf16", quantization="none", max_length=64)
     parts = lambda **changes: cost.memory(run.with_(**changes), of)
     assert parts()["weights"] == 2 * 1_100_000 and parts()["trained"] == 16 * 10**4
@@ -49,19 +51,34 @@ def test_memory_counts_what_a_plain_pass_counts():
     assert full["total"] == sum(v for k, v in full.items() if k != "total")
 
 
-@pytest.mark.parametrize("name", sorted(n for n in models.known() if n not in ("tiny", "gpt-oss-20b")))
+@pytest.mark.parametrize(
+    "name", sorted(n for n in models.known() if n not in ("tiny", "gpt-oss-20b"))
+)
 def test_every_known_model_is_counted(name, tmp_path):
     """Its small copy: activations grow with the tokens, and recomputing them takes less."""
     spec = models.known()[name]
     config = AutoConfig.for_model(**models.shrunk(spec.config, spec.small))
     config.save_pretrained(tmp_path)
-    run = lorakit.Run(data="-", model=str(tmp_path), engine="torch", precision="fp32", quantization="none",
-                      max_length=128, gradient_checkpointing=False, target_modules=spec.target_modules
-                      if isinstance(spec.target_modules, str) else list(spec.target_modules))
+    run = lorakit.Run(
+        data="-",
+        model=str(tmp_path),
+        engine="torch",
+        precision="fp32",
+        quantization="none",
+        max_length=128,
+        gradient_checkpointing=False,
+        target_modules=spec.target_modules
+        if isinstance(spec.target_modules, str)
+        else list(spec.target_modules),
+    )
     of = cost.shape(run)
     assert of.adapter > 0 and of.linear > 0
-    few, many = (cost.working(run.with_(micro_batch_tokens=128 * n, micro_batch_size=n), of) for n in (1, 8))
-    again = cost.working(run.with_(micro_batch_tokens=1024, micro_batch_size=8, gradient_checkpointing=True), of)
+    few, many = (
+        cost.working(run.with_(micro_batch_tokens=128 * n, micro_batch_size=n), of) for n in (1, 8)
+    )
+    again = cost.working(
+        run.with_(micro_batch_tokens=1024, micro_batch_size=8, gradient_checkpointing=True), of
+    )
     assert few < many and again < many
 
 
@@ -70,18 +87,39 @@ def test_a_shape_is_what_peft_makes(base):
     from lorakit.engines.torch import load
 
     for targets in ("all-linear", ["q_proj", "v_proj"], r".*layers\.1\.mlp\.\w+_proj"):
-        run = lorakit.Run(data="-", model=base, engine="torch", precision="fp32", quantization="none", rank=4,
-                          max_length=64, micro_batch_tokens=64, micro_batch_size=1, target_modules=targets,
-                          gradient_checkpointing=False, packing=True)
+        run = lorakit.Run(
+            data="-",
+            model=base,
+            engine="torch",
+            precision="fp32",
+            quantization="none",
+            rank=4,
+            max_length=64,
+            micro_batch_tokens=64,
+            micro_batch_size=1,
+            target_modules=targets,
+            gradient_checkpointing=False,
+            packing=True,
+        )
         engine = load(run)
         assert cost.shape(run).adapter == sum(p.numel() for p in engine.trained.values())
         engine.close()
 
 
 def test_time_after_a_few_updates():
-    assert cost.total_seconds([(100, 5.0), (100, 1.0), (200, 2.0), (50, 0.5), (100, 9.0)], 1000) == pytest.approx(14.0)
-    batches = Batches([None] * 5, np.array([10, 20, 30, 40, 50]), global_batch_size=2, micro_batch_size=2,
-                      micro_batch_tokens=100, packing=True, seed=0, epochs=2)
+    assert cost.total_seconds(
+        [(100, 5.0), (100, 1.0), (200, 2.0), (50, 0.5), (100, 9.0)], 1000
+    ) == pytest.approx(14.0)
+    batches = Batches(
+        [None] * 5,
+        np.array([10, 20, 30, 40, 50]),
+        global_batch_size=2,
+        micro_batch_size=2,
+        micro_batch_tokens=100,
+        packing=True,
+        seed=0,
+        epochs=2,
+    )
     assert batches.total_tokens == 300 == sum(batches.tokens(u) for u in range(len(batches)))
 
 
@@ -89,23 +127,44 @@ def test_a_record_holds_both(rows_file, base, tmp_path):
     folder = lorakit.finetune(tiny_run(base, rows_file, tmp_path, max_updates=12))
     record = folder.record
     assert record["peak_memory"]["predicted"] > 0 and record["peak_memory"]["measured"] > 0
-    assert record["seconds_predicted"] == pytest.approx(record["seconds"], rel=0.5)  # a shared machine
+    assert record["seconds_predicted"] == pytest.approx(
+        record["seconds"], rel=0.5
+    )  # a shared machine
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("config", "changes"), predicted.TABLE)
 def test_memory_is_within_15_percent(config, changes):
-    out = subprocess.run([sys.executable, predicted.__file__, json.dumps(config), json.dumps(changes)], check=True,
-                         capture_output=True, text=True).stdout
+    out = subprocess.run(
+        [sys.executable, predicted.__file__, json.dumps(config), json.dumps(changes)],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
     found = json.loads(out.splitlines()[-1])
     assert found["predicted"] >= 1e9 and abs(found["off"]) < 0.15
 
 
 def test_the_smallest_of_them(tmp_path):
     """The same with 0.2 GB, so that every run of the suite sees it."""
-    config = {"hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 4, "num_attention_heads": 8,
-              "num_key_value_heads": 4, "vocab_size": 4000}
+    config = {
+        "hidden_size": 512,
+        "intermediate_size": 1408,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "vocab_size": 4000,
+    }
     assert save_base(tmp_path, LlamaConfig(**config))
-    out = subprocess.run([sys.executable, predicted.__file__, json.dumps(config), json.dumps(
-        {"precision": "fp32", "micro_batch_tokens": 1024})], check=True, capture_output=True, text=True).stdout
+    out = subprocess.run(
+        [
+            sys.executable,
+            predicted.__file__,
+            json.dumps(config),
+            json.dumps({"precision": "fp32", "micro_batch_tokens": 1024}),
+        ],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
     assert abs(json.loads(out.splitlines()[-1])["off"]) < 0.25

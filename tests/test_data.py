@@ -14,7 +14,19 @@ from lorakit import data, near
 from lorakit.errors import LorakitError
 from lorakit.example import Example
 
-WORDS = ["river", "camp", "water", "well", "tap", "bridge", "road", "truck", "tent", "clinic", "rice"]
+WORDS = [
+    "river",
+    "camp",
+    "water",
+    "well",
+    "tap",
+    "bridge",
+    "road",
+    "truck",
+    "tent",
+    "clinic",
+    "rice",
+]
 
 LOST_PROMPT = "column 'prompt' (or question, query, problem, input) is missing"
 LOST_ANSWER = "column 'completion' (or answer, response, solution, output) is missing"
@@ -28,7 +40,9 @@ def write(folder, rows, name="rows.jsonl"):
 
 
 def pairs(n, name="p"):
-    return [{"prompt": f"{name} question {i}", "completion": f"{name} answer {i}"} for i in range(n)]
+    return [
+        {"prompt": f"{name} question {i}", "completion": f"{name} answer {i}"} for i in range(n)
+    ]
 
 
 def asked(examples):
@@ -50,26 +64,48 @@ def sentence(rng, n=30):
 
 # Loading
 
+
 def test_every_row_is_used_or_named(tmp_path):
-    path = write(tmp_path, [
-        {"prompt": "p", "completion": "c"}, "{broken", {"prompt": "", "completion": "c"}, '"words"',
-        {"prompt": "p"}, {"prompt": "q", "completion": "d"}])
+    path = write(
+        tmp_path,
+        [
+            {"prompt": "p", "completion": "c"},
+            "{broken",
+            {"prompt": "", "completion": "c"},
+            '"words"',
+            {"prompt": "p"},
+            {"prompt": "q", "completion": "d"},
+        ],
+    )
     examples, report = data.load(path)
     assert [(e.where, e.fields["messages"][0]["content"]) for e in examples] == [
-        ("rows.jsonl:1", "p"), ("rows.jsonl:6", "q")]
+        ("rows.jsonl:1", "p"),
+        ("rows.jsonl:6", "q"),
+    ]
     assert {r.where: r.reason.split(":")[0] for r in report.rejected} == {
-        "rows.jsonl:2": "broken JSON", "rows.jsonl:3": "'prompt' is empty",
-        "rows.jsonl:4": "expected an object {…}, found str", "rows.jsonl:5": LOST_ANSWER}
+        "rows.jsonl:2": "broken JSON",
+        "rows.jsonl:3": "'prompt' is empty",
+        "rows.jsonl:4": "expected an object {…}, found str",
+        "rows.jsonl:5": LOST_ANSWER,
+    }
     assert report.rows == len(examples) + len(report.rejected) == 6
     assert report.lines()[:2] == [
         f"{path}: 6 rows, jsonl; schema prompt_completion, because the rows have 'prompt' and 'completion'",
         "4 left out, the first: rows.jsonl:2: broken JSON: Expecting property name enclosed in double quotes "
-        "(column 2)"]
+        "(column 2)",
+    ]
 
 
-rows_of_any_kind = st.lists(st.one_of(
-    st.fixed_dictionaries({"prompt": st.text(max_size=5), "completion": st.none() | st.text(max_size=5)}),
-    st.integers(), st.sampled_from(["{", "[]", "", "  "])), max_size=12)
+rows_of_any_kind = st.lists(
+    st.one_of(
+        st.fixed_dictionaries(
+            {"prompt": st.text(max_size=5), "completion": st.none() | st.text(max_size=5)}
+        ),
+        st.integers(),
+        st.sampled_from(["{", "[]", "", "  "]),
+    ),
+    max_size=12,
+)
 
 
 @settings(max_examples=60, deadline=None)
@@ -82,22 +118,34 @@ def test_nothing_vanishes(tmp_path_factory, rows):
     assert report.rows == len(present)
 
 
-@pytest.mark.parametrize(("row", "schema", "because"), [
-    ({"instruction": "i", "input": "x", "output": "o"}, "alpaca", "'instruction' and 'output'"),
-    ({"question": "q", "answer": "a", "id": 1}, "prompt_completion", "'question' and 'answer'"),
-    ({"messages": qa("u", "a").fields["messages"]}, "messages", "'messages'"),
-    ({"text": "t", "id": 1}, "text", "'text'"),
-    ({"text": "t", "prompt": "p", "response": "r"}, "prompt_completion", "'prompt' and 'response'"),
-])
+@pytest.mark.parametrize(
+    ("row", "schema", "because"),
+    [
+        ({"instruction": "i", "input": "x", "output": "o"}, "alpaca", "'instruction' and 'output'"),
+        ({"question": "q", "answer": "a", "id": 1}, "prompt_completion", "'question' and 'answer'"),
+        ({"messages": qa("u", "a").fields["messages"]}, "messages", "'messages'"),
+        ({"text": "t", "id": 1}, "text", "'text'"),
+        (
+            {"text": "t", "prompt": "p", "response": "r"},
+            "prompt_completion",
+            "'prompt' and 'response'",
+        ),
+    ],
+)
 def test_schemas_are_found_with_a_reason(row, schema, because, tmp_path):
     _, report = data.load(write(tmp_path, [row]))
-    assert (report.schema, report.reason) == (schema, f"schema {schema}, because the rows have {because}")
+    assert (report.schema, report.reason) == (
+        schema,
+        f"schema {schema}, because the rows have {because}",
+    )
 
 
 def test_a_task_restricts_the_schemas(tmp_path):
     path = write(tmp_path, [{"text": "t", "prompt": "p", "response": "r"}])
     assert data.load(path, gives="text")[1].schema == "text"
-    with pytest.raises(LorakitError, match=r"columns prompt fit no schema \(text: text\)\. Name them"):
+    with pytest.raises(
+        LorakitError, match=r"columns prompt fit no schema \(text: text\)\. Name them"
+    ):
         data.load(write(tmp_path, [{"prompt": "p"}]), gives="text")
 
 
@@ -109,13 +157,21 @@ def test_the_schema_of_most_rows_counts(tmp_path):
 
 
 def test_columns_rename(tmp_path):
-    rows = [{"body": "b", "genre": "g", "prompt": "not this"}, {"genre": "h", "prompt": "nor this"},
-            {"body": "c", "genre": "h"}]
+    rows = [
+        {"body": "b", "genre": "g", "prompt": "not this"},
+        {"genre": "h", "prompt": "nor this"},
+        {"body": "c", "genre": "h"},
+    ]
     path = write(tmp_path, rows)
     examples, report = data.load(path, columns={"prompt": "body", "answer": "genre"})
-    assert [(e.row, *asked([e]), *answered([e])) for e in examples] == [(1, "b", "g"), (3, "c", "h")]
+    assert [(e.row, *asked([e]), *answered([e])) for e in examples] == [
+        (1, "b", "g"),
+        (3, "c", "h"),
+    ]
     assert [(r.where, r.reason) for r in report.rejected] == [("rows.jsonl:2", LOST_PROMPT)]
-    with pytest.raises(LorakitError, match=r"columns names 'boddy', which no row has; did you mean 'body'\?"):
+    with pytest.raises(
+        LorakitError, match=r"columns names 'boddy', which no row has; did you mean 'body'\?"
+    ):
         data.load(path, columns={"prompt": "boddy"})
 
 
@@ -127,18 +183,22 @@ def test_columns_can_be_swapped(tmp_path):
 
 def test_files_that_cannot_be_used(tmp_path):
     for name, content, words in (
-            ("a.jsonl", "\n\n", "no usable row"),
-            ("b.jsonl", "{\n[", r"no usable row; the first: b\.jsonl:1: broken JSON"),
-            ("c.jsonl", '{"text": ""}', r"no usable row; the first: c\.jsonl:1: 'text' is empty"),
-            ("d.jsonl", '{"words": 1}', r"the columns words fit no schema .*columns: \{prompt: "),
-            ("e.xlsx", "", r"no format reads '\.xlsx'; known endings: .*\.json.*\.jsonl")):
+        ("a.jsonl", "\n\n", "no usable row"),
+        ("b.jsonl", "{\n[", r"no usable row; the first: b\.jsonl:1: broken JSON"),
+        ("c.jsonl", '{"text": ""}', r"no usable row; the first: c\.jsonl:1: 'text' is empty"),
+        ("d.jsonl", '{"words": 1}', r"the columns words fit no schema .*columns: \{prompt: "),
+        ("e.xlsx", "", r"no format reads '\.xlsx'; known endings: .*\.json.*\.jsonl"),
+    ):
         (tmp_path / name).write_text(content)
         with pytest.raises(LorakitError, match=words):
             data.load(str(tmp_path / name))
     with pytest.raises(LorakitError, match=r"none\.jsonl: no such file \(looked from "):
         data.load(str(tmp_path / "none.jsonl"))
     (tmp_path / "nothing").mkdir()
-    with pytest.raises(LorakitError, match=r"nothing: no file in it can be read \(it has none; known endings: \.aif"):
+    with pytest.raises(
+        LorakitError,
+        match=r"nothing: no file in it can be read \(it has none; known endings: \.aif",
+    ):
         data.load(str(tmp_path / "nothing"))
 
 
@@ -152,17 +212,21 @@ def test_the_example_data_is_found_from_anywhere(tmp_path, monkeypatch):
 def test_the_hash_is_the_files(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"text": "a"}\n')
     assert data.load(str(tmp_path / "a.jsonl"))[1].sha256 == (
-        "7c24616314d4c7ddcc755cd2cb42baf4e49ac41b1492fa02c30adc34e1cb2e5d")
+        "7c24616314d4c7ddcc755cd2cb42baf4e49ac41b1492fa02c30adc34e1cb2e5d"
+    )
 
 
 # Splitting
+
 
 def test_split_is_seeded_disjoint_and_of_the_sizes_asked_for():
     rows = [qa(f"question number {i}", row=i) for i in range(100)]
     sets = data.split(rows, validation_fraction=0.2, test_fraction=0.1, seed=3)
     assert {n: len(s) for n, s in sets.items()} == {"train": 70, "validation": 20, "test": 10}
     assert sorted(e.row for s in sets.values() for e in s) == list(range(100))
-    again, other = (data.split(rows, validation_fraction=0.2, test_fraction=0.1, seed=s) for s in (3, 4))
+    again, other = (
+        data.split(rows, validation_fraction=0.2, test_fraction=0.1, seed=s) for s in (3, 4)
+    )
     listed = [{name: list(rows) for name, rows in s.items()} for s in (sets, again, other)]
     assert listed[1] == listed[0] != listed[2]
     assert [e.row for e in sets["train"]] != sorted(e.row for e in sets["train"])
@@ -175,12 +239,19 @@ def test_a_share_is_at_least_one_row():
     assert {n: len(s) for n, s in sets.items()} == {"train": 1, "validation": 1, "test": 1}
 
 
-@pytest.mark.parametrize(("n", "fractions", "words"), [
-    (1, {}, "1 rows in 1 groups leave no validation row; add rows, raise validation_fraction, name "
-            "validation_data, or set validation_fraction to 0"),
-    (2, {}, r"no row is left to train on \(2 rows in 2 groups\); add rows"),
-    (1, {"validation_fraction": 0}, "no row is left to train on"),
-])
+@pytest.mark.parametrize(
+    ("n", "fractions", "words"),
+    [
+        (
+            1,
+            {},
+            "1 rows in 1 groups leave no validation row; add rows, raise validation_fraction, name "
+            "validation_data, or set validation_fraction to 0",
+        ),
+        (2, {}, r"no row is left to train on \(2 rows in 2 groups\); add rows"),
+        (1, {"validation_fraction": 0}, "no row is left to train on"),
+    ],
+)
 def test_too_few_rows(n, fractions, words):
     with pytest.raises(LorakitError, match=words):
         data.split([qa(f"question number {i}") for i in range(n)], **fractions)
@@ -193,8 +264,13 @@ def test_one_large_group_leaves_no_row_to_test():
 
 
 def test_repeated_rows_are_named_with_the_first():
-    rows = [qa("Is the well safe?", "No.", 1), qa("is the  well SAFE?\n", "no.", 2), qa("Is it?", "No.", 3),
-            qa("Who comes?", "They.", 4), qa("Is the well safe?", "Yes.", 5)]
+    rows = [
+        qa("Is the well safe?", "No.", 1),
+        qa("is the  well SAFE?\n", "no.", 2),
+        qa("Is it?", "No.", 3),
+        qa("Who comes?", "They.", 4),
+        qa("Is the well safe?", "Yes.", 5),
+    ]
     report = data.DataReport(file="f")
     sets = data.split(rows, report=report, validation_fraction=0, test_fraction=0.25)
     assert [(r.where, r.reason) for r in report.rejected] == [("f:2", "repeats f:1")]
@@ -211,12 +287,16 @@ def test_near_duplicates_never_stand_in_two_sets(seed, families, size):
         words = sentence(rng, 120).split()
         for _ in range(rng.randint(1, size)):
             copy = list(words)
-            copy[rng.randrange(120)] = "changed"  # 3 of 121 three-grams: any two copies are 0.9 alike
+            copy[rng.randrange(120)] = (
+                "changed"  # 3 of 121 three-grams: any two copies are 0.9 alike
+            )
             family[len(rows)] = f
             rows.append(qa(" ".join(copy), "yes it is", len(rows)))
     rng.shuffle(rows)
     report = data.DataReport(file="f")
-    rows += [qa(sentence(rng, 120), row=1000 + i) for i in range(2)]  # so that no set can stay empty
+    rows += [
+        qa(sentence(rng, 120), row=1000 + i) for i in range(2)
+    ]  # so that no set can stay empty
     sets = data.split(rows, seed=seed, validation_fraction=0.2, test_fraction=0.2, report=report)
     homes = Counter((family.get(e.row, e.row), name) for name, s in sets.items() for e in s)
     assert len({f for f, _ in homes}) == len(homes) == families + 2
@@ -225,7 +305,7 @@ def test_near_duplicates_never_stand_in_two_sets(seed, families, size):
 
 
 def jaccard(a, b):
-    grams = [{tuple(w[i:i + 3]) for i in range(len(w) - 2)} for w in (a.split(), b.split())]
+    grams = [{tuple(w[i : i + 3]) for i in range(len(w) - 2)} for w in (a.split(), b.split())]
     return len(grams[0] & grams[1]) / len(grams[0] | grams[1])
 
 
@@ -248,7 +328,9 @@ def test_pairs_around_the_border_of_near():
 def test_many_that_resemble_each_other_cost_little():
     """3,000 texts in one wording with a number at its end, equal to some others: one group, and nothing else in it."""
     wording = " ".join(f"word{i}" for i in range(40))
-    texts = [f"{wording} {i % 1500}" for i in range(3000)] + [f"{i} other words than {i * 7} there" for i in range(50)]
+    texts = [f"{wording} {i % 1500}" for i in range(3000)] + [
+        f"{i} other words than {i * 7} there" for i in range(50)
+    ]
     start = time.process_time()
     homes = data.joined(len(texts), near.pairs(texts, 0.8))
     assert time.process_time() - start < 10
@@ -259,7 +341,10 @@ def test_many_that_resemble_each_other_cost_little():
 
 def test_rows_without_three_words_are_compared_whole():
     rows = [qa("a"), qa("b"), qa("c"), qa("")]
-    rows = [e.with_fields({"text": t}) for e, t in zip(rows, ("yes", "no", "yes no", "maybe"), strict=True)]
+    rows = [
+        e.with_fields({"text": t})
+        for e, t in zip(rows, ("yes", "no", "yes no", "maybe"), strict=True)
+    ]
     assert data.near_pairs(rows) == []
 
 
@@ -282,14 +367,22 @@ def test_groups_and_near_duplicates_join():
     """a and b share a leaf, b and c words, c and d a leaf: one group."""
     rng = random.Random(2)
     shared = sentence(rng, 60)
-    rows = [qa(sentence(rng), row=1, leaf=1), qa(shared, row=2, leaf=1), qa(shared + " too", row=3, leaf=2),
-            qa(sentence(rng), row=4, leaf=2), *(qa(sentence(rng), row=i, leaf=i) for i in range(5, 17))]
+    rows = [
+        qa(sentence(rng), row=1, leaf=1),
+        qa(shared, row=2, leaf=1),
+        qa(shared + " too", row=3, leaf=2),
+        qa(sentence(rng), row=4, leaf=2),
+        *(qa(sentence(rng), row=i, leaf=i) for i in range(5, 17)),
+    ]
     for seed in range(5):
-        sets = data.split(rows, seed=seed, validation_fraction=0.25, test_fraction=0.25, group_by="leaf")
+        sets = data.split(
+            rows, seed=seed, validation_fraction=0.25, test_fraction=0.25, group_by="leaf"
+        )
         assert len({n for n, s in sets.items() for e in s if e.row <= 4}) == 1
 
 
 # Sets with files of their own
+
 
 def test_given_sets_are_taken_whole_and_nothing_leaks(tmp_path):
     long = sentence(random.Random(3), 60)
@@ -297,16 +390,23 @@ def test_given_sets_are_taken_whole_and_nothing_leaks(tmp_path):
     train = [*pairs(20), {"prompt": near[0], "completion": "x"}]
     test = [*pairs(4, "t"), {"prompt": near[1], "completion": "x"}, pairs(20)[7]]
     validation = [*pairs(3, "v"), {"prompt": near[2], "completion": "x"}, pairs(4, "t")[0]]
-    sets, report = data.prepare(data.sources(
-        write(tmp_path, train, "train.jsonl"), test_data=write(tmp_path, test, "t.jsonl"),
-        validation_data=write(tmp_path, validation, "v.jsonl")))
+    sets, report = data.prepare(
+        data.sources(
+            write(tmp_path, train, "train.jsonl"),
+            test_data=write(tmp_path, test, "t.jsonl"),
+            validation_data=write(tmp_path, validation, "v.jsonl"),
+        )
+    )
     assert asked(sets["test"]) == [r["prompt"] for r in test]
     assert asked(sets["validation"]) == ["v question 0", "v question 1", "v question 2"]
     kept = [r["prompt"] for i, r in enumerate(train) if i not in (7, 20)]
     assert sorted(asked(sets["train"])) == sorted(kept)
     assert {r.where: r.reason for r in report.rejected} == {
-        "train.jsonl:8": "repeats t.jsonl:6", "v.jsonl:5": "repeats t.jsonl:1",
-        "train.jsonl:21": "resembles t.jsonl:5, a test row", "v.jsonl:4": "resembles t.jsonl:5, a test row"}
+        "train.jsonl:8": "repeats t.jsonl:6",
+        "v.jsonl:5": "repeats t.jsonl:1",
+        "train.jsonl:21": "resembles t.jsonl:5, a test row",
+        "v.jsonl:4": "resembles t.jsonl:5, a test row",
+    }
     assert report.sets == {"train": 19, "validation": 3, "test": 6}
     assert report.notes[0].startswith(f"validation rows: {tmp_path}/v.jsonl: 5 rows, jsonl")
 
@@ -318,18 +418,24 @@ def test_a_bad_row_of_a_given_set_is_named_and_its_content_is_part_of_the_hash(t
     assert len(sets["test"]) == 2 and [r.where for r in report.rejected] == ["t.jsonl:3"]
     write(tmp_path, [*pairs(2, "u"), "{"], "t.jsonl")
     assert data.prepare(data.sources(train, test_data=test))[1].sha256 != report.sha256
-    with pytest.raises(LorakitError, match=r"t\.jsonl: the columns text fit no schema \(.*prompt_completion"):
+    with pytest.raises(
+        LorakitError, match=r"t\.jsonl: the columns text fit no schema \(.*prompt_completion"
+    ):
         data.prepare(data.sources(train, test_data=write(tmp_path, [{"text": "t"}], "t.jsonl")))
 
 
 # A control
+
 
 def test_shuffled_answers_are_the_same_answers_elsewhere():
     rows = [qa(f"question {i}", f"answer {i}", i) for i in range(40)]
     rows[0].fields["messages"][:0] = [{"role": "system", "content": "be brief"}]
     rows[1].fields["messages"] += qa("more?", "last").fields["messages"]
     shuffled = data.shuffle_answers(rows, seed=5)
-    turns = [[[(m["role"], m["content"]) for m in e.fields["messages"]] for e in s] for s in (rows, shuffled)]
+    turns = [
+        [[(m["role"], m["content"]) for m in e.fields["messages"]] for e in s]
+        for s in (rows, shuffled)
+    ]
     questions = [[[t for t in e if t[0] != "assistant"] for e in s] for s in turns]
     answers = [[t for e in s for t in e if t[0] == "assistant"] for s in turns]
     assert questions[0] == questions[1] and [e.row for e in shuffled] == [e.row for e in rows]

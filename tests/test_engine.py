@@ -22,16 +22,40 @@ from lorakit.run import Run
 from lorakit.train import State, train
 
 END, RATE = 257, 1e-3
-SMALL = {"vocab_size": 300, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
-         "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": 512,
-         "initializer_range": 0.1, "bos_token_id": 256, "eos_token_id": END, "pad_token_id": 258}
+SMALL = {
+    "vocab_size": 300,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "max_position_embeddings": 512,
+    "initializer_range": 0.1,
+    "bos_token_id": 256,
+    "eos_token_id": END,
+    "pad_token_id": 258,
+}
 PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
 def settings(base, **changes):
-    return Run(**{"model": base, "data": "-", "engine": "torch", "precision": "fp32", "quantization": "none",
-                  "max_length": 512, "packing": True, "gradient_checkpointing": False, "alpha": 64,
-                  "micro_batch_size": 8, "micro_batch_tokens": 4096, **changes})
+    return Run(
+        **{
+            "model": base,
+            "data": "-",
+            "engine": "torch",
+            "precision": "fp32",
+            "quantization": "none",
+            "max_length": 512,
+            "packing": True,
+            "gradient_checkpointing": False,
+            "alpha": 64,
+            "micro_batch_size": 8,
+            "micro_batch_tokens": 4096,
+            **changes,
+        }
+    )
 
 
 def learnable(n, seed=0):
@@ -39,33 +63,57 @@ def learnable(n, seed=0):
     rng, rows = np.random.default_rng(seed), []
     for _ in range(n):
         question = rng.integers(0, 250, rng.integers(3, 20)).tolist()
-        answer = [10, 20, 30, 40, 50][:rng.integers(2, 6)] * int(rng.integers(1, 6)) + [END]
-        rows.append({"ids": question + answer, "targets": [False] * len(question) + [True] * len(answer)})
+        answer = [10, 20, 30, 40, 50][: rng.integers(2, 6)] * int(rng.integers(1, 6)) + [END]
+        rows.append(
+            {"ids": question + answer, "targets": [False] * len(question) + [True] * len(answer)}
+        )
     return rows
 
 
 def noise(*lengths, seed=1):
     """Rows of random tokens, all but the first to be predicted."""
     rng = np.random.default_rng(seed)
-    return [{"ids": rng.integers(0, 250, n).tolist(), "targets": [False] + [True] * (n - 1)} for n in lengths]
+    return [
+        {"ids": rng.integers(0, 250, n).tolist(), "targets": [False] + [True] * (n - 1)}
+        for n in lengths
+    ]
 
 
 def batches(rows, engine, micro=8, updates=30, size=8):
-    return Batches(rows, np.array([len(r["ids"]) for r in rows]), global_batch_size=size, micro_batch_size=micro,
-                   micro_batch_tokens=4096, packing=engine.packing, seed=0, epochs=1, max_updates=updates)
+    return Batches(
+        rows,
+        np.array([len(r["ids"]) for r in rows]),
+        global_batch_size=size,
+        micro_batch_size=micro,
+        micro_batch_tokens=4096,
+        packing=engine.packing,
+        seed=0,
+        epochs=1,
+        max_updates=updates,
+    )
 
 
 def history(engine, pieces, rate=RATE, state=None):
     lines = []
-    train(engine, pieces, state or State(), lambda update: rate, lambda state, line: lines.append(line))
+    train(
+        engine,
+        pieces,
+        state or State(),
+        lambda update: rate,
+        lambda state, line: lines.append(line),
+    )
     return lines
 
 
 def shaken(engine, seed=0):
     """Adapters away from their start, where B is zero and half the gradients vanish."""
     rng = np.random.default_rng(seed)
-    engine.set_weights({n: w + 0.1 * rng.standard_normal(w.shape).astype(np.float32)
-                        for n, w in sorted(engine.weights().items())})
+    engine.set_weights(
+        {
+            n: w + 0.1 * rng.standard_normal(w.shape).astype(np.float32)
+            for n, w in sorted(engine.weights().items())
+        }
+    )
     return engine
 
 
@@ -105,7 +153,9 @@ def test_one_curve_whatever_the_pieces(base, rows, curve, micro, packing):
     assert losses == pytest.approx([line["loss"] for line in curve[0]], abs=1e-5)
     assert [line["target_tokens"] for line in lines] == [line["target_tokens"] for line in curve[0]]
     # Adam hides the scale of a gradient, its norm does not.
-    assert [line["grad_norm"] for line in lines] == pytest.approx([line["grad_norm"] for line in curve[0]], rel=1e-4)
+    assert [line["grad_norm"] for line in lines] == pytest.approx(
+        [line["grad_norm"] for line in curve[0]], rel=1e-4
+    )
     assert losses[0] - losses[-1] > 1  # nats: equal because it learns, not because nothing happens
 
 
@@ -115,8 +165,10 @@ def test_the_curve_is_that_of_a_plain_loop(base, rows, curve):
 
     start = load(settings(base))
     order = batches(rows, start)
-    model = get_peft_model(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), LoraConfig(
-        r=16, lora_alpha=64, target_modules=PROJECTIONS, task_type="CAUSAL_LM"))
+    model = get_peft_model(
+        AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32),
+        LoraConfig(r=16, lora_alpha=64, target_modules=PROJECTIONS, task_type="CAUSAL_LM"),
+    )
     trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
     for name, value in start.weights().items():
         trained[name].data = torch.from_numpy(value)
@@ -127,8 +179,13 @@ def test_the_curve_is_that_of_a_plain_loop(base, rows, curve):
         chosen = [rows[i] for i in order.indices(update)]
         width = max(len(r["ids"]) for r in chosen)
         ids = torch.tensor([r["ids"] + [258] * (width - len(r["ids"])) for r in chosen])
-        labels = torch.tensor([[i if t else -100 for i, t in zip(r["ids"], r["targets"], strict=True)]
-                               + [-100] * (width - len(r["ids"])) for r in chosen])
+        labels = torch.tensor(
+            [
+                [i if t else -100 for i, t in zip(r["ids"], r["targets"], strict=True)]
+                + [-100] * (width - len(r["ids"]))
+                for r in chosen
+            ]
+        )
         mask = torch.tensor([[1] * len(r["ids"]) + [0] * (width - len(r["ids"])) for r in chosen])
         loss = model(input_ids=ids, attention_mask=mask, labels=labels).loss
         loss.backward()
@@ -166,8 +223,13 @@ def test_no_clipping_and_clipping(base, rows):
         engine = load(settings(base, max_grad_norm=limit))
         line = history(engine, batches(rows, engine, updates=1))[0]
         state = engine.state()
-        moments[limit] = math.sqrt(sum(float((v.astype(np.float64) ** 2).sum()) for k, v in state.items()
-                                       if k.endswith("/exp_avg")))
+        moments[limit] = math.sqrt(
+            sum(
+                float((v.astype(np.float64) ** 2).sum())
+                for k, v in state.items()
+                if k.endswith("/exp_avg")
+            )
+        )
         assert line["grad_norm"] > 0.1
     assert moments[None] == pytest.approx(0.1 * line["grad_norm"], rel=1e-4)  # (1 - beta1) g
     assert moments[1e-3] == pytest.approx(0.1 * 1e-3, rel=1e-3)
@@ -204,8 +266,15 @@ def test_attention_over_a_pack_is_that_of_the_dense_mask():
             seen &= place[:, None] - place[None] < window
         scores = q @ k.repeat_interleave(2, 1).transpose(2, 3) / math.sqrt(8)
         plain = scores.masked_fill(~seen, -math.inf).softmax(-1) @ v.repeat_interleave(2, 1)
-        out, _ = attention.packed_attention(None, q, k, v, None, documents=attention.Documents([5, 11, 1], q.device),
-                                            sliding_window=window)
+        out, _ = attention.packed_attention(
+            None,
+            q,
+            k,
+            v,
+            None,
+            documents=attention.Documents([5, 11, 1], q.device),
+            sliding_window=window,
+        )
         torch.testing.assert_close(out, plain.transpose(1, 2), atol=1e-6, rtol=1e-5)
 
 
@@ -223,10 +292,16 @@ def test_a_leak_between_documents_is_found_at_loading(base, monkeypatch):
     assert "would see the one before it" in engine.notes["packing"][1]
 
 
-@pytest.mark.parametrize(("kind", "extra"), [
-    ("mistral", {"sliding_window": 8}),
-    ("gemma3_text", {"sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"]}),
-])
+@pytest.mark.parametrize(
+    ("kind", "extra"),
+    [
+        ("mistral", {"sliding_window": 8}),
+        (
+            "gemma3_text",
+            {"sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"]},
+        ),
+    ],
+)
 def test_sliding_windows(tmp_path, kind, extra):
     """Documents longer than the window: packed equals padded in losses and gradients, together equals one by one."""
     base = save_base(tmp_path, AutoConfig.for_model(kind, **{**SMALL, **extra}))
@@ -250,14 +325,30 @@ def test_sliding_windows(tmp_path, kind, extra):
         assert (whole(ids).logits - windowed(ids).logits).abs().max() > 1e-2
 
 
-@pytest.mark.parametrize(("kind", "extra", "reason"), [
-    ("gemma2", {}, "no form over packs"),  # its scores are capped
-    ("bloom", {"n_layer": 2, "n_head": 4}, "no form over packs"),  # eager only
-    ("lfm2", {"layer_types": ["conv", "full_attention"]}, "would see the one before it"),  # a convolution crosses
-    ("llama4_text", {"attention_chunk_size": 8, "num_local_experts": 2, "intermediate_size_mlp": 128,
-                     "moe_layers": [], "layer_types": ["chunked_attention"] * 2}, "own attention differs"),
-    ("doge", {}, "a mask of its own"),
-])
+@pytest.mark.parametrize(
+    ("kind", "extra", "reason"),
+    [
+        ("gemma2", {}, "no form over packs"),  # its scores are capped
+        ("bloom", {"n_layer": 2, "n_head": 4}, "no form over packs"),  # eager only
+        (
+            "lfm2",
+            {"layer_types": ["conv", "full_attention"]},
+            "would see the one before it",
+        ),  # a convolution crosses
+        (
+            "llama4_text",
+            {
+                "attention_chunk_size": 8,
+                "num_local_experts": 2,
+                "intermediate_size_mlp": 128,
+                "moe_layers": [],
+                "layer_types": ["chunked_attention"] * 2,
+            },
+            "own attention differs",
+        ),
+        ("doge", {}, "a mask of its own"),
+    ],
+)
 def test_models_that_cannot_be_packed_are_padded_with_a_reason(tmp_path, kind, extra, reason):
     base = save_base(tmp_path, AutoConfig.for_model(kind, **{**SMALL, **extra}))
     engine = load(settings(base, rank=4))
@@ -280,16 +371,22 @@ def test_dropout_follows_the_seed_of_the_micro_batch(base):
     engine, row = shaken(load(settings(base, dropout=0.3))), noise(40)
     losses = [engine.backward(collate(row, [0], seed=seed))[0] for seed in (5, 5, 6)]
     assert losses[0] == losses[1] != losses[2]
-    assert engine.loss(collate(row, [0]))[0] == engine.loss(collate(row, [0]))[0]  # none in evaluation
+    assert (
+        engine.loss(collate(row, [0]))[0] == engine.loss(collate(row, [0]))[0]
+    )  # none in evaluation
 
 
 def test_loading_imports_no_other_models_code(base):
     """Each takes time and memory; there are four hundred."""
-    code = ("import json, sys; from lorakit.engines.torch import load; from lorakit.run import Run; "
-            "load(Run(**json.loads(sys.argv[1]))); "
-            "print(*{m.split('.')[2] for m in sys.modules if '.modeling_' in m and 'transformers.models' in m})")
+    code = (
+        "import json, sys; from lorakit.engines.torch import load; from lorakit.run import Run; "
+        "load(Run(**json.loads(sys.argv[1]))); "
+        "print(*{m.split('.')[2] for m in sys.modules if '.modeling_' in m and 'transformers.models' in m})"
+    )
     given = json.dumps(settings(base).model_dump(mode="json"))
-    done = subprocess.run([sys.executable, "-c", code, given], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, given], capture_output=True, text=True, check=True
+    )
     assert "llama" in done.stdout and len(done.stdout.split()) < 6, done.stdout
 
 
@@ -301,10 +398,15 @@ def dequantized(engine, base, folder):
     import bitsandbytes
 
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-    four_bit = {n.replace("base_model.model.", ""): m for n, m in engine.model.named_modules()
-                if isinstance(m, bitsandbytes.nn.Linear4bit)}
+    four_bit = {
+        n.replace("base_model.model.", ""): m
+        for n, m in engine.model.named_modules()
+        if isinstance(m, bitsandbytes.nn.Linear4bit)
+    }
     for name, module in four_bit.items():
-        weight = bitsandbytes.functional.dequantize_4bit(module.weight.data, module.weight.quant_state)
+        weight = bitsandbytes.functional.dequantize_4bit(
+            module.weight.data, module.weight.quant_state
+        )
         model.get_submodule(name.replace(".base_layer", "")).weight.data = weight.float()
     model.save_pretrained(folder)
     byte_tokenizer().save_pretrained(folder)
@@ -333,7 +435,9 @@ def four_bit_error(base, tmp_path_factory):
         batch = collate(rows, range(3))
         before = distance(gradients(engine, rows), gradients(plain, rows))
         assert before < 1e-3
-        np.testing.assert_allclose(engine.predict(batch)[:, 0], plain.predict(batch)[:, 0], rtol=1e-2)
+        np.testing.assert_allclose(
+            engine.predict(batch)[:, 0], plain.predict(batch)[:, 0], rtol=1e-2
+        )
         engine.generate([rows[0]["ids"]], 3, [])
         return distance(gradients(engine, rows), gradients(plain, rows))
 
@@ -353,13 +457,18 @@ def test_nf4_is_nf4_with_double_quantization(base):
     import bitsandbytes
 
     engine, plain = load(settings(base, quantization="nf4")), load(settings(base))
-    layers = {n: m for n, m in engine.model.named_modules() if isinstance(m, bitsandbytes.nn.Linear4bit)}
+    layers = {
+        n: m for n, m in engine.model.named_modules() if isinstance(m, bitsandbytes.nn.Linear4bit)
+    }
     assert len(layers) == 2 * len(PROJECTIONS)  # every projection of both layers, not the head
     for module in layers.values():
         state = module.weight.quant_state
         assert (state.quant_type, state.nested, state.absmax.dtype) == ("nf4", True, torch.uint8)
         assert module.weight.data.numel() * 2 == math.prod(state.shape)  # two weights a byte
-    sizes = [{n.replace(".base_layer", ""): v for n, v in e.parameters().items()} for e in (engine, plain)]
+    sizes = [
+        {n.replace(".base_layer", ""): v for n, v in e.parameters().items()}
+        for e in (engine, plain)
+    ]
     assert sizes[0] == sizes[1]  # counted in weights, not in bytes
 
 
@@ -367,14 +476,25 @@ def test_nf4_is_nf4_with_double_quantization(base):
 
 
 VARIANTS = {
-    "lora": {}, "rslora": {"use_rslora": True}, "dora": {"use_dora": True},
-    "full": {"method": "full"}, "nf4": {"quantization": "nf4"}, "int8": {"quantization": "int8"},
+    "lora": {},
+    "rslora": {"use_rslora": True},
+    "dora": {"use_dora": True},
+    "full": {"method": "full"},
+    "nf4": {"quantization": "nf4"},
+    "int8": {"quantization": "int8"},
     "fp8": {"quantization": "fp8"},
-    "nf4 dora": {"quantization": "nf4", "use_dora": True}, "bf16": {"precision": "bf16"},
-    "full bf16": {"method": "full", "precision": "bf16"}, "nf4 bf16": {"quantization": "nf4", "precision": "bf16"},
-    "checkpointing": {"gradient_checkpointing": True}, "padded": {"packing": False},
-    "one kind": {"target_modules": ["v_proj"]}, "expression": {"target_modules": r".*\.1\..*_proj"},
-    **{name: {"optimizer": name} for name in ("adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit")},
+    "nf4 dora": {"quantization": "nf4", "use_dora": True},
+    "bf16": {"precision": "bf16"},
+    "full bf16": {"method": "full", "precision": "bf16"},
+    "nf4 bf16": {"quantization": "nf4", "precision": "bf16"},
+    "checkpointing": {"gradient_checkpointing": True},
+    "padded": {"packing": False},
+    "one kind": {"target_modules": ["v_proj"]},
+    "expression": {"target_modules": r".*\.1\..*_proj"},
+    **{
+        name: {"optimizer": name}
+        for name in ("adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit")
+    },
 }
 
 
@@ -387,7 +507,11 @@ def test_two_updates_move_everything_trained_and_nothing_frozen(base, rows, chan
     lines = history(engine, batches(rows, engine, updates=2))
     changed = {n for n, t in tensors.items() if not torch.equal(t, before[n])}
     now = engine.fingerprint()
-    assert changed == set(engine.trained) == {n for n, (_, trained) in engine.parameters().items() if trained}
+    assert (
+        changed
+        == set(engine.trained)
+        == {n for n, (_, trained) in engine.parameters().items() if trained}
+    )
     assert {n for n in now if now[n] != prints[n]} == changed
     lines += history(engine, batches(rows, engine, updates=8), state=State(update=2))
     assert lines[-1]["loss"] < lines[0]["loss"]
@@ -400,10 +524,14 @@ def test_two_updates_move_everything_trained_and_nothing_frozen(base, rows, chan
 
 def test_variants_are_what_their_names_say(base):
     layer = "base_model.model.model.layers.0.self_attn.q_proj"
-    scaling = {name: load(settings(base, **VARIANTS[name])).model.get_submodule(layer).scaling["default"]
-               for name in ("lora", "rslora")}
+    scaling = {
+        name: load(settings(base, **VARIANTS[name])).model.get_submodule(layer).scaling["default"]
+        for name in ("lora", "rslora")
+    }
     assert scaling == {"lora": 64 / 16, "rslora": 64 / math.sqrt(16)}
-    assert sum("magnitude" in n for n in load(settings(base, use_dora=True)).trained) == 2 * len(PROJECTIONS)
+    assert sum("magnitude" in n for n in load(settings(base, use_dora=True)).trained) == 2 * len(
+        PROJECTIONS
+    )
     only = load(settings(base, **VARIANTS["expression"])).trained
     assert len(only) == 2 * len(PROJECTIONS) and all("layers.1." in n for n in only)
     full = load(settings(base, method="full"))
@@ -428,7 +556,9 @@ def test_weight_decay_spares_norms(base):
 # The state comes back
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit"])
+@pytest.mark.parametrize(
+    "optimizer", ["adamw", "adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit"]
+)
 def test_training_goes_on_bit_for_bit_from_a_saved_state(base, rows, tmp_path, optimizer):
     """Rank 64: the 8-bit optimizers keep tensors below 4,096 values in 32 bits."""
     run = settings(base, optimizer=optimizer, rank=64, dropout=0.1)
@@ -441,15 +571,26 @@ def test_training_goes_on_bit_for_bit_from_a_saved_state(base, rows, tmp_path, o
     checkpoint.write(tmp_path / "last.safetensors", state, {})
     again.restore(checkpoint.read(tmp_path / "last.safetensors")[0])
     assert again.state().keys() == state.keys()
-    assert all(np.array_equal(again.state()[k], v) and again.state()[k].dtype == v.dtype for k, v in state.items())
+    assert all(
+        np.array_equal(again.state()[k], v) and again.state()[k].dtype == v.dtype
+        for k, v in state.items()
+    )
     rest = history(again, batches(rows, again, updates=6), state=State(update=3))
     assert [line["loss"] for line in rest] == [line["loss"] for line in ahead[3:]]
     end, same = whole.state(), again.state()
     assert end.keys() == same.keys() and all(np.array_equal(end[k], same[k]) for k in end)
 
 
-@pytest.mark.parametrize("name", ["precision", "quantization", "micro_batch_size", "micro_batch_tokens",
-                                  "gradient_checkpointing"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "precision",
+        "quantization",
+        "micro_batch_size",
+        "micro_batch_tokens",
+        "gradient_checkpointing",
+    ],
+)
 def test_what_is_not_decided_is_refused_by_name(base, name):
     with pytest.raises(LorakitError, match=f"{name}='auto': an engine loads what is decided"):
         load(settings(base, **{name: "auto"}))
@@ -475,7 +616,9 @@ def test_predictions_are_plain_cross_entropy(base):
             logits = model(torch.tensor([row["ids"]])).logits[0, :-1]
         answers, kept = torch.tensor(row["ids"][1:]), torch.tensor(row["targets"][1:])
         loss = F.cross_entropy(logits[kept], answers[kept], reduction="sum")
-        expected.append([float(loss), int(kept.sum()), int((logits.argmax(-1) == answers)[kept].sum())])
+        expected.append(
+            [float(loss), int(kept.sum()), int((logits.argmax(-1) == answers)[kept].sum())]
+        )
     batch = collate(rows, range(5))
     found = engine.predict(batch)
     np.testing.assert_allclose(found[:, 0], np.array(expected)[:, 0], rtol=1e-5)
@@ -495,7 +638,9 @@ def test_padding_is_never_a_target_when_the_end_token_pads(base, tmp_path):
     assert len(set(batch.lengths.tolist())) > 1
     total, count = engine.backward(batch)
     assert count == sum(sum(row["targets"]) for row in rows)
-    assert all(row["ids"][-1] == END and row["targets"][-1] for row in rows)  # the answer's own end is trained
+    assert all(
+        row["ids"][-1] == END and row["targets"][-1] for row in rows
+    )  # the answer's own end is trained
     assert total == pytest.approx(sum(engine.loss(collate([r], [0]))[0] for r in rows), rel=1e-5)
     assert distance(gradients(engine, rows), gradients(other, rows)) < 1e-6
 
@@ -521,12 +666,14 @@ def test_answers_are_greedy(packed):
         packed.model.eval()
         with torch.no_grad():
             expected.append(int(packed._logits(batch).argmax()))
-    assert packed.generate([ids], 5, []) == [expected[len(ids):]]
+    assert packed.generate([ids], 5, []) == [expected[len(ids) :]]
 
 
 def test_answers_are_greedy_whatever_the_model_recommends(base, packed, tmp_path):
     model = AutoModelForCausalLM.from_pretrained(base)
-    model.generation_config.update(repetition_penalty=9.0, no_repeat_ngram_size=1, do_sample=True, temperature=2.0)
+    model.generation_config.update(
+        repetition_penalty=9.0, no_repeat_ngram_size=1, do_sample=True, temperature=2.0
+    )
     model.save_pretrained(tmp_path)
     AutoTokenizer.from_pretrained(base).save_pretrained(tmp_path)
     prompts = [row["ids"] for row in noise(11, 30)]
@@ -537,9 +684,22 @@ def test_answers_are_greedy_whatever_the_model_recommends(base, packed, tmp_path
 @pytest.mark.parametrize("kind", ["gpt2", "opt", "llama"])
 def test_answers_end_where_the_positions_do(tmp_path, kind):
     """Tables of positions have no entry beyond; 64 of them and a prompt of 60 leave 5 new tokens."""
-    base = save_base(tmp_path, AutoConfig.for_model(kind, **{
-        **SMALL, "max_position_embeddings": 64, "n_positions": 64, "n_embd": 64, "n_layer": 2, "n_head": 4,
-        "ffn_dim": 64, "word_embed_proj_dim": 64}))
+    base = save_base(
+        tmp_path,
+        AutoConfig.for_model(
+            kind,
+            **{
+                **SMALL,
+                "max_position_embeddings": 64,
+                "n_positions": 64,
+                "n_embd": 64,
+                "n_layer": 2,
+                "n_head": 4,
+                "ffn_dim": 64,
+                "word_embed_proj_dim": 64,
+            },
+        ),
+    )
     engine = load(settings(base, max_length=64))
     assert [len(a) for a in engine.generate([[1] * 60, [2] * 5], 20, [])] == [5, 5]
     assert [len(a) for a in engine.generate([[1] * 64], 20, [])] == [1]
@@ -596,21 +756,37 @@ def test_the_loop_divides_once_by_all_targets():
     """Two micro-batches of 1 and 3 targets with losses 8 and 12: 20 / 4, not the mean of 8 and 4."""
     updates = []
     engine = SimpleNamespace(
-        backward=lambda batch: batch, reduce=lambda total, count: (total, count), memory=lambda: 7,
-        update=lambda rate, count: updates.append((rate, count)) or (0.5, False))
+        backward=lambda batch: batch,
+        reduce=lambda total, count: (total, count),
+        memory=lambda: 7,
+        update=lambda rate, count: updates.append((rate, count)) or (0.5, False),
+    )
     lines, pieces = [], [[(8.0, 1), (12.0, 3)], [(3.0, 3)]]
-    state = train(engine, pieces, State(), lambda u: [0.1, 0.2][u], lambda state, line: lines.append(line))
-    assert [(line["update"], line["loss"], line["target_tokens"], line["learning_rate"]) for line in lines] == [
-        (1, 5.0, 4, 0.1), (2, 1.0, 3, 0.2)]
+    state = train(
+        engine, pieces, State(), lambda u: [0.1, 0.2][u], lambda state, line: lines.append(line)
+    )
+    assert [
+        (line["update"], line["loss"], line["target_tokens"], line["learning_rate"])
+        for line in lines
+    ] == [(1, 5.0, 4, 0.1), (2, 1.0, 3, 0.2)]
     assert updates == [(0.1, 4), (0.2, 3)]
     assert (state.update, state.target_tokens, state.skipped) == (2, 7, 0)
 
 
 def test_the_loop_ends_when_told_and_refuses_what_is_not_finite():
-    engine = SimpleNamespace(backward=lambda batch: (batch, 1), reduce=lambda *x: x, memory=lambda: 0,
-                             blame=lambda batches: "layer 3",
-                             update=lambda *x: (1.0, True))
-    state = train(engine, [[1.0]] * 5, State(), lambda u: 1.0, lambda state, line: state.update == 3)
+    engine = SimpleNamespace(
+        backward=lambda batch: (batch, 1),
+        reduce=lambda *x: x,
+        memory=lambda: 0,
+        blame=lambda batches: "layer 3",
+        update=lambda *x: (1.0, True),
+    )
+    state = train(
+        engine, [[1.0]] * 5, State(), lambda u: 1.0, lambda state, line: state.update == 3
+    )
     assert (state.update, state.skipped) == (3, 3)
-    with pytest.raises(LorakitError, match=r"the loss became nan at update 2: layer 3; lower learning_rate \(0\.5 n"):
+    with pytest.raises(
+        LorakitError,
+        match=r"the loss became nan at update 2: layer 3; lower learning_rate \(0\.5 n",
+    ):
         train(engine, [[1.0], [math.nan]], State(), lambda u: 0.5, lambda state, line: False)

@@ -15,7 +15,11 @@ from lorakit.errors import LorakitError
 
 exporting = importlib.import_module("lorakit.export")
 SLOW = {("onnx", "int8"), ("merged", "fp16")}  # as the other type of their target
-EVERY = [(target, kind) for target in registry.names("export") for kind in registry.load("export", target).TYPES]
+EVERY = [
+    (target, kind)
+    for target in registry.names("export")
+    for kind in registry.load("export", target).TYPES
+]
 
 
 @pytest.mark.parametrize("name", registry.names("export"))
@@ -29,25 +33,39 @@ def test_a_target_keeps_the_contract(name):
         assert 0.5 <= share <= 1 and 0 < added <= 1 and disk > 1e7 and memory > 1e9
 
 
-@pytest.mark.parametrize("target, kind", [
-    pytest.param(*each, id="-".join(each), marks=[pytest.mark.slow] * (each in SLOW)) for each in EVERY])
+@pytest.mark.parametrize(
+    "target, kind",
+    [
+        pytest.param(*each, id="-".join(each), marks=[pytest.mark.slow] * (each in SLOW))
+        for each in EVERY
+    ],
+)
 def test_the_runtime_repeats_the_tuned_model(mistral, tmp_path, here, target, kind):
     found = content(exporting.export(mistral, target, tmp_path / "out", type=kind))
     assert found["agreement"]["prompts"] == found["agreement"]["distinct"] == 24
     assert not found["agreement"]["proves_little"]
     if kind in ("fp32", "f32"):
-        assert found["agreement"]["identical"] == 24 and abs(found["perplexity"]["added_nats"]) < 1e-5
+        assert (
+            found["agreement"]["identical"] == 24 and abs(found["perplexity"]["added_nats"]) < 1e-5
+        )
     if kind in ("fp16", "bf16", "f16", "q8_0"):
-        assert found["agreement"]["tokens"] >= 0.95 and abs(found["perplexity"]["added_nats"]) < 0.02
-    assert found["bytes"] == sum(f["bytes"] for n, f in found["files"].items()
-                                 if n.endswith((".safetensors", ".gguf", ".onnx")))
+        assert (
+            found["agreement"]["tokens"] >= 0.95 and abs(found["perplexity"]["added_nats"]) < 0.02
+        )
+    assert found["bytes"] == sum(
+        f["bytes"]
+        for n, f in found["files"].items()
+        if n.endswith((".safetensors", ".gguf", ".onnx"))
+    )
     assert found["tokens_per_second"]["after"] > 0 and found["base_sha256"]
     assert left(tmp_path) == ["out"]
 
 
 def test_sizes_follow_the_bits(mistral, tmp_path, here):
-    size = {kind: content(exporting.export(mistral, "gguf", tmp_path / kind, type=kind))["bytes"]
-            for kind in ("f32", "f16", "q8_0", "q4_0")}
+    size = {
+        kind: content(exporting.export(mistral, "gguf", tmp_path / kind, type=kind))["bytes"]
+        for kind in ("f32", "f16", "q8_0", "q4_0")
+    }
     weights = size["f32"] - size["f16"]  # in units of 2 bytes
     assert size["f16"] - size["q8_0"] == pytest.approx(weights * (16 - 8.5) / 16, rel=0.02)
     assert size["q8_0"] - size["q4_0"] == pytest.approx(weights * 4 / 16, rel=0.02)
@@ -55,13 +73,22 @@ def test_sizes_follow_the_bits(mistral, tmp_path, here):
 
 def test_a_fresh_process_proves_it_and_the_command_says_so(mistral, tmp_path, capsys):
     out = tmp_path / "out"
-    assert cli.main(["export", str(mistral), "--to", "gguf", "--type", "f32", "--out", str(out)]) == 0
+    assert (
+        cli.main(["export", str(mistral), "--to", "gguf", "--type", "f32", "--out", str(out)]) == 0
+    )
     said = capsys.readouterr().out
     assert f"{out}\ngguf f32: " in said and "loaded by a fresh process" in said
-    assert "24 of 24 greedy answers are the tuned model's, token by token (100.0% of the tokens" in said
+    assert (
+        "24 of 24 greedy answers are the tuned model's, token by token (100.0% of the tokens"
+        in said
+    )
     assert left(out) == ["Modelfile", "README.md", "export.json", "model.gguf"]
     (line,) = exporting.table(out)
-    assert line["export"] == "gguf f32" and line["identical_answers"] == "24 of 24" and line["equal_tokens"] == 1.0
+    assert (
+        line["export"] == "gguf f32"
+        and line["identical_answers"] == "24 of 24"
+        and line["equal_tokens"] == 1.0
+    )
 
 
 # What a quantized base, a whole model and several adapters become
@@ -85,8 +112,10 @@ def test_without_room_for_unquantized_weights_it_is_said(mistral, tmp_path, here
     facts = SimpleNamespace(disk_free=10**12, device_memory=1000)
     monkeypatch.setattr(exporting.machine, "facts", lambda folder: facts)
     found = content(exporting.export(run, "merged", tmp_path / "out", type="fp32"))
-    assert found["notes"] == ["there is no room for the base's unquantized weights: compared with the model in nf4, "
-                              "and what merging changes is not measured"]
+    assert found["notes"] == [
+        "there is no room for the base's unquantized weights: compared with the model in nf4, "
+        "and what merging changes is not measured"
+    ]
     assert found["agreement"]["bound"] == 0.5 and found["agreement"]["tokens"] < 1
 
 
@@ -99,20 +128,33 @@ def test_16_bits_are_merged_in_fp32_and_cast_once(mistral, tmp_path, here):
     exporting.export(mistral, "merged", tmp_path / "out", type="bf16")
     name = "model.layers.1.self_attn.q_proj"
     settings, layers = convert.read_peft(mistral / "adapter")
-    base = load_file(json.loads((mistral / "record.json").read_text())["model"] + "/model.safetensors")
+    base = load_file(
+        json.loads((mistral / "record.json").read_text())["model"] + "/model.safetensors"
+    )
     pair = layers[name]
     expected = base[f"{name}.weight"].numpy() + convert.scale(settings) * pair["B"] @ pair["A"]
     saved = load_file(tmp_path / "out" / "model.safetensors")[f"{name}.weight"]
     import torch
+
     assert saved.dtype == torch.bfloat16
     differs = saved != torch.from_numpy(expected).bfloat16()
     assert differs.float().mean() < 0.001  # the last bit of a sum in another order
 
 
 def test_a_whole_model(tmp_path, here):
-    run = tuned_run(shrunken("llama", tmp_path / "base"), tmp_path, method="full", learning_rate=3e-3,
-                    max_updates=20).path
-    assert content(exporting.export(run, "merged", tmp_path / "out", type="fp32"))["agreement"]["identical"] == 24
+    run = tuned_run(
+        shrunken("llama", tmp_path / "base"),
+        tmp_path,
+        method="full",
+        learning_rate=3e-3,
+        max_updates=20,
+    ).path
+    assert (
+        content(exporting.export(run, "merged", tmp_path / "out", type="fp32"))["agreement"][
+            "identical"
+        ]
+        == 24
+    )
     with pytest.raises(LorakitError, match="method=full has no adapter; export it --to merged"):
         exporting.export(run, "adapter", tmp_path / "adapter")
     assert left(tmp_path / "adapter") == []
@@ -137,7 +179,9 @@ def test_rows_of_a_head_are_interleaved():
     assert interleave(rows, 2).ravel().tolist() == [0, 2, 1, 3, 4, 6, 5, 7]
 
 
-@pytest.mark.parametrize("kind, bits, error", [("Q4_K", 4.5, 0.08), ("Q5_K", 5.5, 0.04), ("Q6_K", 6.5625, 0.02)])
+@pytest.mark.parametrize(
+    "kind, bits, error", [("Q4_K", 4.5, 0.08), ("Q5_K", 5.5, 0.04), ("Q6_K", 6.5625, 0.02)]
+)
 def test_k_types_are_what_the_package_gguf_reads(kind, bits, error):
     import gguf
 
@@ -157,12 +201,17 @@ def test_q4_k_m_gives_more_bits_where_llama_cpp_does():
     more = [0, 1, 4, 7, 10, 13, 14, 15]
     for part in ("ffn_down", "attn_v", "attn_qkv"):
         assert [i for i in range(16) if mixed(f"blk.{i}.{part}.weight", 16, True) == "Q6_K"] == more
-    assert mixed("blk.0.attn_q.weight", 16, True) == "Q4_K" and mixed("output.weight", 16, False) == "Q6_K"
+    assert (
+        mixed("blk.0.attn_q.weight", 16, True) == "Q4_K"
+        and mixed("output.weight", 16, False) == "Q6_K"
+    )
     assert [mixed("token_embd.weight", 16, tied) for tied in (True, False)] == ["Q6_K", "Q4_K"]
 
 
 def test_the_modelfile_holds_the_turns_and_the_stop(mistral, tmp_path, here):
-    text = (exporting.export(mistral, "gguf", tmp_path / "out", type="q8_0") / "Modelfile").read_text()
+    text = (
+        exporting.export(mistral, "gguf", tmp_path / "out", type="q8_0") / "Modelfile"
+    ).read_text()
     assert text.splitlines()[:2] == ["# ollama create run -f Modelfile", "FROM ./model.gguf"]
     assert "<|user|>\n{{ .Prompt }}<|end|>\n<|assistant|>\n{{ end }}{{ .Response }}" in text
     assert 'PARAMETER stop "<|end|>"' in text

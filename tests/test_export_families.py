@@ -9,7 +9,11 @@ from tuned import FAMILIES, content, shrunken, tuned_run
 from lorakit import registry
 
 exporting = importlib.import_module("lorakit.export")
-EVERY = [(target, kind) for target in registry.names("export") for kind in registry.load("export", target).TYPES]
+EVERY = [
+    (target, kind)
+    for target in registry.names("export")
+    for kind in registry.load("export", target).TYPES
+]
 
 
 @pytest.mark.parametrize("family", sorted({*FAMILIES} - {"mistral"}))
@@ -31,8 +35,11 @@ def test_every_family_in_every_format(family, tmp_path, here, capsys):
     for target, kind in EVERY:
         found = content(exporting.export(run, target, tmp_path / f"{target}-{kind}", type=kind))
         with capsys.disabled():
-            print(f"\n{family} {target} {kind}: {found['agreement']['identical']} of 24, tokens "
-                  f"{found['agreement']['tokens']:.3f}, {found['perplexity']['added_nats']:+.1e} nats", end="")
+            print(
+                f"\n{family} {target} {kind}: {found['agreement']['identical']} of 24, tokens "
+                f"{found['agreement']['tokens']:.3f}, {found['perplexity']['added_nats']:+.1e} nats",
+                end="",
+            )
         if kind in ("fp32", "f32") and not (family == "gpt_oss" and target in ("gguf", "mlx")):
             assert found["agreement"]["identical"] == 24
         assert found["agreement"]["distinct"] >= 10
@@ -53,20 +60,32 @@ def unigram():
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    letters = [(c, -8.0 - i / 100) for i, c in enumerate("abcdefghijklmnopqrstuvwxyz0123456789?.,|<>:\n▁")]
-    words = [(w, -3.0 - i / 10) for i, w in enumerate("▁go ▁then bridge school market river chapel mill".split())]
+    letters = [
+        (c, -8.0 - i / 100) for i, c in enumerate("abcdefghijklmnopqrstuvwxyz0123456789?.,|<>:\n▁")
+    ]
+    words = [
+        (w, -3.0 - i / 10)
+        for i, w in enumerate("▁go ▁then bridge school market river chapel mill".split())
+    ]
     raw = Tokenizer(models.Unigram([("<unk>", 0.0), ("</s>", 0.0), *words, *letters], unk_id=0))
     raw.normalizer = normalizers.Replace(" ", "▁")
     raw.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never")
     raw.decoder = decoders.Metaspace(prepend_scheme="never")
-    return PreTrainedTokenizerFast(tokenizer_object=raw, unk_token="<unk>", eos_token="</s>", pad_token="</s>",
-                                   chat_template="{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}"
-                                                 "{% if m['role'] == 'assistant' %}</s>{% endif %}\n{% endfor %}"
-                                                 "{% if add_generation_prompt %}assistant: {% endif %}")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=raw,
+        unk_token="<unk>",
+        eos_token="</s>",
+        pad_token="</s>",
+        chat_template="{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}"
+        "{% if m['role'] == 'assistant' %}</s>{% endif %}\n{% endfor %}"
+        "{% if add_generation_prompt %}assistant: {% endif %}",
+    )
 
 
 def test_a_unigram_tokenizer_is_read_alike(tmp_path, here):
-    model = shrunken("llama", tmp_path / "base", vocab_size=64, bos_token_id=None, eos_token_id=1, pad_token_id=1)
+    model = shrunken(
+        "llama", tmp_path / "base", vocab_size=64, bos_token_id=None, eos_token_id=1, pad_token_id=1
+    )
     shutil.rmtree(tmp_path / "base" / "chat_template.jinja", ignore_errors=True)
     unigram().save_pretrained(model)
     run = tuned_run(model, tmp_path, max_updates=20).path

@@ -25,14 +25,26 @@ from lorakit import cli, registry
 from lorakit.errors import LorakitError
 from lorakit.machine import child_environment
 
-cards, exporting = importlib.import_module("lorakit.card"), importlib.import_module("lorakit.export")
+cards, exporting = (
+    importlib.import_module("lorakit.card"),
+    importlib.import_module("lorakit.export"),
+)
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A finished run of the embedded model with scores on 24 test rows. Only to be read."""
-    settings = {"name": "triage", "data": "triage.jsonl", "max_rows": 240, "max_updates": 20, "precision": "fp32",
-                "quantization": "none", "learning_rate": 3e-3, "max_length": 160, "max_new_tokens": 32}
+    settings = {
+        "name": "triage",
+        "data": "triage.jsonl",
+        "max_rows": 240,
+        "max_updates": 20,
+        "precision": "fp32",
+        "quantization": "none",
+        "learning_rate": 3e-3,
+        "max_length": 160,
+        "max_new_tokens": 32,
+    }
     here = tmp_path_factory.mktemp("card")
     shutil.copy(Path(__file__).parents[1] / "data" / "triage.jsonl", here)
     with contextlib.chdir(here):
@@ -47,7 +59,11 @@ def run(tmp_path_factory):
 def exported(run):
     """Its adapter, exported once: beside it lies the card."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(exporting, "again", lambda part, found, target, kind: exporting.measure(part, found, target))
+        patch.setattr(
+            exporting,
+            "again",
+            lambda part, found, target, kind: exporting.measure(part, found, target),
+        )
         return exporting.export(run, "adapter")
 
 
@@ -71,29 +87,49 @@ def test_its_metadata_comes_back_as_it_was_written(run, tmp_path):
     scores = lorakit.Folder(run).scores
     assert name == "triage"
     assert {r.metric_type: r.metric_value for r in results} == {
-        n: round(s["after"], 6) for n, s in scores.items()}
+        n: round(s["after"], 6) for n, s in scores.items()
+    }
     again = ModelCard.load(tmp_path / "README.md")
-    assert again.data.to_dict() == cards.card(run).data.to_dict() and again.data.eval_results == results
+    assert (
+        again.data.to_dict() == cards.card(run).data.to_dict()
+        and again.data.eval_results == results
+    )
 
 
 def test_a_base_of_the_hub_and_its_licence_are_named(run, tmp_path, monkeypatch):
     mine = Path(shutil.copytree(run, tmp_path / "mine"))
     settings = yaml.safe_load((mine / "run.yaml").read_text())
-    for model, licence in (("llama-3.2-1b", "llama3.2"), ("qwen3-0.6b", "apache-2.0"), ("phi-3-mini", "mit"),
-                           ("gemma-3-1b", "gemma"), ("opt-1.3b", "other")):
+    for model, licence in (
+        ("llama-3.2-1b", "llama3.2"),
+        ("qwen3-0.6b", "apache-2.0"),
+        ("phi-3-mini", "mit"),
+        ("gemma-3-1b", "gemma"),
+        ("opt-1.3b", "other"),
+    ):
         (mine / "run.yaml").write_text(yaml.safe_dump(settings | {"model": model}))
         data = cards.card(mine).data
         assert (data.base_model, data.license) == (cards.base.spec(model).path, licence)
         assert (data.license_name is not None) == (licence == "other")
 
 
-@pytest.mark.parametrize("target, library", [("adapter", "peft"), ("merged", "transformers"), ("gguf", "gguf"),
-                                             ("onnx", "onnx"), (registry.names("export")[3], "mlx")])
+@pytest.mark.parametrize(
+    "target, library",
+    [
+        ("adapter", "peft"),
+        ("merged", "transformers"),
+        ("gguf", "gguf"),
+        ("onnx", "onnx"),
+        (registry.names("export")[3], "mlx"),
+    ],
+)
 def test_an_export_says_which_library_reads_it(run, exported, target, library):
     found = exporting.read(exported) | {"target": target}
     card = cards.card(run, found)
     assert card.data.library_name == library
-    assert f"{target}, fp32, " in card.text and "greedy answers are the tuned model's, token by token" in card.text
+    assert (
+        f"{target}, fp32, " in card.text
+        and "greedy answers are the tuned model's, token by token" in card.text
+    )
 
 
 # The hub
@@ -115,23 +151,42 @@ class Uploads(BaseHTTPRequestHandler):
         if path == "/api/validate-yaml":
             head = yaml.safe_load(json.loads(body)["content"].split("---\n")[1])
             wrong = [k for k in ("license", "library_name", "tags") if not head.get(k)]
-            return self.answer(400 if wrong else 200, {"errors": [{"message": f"{k} is missing"} for k in wrong],
-                                                       "warnings": []})
+            return self.answer(
+                400 if wrong else 200,
+                {"errors": [{"message": f"{k} is missing"} for k in wrong], "warnings": []},
+            )
         if "/preupload/" in path:
-            return self.answer(200, {"files": [{"path": f["path"], "uploadMode": "regular", "shouldIgnore": False}
-                                               for f in json.loads(body)["files"]]})
+            return self.answer(
+                200,
+                {
+                    "files": [
+                        {"path": f["path"], "uploadMode": "regular", "shouldIgnore": False}
+                        for f in json.loads(body)["files"]
+                    ]
+                },
+            )
         if "/commit/" in path:
             for line in map(json.loads, body.splitlines()):
                 if line["key"] == "file":
-                    self.hub.files[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
+                    self.hub.files[line["value"]["path"]] = base64.b64decode(
+                        line["value"]["content"]
+                    )
                 else:
                     self.hub.message = line["value"]["summary"]
-            return self.answer(200, {"success": True, "commitOid": "0" * 40,
-                                     "commitUrl": f"{self.hub.url}/me/triage/commit/{'0' * 40}"})
+            return self.answer(
+                200,
+                {
+                    "success": True,
+                    "commitOid": "0" * 40,
+                    "commitUrl": f"{self.hub.url}/me/triage/commit/{'0' * 40}",
+                },
+            )
         return self.answer(404, {"error": path})
 
     def do_GET(self):
-        self.answer(200, {"id": "me/triage", "sha": "0" * 40, "private": True, "siblings": [], "tags": []})
+        self.answer(
+            200, {"id": "me/triage", "sha": "0" * 40, "private": True, "siblings": [], "tags": []}
+        )
 
     def answer(self, status, content):
         body = json.dumps(content).encode()
@@ -148,9 +203,13 @@ class Uploads(BaseHTTPRequestHandler):
 class StandIn:
     def __enter__(self):
         self.files, self.made, self.message = {}, None, ""
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (Uploads,), {"hub": self}))
+        self.server = ThreadingHTTPServer(
+            ("127.0.0.1", 0), type("Bound", (Uploads,), {"hub": self})
+        )
         self.url = f"http://127.0.0.1:{self.server.server_port}"
-        Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+        Thread(
+            target=self.server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True
+        ).start()
         return self
 
     def __exit__(self, *_):
@@ -160,10 +219,19 @@ class StandIn:
 
 def push(exported, url, token):
     """In a process of its own: huggingface_hub reads the endpoint when it is imported."""
-    environment = child_environment() | {"HF_ENDPOINT": url, "HF_HUB_OFFLINE": "0", "HF_TOKEN": token,
-                                         "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
-    return subprocess.run([sys.executable, "-m", "lorakit.cli", "push", str(exported), "me/triage"], text=True,
-                          capture_output=True, env=environment, timeout=120)
+    environment = child_environment() | {
+        "HF_ENDPOINT": url,
+        "HF_HUB_OFFLINE": "0",
+        "HF_TOKEN": token,
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    }
+    return subprocess.run(
+        [sys.executable, "-m", "lorakit.cli", "push", str(exported), "me/triage"],
+        text=True,
+        capture_output=True,
+        env=environment,
+        timeout=120,
+    )
 
 
 def test_push_uploads_the_export_with_its_card(exported):
@@ -175,14 +243,20 @@ def test_push_uploads_the_export_with_its_card(exported):
     assert {"README.md", "adapter_config.json", "adapter_model.safetensors"} <= set(hub.files)
     assert "export.json" not in hub.files  # it names folders of this machine
     assert hub.files["README.md"] == (exported / "README.md").read_bytes()
-    assert hub.files["adapter_model.safetensors"] == (exported / "adapter_model.safetensors").read_bytes()
+    assert (
+        hub.files["adapter_model.safetensors"]
+        == (exported / "adapter_model.safetensors").read_bytes()
+    )
 
 
 def test_a_refused_push_says_what_to_look_at(exported):
     with StandIn() as hub:
         done = push(exported, hub.url, "hf_bad")
     assert done.returncode == 1 and not hub.files
-    assert done.stderr.splitlines()[-1].startswith("lorakit: me/triage: ") and "HF_TOKEN" in done.stderr
+    assert (
+        done.stderr.splitlines()[-1].startswith("lorakit: me/triage: ")
+        and "HF_TOKEN" in done.stderr
+    )
     assert "Traceback" not in done.stderr
 
 
@@ -191,7 +265,10 @@ def test_only_an_export_is_pushed(run, exported, capsys):
         cards.push(run, "me/triage")
     with pytest.raises(LorakitError, match="triage: a place at the hub is called owner/name"):
         cards.push(exported, "triage")
-    assert cli.main(["push", str(run), "me/triage"]) == 1 and "is no exported folder" in capsys.readouterr().err
+    assert (
+        cli.main(["push", str(run), "me/triage"]) == 1
+        and "is no exported folder" in capsys.readouterr().err
+    )
 
 
 # The endpoint
@@ -206,26 +283,46 @@ def free_port():
 def test_the_endpoint_answers_as_the_tuned_model_does(run):
     port, question = free_port(), json.loads((run / "answers.jsonl").read_text().splitlines()[0])
     with (run / "serve.log").open("w") as log:
-        child = subprocess.Popen([sys.executable, "-m", "lorakit.cli", "serve", str(run), "--port", str(port)],
-                                 stdout=log, stderr=log, env=child_environment() | {"HF_HUB_OFFLINE": "1"},
-                                 start_new_session=True)
+        child = subprocess.Popen(
+            [sys.executable, "-m", "lorakit.cli", "serve", str(run), "--port", str(port)],
+            stdout=log,
+            stderr=log,
+            env=child_environment() | {"HF_HUB_OFFLINE": "1"},
+            start_new_session=True,
+        )
     try:
         for _ in range(240):
-            with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5):
+            with (
+                contextlib.suppress(OSError),
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5),
+            ):
                 break
             assert child.poll() is None, (run / "serve.log").read_text()
             time.sleep(0.5)
-        asked = {"model": "merged-fp32", "max_tokens": 32, "temperature": 0,
-                 "messages": [{"role": "user", "content": question["prompt"]}]}
-        call = urllib.request.Request(f"http://127.0.0.1:{port}/v1/chat/completions", json.dumps(asked).encode(),
-                                      {"Content-Type": "application/json"})
+        asked = {
+            "model": "merged-fp32",
+            "max_tokens": 32,
+            "temperature": 0,
+            "messages": [{"role": "user", "content": question["prompt"]}],
+        }
+        call = urllib.request.Request(
+            f"http://127.0.0.1:{port}/v1/chat/completions",
+            json.dumps(asked).encode(),
+            {"Content-Type": "application/json"},
+        )
         with urllib.request.urlopen(call, timeout=60) as answer:
             said = json.load(answer)["choices"][0]
-        assert said["message"]["content"].strip() == question["after"] and said["finish_reason"] == "stop"
+        assert (
+            said["message"]["content"].strip() == question["after"]
+            and said["finish_reason"] == "stop"
+        )
     finally:
         os.killpg(child.pid, 9)
         child.wait()
-    assert f"http://127.0.0.1:{port}/v1 answers as model 'merged-fp32'" in (run / "serve.log").read_text()
+    assert (
+        f"http://127.0.0.1:{port}/v1 answers as model 'merged-fp32'"
+        in (run / "serve.log").read_text()
+    )
 
 
 def test_a_taken_port_is_said_before_anything_is_made(run, tmp_path, capsys):

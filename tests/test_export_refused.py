@@ -38,20 +38,30 @@ def refused(run, target, out, words, **options):
 def test_a_run_that_is_not_done(mine, tmp_path):
     record = json.loads((mine / "record.json").read_text())
     (mine / "record.json").write_text(json.dumps(record | {"status": "stopped"}))
-    refused(mine, "gguf", tmp_path / "at" / "out", "status stopped: only a finished run can be exported")
+    refused(
+        mine, "gguf", tmp_path / "at" / "out", "status stopped: only a finished run can be exported"
+    )
 
 
 def test_another_base_than_it_was_tuned_on(mine, tmp_path):
     record = json.loads((mine / "record.json").read_text())
     (mine / "record.json").write_text(json.dumps(record | {"base_sha256": "0" * 64}))
-    refused(mine, "gguf", tmp_path / "at" / "out", "now has other weights than this run was tuned on")
+    refused(
+        mine, "gguf", tmp_path / "at" / "out", "now has other weights than this run was tuned on"
+    )
 
 
 def test_an_adapter_of_another_base(mine, tmp_path):
     settings = json.loads((mine / "adapter" / "adapter_config.json").read_text())
-    (mine / "adapter" / "adapter_config.json").write_text(json.dumps(
-        settings | {"base_model_name_or_path": "someone/other"}))
-    refused(mine, "merged", tmp_path / "at" / "out", "this adapter was made for someone/other, and the run tuned")
+    (mine / "adapter" / "adapter_config.json").write_text(
+        json.dumps(settings | {"base_model_name_or_path": "someone/other"})
+    )
+    refused(
+        mine,
+        "merged",
+        tmp_path / "at" / "out",
+        "this adapter was made for someone/other, and the run tuned",
+    )
 
 
 def test_an_adapter_of_another_shape(mine, tmp_path, here):
@@ -71,7 +81,13 @@ def test_a_missing_chat_template(mine, tmp_path):
 
 def test_unknown_targets_and_types(mistral, tmp_path):
     refused(mistral, "ggfu", tmp_path / "out", "there is no 'ggfu' in export/; did you mean 'gguf'")
-    refused(mistral, "gguf", tmp_path / "out", "--type q8: gguf has q8_0, .*; did you mean 'q8_0'", type="q8")
+    refused(
+        mistral,
+        "gguf",
+        tmp_path / "out",
+        "--type q8: gguf has q8_0, .*; did you mean 'q8_0'",
+        type="q8",
+    )
 
 
 def test_a_folder_that_is_no_export_stays(mistral, tmp_path):
@@ -86,12 +102,21 @@ def test_room_is_looked_at_first(mistral, tmp_path, monkeypatch, what):
     import psutil
 
     if what == "disk":
-        monkeypatch.setattr(exporting.machine, "facts", lambda folder: SimpleNamespace(disk_free=1000))
+        monkeypatch.setattr(
+            exporting.machine, "facts", lambda folder: SimpleNamespace(disk_free=1000)
+        )
     else:
-        monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=1000, total=2**34))
+        monkeypatch.setattr(
+            psutil, "virtual_memory", lambda: SimpleNamespace(available=1000, total=2**34)
+        )
     where = "on the disk" if what == "disk" else "of memory"
-    refused(mistral, "gguf", tmp_path / "out", rf"f32 of 0.00 billion weights needs 0.0 GB {where} while it is made",
-            type="f32")
+    refused(
+        mistral,
+        "gguf",
+        tmp_path / "out",
+        rf"f32 of 0.00 billion weights needs 0.0 GB {where} while it is made",
+        type="f32",
+    )
 
 
 def test_a_full_disk_leaves_nothing(mistral, tmp_path, here, monkeypatch):
@@ -99,30 +124,53 @@ def test_a_full_disk_leaves_nothing(mistral, tmp_path, here, monkeypatch):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(registry.load("export", "gguf"), "packed", full)
-    refused(mistral, "gguf", tmp_path / "at" / "out", "could not be written: No space left on device")
+    refused(
+        mistral, "gguf", tmp_path / "at" / "out", "could not be written: No space left on device"
+    )
 
 
 def test_another_model_is_not_called_done(mistral, tmp_path, here, monkeypatch):
     """Here the export forgets that llama.cpp rotates neighbours."""
     monkeypatch.setattr(registry.load("export", "gguf"), "interleave", lambda value, heads: value)
-    refused(mistral, "gguf", tmp_path / "at" / "out", "gguf f32: done is refused: .* of the greedy tokens", type="f32")
+    refused(
+        mistral,
+        "gguf",
+        tmp_path / "at" / "out",
+        "gguf f32: done is refused: .* of the greedy tokens",
+        type="f32",
+    )
 
 
 def test_other_tokens_are_not_called_done(mistral, tmp_path, here, monkeypatch):
     import gguf
 
     every = gguf.GGUFWriter.add_token_merges
-    monkeypatch.setattr(gguf.GGUFWriter, "add_token_merges", lambda writer, pairs: every(writer, pairs[:100]))
-    refused(mistral, "gguf", tmp_path / "at" / "out", "llama.cpp reads .* of 24 texts as other tokens", type="f32")
+    monkeypatch.setattr(
+        gguf.GGUFWriter, "add_token_merges", lambda writer, pairs: every(writer, pairs[:100])
+    )
+    refused(
+        mistral,
+        "gguf",
+        tmp_path / "at" / "out",
+        "llama.cpp reads .* of 24 texts as other tokens",
+        type="f32",
+    )
 
 
 def test_killed_in_mid_export(mistral, tmp_path, here):
     out = tmp_path / "at" / "out"
-    code = ("import importlib, sys, time; g = importlib.import_module('lorakit.export.gguf'); g.write = lambda m, s, "
-            "path, kind: (path.write_bytes(b'half'), print('writing', flush=True), time.sleep(60)); "
-            "importlib.import_module('lorakit.export').export(*sys.argv[1:])")
-    child = subprocess.Popen([sys.executable, "-c", code, str(mistral), "gguf", str(out)], stdout=subprocess.PIPE,
-                             stderr=subprocess.DEVNULL, text=True, env=child_environment())
+    code = (
+        "import importlib, sys, time; g = importlib.import_module('lorakit.export.gguf'); g.write = lambda m, s, "
+        "path, kind: (path.write_bytes(b'half'), print('writing', flush=True), time.sleep(60)); "
+        "importlib.import_module('lorakit.export').export(*sys.argv[1:])"
+    )
+    child = subprocess.Popen(
+        [sys.executable, "-c", code, str(mistral), "gguf", str(out)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env=child_environment(),
+    )
     assert child.stdout.readline() == "writing\n"
     child.send_signal(signal.SIGKILL)
     child.wait()
@@ -135,4 +183,9 @@ def test_killed_in_mid_export(mistral, tmp_path, here):
 def test_a_model_that_does_more_than_write(mine, tmp_path):
     meta = json.loads((mine / "rows" / "meta.json").read_text())
     (mine / "rows" / "meta.json").write_text(json.dumps(meta | {"task": "classify_text"}))
-    refused(mine, "gguf", tmp_path / "at" / "out", "task=classify_text: only models that read and write text alone")
+    refused(
+        mine,
+        "gguf",
+        tmp_path / "at" / "out",
+        "task=classify_text: only models that read and write text alone",
+    )

@@ -27,8 +27,17 @@ from lorakit.engines.torch.engine import TorchEngine
 from lorakit.record import Folder, read_lines
 
 module = import_module("lorakit.finetune")
-UPDATE_KEYS = {"update", "loss", "target_tokens", "learning_rate", "grad_norm", "tokens_per_second", "seconds",
-               "memory_bytes", "skipped"}
+UPDATE_KEYS = {
+    "update",
+    "loss",
+    "target_tokens",
+    "learning_rate",
+    "grad_norm",
+    "tokens_per_second",
+    "seconds",
+    "memory_bytes",
+    "skipped",
+}
 
 
 def finetune(run):
@@ -38,7 +47,9 @@ def finetune(run):
 def test_answers_at_every_validation(quick, run):
     folder = finetune(run.with_(samples=2))
     lines = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
-    assert [x["update"] for x in lines] == [3, 3, 6, 6, 9, 9, 12, 12] and len({x["prompt"] for x in lines}) == 2
+    assert [x["update"] for x in lines] == [3, 3, 6, 6, 9, 9, 12, 12] and len(
+        {x["prompt"] for x in lines}
+    ) == 2
     assert all(isinstance(x["answer"], str) for x in lines)
 
 
@@ -52,15 +63,37 @@ def write_rows(path, pairs):
 
 def test_the_files_of_a_run(finished):
     names = {p.name for p in finished.path.iterdir()} - {".lock"}
-    assert names == {"run.yaml", "record.json", "rows", "history.jsonl", "scores.json", "answers.jsonl",
-                     "rejected.jsonl", "report.md", "report.html", "loss.png", "confusion.png", "adapter",
-                     "checkpoint"}
+    assert names == {
+        "run.yaml",
+        "record.json",
+        "rows",
+        "history.jsonl",
+        "scores.json",
+        "answers.jsonl",
+        "rejected.jsonl",
+        "report.md",
+        "report.html",
+        "loss.png",
+        "confusion.png",
+        "adapter",
+        "checkpoint",
+    }
     assert (finished / "loss.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     assert {"adapter_config.json", "adapter_model.safetensors", "tokenizer.json"} <= {
-        p.name for p in (finished / "adapter").iterdir()}
-    assert {p.name for p in (finished / "checkpoint").iterdir()} == {"last.safetensors", "best.safetensors"}
+        p.name for p in (finished / "adapter").iterdir()
+    }
+    assert {p.name for p in (finished / "checkpoint").iterdir()} == {
+        "last.safetensors",
+        "best.safetensors",
+    }
     assert {p.name for p in (finished / "rows").iterdir()} == {
-        "train", "validation", "test", "meta.json", "before.json", "after.json"}
+        "train",
+        "validation",
+        "test",
+        "meta.json",
+        "before.json",
+        "after.json",
+    }
 
 
 def test_the_history_of_a_run(finished):
@@ -68,7 +101,8 @@ def test_the_history_of_a_run(finished):
     assert [u["update"] for u in updates] == list(range(1, 13))
     assert all(u.keys() == UPDATE_KEYS for u in updates)
     assert [(v["update"], v.keys()) for v in validations] == [
-        (n, {"update", "validation_loss"}) for n in (3, 6, 9, 12)]
+        (n, {"update", "validation_loss"}) for n in (3, 6, 9, 12)
+    ]
     assert updates[-1]["loss"] < updates[0]["loss"] - 1
     assert all(u["seconds"] > 0 and u["skipped"] is False for u in updates)
 
@@ -76,11 +110,27 @@ def test_the_history_of_a_run(finished):
 def test_the_memory_of_a_run_holds_what_it_trains(quick, run, tmp_path):
     """Resident bytes above those before the base was there: every update needs the base, the adapters, their gradients
     and two moments, in blocks so large that none hides in what the process had freed before."""
-    config = LlamaConfig(vocab_size=300, hidden_size=1024, intermediate_size=2048, num_hidden_layers=1,
-                         num_attention_heads=8, max_position_embeddings=512, eos_token_id=257, pad_token_id=258)
-    folder = finetune(run.with_(
-        model=save_base(tmp_path / "base", config), target_modules=["gate_proj", "up_proj", "down_proj"], rank=1536,
-        max_rows=24, max_updates=2, validate_every=0, max_new_tokens=1))
+    config = LlamaConfig(
+        vocab_size=300,
+        hidden_size=1024,
+        intermediate_size=2048,
+        num_hidden_layers=1,
+        num_attention_heads=8,
+        max_position_embeddings=512,
+        eos_token_id=257,
+        pad_token_id=258,
+    )
+    folder = finetune(
+        run.with_(
+            model=save_base(tmp_path / "base", config),
+            target_modules=["gate_proj", "up_proj", "down_proj"],
+            rank=1536,
+            max_rows=24,
+            max_updates=2,
+            validate_every=0,
+            max_new_tokens=1,
+        )
+    )
     updates, record = folder.history()[0], folder.record
     trained = 3 * 1536 * (1024 + 2048)
     assert record["trained_parameters"] == trained
@@ -95,7 +145,9 @@ def test_the_record_of_a_run(finished, rows_file, base):
     assert (record["status"], record["error"], record["method"]) == ("done", None, "LoRA")
     assert {"python", "torch", "transformers", "peft", "lorakit"} <= record["versions"].keys()
     assert all(len(choice) == 2 and choice[1] for choice in record["choices"].values())
-    assert {"engine", "packing", "micro_batch_tokens", "gradient_checkpointing"} <= record["choices"].keys()
+    assert {"engine", "packing", "micro_batch_tokens", "gradient_checkpointing"} <= record[
+        "choices"
+    ].keys()
     assert record["data"]["sha256"] == hashlib.sha256(Path(rows_file).read_bytes()).hexdigest()
     assert record["data"]["rows"] == {"train": 64, "validation": 8, "test": 8}
     weights = hashlib.sha256((Path(base) / "model.safetensors").read_bytes()).hexdigest()
@@ -107,7 +159,8 @@ def test_the_record_of_a_run(finished, rows_file, base):
     # 7 projections of 2 layers, rank 16: 16 (in + out) each; q, o: 64 64, k, v: 64 32, gate, up, down: 64 128
     assert record["trained_parameters"] == 2 * 16 * (2 * 128 + 2 * 96 + 3 * 192)
     assert record["parameters"] == record["trained_parameters"] + sum(
-        p.numel() for p in AutoModelForCausalLM.from_pretrained(base).parameters())
+        p.numel() for p in AutoModelForCausalLM.from_pretrained(base).parameters()
+    )
     assert record["proof"].keys() == {"finite", "applied", "frozen", "trained", "reloaded"}
     assert record["proof"]["trained"] == "28 tensors, all changed"
 
@@ -127,20 +180,36 @@ def test_the_scores_are_those_of_plain_models(finished, base):
     scores, losses = finished.scores, {}
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     for when in ("before", "after"):
-        model = model if when == "before" else PeftModel.from_pretrained(model, str(finished / "adapter"))
+        model = (
+            model
+            if when == "before"
+            else PeftModel.from_pretrained(model, str(finished / "adapter"))
+        )
         total, count = 0.0, 0
         for row in test:
-            ids, marks = torch.tensor(np.asarray(row["ids"]))[None].long(), torch.tensor(np.asarray(row["targets"]))
+            ids, marks = (
+                torch.tensor(np.asarray(row["ids"]))[None].long(),
+                torch.tensor(np.asarray(row["targets"])),
+            )
             with torch.no_grad():
                 logits = model.eval()(ids).logits[0, :-1]
-            total += float(F.cross_entropy(logits[marks[1:]], ids[0, 1:][marks[1:]], reduction="sum"))
+            total += float(
+                F.cross_entropy(logits[marks[1:]], ids[0, 1:][marks[1:]], reduction="sum")
+            )
             count += int(marks.sum())
         losses[when] = total / count
     assert {k: scores["loss"][k] for k in losses} == pytest.approx(losses, rel=1e-5)
     assert scores["perplexity"]["after"] == pytest.approx(math.exp(losses["after"]), rel=1e-5)
     assert scores.keys() == {"loss", "perplexity", "token_accuracy", "exact_match", "chrf"}
     for name, entry in scores.items():
-        assert {"before", "after", "difference", "interval", "rows", "higher_is_better"} <= entry.keys(), name
+        assert {
+            "before",
+            "after",
+            "difference",
+            "interval",
+            "rows",
+            "higher_is_better",
+        } <= entry.keys(), name
         assert entry["rows"] == 8
         assert entry["difference"] == pytest.approx(entry["after"] - entry["before"])
         low, high = entry["interval"]
@@ -157,7 +226,11 @@ def test_the_answers_belong_to_rows_of_the_data(finished, rows_file):
     for answer in answers:
         name, line = answer["where"].rsplit(":", 1)
         row = json.loads(lines[int(line) - 1])
-        assert (name, answer["prompt"], answer["reference"]) == ("rows.jsonl", row["prompt"], row["completion"])
+        assert (name, answer["prompt"], answer["reference"]) == (
+            "rows.jsonl",
+            row["prompt"],
+            row["completion"],
+        )
     assert any(a["before"] != a["after"] for a in answers)
 
 
@@ -179,13 +252,18 @@ print(json.dumps([logits.tolist(), text]))
 
 def test_plain_peft_loads_the_adapter(finished, base):
     ids = np.asarray(rows.read(finished / "rows")[0]["test"][0]["ids"])
-    out = subprocess.run([sys.executable, "-c", PLAIN, base, str(finished / "adapter"), json.dumps(ids.tolist())],
-                         capture_output=True, text=True)
+    out = subprocess.run(
+        [sys.executable, "-c", PLAIN, base, str(finished / "adapter"), json.dumps(ids.tolist())],
+        capture_output=True,
+        text=True,
+    )
     assert out.returncode == 0, out.stderr
     logits, text = json.loads(out.stdout.splitlines()[-1])
     assert text == "<|user|>abc?<|end|>"
     engine = lorakit.tuned(finished.path)[0]
-    batch = Batch(ids.astype(np.int64), np.arange(len(ids)) > 0, np.array([len(ids)]), np.array([0]))
+    batch = Batch(
+        ids.astype(np.int64), np.arange(len(ids)) > 0, np.array([len(ids)]), np.array([0])
+    )
     with torch.no_grad(), engine._evaluating():
         mine = engine._logits(batch).numpy()
     np.testing.assert_allclose(mine, np.array(logits)[:-1], atol=1e-4)
@@ -196,12 +274,26 @@ def test_plain_peft_loads_the_adapter(finished, base):
 # Kinds of runs
 
 
-@pytest.mark.parametrize(("changes", "method"), [
-    ({"quantization": "nf4"}, "QLoRA (NF4)"),
-    ({"method": "full", "learning_rate": 3e-3}, "full fine-tuning"),
-    ({"use_dora": True, "use_rslora": True, "target_modules": ["q_proj", "up_proj"], "packing": False}, "LoRA"),
-    ({"precision": "bf16", "optimizer": "paged_adamw_8bit", "gradient_checkpointing": True}, "LoRA"),
-])
+@pytest.mark.parametrize(
+    ("changes", "method"),
+    [
+        ({"quantization": "nf4"}, "QLoRA (NF4)"),
+        ({"method": "full", "learning_rate": 3e-3}, "full fine-tuning"),
+        (
+            {
+                "use_dora": True,
+                "use_rslora": True,
+                "target_modules": ["q_proj", "up_proj"],
+                "packing": False,
+            },
+            "LoRA",
+        ),
+        (
+            {"precision": "bf16", "optimizer": "paged_adamw_8bit", "gradient_checkpointing": True},
+            "LoRA",
+        ),
+    ],
+)
 def test_kinds_of_runs_are_done(quick, run, changes, method):
     folder = finetune(run.with_(**changes))
     assert (folder.record["status"], folder.record["method"]) == ("done", method)
@@ -225,12 +317,20 @@ def test_plain_text(quick, run, tmp_path):
 
 
 def test_sets_of_their_own_and_none(quick, run, tmp_path):
-    files = [write_rows(tmp_path / f"{name}.jsonl", [(f"{name} {chr(97 + i) * 6} {i}?", "no") for i in range(4)])
-             for name in ("validation", "test")]
+    files = [
+        write_rows(
+            tmp_path / f"{name}.jsonl", [(f"{name} {chr(97 + i) * 6} {i}?", "no") for i in range(4)]
+        )
+        for name in ("validation", "test")
+    ]
     folder = finetune(run.with_(validation_data=files[0], test_data=files[1]))
     assert folder.record["data"]["rows"] == {"train": 80, "validation": 4, "test": 4}
-    assert [a["where"] for a in read_lines(folder / "answers.jsonl")] == [f"test.jsonl:{n}" for n in (1, 2, 3, 4)]
-    folder = finetune(run.with_(name="none", validation_fraction=0.0, test_fraction=0.0, max_updates=3))
+    assert [a["where"] for a in read_lines(folder / "answers.jsonl")] == [
+        f"test.jsonl:{n}" for n in (1, 2, 3, 4)
+    ]
+    folder = finetune(
+        run.with_(name="none", validation_fraction=0.0, test_fraction=0.0, max_updates=3)
+    )
     assert folder.record["status"] == "done"
     assert folder.scores == {} and folder.history()[1] == []
     assert "there were no test rows" in (folder / "report.md").read_text()
@@ -239,7 +339,9 @@ def test_sets_of_their_own_and_none(quick, run, tmp_path):
 def test_a_control_learns_from_answers_dealt_at_random(quick, run, finished):
     """In a thread, where no signal can be caught."""
     found = []
-    thread = threading.Thread(target=lambda: found.append(finetune(run.with_(shuffle_answers=True))))
+    thread = threading.Thread(
+        target=lambda: found.append(finetune(run.with_(shuffle_answers=True)))
+    )
     thread.start()
     thread.join()
     sets, honest = rows.read(found[0] / "rows")[0], rows.read(finished / "rows")[0]
@@ -251,13 +353,18 @@ def test_a_control_learns_from_answers_dealt_at_random(quick, run, finished):
     assert any("control" in line for line in found[0].record["data"]["lines"])
 
 
-@pytest.mark.parametrize(("schedule", "expected"), [
-    ("constant", [0.5, 1.0, 1.0, 1.0, 1.0, 1.0]),
-    ("linear", [0.5, 1.0, 1.0, 0.75, 0.5, 0.25]),
-    ("cosine", [0.5, 1.0, 1.0, 0.853553, 0.5, 0.146447]),
-])
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        ("constant", [0.5, 1.0, 1.0, 1.0, 1.0, 1.0]),
+        ("linear", [0.5, 1.0, 1.0, 0.75, 0.5, 0.25]),
+        ("cosine", [0.5, 1.0, 1.0, 0.853553, 0.5, 0.146447]),
+    ],
+)
 def test_rates(schedule, expected):
-    rate = module.schedule(lorakit.Run(data="-", schedule=schedule, warmup_ratio=0.3, learning_rate=1.0), 6)
+    rate = module.schedule(
+        lorakit.Run(data="-", schedule=schedule, warmup_ratio=0.3, learning_rate=1.0), 6
+    )
     assert [rate(u) for u in range(6)] == pytest.approx(expected, abs=1e-6)
 
 
@@ -296,7 +403,10 @@ def test_refused_when_a_frozen_tensor_changed(quick, run, monkeypatch):
 
 def test_refused_when_a_trained_tensor_did_not_change(quick, run, monkeypatch):
     name = "base_model.model.model.layers.1.mlp.up_proj.lora_A.default.weight"
-    after_loop(monkeypatch, lambda engine, start: engine.set_weights({**engine.weights(), name: start[name]}))
+    after_loop(
+        monkeypatch,
+        lambda engine, start: engine.set_weights({**engine.weights(), name: start[name]}),
+    )
     refused(run, rf"done is refused: '{re.escape(name)}' did not change in 12 updates \(1 in all\)")
 
 
@@ -306,7 +416,10 @@ def test_refused_when_the_adapter_is_not_finite(quick, run, monkeypatch, validat
         next(iter(engine.trained.values())).data[0, 0] = math.nan
 
     after_loop(monkeypatch, act)
-    refused(run.with_(validate_every=validate_every), "done is refused: .* not finite; lower learning_rate")
+    refused(
+        run.with_(validate_every=validate_every),
+        "done is refused: .* not finite; lower learning_rate",
+    )
 
 
 def test_refused_when_no_update_was_applied(quick, run, monkeypatch):
@@ -336,7 +449,10 @@ def test_refused_when_what_was_saved_says_something_else(quick, run, monkeypatch
             tensors[name] *= 0.5
 
     monkeypatch.setattr(TorchEngine, "save", spoiled(forget))
-    refused(run, r"done is refused: the saved adapter, loaded in a fresh process, gives other losses: [\d.]+ instead")
+    refused(
+        run,
+        r"done is refused: the saved adapter, loaded in a fresh process, gives other losses: [\d.]+ instead",
+    )
 
 
 def test_refused_when_the_fresh_process_answers_otherwise(run, monkeypatch):
@@ -346,7 +462,9 @@ def test_refused_when_the_fresh_process_answers_otherwise(run, monkeypatch):
         return SimpleNamespace(returncode=0, stdout=json.dumps(said), stderr="")
 
     monkeypatch.setattr(prove, "subprocess", SimpleNamespace(run=other))
-    refused(run, "done is refused: the saved adapter, loaded in a fresh process, gives other answers")
+    refused(
+        run, "done is refused: the saved adapter, loaded in a fresh process, gives other answers"
+    )
 
 
 @pytest.mark.slow
@@ -359,14 +477,18 @@ def test_refused_when_nothing_can_be_loaded(run, monkeypatch):
         (path / "adapter_config.json").write_text("{")
 
     monkeypatch.setattr(TorchEngine, "save", save)
-    folder = refused(run.with_(max_updates=2), "could not be loaded in a fresh process: .*cannot be loaded onto")
+    folder = refused(
+        run.with_(max_updates=2), "could not be loaded in a fresh process: .*cannot be loaded onto"
+    )
     assert not (folder / "scores.json").exists()
 
 
 def test_refused_when_the_fresh_process_dies(run, monkeypatch):
     dead = SimpleNamespace(returncode=1, stdout="", stderr="Traceback …\nOSError: no such file\n")
     monkeypatch.setattr(prove, "subprocess", SimpleNamespace(run=lambda *args, **more: dead))
-    refused(run.with_(max_updates=2), "could not be loaded in a fresh process: OSError: no such file$")
+    refused(
+        run.with_(max_updates=2), "could not be loaded in a fresh process: OSError: no such file$"
+    )
 
 
 def test_a_loss_that_is_no_number_fails_the_run_and_keeps_what_was_written(quick, run, monkeypatch):
@@ -403,12 +525,20 @@ def test_a_start_that_fails_says_so_and_the_next_one_counts(quick, run, tmp_path
     assert Folder(run.folder).record["error"] is None
 
 
-@pytest.mark.parametrize(("changes", "words"), [
-    ({"processes": 2}, r"processes=2, and this is one process: start them by lorakit.launch\(run\), or"),
-    ({"engine": "abacus"}, "no 'abacus' in engines/.*torch"),
-    ({"precision": "fp16"}, "precision='fp16' needs a CUDA card"), ({"task": "knit"}, "no 'knit' in tasks/"),
-    ({"metrics": ["applause"]}, "no 'applause' in metrics/"), ({"model": "nowhere"}, "no such folder"),
-])
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            {"processes": 2},
+            r"processes=2, and this is one process: start them by lorakit.launch\(run\), or",
+        ),
+        ({"engine": "abacus"}, "no 'abacus' in engines/.*torch"),
+        ({"precision": "fp16"}, "precision='fp16' needs a CUDA card"),
+        ({"task": "knit"}, "no 'knit' in tasks/"),
+        ({"metrics": ["applause"]}, "no 'applause' in metrics/"),
+        ({"model": "nowhere"}, "no such folder"),
+    ],
+)
 def test_what_is_not_served_is_refused_by_name(quick, run, changes, words):
     if torch.cuda.is_available() and "precision" in changes:
         pytest.skip("there is a card")
@@ -433,7 +563,9 @@ class Tags(html.parser.HTMLParser):
 
 def test_the_report_shows_hostile_text_and_runs_none_of_it(quick, run, tmp_path):
     evil = "<script>alert(1)</script><img src=x onerror=alert(2)>{{ 7*191 }}{% raw %}"
-    path = write_rows(tmp_path / "a<b>&'x'.jsonl", [(f"{chr(97 + i) * 5} {i} {evil}", evil) for i in range(20)])
+    path = write_rows(
+        tmp_path / "a<b>&'x'.jsonl", [(f"{chr(97 + i) * 5} {i} {evil}", evil) for i in range(20)]
+    )
     folder = finetune(run.with_(data=path, max_updates=2, max_length=256, max_new_tokens=2))
     page = (folder / "report.html").read_text()
     tags = Tags()
@@ -450,31 +582,56 @@ def test_the_report_says_what_was_found(finished):
     scores = finished.scores
     assert words.startswith("# run: done\n")
     for name, entry in scores.items():
-        assert f"| {name} | {report.number(entry['before'])} | {report.number(entry['after'])} |" in words
+        assert (
+            f"| {name} | {report.number(entry['before'])} | {report.number(entry['after'])} |"
+            in words
+        )
     for choice, (_, reason) in finished.record["choices"].items():
         assert f"- {choice} = " in words and reason in words
     headline = report.verdict(scores)[1]
     assert headline in words and "8 test rows" in headline
 
 
-@pytest.mark.parametrize(("interval", "better_is", "kind", "words"), [
-    ([0.1, 0.3], True, "better", "Better: exact match on 40 test rows went from 0.200 to 0.400 (+0.200, 95 %"),
-    ([0.1, 0.3], False, "worse", "Worse: "),
-    ([-0.1, 0.5], True, "open", "With 40 rows a difference below about 0.300 cannot be seen."),
-    ([None, None], True, "open", "No difference is shown"),
-])
+@pytest.mark.parametrize(
+    ("interval", "better_is", "kind", "words"),
+    [
+        (
+            [0.1, 0.3],
+            True,
+            "better",
+            "Better: exact match on 40 test rows went from 0.200 to 0.400 (+0.200, 95 %",
+        ),
+        ([0.1, 0.3], False, "worse", "Worse: "),
+        ([-0.1, 0.5], True, "open", "With 40 rows a difference below about 0.300 cannot be seen."),
+        ([None, None], True, "open", "No difference is shown"),
+    ],
+)
 def test_the_verdict(interval, better_is, kind, words):
-    scores = {"loss": {}, "exact_match": {"before": 0.2, "after": 0.4, "difference": 0.2, "interval": interval,
-                                          "rows": 40, "higher_is_better": better_is}}
+    scores = {
+        "loss": {},
+        "exact_match": {
+            "before": 0.2,
+            "after": 0.4,
+            "difference": 0.2,
+            "interval": interval,
+            "rows": 40,
+            "higher_is_better": better_is,
+        },
+    }
     assert report.verdict(scores)[0] == kind
     assert words in report.verdict(scores)[1]
 
 
 def test_overfitting_is_said():
     line = [{"update": u, "validation_loss": loss} for u, loss in ((10, 2.0), (20, 1.5), (30, 1.6))]
-    assert report.alarm(line) == ("Overfitting: the validation loss was lowest at update 20 (1.500) "
-                                  "and ended at 1.600.")
-    assert report.alarm(line[:2]) == report.alarm([*line[:2], {"update": 30, "validation_loss": 1.51}]) == ""
+    assert report.alarm(line) == (
+        "Overfitting: the validation loss was lowest at update 20 (1.500) and ended at 1.600."
+    )
+    assert (
+        report.alarm(line[:2])
+        == report.alarm([*line[:2], {"update": 30, "validation_loss": 1.51}])
+        == ""
+    )
 
 
 def test_the_curve_is_smoothed_without_a_start_at_zero():
@@ -495,14 +652,26 @@ def second(base, rows_file, tmp_path_factory):
     """The same rows, another rank and another global batch."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(prove, "subprocess", SimpleNamespace(run=repeat_here))
-        return finetune(tiny_run(base, rows_file, tmp_path_factory.mktemp("second"), name="second", rank=4,
-                                 global_batch_size=4))
+        return finetune(
+            tiny_run(
+                base,
+                rows_file,
+                tmp_path_factory.mktemp("second"),
+                name="second",
+                rank=4,
+                global_batch_size=4,
+            )
+        )
 
 
 def test_two_runs_side_by_side(finished, second):
     found = lorakit.compare(finished.path, second.path)
     assert found.names == ["run", "second"]
-    assert found.settings == {"rank": [16, 4], "global_batch_size": [8, 4], "micro_batch_size": [8, 4]}
+    assert found.settings == {
+        "rank": [16, 4],
+        "global_batch_size": [8, 4],
+        "micro_batch_size": [8, 4],
+    }
     assert found.unfair == ["the global batch sizes differ: [8, 4]"]
     (entries,) = found.differences
     for name, entry in entries.items():
@@ -510,7 +679,10 @@ def test_two_runs_side_by_side(finished, second):
         assert entry["after"] == pytest.approx(second.scores[name]["after"])
         assert entry["rows"] == 8
     # Paired: the interval of the difference row by row, not that of two independent means.
-    sums = [np.array(json.loads((f / "rows/after.json").read_text())["tokens"]) for f in (finished, second)]
+    sums = [
+        np.array(json.loads((f / "rows/after.json").read_text())["tokens"])
+        for f in (finished, second)
+    ]
     index = np.random.default_rng(0).integers(0, 8, (2000, 8))
     means = [s[index, 0].sum(1) / s[index, 1].sum(1) for s in sums]
     low, high = np.quantile(means[1] - means[0], [0.025, 0.975])
@@ -519,14 +691,22 @@ def test_two_runs_side_by_side(finished, second):
     text = str(found)
     assert "rank: 16, 4" in text and "unfair: the global batch sizes differ" in text
     assert lorakit.compare(finished.path, finished.path).settings == {}
-    assert lorakit.compare(finished.path, finished.path).differences[0]["loss"]["interval"] == [0, 0]
+    assert lorakit.compare(finished.path, finished.path).differences[0]["loss"]["interval"] == [
+        0,
+        0,
+    ]
 
 
 def test_what_cannot_be_compared(finished, second, copied, quick, run, tmp_path):
-    path = write_rows(tmp_path / "other.jsonl", [(f"{chr(97 + i) * 5} {i}?", "no") for i in range(20)])
+    path = write_rows(
+        tmp_path / "other.jsonl", [(f"{chr(97 + i) * 5} {i}?", "no") for i in range(20)]
+    )
     other = finetune(run.with_(data=path, max_updates=2))
     found = lorakit.compare(finished.path, other.path)
-    assert found.unfair == ["the data differ", "the test rows of run are others: its scores cannot be paired"]
+    assert found.unfair == [
+        "the data differ",
+        "the test rows of run are others: its scores cannot be paired",
+    ]
     assert found.differences == [{}]
     with pytest.raises(lorakit.LorakitError, match="two runs or more"):
         lorakit.compare(finished.path)
@@ -570,7 +750,10 @@ def test_other_metrics(copied, finished):
 def test_other_rows_without_those_of_training(copied, finished, rows_file, tmp_path):
     """All rows of the run and two new ones: the 64 + 8 that it learnt from and chose by are left out."""
     trained = [json.loads(x) for x in Path(rows_file).read_text().splitlines()]
-    new = [{"prompt": "what now, dear friend?", "completion": "no"}, {"prompt": "go on?", "completion": "yes go"}]
+    new = [
+        {"prompt": "what now, dear friend?", "completion": "no"},
+        {"prompt": "go on?", "completion": "yes go"},
+    ]
     path = tmp_path / "more.jsonl"
     path.write_text("".join(json.dumps(r) + "\n" for r in [*trained, *new]))
     target, lines = lorakit.rescore(copied.path, data=str(path))

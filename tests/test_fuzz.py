@@ -33,7 +33,9 @@ def endure(folder, tokenizer, inputs, seed):
         try:
             found, seconds = fuzz.tried(name, options, path, tokenizer)
         except Exception as error:
-            raise AssertionError(f"input {number} of seed {seed}, {name}: {path.read_bytes()[:300]}") from error
+            raise AssertionError(
+                f"input {number} of seed {seed}, {name}: {path.read_bytes()[:300]}"
+            ) from error
         assert seconds < SLOWEST, f"input {number} of seed {seed}, {name}, took {seconds:.1f} s"
         rows += found
     return rows, time.perf_counter() - start
@@ -61,20 +63,36 @@ def test_every_seed_is_whole(tmp_path, tokenizer):
             path = tmp_path / "f"
             path.write_bytes(content)
             (tmp_path / "target").write_bytes(content)
-            found = list(fuzz.FORMATS[name].read(path, **{"target": "target"} if name == "parallel" else {}))
+            found = list(
+                fuzz.FORMATS[name].read(path, **{"target": "target"} if name == "parallel" else {})
+            )
             assert found and any(isinstance(row, data.Example) for row in found), content
 
 
 # No row vanishes
 
-text = st.text(max_size=8) | st.sampled_from(["", " ", "\ud800", "\u2028", "\0", "user", "assistant", "x" * 99])
-value = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | text,
-                     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(text, inner, max_size=3), max_leaves=6)
-turn = st.fixed_dictionaries({"role": st.sampled_from(["system", "user", "assistant", "tool", None]), "content": text})
-column = st.sampled_from(["prompt", "completion", "text", "label", "messages", "instruction", "output", "x"])
-row = st.dictionaries(column, value | st.lists(turn, max_size=4), max_size=4) | st.fixed_dictionaries(
-    {"prompt": text, "completion": text})
-line = row.map(json.dumps) | text.filter(lambda t: "\n" not in t) | st.just('{"prompt": "a?", "completion": "b"}')
+text = st.text(max_size=8) | st.sampled_from(
+    ["", " ", "\ud800", "\u2028", "\0", "user", "assistant", "x" * 99]
+)
+value = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | text,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(text, inner, max_size=3),
+    max_leaves=6,
+)
+turn = st.fixed_dictionaries(
+    {"role": st.sampled_from(["system", "user", "assistant", "tool", None]), "content": text}
+)
+column = st.sampled_from(
+    ["prompt", "completion", "text", "label", "messages", "instruction", "output", "x"]
+)
+row = st.dictionaries(
+    column, value | st.lists(turn, max_size=4), max_size=4
+) | st.fixed_dictionaries({"prompt": text, "completion": text})
+line = (
+    row.map(json.dumps)
+    | text.filter(lambda t: "\n" not in t)
+    | st.just('{"prompt": "a?", "completion": "b"}')
+)
 cell = st.text(alphabet='ab,;"\t\r\n é\u2028', max_size=6)
 
 
@@ -101,13 +119,18 @@ def test_no_row_of_json_lines_is_lost(lines, end):
 
 
 @settings(max_examples=100, deadline=None)
-@given(header=st.sampled_from(["prompt,completion", "text;label", "text", ""]), cells=st.lists(cell, max_size=12))
+@given(
+    header=st.sampled_from(["prompt,completion", "text;label", "text", ""]),
+    cells=st.lists(cell, max_size=12),
+)
 def test_no_row_of_a_table_is_lost(header, cells):
     counted("f.csv", (header + "\n" + "".join(cells)).encode(), None)
 
 
 @settings(max_examples=100, deadline=None)
-@given(rows=st.lists(st.tuples(cell, cell), min_size=1, max_size=6), delimiter=st.sampled_from(",;"))
+@given(
+    rows=st.lists(st.tuples(cell, cell), min_size=1, max_size=6), delimiter=st.sampled_from(",;")
+)
 def test_every_row_of_a_sound_table_is_found(rows, delimiter):
     out = io.StringIO()
     csv.writer(out, delimiter=delimiter).writerows([("prompt", "completion"), *rows])

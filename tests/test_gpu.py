@@ -55,8 +55,12 @@ def test_one_curve(base):
     rows = learnable(64)
     plain, _ = curve(base, rows)
     assert plain[-1] < plain[0] - 1
-    for what, changes in {"2×4": {"micro_batch_size": 2}, "padded": {"packing": False}, "recomputed": {
-            "gradient_checkpointing": True}, "offloaded": {"offload": True}}.items():
+    for what, changes in {
+        "2×4": {"micro_batch_size": 2},
+        "padded": {"packing": False},
+        "recomputed": {"gradient_checkpointing": True},
+        "offloaded": {"offload": True},
+    }.items():
         other, _ = curve(base, rows, **changes)
         off = np.abs(other - plain).max()
         noted(f"step losses, {what} against 8×1 packed", f"{off:.1e}")
@@ -70,7 +74,10 @@ def test_half_precision_follows_the_curve(base, precision):
     plain, _ = curve(base, rows)
     half, lines = curve(base, rows, precision=precision)
     skipped = sum(line["skipped"] for line in lines)
-    noted(f"{precision}: last loss against fp32, skipped steps", f"{half[-1]:.4f} {plain[-1]:.4f}, {skipped}")
+    noted(
+        f"{precision}: last loss against fp32, skipped steps",
+        f"{half[-1]:.4f} {plain[-1]:.4f}, {skipped}",
+    )
     assert np.isfinite(half).all() and skipped < 10 and (precision == "fp16" or skipped == 0)
     assert half[-1] < plain[0] - 0.8 * (plain[0] - plain[-1])
 
@@ -78,8 +85,10 @@ def test_half_precision_follows_the_curve(base, precision):
 @card_only
 def test_an_old_card_gets_fp16(base, monkeypatch):
     old = machine.Card("Tesla T4", 15 * 10**9, (7, 5))
-    run, choices = plan.resolve(lorakit.Run(data="-", model=base),
-                                machine.Facts(cards=(old,), packages={"torch": torch.__version__}))
+    run, choices = plan.resolve(
+        lorakit.Run(data="-", model=base),
+        machine.Facts(cards=(old,), packages={"torch": torch.__version__}),
+    )
     assert run.precision == "fp16" and choices["precision"][1] == "Tesla T4 has no bf16 hardware"
     with pytest.raises(lorakit.LorakitError, match="overflows in"):
         plan.resolve(lorakit.Run(data="-", model="gemma-3-1b", precision="fp16"), machine.facts())
@@ -91,8 +100,10 @@ def test_four_bits(base, precision):
     rows = learnable(64)
     first, _ = curve(base, rows, quantization="nf4", precision=precision)
     second, _ = curve(base, rows, quantization="nf4", precision=precision, packing=False)
-    noted(f"NF4 {precision}: loss, packed against padded", f"{first[0]:.3f} → {first[-1]:.3f}, "
-                                                           f"{np.abs(first - second).max():.1e}")
+    noted(
+        f"NF4 {precision}: loss, packed against padded",
+        f"{first[0]:.3f} → {first[-1]:.3f}, {np.abs(first - second).max():.1e}",
+    )
     assert first[-1] < first[0] - 1
     assert np.abs(first - second).max() < {"fp32": 1e-3, "bf16": 0.1, "fp16": 0.05}[precision]
     engine = shaken(load(settings(base, quantization="nf4", precision="fp32")))
@@ -124,17 +135,27 @@ def test_fp8(base, precision):
         engine = shaken(load(settings(base, **changes)))
         engine.backward(collate(noise(30, 9, 17), range(3)))
         found.append([engine.trained[n].grad.flatten() for n in sorted(engine.trained)])
-    cosine = min(float(torch.nn.functional.cosine_similarity(a, b, 0)) for a, b in zip(*found, strict=True))
-    noted(f"FP8 {precision}: losses against fp32, packed against padded, cosine",
-          f"{np.abs(first / plain - 1).max():.1%} {np.abs(first / second - 1).max():.1%} {cosine:.3f}")
-    assert np.abs(first / plain - 1).max() < 0.05 and np.abs(first / second - 1).max() < 0.05 and cosine > 0.98
+    cosine = min(
+        float(torch.nn.functional.cosine_similarity(a, b, 0)) for a, b in zip(*found, strict=True)
+    )
+    noted(
+        f"FP8 {precision}: losses against fp32, packed against padded, cosine",
+        f"{np.abs(first / plain - 1).max():.1%} {np.abs(first / second - 1).max():.1%} {cosine:.3f}",
+    )
+    assert (
+        np.abs(first / plain - 1).max() < 0.05
+        and np.abs(first / second - 1).max() < 0.05
+        and cosine > 0.98
+    )
     where = torch.device("cuda" if CARD else "cpu")
     x, w = (fp8.quantized(torch.randn(n, 256, device=where)) for n in (300, 512))
     off = (fp8.product(x, w, torch.float32) - fp8.plain(x, w, torch.float32)).abs().max()
     assert fp8.tried(where) == "" and off < 0.01 * fp8.plain(x, w, torch.float32).abs().max()
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit"])
+@pytest.mark.parametrize(
+    "optimizer", ["adamw", "adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit"]
+)
 def test_resume(base, optimizer):
     """From a saved state the losses are those of the run that was not cut."""
     rows = learnable(64)
@@ -196,8 +217,11 @@ def test_a_run_in_the_background(rows_file, base, tmp_path):
     job = lorakit.launch(run).watch()
     assert job.result()["loss"]["after"] < job.result()["loss"]["before"]
     record = job.folder.record
-    noted("a launched run", f"{time.perf_counter() - start:.0f} s, {record['choices']['precision'][0]}, "
-                            f"{record['peak_memory']['measured'] / 1e6:.0f} MB")
+    noted(
+        "a launched run",
+        f"{time.perf_counter() - start:.0f} s, {record['choices']['precision'][0]}, "
+        f"{record['peak_memory']['measured'] / 1e6:.0f} MB",
+    )
     if CARD:
         assert record["proof"]["reloaded"] and torch.cuda.mem_get_info()[0] >= before - 50e6
 
@@ -221,31 +245,70 @@ def test_unsloth_sees(name, tmp_path):
     """Pictures through its FastVisionModel, in a child: the loss falls, what sees stays frozen."""
     from lorakit.rehearse import stand_in
 
-    run = lorakit.Run(model=stand_in(name, tmp_path)[0], data=str(Path(__file__).parents[1] / "data/leaves"),
-                      task="chat_images", engine="unsloth", output_dir=str(tmp_path), max_rows=64, max_updates=12,
-                      learning_rate=2e-3, target_modules="all-linear", max_new_tokens=8)
+    run = lorakit.Run(
+        model=stand_in(name, tmp_path)[0],
+        data=str(Path(__file__).parents[1] / "data/leaves"),
+        task="chat_images",
+        engine="unsloth",
+        output_dir=str(tmp_path),
+        max_rows=64,
+        max_updates=12,
+        learning_rate=2e-3,
+        target_modules="all-linear",
+        max_new_tokens=8,
+    )
     folder = lorakit.launch(run).watch().folder
-    assert folder.record["choices"]["loading"][0] == "FastVisionModel" and folder.record["status"] == "done"
+    assert (
+        folder.record["choices"]["loading"][0] == "FastVisionModel"
+        and folder.record["status"] == "done"
+    )
     assert folder.scores["loss"]["after"] < folder.scores["loss"]["before"]
     with safe_open(folder / "adapter" / "adapter_model.safetensors", "np") as saved:
         assert not [n for n in list(saved.keys()) if "vision" in n or "visual" in n]
-    noted(f"unsloth, {name}: loss", f"{folder.scores['loss']['before']:.2f} → {folder.scores['loss']['after']:.2f}")
+    noted(
+        f"unsloth, {name}: loss",
+        f"{folder.scores['loss']['before']:.2f} → {folder.scores['loss']['after']:.2f}",
+    )
 
 
 @card_only
-@pytest.mark.parametrize(("what", "changes"), {
-    "bf16": {}, "nf4": {"quantization": "nf4"}, "recomputed": {"gradient_checkpointing": True},
-    "full": {"method": "full", "precision": "bf16"}}.items())
+@pytest.mark.parametrize(
+    ("what", "changes"),
+    {
+        "bf16": {},
+        "nf4": {"quantization": "nf4"},
+        "recomputed": {"gradient_checkpointing": True},
+        "full": {"method": "full", "precision": "bf16"},
+    }.items(),
+)
 def test_memory_is_what_was_predicted(tmp_path_factory, what, changes):
     """A Llama of 0.4 B parameters, 4,096 tokens at a time."""
-    config = LlamaConfig(vocab_size=32000, hidden_size=1024, intermediate_size=4096, num_hidden_layers=20,
-                         num_attention_heads=16, num_key_value_heads=8, max_position_embeddings=2048,
-                         tie_word_embeddings=False, bos_token_id=256, eos_token_id=257, pad_token_id=258)
+    config = LlamaConfig(
+        vocab_size=32000,
+        hidden_size=1024,
+        intermediate_size=4096,
+        num_hidden_layers=20,
+        num_attention_heads=16,
+        num_key_value_heads=8,
+        max_position_embeddings=2048,
+        tie_word_embeddings=False,
+        bos_token_id=256,
+        eos_token_id=257,
+        pad_token_id=258,
+    )
     folder = tmp_path_factory.getbasetemp() / "large"
     if not folder.exists():
         save_base(folder, config)
-    run = settings(str(folder), precision="bf16", max_length=1024, **{"micro_batch_tokens": 4096, **changes}) if (
-        "precision" not in changes) else settings(str(folder), max_length=1024, micro_batch_tokens=4096, **changes)
+    run = (
+        settings(
+            str(folder),
+            precision="bf16",
+            max_length=1024,
+            **{"micro_batch_tokens": 4096, **changes},
+        )
+        if ("precision" not in changes)
+        else settings(str(folder), max_length=1024, micro_batch_tokens=4096, **changes)
+    )
     rows = noise(*[1024] * 4)
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
@@ -255,6 +318,8 @@ def test_memory_is_what_was_predicted(tmp_path_factory, what, changes):
         engine.update(1e-4, count)
     measured, predicted = engine.memory(), cost.memory(run)["total"]
     engine.close()
-    noted(f"memory, {what}: predicted against measured", f"{predicted / 1e9:.2f} GB, {measured / 1e9:.2f} GB, "
-                                                         f"{predicted / measured - 1:+.0%}")
+    noted(
+        f"memory, {what}: predicted against measured",
+        f"{predicted / 1e9:.2f} GB, {measured / 1e9:.2f} GB, {predicted / measured - 1:+.0%}",
+    )
     assert abs(predicted / measured - 1) < 0.15

@@ -77,13 +77,17 @@ def test_modules_import_only_what_stands_above_them(path):
 
 
 # The exceptions state which packages are installed.
-@pytest.mark.parametrize("path", [p for p in FILES if place(p) not in ("machine", "doctor")], ids=named)
+@pytest.mark.parametrize(
+    "path", [p for p in FILES if place(p) not in ("machine", "doctor")], ids=named
+)
 def test_an_engine_is_named_only_in_its_own_file(path):
     engines = {*registry.names("engines"), "torch", "mlx", "unsloth"}
     if place(path) == "engines":
         engines -= {path.relative_to(PACKAGE).with_suffix("").parts[1]}
     found = tree(path)
-    words = {n.value for n in ast.walk(found) if isinstance(n, ast.Constant) and isinstance(n.value, str)}
+    words = {
+        n.value for n in ast.walk(found) if isinstance(n, ast.Constant) and isinstance(n.value, str)
+    }
     assert not words & engines
     if place(path) != "engines":  # one engine may build on another
         assert not [n for n in imported(ast.walk(found)) if n.startswith("engines.")]
@@ -96,31 +100,47 @@ def test_the_loop_fits_a_screen_and_knows_nothing_else():
     modules = {a.name for n in ast.walk(found) if isinstance(n, ast.Import) for a in n.names}
     modules |= {n.module for n in ast.walk(found) if isinstance(n, ast.ImportFrom)}
     assert {m for m in modules if m.split(".")[0] not in sys.stdlib_module_names} == {
-        "lorakit.batches", "lorakit.errors"}
+        "lorakit.batches",
+        "lorakit.errors",
+    }
     names = {n.id for n in ast.walk(found) if isinstance(n, ast.Name)}
     names |= {n.attr for n in ast.walk(found) if isinstance(n, ast.Attribute)}
     names |= {n.arg for n in ast.walk(found) if isinstance(n, (ast.arg, ast.keyword))}
-    forbidden = re.compile(r"cuda|mps|cpu|device|dtype|float\d|half|autocast|scaler|tqdm|progress|print|plot")
+    forbidden = re.compile(
+        r"cuda|mps|cpu|device|dtype|float\d|half|autocast|scaler|tqdm|progress|print|plot"
+    )
     assert not {n for n in names if n and forbidden.search(n)}
 
 
 def test_importing_lorakit_is_quick_and_loads_no_heavy_package():
-    code = ("import sys, time; start = time.perf_counter(); import lorakit; "
-            "seconds = time.perf_counter() - start; import lorakit.cli; lorakit.Run(data='-'); "
-            "print(seconds, *sys.modules)")
+    code = (
+        "import sys, time; start = time.perf_counter(); import lorakit; "
+        "seconds = time.perf_counter() - start; import lorakit.cli; lorakit.Run(data='-'); "
+        "print(seconds, *sys.modules)"
+    )
     seconds, modules = [], set()
     for _ in range(2):  # the better of two: the machine may be busy
-        words = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True,
-                               check=True).stdout.split()
+        words = subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+        ).stdout.split()
         seconds.append(float(words[0]))
         modules |= set(words[1:])
     assert min(seconds) <= 0.3
-    assert not modules & {"torch", "transformers", "datasets", "peft", "matplotlib", "pandas", "scipy"}
+    assert not modules & {
+        "torch",
+        "transformers",
+        "datasets",
+        "peft",
+        "matplotlib",
+        "pandas",
+        "scipy",
+    }
     assert "lorakit.run" in modules
 
 
 def test_public_names_can_be_had():
     import lorakit
+
     for name in lorakit.__all__:
         assert not inspect.ismodule(getattr(lorakit, name)), name
     assert set(lorakit.__all__) <= set(dir(lorakit))
@@ -129,6 +149,7 @@ def test_public_names_can_be_had():
 
 
 # The folder is the registry: a file of each folder keeps the folder's contract
+
 
 def parameters(function):
     return list(inspect.signature(function).parameters)
@@ -163,7 +184,8 @@ def test_formats(name, tmp_path):
                 assert str(path) in str(error)
             else:  # pictures and sounds are looked into when their schema is known
                 assert hasattr(module, "MEDIUM") or all(
-                    isinstance(row, Rejected) and row.row >= 1 and row.reason for row in found)
+                    isinstance(row, Rejected) and row.row >= 1 and row.reason for row in found
+                )
 
 
 @pytest.mark.parametrize("name", registry.names("checks"))
@@ -173,7 +195,9 @@ def test_checks(name):
     assert parameters(module.Check) == ["encode", "max_length"]
     assert parameters(module.Check.see) == ["self", "example", "set"]
     nothing = module.Check(None, 100)
-    assert json.loads(json.dumps(nothing.facts())) is not None and isinstance(nothing.findings(), list)
+    assert json.loads(json.dumps(nothing.facts())) is not None and isinstance(
+        nothing.findings(), list
+    )
 
 
 @pytest.mark.parametrize("name", registry.names("schemas"))
@@ -200,9 +224,13 @@ def test_tasks(name):
     assert module.OBJECTIVE in ("tokens", "labels") and module.UNIT
     assert set(module.METRICS) <= set(registry.names("metrics"))
     reader = "processor" if module.MEDIUM else "tokenizer"
-    assert (module.OBJECTIVE, module.MEDIUM) in base.CLASSES and hasattr(module, "inputs") == bool(module.MEDIUM)
+    assert (module.OBJECTIVE, module.MEDIUM) in base.CLASSES and hasattr(module, "inputs") == bool(
+        module.MEDIUM
+    )
     settings = [*getattr(module, "SETTINGS", ())]
-    assert parameters(module.encode) == ["example", reader, "max_length", *settings] and module.COLUMNS
+    assert (
+        parameters(module.encode) == ["example", reader, "max_length", *settings] and module.COLUMNS
+    )
     assert {*settings} <= {*Run.model_fields}
     assert parameters(module.ask)[:2] == ["question", reader]
     assert parameters(module.guard) == parameters(module.stop_ids) == ["rows", "tokenizer"]
@@ -222,18 +250,33 @@ def test_metrics(name):
 @pytest.mark.parametrize("name", registry.names("models"))
 def test_models(name):
     spec = registry.load("models", name).SPEC
-    assert isinstance(spec, Spec) and spec.path and spec.licence and spec.source and spec.target_modules
+    assert (
+        isinstance(spec, Spec)
+        and spec.path
+        and spec.licence
+        and spec.source
+        and spec.target_modules
+    )
 
 
 @pytest.mark.parametrize("name", registry.names("engines"))
 def test_engines(name):
     folder = PACKAGE / "engines"
     path = next(p for p in (folder / f"{name}.py", folder / name / "__init__.py") if p.exists())
-    functions = {n.name: [a.arg for a in n.args.args] for n in tree(path).body if isinstance(n, ast.FunctionDef)}
-    assert functions["fits"] == ["facts", "spec"] and functions["suits"] == ["facts"] and functions["load"][0] == "run"
+    functions = {
+        n.name: [a.arg for a in n.args.args]
+        for n in tree(path).body
+        if isinstance(n, ast.FunctionDef)
+    }
+    assert (
+        functions["fits"] == ["facts", "spec"]
+        and functions["suits"] == ["facts"]
+        and functions["load"][0] == "run"
+    )
 
 
 # What surrounds the package
+
 
 def test_the_conda_environment_agrees_with_the_package():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -248,8 +291,11 @@ def test_the_conda_environment_agrees_with_the_package():
 def cells(path):
     """(source, tags) of each code cell."""
     content = json.loads(path.read_text(encoding="utf-8"))
-    return [("".join(c["source"]), c["metadata"].get("tags", [])) for c in content["cells"]
-            if c["cell_type"] == "code"]
+    return [
+        ("".join(c["source"]), c["metadata"].get("tags", []))
+        for c in content["cells"]
+        if c["cell_type"] == "code"
+    ]
 
 
 def lines(source):
@@ -284,7 +330,9 @@ def test_parameters_are_one_cell_of_literals(path):
 @each_notebook
 def test_notebook_cells_are_alive(path):
     for source, _ in cells(path):
-        code = "\n".join(line for line in source.splitlines() if not line.lstrip().startswith(("%", "!")))
+        code = "\n".join(
+            line for line in source.splitlines() if not line.lstrip().startswith(("%", "!"))
+        )
         branches = [n for n in ast.walk(ast.parse(code)) if isinstance(n, ast.If)]
         assert not any(isinstance(n.test, ast.Constant) for n in branches)  # `if False:`
 

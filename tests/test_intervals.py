@@ -86,8 +86,12 @@ def test_coverage_of_a_ratio():
         rng = np.random.default_rng(seed)
         tokens = rng.integers(5, 50, size=60)
         difficulty = rng.gamma(4, 0.5, size=60)
-        sides = [np.column_stack([(difficulty + rng.normal(shift, 0.2, size=60)) * tokens, tokens, tokens])
-                 for shift in (0, -0.1)]
+        sides = [
+            np.column_stack(
+                [(difficulty + rng.normal(shift, 0.2, size=60)) * tokens, tokens, tokens]
+            )
+            for shift in (0, -0.1)
+        ]
         *_, interval = paired_difference(loss.score, *sides, resamples=500)
         covered += interval.low <= -0.1 <= interval.high
     assert 180 <= covered <= 198
@@ -129,7 +133,12 @@ def test_mostly_undefined_resamples_give_no_interval():
         return mean(part) if {0, 1, 2} <= set(part[:, 0]) else math.nan
 
     value, interval = single(score, rows)
-    assert value == 14.5 and math.isnan(interval.low) and math.isnan(interval.high) and interval.level == 0.95
+    assert (
+        value == 14.5
+        and math.isnan(interval.low)
+        and math.isnan(interval.high)
+        and interval.level == 0.95
+    )
 
 
 def test_an_undefined_value_has_no_interval():
@@ -145,12 +154,15 @@ def test_one_row_has_no_interval():
     assert math.isnan(interval.low) and math.isnan(interval.high)
 
 
-@pytest.mark.parametrize("before, after, options, message", [
-    (0, 0, {}, "no rows"),
-    (3, 4, {}, "3 before, 4 after"),
-    (3, 3, {"resamples": 0}, "resamples"),
-    (3, 3, {"level": 95}, "level"),
-])
+@pytest.mark.parametrize(
+    "before, after, options, message",
+    [
+        (0, 0, {}, "no rows"),
+        (3, 4, {}, "3 before, 4 after"),
+        (3, 3, {"resamples": 0}, "resamples"),
+        (3, 3, {"level": 95}, "level"),
+    ],
+)
 def test_errors(before, after, options, message):
     with pytest.raises(ValueError, match=message):
         paired_difference(mean, np.zeros((before, 1)), np.zeros((after, 1)), **options)
@@ -163,13 +175,19 @@ def seconds(score, before, after):
 
 
 def test_speed():
-    metric = {name: importlib.import_module(f"lorakit.metrics.{name}") for name in ("f1", "roc_auc")}
+    metric = {
+        name: importlib.import_module(f"lorakit.metrics.{name}") for name in ("f1", "roc_auc")
+    }
     rng = np.random.default_rng(0)
     classes = list("abcd")
     references = rng.choice(classes, size=200).tolist()
-    labels = [metric["f1"].rows(references, rng.choice(classes, size=200).tolist()) for _ in range(2)]
-    chances = [metric["roc_auc"].rows(references, rng.dirichlet(np.ones(4), size=200), classes=classes)
-               for _ in range(2)]
+    labels = [
+        metric["f1"].rows(references, rng.choice(classes, size=200).tolist()) for _ in range(2)
+    ]
+    chances = [
+        metric["roc_auc"].rows(references, rng.dirichlet(np.ones(4), size=200), classes=classes)
+        for _ in range(2)
+    ]
     assert seconds(mean, *correlated(1000)) < 1
     assert seconds(metric["f1"].score, *labels) < 3
     assert seconds(metric["roc_auc"].score, *chances) < 3

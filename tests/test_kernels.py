@@ -117,7 +117,10 @@ def test_logits_far_out_and_all_alike():
 
 def test_the_head_is_trained_or_frozen_by_itself():
     for frozen in (0, 1):
-        both = [normal(20, 8).requires_grad_(frozen != 0), normal(50, 8, seed=1).requires_grad_(frozen != 1)]
+        both = [
+            normal(20, 8).requires_grad_(frozen != 0),
+            normal(50, 8, seed=1).requires_grad_(frozen != 1),
+        ]
         loss.linear_cross_entropy(*both, torch.arange(20)).backward()
         assert both[frozen].grad is None and both[1 - frozen].grad.abs().sum() > 0
 
@@ -133,7 +136,10 @@ def test_memory_of_the_head_does_not_grow_with_vocabulary_times_tokens(monkeypat
                 function(hidden, weight, torch.arange(tokens), 1.0, None).backward()
             most[function, tokens, vocabulary] = seen.most
     room = 4 * 4 * 2**15
-    assert all(most[loss.linear_cross_entropy, t, v] < room for t, v in ((256, 512), (256, 1024), (512, 1024)))
+    assert all(
+        most[loss.linear_cross_entropy, t, v] < room
+        for t, v in ((256, 512), (256, 1024), (512, 1024))
+    )
     assert most[plain_loss, 512, 1024] > 2 * 4 * 512 * 1024
 
 
@@ -182,8 +188,13 @@ def test_norms_that_are_something_else_stay_as_they_are():
         def forward(self, x):
             return self.weight * x / x.square().sum(-1, keepdim=True).sqrt()
 
-    frozen, trained = torch.nn.RMSNorm(16, eps=1e-6).requires_grad_(False), torch.nn.RMSNorm(16, eps=1e-6)
-    model = torch.nn.ModuleList([OddRMSNorm(), frozen, trained, torch.nn.LayerNorm(16).requires_grad_(False)])
+    frozen, trained = (
+        torch.nn.RMSNorm(16, eps=1e-6).requires_grad_(False),
+        torch.nn.RMSNorm(16, eps=1e-6),
+    )
+    model = torch.nn.ModuleList(
+        [OddRMSNorm(), frozen, trained, torch.nn.LayerNorm(16).requires_grad_(False)]
+    )
     assert norm.install(model) == {"RMSNorm": 1}
     assert ["forward" in vars(m) for m in model] == [False, True, False, False]
 
@@ -211,7 +222,11 @@ def test_activations_are_known_by_what_they_compute():
 def adapted(name="llama-3.2-1b", seed=0, **changes):
     """A shrunken model of a family with an adapter away from its start, B not zero."""
     spec = models.known()[name]
-    config = models.shrunk(spec.config, spec.small) | {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    config = models.shrunk(spec.config, spec.small) | {
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    }
     if "text_config" not in config:
         config |= {"vocab_size": 300}
     torch.manual_seed(seed)
@@ -235,7 +250,9 @@ def step(model, seed=3):
     torch.manual_seed(seed)
     total = model(input_ids=ids, labels=ids, use_cache=False).loss
     total.backward()
-    return float(total.detach()), {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+    return float(total.detach()), {
+        n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None
+    }
 
 
 def same(one, other, tolerance=1e-5):
@@ -243,7 +260,9 @@ def same(one, other, tolerance=1e-5):
     assert one[1].keys() == other[1].keys() and len(one[1]) > 1
     scale = max(float(g.norm()) for g in other[1].values())
     for name, gradient in other[1].items():
-        assert (one[1][name] - gradient).norm() <= tolerance * max(float(gradient.norm()), 1e-4 * scale), name
+        assert (one[1][name] - gradient).norm() <= tolerance * max(
+            float(gradient.norm()), 1e-4 * scale
+        ), name
 
 
 FAMILIES = {
@@ -275,7 +294,9 @@ def test_every_family_computes_what_it_did(name, dropout):
 
 def test_every_family_was_asked():
     kinds = {spec.config["model_type"] for spec in models.known().values() if spec.config}
-    words = kinds & (set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES) - set(MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES))
+    words = kinds & (
+        set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES) - set(MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES)
+    )
     # Gemma 3 and 3n, which see too, share layers with gemma3_text; what cannot be served there is left as it is.
     assert words - {models.known()[name].config["model_type"] for name in FAMILIES} == {"whisper"}
 
@@ -288,12 +309,21 @@ def test_recomputed_layers():
     same(step(model), plain)
 
 
-@pytest.mark.parametrize(("changes", "words"), [
-    ({"target_modules": ["q_proj"]}, "2 adapted layers, 5 RMSNorm, 1 rotary"),
-    ({"target_modules": ["q_proj", "v_proj", "gate_proj", "down_proj"]}, "8 adapted layers, 5 RMSNorm, 1 rotary"),
-    ({"use_rslora": True}, "14 adapted layers, 2 joint q, k, v, 2 gated MLP, 5 RMSNorm, 1 rotary"),
-    ({"use_dora": True}, "14 left to PEFT, 5 RMSNorm, 1 rotary"),
-])
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"target_modules": ["q_proj"]}, "2 adapted layers, 5 RMSNorm, 1 rotary"),
+        (
+            {"target_modules": ["q_proj", "v_proj", "gate_proj", "down_proj"]},
+            "8 adapted layers, 5 RMSNorm, 1 rotary",
+        ),
+        (
+            {"use_rslora": True},
+            "14 adapted layers, 2 joint q, k, v, 2 gated MLP, 5 RMSNorm, 1 rotary",
+        ),
+        ({"use_dora": True}, "14 left to PEFT, 5 RMSNorm, 1 rotary"),
+    ],
+)
 def test_other_adapters(changes, words):
     model = adapted(**changes)
     plain = step(model)
@@ -398,7 +428,9 @@ def test_four_bits(base, precision):
     else:
         assert found[0][0] == pytest.approx(found[1][0], rel=2e-3)
         for name, gradient in found[1][1].items():
-            assert F.cosine_similarity(found[0][1][name].flatten(), gradient.flatten(), 0) > 0.99, name  # both rounded
+            assert F.cosine_similarity(found[0][1][name].flatten(), gradient.flatten(), 0) > 0.99, (
+                name
+            )  # both rounded
     same(found[2], found[0], 0.0)
 
 
@@ -409,33 +441,50 @@ def dense(q, k, v, lengths, window=None, scale=None, sinks=None):
     """softmax(QK' s + mask) V with all of the mask written out, in fp64; a sink is one key more, of value zero."""
     q, k, v = (x.double() for x in (q, k, v))
     shared, place = q.shape[1] // k.shape[1], torch.arange(q.shape[2], device=q.device)
-    document = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths)).to(q.device)
+    document = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths)).to(
+        q.device
+    )
     back = place[:, None] - place[None]
     seen = (document[:, None] == document[None]) & (back >= 0) & (back < (window or q.shape[2]))
-    scores = q @ k.repeat_interleave(shared, 1).transpose(2, 3) * (scale or 1 / math.sqrt(q.shape[-1]))
+    scores = (
+        q @ k.repeat_interleave(shared, 1).transpose(2, 3) * (scale or 1 / math.sqrt(q.shape[-1]))
+    )
     scores = scores.masked_fill(~seen, -math.inf)
     if sinks is not None:
-        scores = torch.cat([scores, sinks.double()[:, None, None].expand(*scores.shape[:-1], 1)], -1)
-    return (scores.softmax(-1)[..., :len(place)] @ v.repeat_interleave(shared, 1)).transpose(1, 2)
+        scores = torch.cat(
+            [scores, sinks.double()[:, None, None].expand(*scores.shape[:-1], 1)], -1
+        )
+    return (scores.softmax(-1)[..., : len(place)] @ v.repeat_interleave(shared, 1)).transpose(1, 2)
 
 
-def attended(function, heads, lengths, window, scale, width=8, dtype=torch.float32, device="cpu", sinks=False):
+def attended(
+    function, heads, lengths, window, scale, width=8, dtype=torch.float32, device="cpu", sinks=False
+):
     """(output, gradients of q, k and v, and of sinks) of one way, the same of the dense one."""
     found, total = [], sum(lengths)
     for way in (function, dense):
-        q, k, v = (normal(1, h, total, width, seed=s, dtype=dtype, device=device).requires_grad_()
-                   for s, h in enumerate(heads))
+        q, k, v = (
+            normal(1, h, total, width, seed=s, dtype=dtype, device=device).requires_grad_()
+            for s, h in enumerate(heads)
+        )
         sunk = normal(heads[0], seed=5, device=device).requires_grad_() if sinks else None
         if way is dense:
             out = dense(q, k, v, lengths, window, scale, sunk)
         else:
-            out = function(q, k, v, attention.Documents(lengths, q.device), scale, 0.0, window, sunk)
+            out = function(
+                q, k, v, attention.Documents(lengths, q.device), scale, 0.0, window, sunk
+            )
         (out * normal(1, total, heads[0], width, seed=4, device=device)).sum().backward()
         found.append((out.detach(), q.grad, k.grad, v.grad, *([sunk.grad] if sinks else [])))
     return zip(*found, strict=True)
 
 
-LENGTHS = {"short": [5, 1, 11], "window": [4, 8], "around the window": [3, 4, 5, 7, 8, 9, 12, 13], "long": [1, 41]}
+LENGTHS = {
+    "short": [5, 1, 11],
+    "window": [4, 8],
+    "around the window": [3, 4, 5, 7, 8, 9, 12, 13],
+    "long": [1, 41],
+}
 
 
 @pytest.mark.parametrize("sinks", ["none", "fused", "written out"])
@@ -444,7 +493,9 @@ LENGTHS = {"short": [5, 1, 11], "window": [4, 8], "around the window": [3, 4, 5,
 def test_attention_by_document(monkeypatch, lengths, window, sinks):
     monkeypatch.setattr(attention, "served", lambda q, v, dropout: sinks == "fused")
     for heads, scale in (((4, 2, 2), None), ((4, 1, 1), 0.5), ((2, 2, 2), None)):
-        for one, other in attended(attention.by_document, heads, lengths, window, scale, sinks=sinks != "none"):
+        for one, other in attended(
+            attention.by_document, heads, lengths, window, scale, sinks=sinks != "none"
+        ):
             close(one.double(), other.double(), 1e-5, least=0.5)
 
 
@@ -456,8 +507,15 @@ def test_attention_by_document_in_bf16(monkeypatch, short, block, window, sinks)
     monkeypatch.setattr(attention, "SHORT", short)
     monkeypatch.setattr(attention, "BLOCK", block)
     for heads, scale in (((4, 2, 2), None), ((4, 1, 1), 0.5), ((2, 2, 2), None)):
-        for one, other in attended(attention.by_document, heads, [5, 24, 1, 25, 40], window, scale,
-                                   dtype=torch.bfloat16, sinks=sinks):
+        for one, other in attended(
+            attention.by_document,
+            heads,
+            [5, 24, 1, 25, 40],
+            window,
+            scale,
+            dtype=torch.bfloat16,
+            sinks=sinks,
+        ):
             assert one.dtype in (torch.bfloat16, other.dtype)
             assert (one - other).norm() < 1e-2 * other.norm()
 
@@ -478,34 +536,58 @@ def test_dropout_beside_sinks():
     q, v, sinks = normal(1, 1, 4, 8), torch.ones(1, 1, 4, 8), torch.zeros(1)
     torch.manual_seed(0)
     documents = attention.Documents([4], q.device)
-    many = torch.stack([attention.by_document(q, q, v, documents, None, 0.25, None, sinks) for _ in range(4000)])
+    many = torch.stack(
+        [attention.by_document(q, q, v, documents, None, 0.25, None, sinks) for _ in range(4000)]
+    )
     close(many.mean(0), attention.by_document(q, q, v, documents, None, 0.0, None, sinks), 0.03)
-    assert float((many[:, 0, 0] == 0).float().mean()) == pytest.approx(0.25, abs=0.03)  # one key alone
+    assert float((many[:, 0, 0] == 0).float().mean()) == pytest.approx(
+        0.25, abs=0.03
+    )  # one key alone
 
 
 SINKS = {  # all that call their file's eager attention with sinks
     "gpt_oss": {"num_local_experts": 4, "num_experts_per_tok": 2},
     "granite_swa": {},
-    "mimo_v2_flash": {"v_head_dim": 8, "n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32},
+    "mimo_v2_flash": {
+        "v_head_dim": 8,
+        "n_routed_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 32,
+    },
 }
 
 
 @pytest.mark.parametrize("kind", SINKS)
 def test_sinks_of_a_model_are_those_of_its_eager_attention(kind):
     """Documents around the window, packed by ours, and a line each by transformers' eager attention."""
-    config = AutoConfig.for_model(kind, **{**SMALL, "sliding_window": 8, "layer_types": [
-        "sliding_attention", "full_attention"], **SINKS[kind]})
+    config = AutoConfig.for_model(
+        kind,
+        **{
+            **SMALL,
+            "sliding_window": 8,
+            "layer_types": ["sliding_attention", "full_attention"],
+            **SINKS[kind],
+        },
+    )
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config, attn_implementation=attention.NAME, dtype=torch.float32)
+    model = AutoModelForCausalLM.from_config(
+        config, attn_implementation=attention.NAME, dtype=torch.float32
+    )
     sinks = [p for n, p in model.named_parameters() if n.endswith("sinks")]
     for sink in sinks:
         torch.nn.init.normal_(sink)
     lengths = [5, 8, 21, 1, 9]
-    rows = [torch.randint(3, 300, (n,), generator=torch.Generator().manual_seed(n)) for n in lengths]
+    rows = [
+        torch.randint(3, 300, (n,), generator=torch.Generator().manual_seed(n)) for n in lengths
+    ]
     places = torch.cat([torch.arange(n) for n in lengths])
     with attention.packed():
-        packed = model(input_ids=torch.cat(rows)[None], position_ids=places[None], use_cache=False,
-                       documents=attention.Documents(lengths, places.device)).logits[0]
+        packed = model(
+            input_ids=torch.cat(rows)[None],
+            position_ids=places[None],
+            use_cache=False,
+            documents=attention.Documents(lengths, places.device),
+        ).logits[0]
     packed.square().sum().backward()
     mine = [p.grad.clone() for p in model.parameters() if p.grad is not None]
     model.zero_grad()
@@ -516,7 +598,9 @@ def test_sinks_of_a_model_are_those_of_its_eager_attention(kind):
     assert len(mine) > 10 and all(s.grad.abs().max() > 0 for s in sinks)
     for one, p in zip(mine, (p for p in model.parameters() if p.grad is not None), strict=True):
         assert (one - p.grad).norm() <= 1e-5 * p.grad.norm()
-    model.set_attn_implementation(attention.NAME)  # and padded, or with nothing hidden, it is that attention itself
+    model.set_attn_implementation(
+        attention.NAME
+    )  # and padded, or with nothing hidden, it is that attention itself
     with torch.no_grad():
         ids, seen = torch.stack([rows[2], rows[2].flip(0)]), torch.ones(2, 21, dtype=torch.long)
         for mask in (None, seen, seen.clone().index_fill_(1, torch.arange(4), 0)):
@@ -527,7 +611,9 @@ def test_sinks_of_a_model_are_those_of_its_eager_attention(kind):
             close(*found)
 
 
-@pytest.mark.parametrize(("window", "dtype"), [(None, torch.float32), (16, torch.float32), (None, torch.bfloat16)])
+@pytest.mark.parametrize(
+    ("window", "dtype"), [(None, torch.float32), (16, torch.float32), (None, torch.bfloat16)]
+)
 def test_attention_costs_what_its_documents_cost(window, dtype):
     """No tensor of (N, N), and four times the documents make four times the numbers."""
     made = {}
@@ -556,8 +642,14 @@ def test_no_model_makes_a_mask_over_a_pack(base):
 def test_a_mask_of_the_models_own_is_refused():
     q = normal(1, 2, 6, 8)
     with pytest.raises(ValueError, match="brings a mask of its own"):
-        attention.packed_attention(torch.nn.Linear(1, 1), q, q, q, torch.ones(6, 6),
-                                   documents=attention.Documents([4, 2], q.device))
+        attention.packed_attention(
+            torch.nn.Linear(1, 1),
+            q,
+            q,
+            q,
+            torch.ones(6, 6),
+            documents=attention.Documents([4, 2], q.device),
+        )
 
 
 @pytest.mark.gpu
@@ -565,14 +657,24 @@ def test_a_mask_of_the_models_own_is_refused():
 @pytest.mark.parametrize("sinks", [False, True])
 @pytest.mark.parametrize("window", [None, 4])
 @pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS)
-@pytest.mark.parametrize(("way", "dtype"), [("flash", torch.bfloat16), ("flash", torch.float16), (
-    "efficient", torch.float16), ("efficient", torch.bfloat16), ("efficient", torch.float32), (
-    "by_document", torch.float32)])
+@pytest.mark.parametrize(
+    ("way", "dtype"),
+    [
+        ("flash", torch.bfloat16),
+        ("flash", torch.float16),
+        ("efficient", torch.float16),
+        ("efficient", torch.bfloat16),
+        ("efficient", torch.float32),
+        ("by_document", torch.float32),
+    ],
+)
 def test_attention_on_a_card(way, dtype, lengths, window, sinks):
     if way == "flash" and torch.cuda.get_device_capability() < (8, 0):
         pytest.skip("FlashAttention 2 needs compute capability 8.0")
     for heads, scale in (((4, 2, 2), None), ((4, 1, 1), 0.25), ((2, 2, 2), None)):
-        for one, other in attended(getattr(attention, way), heads, lengths, window, scale, 64, dtype, "cuda", sinks):
+        for one, other in attended(
+            getattr(attention, way), heads, lengths, window, scale, 64, dtype, "cuda", sinks
+        ):
             close(one.double(), other.double(), 1e-5 if dtype == torch.float32 else 2e-2)
 
 
@@ -580,8 +682,12 @@ def test_attention_on_a_card(way, dtype, lengths, window, sinks):
 @on_card
 def test_the_way_chosen_on_a_card():
     capability = torch.cuda.get_device_capability()
-    half, whole = (normal(1, 2, 6, 64, dtype=d, device="cuda") for d in (torch.float16, torch.float32))
-    assert attention.form(half) is (attention.flash if capability >= (8, 0) else attention.efficient)
+    half, whole = (
+        normal(1, 2, 6, 64, dtype=d, device="cuda") for d in (torch.float16, torch.float32)
+    )
+    assert attention.form(half) is (
+        attention.flash if capability >= (8, 0) else attention.efficient
+    )
     assert attention.form(whole) is attention.efficient
     assert attention.form(whole[..., :61]) is attention.by_document
 
@@ -593,7 +699,9 @@ def test_the_loss_of_a_head_on_a_card(monkeypatch, count):
     monkeypatch.setattr(loss, "CHUNK", 1)
     found = []
     for function in (loss.linear_cross_entropy, plain_loss):
-        hidden, weight = (normal(n, 24, seed=n, device="cuda").requires_grad_() for n in (count, 90))
+        hidden, weight = (
+            normal(n, 24, seed=n, device="cuda").requires_grad_() for n in (count, 90)
+        )
         total = function(hidden, weight, torch.arange(count, device="cuda"), 0.5, 3.0)
         total.backward()
         found.append((total.detach(), hidden.grad, weight.grad))
@@ -648,16 +756,22 @@ def test_packs_of_nearly_one_length_share_their_kernels(base):
     rows = noise(20, 11, 9)
     engine = load(settings(base, precision="bf16", dropout=0.0))
     shapes, found = [], []
-    engine.model.get_input_embeddings().register_forward_hook(lambda module, given, out: shapes.append(out.shape[1]))
+    engine.model.get_input_embeddings().register_forward_hook(
+        lambda module, given, out: shapes.append(out.shape[1])
+    )
     for some in (rows, rows[:2], rows[:1]):
         batch = collate(some, range(len(some)))
         found.append(engine.predict(batch)[0])
         total, count = engine.backward(batch)
         assert (total, count) == (pytest.approx(engine.loss(batch)[0], rel=1e-2), batch.count)
     assert shapes == [64, 64, 64, 32, 32, 32, 32, 32, 32]
-    assert found[0] == pytest.approx(found[1], rel=1e-2) and found[0] == pytest.approx(found[2], rel=1e-2)
+    assert found[0] == pytest.approx(found[1], rel=1e-2) and found[0] == pytest.approx(
+        found[2], rel=1e-2
+    )
     plain = load(settings(base))
-    plain.model.get_input_embeddings().register_forward_hook(lambda module, given, out: shapes.append(out.shape[1]))
+    plain.model.get_input_embeddings().register_forward_hook(
+        lambda module, given, out: shapes.append(out.shape[1])
+    )
     plain.predict(collate(rows, range(3)))
     assert shapes[9:] == [40]
 
@@ -674,8 +788,13 @@ def test_documents_of_nearly_one_length_share_their_kernels():
 
     for length in (65, 72, 80, 81):
         seen.append([])
-        q, k, v = (normal(1, heads, length, 16, dtype=torch.bfloat16).requires_grad_() for heads in (4, 2, 2))
+        q, k, v = (
+            normal(1, heads, length, 16, dtype=torch.bfloat16).requires_grad_()
+            for heads in (4, 2, 2)
+        )
         with Shapes():
-            out = attention.by_document(q, k, v, attention.Documents([length], q.device), None, 0.0, None)
+            out = attention.by_document(
+                q, k, v, attention.Documents([length], q.device), None, 0.0, None
+            )
             out.sum().backward()
     assert len(seen[0]) == 6 and seen[0] == seen[1] == seen[2] != seen[3]

@@ -39,8 +39,11 @@ time.sleep(600)
 def test_the_parent_dies_and_the_child_trains_on(base, rows_file, tmp_path, capsys):
     """Launched by a process that is killed; watched and asked for its result from this one."""
     run = tiny_run(base, rows_file, tmp_path)
-    parent = subprocess.Popen([sys.executable, "-c", PARENT, run.model_dump_json(include=run.model_fields_set)],
-                              stdout=subprocess.PIPE, text=True)
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PARENT, run.model_dump_json(include=run.model_fields_set)],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     assert parent.stdout.readline().strip() in ("queued", "running")
     parent.kill()
     assert parent.wait() == -signal.SIGKILL
@@ -57,21 +60,32 @@ def test_the_parent_dies_and_the_child_trains_on(base, rows_file, tmp_path, caps
     assert (job.status, job.running) == ("done", False)
     assert job.result() == folder.scores != {}
     shown = re.split(r"[\r\n]+", capsys.readouterr().err.strip())
-    assert re.fullmatch(r"done · update 12 of 12 · loss \d\.\d{3} · validation \d\.\d{3} · [\d,]+ target tokens/s",
-                        shown[-1])
+    assert re.fullmatch(
+        r"done · update 12 of 12 · loss \d\.\d{3} · validation \d\.\d{3} · [\d,]+ target tokens/s",
+        shown[-1],
+    )
     assert not any("done" in line for line in shown[:-1])
     assert "fresh process repeats" in folder.record["proof"]["reloaded"]
 
 
 def test_a_child_is_watched_attached_to_and_stopped(base, rows_file, tmp_path, monkeypatch, capsys):
-    run = tiny_run(base, rows_file, tmp_path, max_updates=1_000_000, checkpoint_every=1_000_000, validate_every=0)
+    run = tiny_run(
+        base,
+        rows_file,
+        tmp_path,
+        max_updates=1_000_000,
+        checkpoint_every=1_000_000,
+        validate_every=0,
+    )
     job = lorakit.launch(run)
     folder = job.folder
     until(lambda: len(folder.history()[0]) > 2)
     assert (job.status, job.running) == ("running", True)
     again = lorakit.launch(run)
     assert again.folder.path == folder.path and again._child is None  # attached, not started twice
-    with pytest.raises(lorakit.LorakitError, match=r"other settings is going there \(rank\); give this one another"):
+    with pytest.raises(
+        lorakit.LorakitError, match=r"other settings is going there \(rank\); give this one another"
+    ):
         lorakit.launch(run.with_(rank=4))
     with pytest.raises(lorakit.LorakitError, match="another run is writing here"):
         lorakit.finetune(run)
@@ -97,12 +111,23 @@ def test_a_child_is_watched_attached_to_and_stopped(base, rows_file, tmp_path, m
 
 def endless(base, rows_file, tmp_path):
     """Two processes that train until they are asked to stop."""
-    return tiny_run(base, rows_file, tmp_path, processes=2, max_updates=1_000_000, checkpoint_every=1_000_000,
-                    validate_every=0)
+    return tiny_run(
+        base,
+        rows_file,
+        tmp_path,
+        processes=2,
+        max_updates=1_000_000,
+        checkpoint_every=1_000_000,
+        validate_every=0,
+    )
 
 
 def nobody_is_left(tmp_path):
-    return not [p for p in psutil.process_iter(["cmdline"]) if str(tmp_path) in " ".join(p.info["cmdline"] or [])]
+    return not [
+        p
+        for p in psutil.process_iter(["cmdline"])
+        if str(tmp_path) in " ".join(p.info["cmdline"] or [])
+    ]
 
 
 def stopped(folder):
@@ -113,11 +138,18 @@ def stopped(folder):
     return folder.record["status"] == "stopped"
 
 
-def test_two_processes_outlive_who_launched_them_and_stop_when_asked(base, rows_file, tmp_path, monkeypatch, capsys):
+def test_two_processes_outlive_who_launched_them_and_stop_when_asked(
+    base, rows_file, tmp_path, monkeypatch, capsys
+):
     """The parent is killed, another one attaches, watches and interrupts: both processes end with a checkpoint."""
     run = endless(base, rows_file, tmp_path)
-    folder, parent = Folder(run.folder), subprocess.Popen(
-        [sys.executable, "-c", PARENT, run.model_dump_json(include=run.model_fields_set)], stdout=subprocess.DEVNULL)
+    folder, parent = (
+        Folder(run.folder),
+        subprocess.Popen(
+            [sys.executable, "-c", PARENT, run.model_dump_json(include=run.model_fields_set)],
+            stdout=subprocess.DEVNULL,
+        ),
+    )
     until(lambda: len(folder.history()[0]) > 2)
     parent.kill()
     assert parent.wait() == -signal.SIGKILL
@@ -141,7 +173,9 @@ def test_two_processes_outlive_who_launched_them_and_stop_when_asked(base, rows_
 
 
 @pytest.mark.slow
-def test_two_processes_are_stopped_by_who_launched_them_and_survive_their_launcher(base, rows_file, tmp_path):
+def test_two_processes_are_stopped_by_who_launched_them_and_survive_their_launcher(
+    base, rows_file, tmp_path
+):
     """Stopped as a job's own child; started again, they train on when torchrun's agent is killed."""
     run = endless(base, rows_file, tmp_path)
     job = lorakit.launch(run)
@@ -158,7 +192,9 @@ def test_two_processes_are_stopped_by_who_launched_them_and_survive_their_launch
     seen = len(folder.history()[0])
     until(lambda: len(folder.history()[0]) > seen + 2)
     assert lorakit.attach(folder.path).stop().status == "stopped" and stopped(folder)
-    assert [u["update"] for u in folder.history()[0]] == list(range(1, len(folder.history()[0]) + 1))
+    assert [u["update"] for u in folder.history()[0]] == list(
+        range(1, len(folder.history()[0]) + 1)
+    )
     until(lambda: nobody_is_left(tmp_path), 20)
 
 
@@ -179,7 +215,9 @@ def test_a_kernel_is_killed_and_a_new_one_goes_on_watching(base, rows_file, tmp_
     folder = Folder(run.folder)
     given = run.model_dump_json(include=run.model_fields_set)
     manager, client = start_new_kernel(cwd=tmp_path)
-    client.execute(f"import json, lorakit; job = lorakit.launch(lorakit.Run(**json.loads({given!r}))); job.watch(0.2)")
+    client.execute(
+        f"import json, lorakit; job = lorakit.launch(lorakit.Run(**json.loads({given!r}))); job.watch(0.2)"
+    )
     until(lambda: len(folder.history()[0]) > 5)
     client.stop_channels()
     manager.shutdown_kernel(now=True)  # SIGKILL
@@ -188,8 +226,11 @@ def test_a_kernel_is_killed_and_a_new_one_goes_on_watching(base, rows_file, tmp_
     manager, client = start_new_kernel(cwd=tmp_path)
     shown = []
     try:
-        reply = client.execute_interactive(f"import lorakit; lorakit.attach({str(folder.path)!r}).watch(0.2).status",
-                                           timeout=200, output_hook=shown.append)
+        reply = client.execute_interactive(
+            f"import lorakit; lorakit.attach({str(folder.path)!r}).watch(0.2).status",
+            timeout=200,
+            output_hook=shown.append,
+        )
     finally:
         client.stop_channels()
         manager.shutdown_kernel(now=True)
@@ -199,13 +240,17 @@ def test_a_kernel_is_killed_and_a_new_one_goes_on_watching(base, rows_file, tmp_
     pictures = [base64.b64decode(c["image/png"]) for c in contents if "image/png" in c]
     assert len(pictures) > 1 and pictures[-1] == (folder / "loss.png").read_bytes()
     lines = [c["text/plain"] for c in contents if "update" in c.get("text/plain", "")]
-    assert lines[0].startswith("running · update ") and lines[-1].startswith("done · update 300 of 300 · loss ")
+    assert lines[0].startswith("running · update ") and lines[-1].startswith(
+        "done · update 300 of 300 · loss "
+    )
     until(lambda: nobody_is_left(tmp_path), 20)
 
 
 def test_a_child_that_fails_says_why(base, tmp_path):
     job = lorakit.launch(tiny_run(base, str(tmp_path / "nowhere.jsonl"), tmp_path))
-    with pytest.raises(lorakit.LorakitError, match=r"(?s)failed\. The last words.*nowhere\.jsonl: no such file"):
+    with pytest.raises(
+        lorakit.LorakitError, match=r"(?s)failed\. The last words.*nowhere\.jsonl: no such file"
+    ):
         job.watch(every=0.1)
     assert (job.status, lorakit.attach(job.folder.path).status) == ("failed", "failed")
     assert "Traceback" not in job.log(100)
@@ -220,7 +265,9 @@ def test_a_refused_restart_fails_and_leaves_the_old_run_as_it_was(copied):
     until(lambda: not job.running)
     assert job.status == "failed"
     assert "learning_rate: 0.001 there, 0.002 now" in job.log()
-    with pytest.raises(lorakit.LorakitError, match=r"(?s)is failed, not done.*learning_rate: 0\.001 there"):
+    with pytest.raises(
+        lorakit.LorakitError, match=r"(?s)is failed, not done.*learning_rate: 0\.001 there"
+    ):
         job.result()
     after = {p: p.read_bytes() for p in copied.path.rglob("*") if p.is_file()}
     assert {p: after[p] for p in before} == before
@@ -232,11 +279,22 @@ def test_a_refused_restart_fails_and_leaves_the_old_run_as_it_was(copied):
 # Without a child
 
 
-@pytest.mark.parametrize(("noted", "code", "expected"), [
-    (None, None, "queued"), ("done", None, "running"), ("failed", None, "running"), ("running", None, "running"),
-    ("done", 0, "done"), ("stopped", 0, "stopped"), (None, 1, "failed"), ("done", 1, "failed"),
-    (None, -9, "interrupted"), ("running", -9, "interrupted"), ("stopped", -15, "interrupted"),
-])
+@pytest.mark.parametrize(
+    ("noted", "code", "expected"),
+    [
+        (None, None, "queued"),
+        ("done", None, "running"),
+        ("failed", None, "running"),
+        ("running", None, "running"),
+        ("done", 0, "done"),
+        ("stopped", 0, "stopped"),
+        (None, 1, "failed"),
+        ("done", 1, "failed"),
+        (None, -9, "interrupted"),
+        ("running", -9, "interrupted"),
+        ("stopped", -15, "interrupted"),
+    ],
+)
 def test_what_a_job_is(tmp_path, noted, code, expected):
     """The folder may still say what an older run was."""
     if noted:
@@ -270,7 +328,9 @@ def test_a_folder_that_cannot_be_made(base, rows_file, tmp_path):
     (tmp_path / "file").write_text("")
     run = tiny_run(base, rows_file, tmp_path / "file")
     for start in (lorakit.launch, lorakit.finetune):
-        with pytest.raises(lorakit.LorakitError, match=r"cannot be written \(.*; name another output_dir"):
+        with pytest.raises(
+            lorakit.LorakitError, match=r"cannot be written \(.*; name another output_dir"
+        ):
             start(run)
 
 
@@ -299,9 +359,15 @@ def test_the_panel_in_a_notebook_draws_in_place(tmp_path, monkeypatch):
     folder.note(status="done", updates_planned=2)
     panel.draw("done", last=True)
     texts = [c["text/plain"] for _, c in shown if isinstance(c, dict)]
-    assert texts == ["queued", "running · update 1 · loss 2.000 · 100 target tokens/s",
-                     "running · update 2 · loss 2.000 · 100 target tokens/s",
-                     "running · update 2 · loss 2.000 · 100 target tokens/s",
-                     "done · update 2 of 2 · loss 2.000 · validation 1.500 · 100 target tokens/s"]
-    assert [kind for kind, c in shown if not isinstance(c, dict)] == ["new", "again"]  # rarely, and at the end
+    assert texts == [
+        "queued",
+        "running · update 1 · loss 2.000 · 100 target tokens/s",
+        "running · update 2 · loss 2.000 · 100 target tokens/s",
+        "running · update 2 · loss 2.000 · 100 target tokens/s",
+        "done · update 2 of 2 · loss 2.000 · validation 1.500 · 100 target tokens/s",
+    ]
+    assert [kind for kind, c in shown if not isinstance(c, dict)] == [
+        "new",
+        "again",
+    ]  # rarely, and at the end
     assert (tmp_path / "loss.png").read_bytes()[:4] == b"\x89PNG"

@@ -37,12 +37,18 @@ def test_the_leaves_are_what_their_program_draws(maker):
     for name, (picture, caption, leaf) in made.items():
         shipped = np.asarray(Image.open(DATA / "leaves" / name), dtype=int)
         assert shipped.shape == (64, 64, 3) and abs(shipped - picture).max() <= 1, name
-        assert captions[f"leaves/{name}"] == {"image": f"leaves/{name}", "caption": caption, "leaf": str(leaf)}
+        assert captions[f"leaves/{name}"] == {
+            "image": f"leaves/{name}",
+            "caption": caption,
+            "leaf": str(leaf),
+        }
 
 
 def test_leaves_are_all_there():
     files = [p.relative_to(DATA).as_posix() for p in sorted((DATA / "leaves").rglob("*.png"))]
-    assert Counter(f.split("/")[1] for f in files) == dict.fromkeys(("healthy", "rust", "blight", "spot"), 40)
+    assert Counter(f.split("/")[1] for f in files) == dict.fromkeys(
+        ("healthy", "rust", "blight", "spot"), 40
+    )
     with (DATA / "leaf_captions.csv").open(encoding="utf-8") as file:
         assert sorted(row["image"] for row in csv.DictReader(file)) == files
     assert size(DATA / "leaves") < 1_500_000
@@ -50,18 +56,24 @@ def test_leaves_are_all_there():
 
 def test_no_leaf_is_in_two_sets_and_none_resembles_another():
     source = data.source(str(DATA / "leaves"), LEAF)
-    sets, report = data.prepare({"train": source}, group_by="leaf", validation_fraction=0.15, test_fraction=0.2)
+    sets, report = data.prepare(
+        {"train": source}, group_by="leaf", validation_fraction=0.15, test_fraction=0.2
+    )
     leaves = [{row.fields["columns"]["leaf"] for row in rows} for rows in sets.values()]
     assert [len(some) for some in leaves] == [28, 4, 8] and len(set.union(*leaves)) == 40
     assert report.near_duplicates == 0 and not report.rejected
-    assert {name: set(Counter(row.fields["label"] for row in rows).values()) for name, rows in sets.items()} == {
-        "train": {28}, "validation": {4}, "test": {8}}
+    assert {
+        name: set(Counter(row.fields["label"] for row in rows).values())
+        for name, rows in sets.items()
+    } == {"train": {28}, "validation": {4}, "test": {8}}
 
 
 def test_the_digits_are_what_their_program_sings(maker):
     made = dict(maker("make_digits").recordings(0))
     assert sorted(made) == sorted(p.name for p in (DATA / "digits").iterdir())
-    assert Counter(name.split("_")[1] for name in made) == dict.fromkeys(("ada", "ben", "eva", "tom"), 20)
+    assert Counter(name.split("_")[1] for name in made) == dict.fromkeys(
+        ("ada", "ben", "eva", "tom"), 20
+    )
     for name, samples in made.items():
         with wave.open(str(DATA / "digits" / name)) as file:
             assert file.getparams()[:3] == (1, 2, 8000)
@@ -80,4 +92,6 @@ def test_digits_are_heard_with_their_words_and_speakers():
 
 def test_the_desks_are_what_their_program_writes(maker):
     with (DATA / "desks.csv").open(encoding="utf-8", newline="") as file:
-        assert [tuple(row) for row in csv.reader(file)][1:] == list(maker("make_desks").rows(400, 7))
+        assert [tuple(row) for row in csv.reader(file)][1:] == list(
+            maker("make_desks").rows(400, 7)
+        )

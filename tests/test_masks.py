@@ -21,17 +21,20 @@ from lorakit.example import Example
 from lorakit.preview import Preview
 from lorakit.tasks import chat, text
 
-TURNS = ("{{ bos_token }}{% for m in messages %}{{ m['role'][0] }}:{{ m['content'] }}"
-         "{% if m['role'] == 'assistant' %}{{ eos_token }}{% endif %}{{ '\n' }}{% endfor %}"
-         "{% if add_generation_prompt %}a:{% endif %}")
+TURNS = (
+    "{{ bos_token }}{% for m in messages %}{{ m['role'][0] }}:{{ m['content'] }}"
+    "{% if m['role'] == 'assistant' %}{{ eos_token }}{% endif %}{{ '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}a:{% endif %}"
+)
 BOS, EOS = 256, 257
 
 
 def byte_letters():
     """Byte -> the letter that stands for it in a byte-level vocabulary (as in GPT-2)."""
     plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    return {b: chr(b) for b in plain} | {b: chr(256 + i) for i, b in
-                                         enumerate(b for b in range(256) if b not in plain)}
+    return {b: chr(b) for b in plain} | {
+        b: chr(256 + i) for i, b in enumerate(b for b in range(256) if b not in plain)
+    }
 
 
 def bytewise(template=TURNS, special=(), bos="<s>", eos="</s>", pad=None, merges=()):
@@ -48,7 +51,9 @@ def bytewise(template=TURNS, special=(), bos="<s>", eos="</s>", pad=None, merges
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     inner.decoder = decoders.ByteLevel()
     inner.add_special_tokens([AddedToken(t, normalized=False) for t in (bos, eos, *special)])
-    made = PreTrainedTokenizerFast(tokenizer_object=inner, bos_token=bos, eos_token=eos, pad_token=pad or eos)
+    made = PreTrainedTokenizerFast(
+        tokenizer_object=inner, bos_token=bos, eos_token=eos, pad_token=pad or eos
+    )
     made.chat_template = template
     return made
 
@@ -66,8 +71,11 @@ def encode(tokenizer, messages, max_length=100_000):
 def trained(tokenizer, row):
     """The trained stretches of a row as text."""
     marked = zip(row["ids"], row["targets"], strict=True)
-    return [tokenizer.decode([i for i, _ in group], clean_up_tokenization_spaces=False)
-            for on, group in itertools.groupby(marked, key=lambda p: p[1]) if on]
+    return [
+        tokenizer.decode([i for i, _ in group], clean_up_tokenization_spaces=False)
+        for on, group in itertools.groupby(marked, key=lambda p: p[1])
+        if on
+    ]
 
 
 def letters(row):
@@ -78,34 +86,53 @@ def letters(row):
 
 # Literal lists, one character = one id
 
+
 def test_single_turn_as_lists():
     (row,) = encode(bytewise(), talk("hi", "ok"))
     assert row["ids"] == [256, 117, 58, 104, 105, 10, 97, 58, 111, 107, 257]  # <s>u:hi\na:ok</s>
     assert row["targets"] == [False] * 8 + [True] * 3
     assert {k: v for k, v in row.items() if k not in ("ids", "targets")} == {
-        "answer_start": 8, "prompt": "hi", "reference": "ok", "cut": 0, "file": "f.jsonl", "row": 7}
+        "answer_start": 8,
+        "prompt": "hi",
+        "reference": "ok",
+        "cut": 0,
+        "file": "f.jsonl",
+        "row": 7,
+    }
 
 
-@pytest.mark.parametrize(("messages", "ids", "mask"), [
-    (talk("hi", "ok", "no", "so"),  # several turns, one row; the newline after an end token is not trained
-     "▲u:hi\na:ok▼\nu:no\na:so▼",
-     "0000000011100000000111"),
-    (talk("hi", "ok", system="be"),
-     "▲s:be\nu:hi\na:ok▼",
-     "0000000000000111"),
-    (talk("say ok", "ok", "ok?", "ok"),  # the answer's words also stand in the questions
-     "▲u:say ok\na:ok▼\nu:ok?\na:ok▼",
-     "00000000000011100000000" + "0111"),
-    (talk("hi", "  ok \n"),  # white space around an answer is part of it where the template keeps it
-     "▲u:hi\na:  ok \n▼",
-     "00000000" + "1111111"),
-    (talk("hi", "a:"),  # an answer equal to the words around it
-     "▲u:hi\na:a:▼",
-     "00000000111"),
-    (talk("a:", "u"),
-     "▲u:a:\na:u▼",
-     "0000000011"),
-], ids=["turns", "system", "echo", "spaces", "template word", "template word asked"])
+@pytest.mark.parametrize(
+    ("messages", "ids", "mask"),
+    [
+        (
+            talk(
+                "hi", "ok", "no", "so"
+            ),  # several turns, one row; the newline after an end token is not trained
+            "▲u:hi\na:ok▼\nu:no\na:so▼",
+            "0000000011100000000111",
+        ),
+        (talk("hi", "ok", system="be"), "▲s:be\nu:hi\na:ok▼", "0000000000000111"),
+        (
+            talk("say ok", "ok", "ok?", "ok"),  # the answer's words also stand in the questions
+            "▲u:say ok\na:ok▼\nu:ok?\na:ok▼",
+            "00000000000011100000000" + "0111",
+        ),
+        (
+            talk(
+                "hi", "  ok \n"
+            ),  # white space around an answer is part of it where the template keeps it
+            "▲u:hi\na:  ok \n▼",
+            "00000000" + "1111111",
+        ),
+        (
+            talk("hi", "a:"),  # an answer equal to the words around it
+            "▲u:hi\na:a:▼",
+            "00000000111",
+        ),
+        (talk("a:", "u"), "▲u:a:\na:u▼", "0000000011"),
+    ],
+    ids=["turns", "system", "echo", "spaces", "template word", "template word asked"],
+)
 def test_literal_masks(messages, ids, mask):
     (row,) = encode(bytewise(), messages)
     assert letters(row) == (ids, mask)
@@ -146,7 +173,7 @@ def test_padding_and_bos_are_never_targets_though_the_end_token_is():
 def test_generation_is_asked_with_the_prompt_of_the_row():
     tokenizer = bytewise()
     (row,) = encode(tokenizer, talk("hi", "ok", "no", "so"))
-    assert chat.prompt_ids(tokenizer, talk("hi", "ok", "no")) == row["ids"][:row["answer_start"]]
+    assert chat.prompt_ids(tokenizer, talk("hi", "ok", "no")) == row["ids"][: row["answer_start"]]
     assert (row["prompt"], row["reference"]) == ("no", "so")
 
 
@@ -194,8 +221,20 @@ ASKS_OTHERWISE = {"deepseek_r1_distill", "deepseekv3", "nemotron_3_nano"}
 TRL = {
     **dict.fromkeys(("cohere", "cohere2", "llama3"), ("", "")),
     # The newline after the end token, which no model has to say: generation stops before it.
-    **dict.fromkeys(("gemma", "gemma3", "lfm2", "phi3", "phi3_5", "qwen2_5_vl", "qwen3", "qwen3_vl",
-                     "qwen3_instruct_2507"), ("", "\n")),
+    **dict.fromkeys(
+        (
+            "gemma",
+            "gemma3",
+            "lfm2",
+            "phi3",
+            "phi3_5",
+            "qwen2_5_vl",
+            "qwen3",
+            "qwen3_vl",
+            "qwen3_instruct_2507",
+        ),
+        ("", "\n"),
+    ),
     "qwen2_5": ("\n", "\n"),  # also the newline that ends the question to the model
     # Also what the template writes by itself when it asks.
     **dict.fromkeys(("deepseek_r1_distill", "deepseekv3"), ("<｜Assistant｜>", "")),
@@ -205,8 +244,10 @@ TRL = {
     "qwen3_5_nothink": (THINK, "\n"),
     **dict.fromkeys(("qwen3_5_think", "qwen3_6", "qwen3_8"), ("<think>\n", "\n")),
 }
-SPECIAL = re.compile(r"<[|｜][^<>'\"{}\s]{1,40}[|｜]>|<\|turn>|<turn\|>|</?think>"
-                     r"|<(?:start_of_turn|end_of_turn|end_of_utterance)>")
+SPECIAL = re.compile(
+    r"<[|｜][^<>'\"{}\s]{1,40}[|｜]>|<\|turn>|<turn\|>|</?think>"
+    r"|<(?:start_of_turn|end_of_turn|end_of_utterance)>"
+)
 
 
 def template(name):
@@ -220,8 +261,15 @@ def stock(name, end=None, using=None):
     """A tokenizer with a stock template and the special tokens that it writes."""
     written = template(name)
     special = sorted({*SPECIAL.findall(written), *SPECIAL.findall(end or "")} - {"<|endoftext|>"})
-    return bytewise(using or written, special, eos="<|endoftext|>" if "phi" in name else
-                    "<｜end▁of▁sentence｜>" if "deepseek" in name else "</s>")
+    return bytewise(
+        using or written,
+        special,
+        eos="<|endoftext|>"
+        if "phi" in name
+        else "<｜end▁of▁sentence｜>"
+        if "deepseek" in name
+        else "</s>",
+    )
 
 
 CONVERSATIONS = {
@@ -241,16 +289,22 @@ def test_stock_templates_train_the_answers_and_nothing_else(name, conversation):
     tokenizer, messages = stock(name, end), CONVERSATIONS[conversation]
     encoded = encode(tokenizer, messages)
     answers = [m["content"] for m in messages if m["role"] == "assistant"]
-    assert [t for row in encoded for t in trained(tokenizer, row)] == [lead + a + end for a in answers]
+    assert [t for row in encoded for t in trained(tokenizer, row)] == [
+        lead + a + end for a in answers
+    ]
     assert len(encoded) == (1 if len(answers) == 1 else several)
     # The prompt is what the template asks with, and prompt and answer are what it renders.
     history = messages[:-1]
-    asked, whole = (chat.render(tokenizer, m, ask) for m, ask in ((history, True), (messages, False)))
-    prompt = tokenizer.decode(encoded[-1]["ids"][:encoded[-1]["answer_start"]])
+    asked, whole = (
+        chat.render(tokenizer, m, ask) for m, ask in ((history, True), (messages, False))
+    )
+    prompt = tokenizer.decode(encoded[-1]["ids"][: encoded[-1]["answer_start"]])
     assert (prompt == asked) == (name not in ASKS_OTHERWISE)
     assert whole.startswith(prompt + lead + answers[-1] + end)
-    assert chat.prompt_ids(tokenizer, history) == encoded[-1]["ids"][:encoded[-1]["answer_start"]]
-    assert tokenizer.decode(chat.stop_ids(encoded, tokenizer)) == (end if name != "cohere2" else end[16:])
+    assert chat.prompt_ids(tokenizer, history) == encoded[-1]["ids"][: encoded[-1]["answer_start"]]
+    assert tokenizer.decode(chat.stop_ids(encoded, tokenizer)) == (
+        end if name != "cohere2" else end[16:]
+    )
 
 
 @pytest.mark.parametrize("name", TRL)
@@ -260,13 +314,19 @@ def test_against_generation_marks(name):
     marks = stock(name, end, using=template(f"{name}_training"))
     messages = CONVERSATIONS["two"]
     made = marks.apply_chat_template(messages, return_assistant_tokens_mask=True, return_dict=True)
-    theirs = trained(marks, {"ids": made["input_ids"], "targets": list(map(bool, made["assistant_masks"]))})
+    theirs = trained(
+        marks, {"ids": made["input_ids"], "targets": list(map(bool, made["assistant_masks"]))}
+    )
     mine = [t for row in encode(ours, messages) for t in trained(ours, row)]
     before, after = TRL[name]
     expected = [before + t + after for t in mine]
-    if name == "gptoss":  # as history a turn ends with <|end|>; when asked the model says <|return|>
+    if (
+        name == "gptoss"
+    ):  # as history a turn ends with <|end|>; when asked the model says <|return|>
         expected[0] = expected[0].replace("<|return|>", "<|end|>")
-    if name.startswith("phi3"):  # its final eos is marked too, after a newline: the turn has ended before
+    if name.startswith(
+        "phi3"
+    ):  # its final eos is marked too, after a newline: the turn has ended before
         expected[-1] += "<|endoftext|>"
     assert theirs == expected
 
@@ -276,7 +336,9 @@ def test_thoughts_belong_to_the_answer_that_follows_them():
     messages = talk("1+1?", "2", "2+2?", "4")
     messages[1]["reasoning_content"], messages[3]["reasoning_content"] = "easy", "2 and 2"
     assert [trained(tokenizer, row) for row in encode(tokenizer, messages)] == [
-        ["<think>\neasy\n</think>\n\n2<|im_end|>"], ["<think>\n2 and 2\n</think>\n\n4<|im_end|>"]]
+        ["<think>\neasy\n</think>\n\n2<|im_end|>"],
+        ["<think>\n2 and 2\n</think>\n\n4<|im_end|>"],
+    ]
     second = encode(tokenizer, messages)[1]
     assert "easy" not in tokenizer.decode(second["ids"])  # an old thought is dropped, as when asked
 
@@ -284,8 +346,14 @@ def test_thoughts_belong_to_the_answer_that_follows_them():
 def test_special_tokens_that_swallow_the_white_space_after_them():
     """As in Phi-3, where <|end|> takes the newline with it, so that the final end of text follows at once."""
     tokenizer = bytewise(template("phi3"), eos="<|endoftext|>")
-    tokenizer.add_special_tokens({"additional_special_tokens": [
-        AddedToken(t, rstrip=True, normalized=False) for t in ("<|user|>", "<|assistant|>", "<|end|>")]})
+    tokenizer.add_special_tokens(
+        {
+            "additional_special_tokens": [
+                AddedToken(t, rstrip=True, normalized=False)
+                for t in ("<|user|>", "<|assistant|>", "<|end|>")
+            ]
+        }
+    )
     assert len(tokenizer("<|end|>\n<|endoftext|>")["input_ids"]) == 2
     (row,) = encode(tokenizer, talk("hi", "yo", "no", " so"))
     assert trained(tokenizer, row) == ["yo<|end|>", "so<|end|>"]
@@ -294,11 +362,14 @@ def test_special_tokens_that_swallow_the_white_space_after_them():
 def test_system_turns_of_stock_templates():
     tokenizer = stock("llama3")
     (row,) = encode(tokenizer, talk("hi", "yo", system="Be brief."))
-    assert tokenizer.decode(row["ids"]).startswith("<s><|start_header_id|>system<|end_header_id|>\n\nBe ")
+    assert tokenizer.decode(row["ids"]).startswith(
+        "<s><|start_header_id|>system<|end_header_id|>\n\nBe "
+    )
     assert trained(tokenizer, row) == ["yo<|eot_id|>"]
 
 
 # What cannot be trained is refused
+
 
 def test_a_template_that_raises_rejects_the_row():
     tokenizer = stock("gemma")
@@ -307,19 +378,25 @@ def test_a_template_that_raises_rejects_the_row():
     encoded, rejected, _ = rows.encode({"train": [good, bad]}, chat, tokenizer, 100)
     assert [r["row"] for r in encoded["train"]] == [1]
     assert [(r.where, r.reason) for r in rejected] == [
-        ("camp.jsonl:2", "the chat template refuses it: System role not supported")]
+        ("camp.jsonl:2", "the chat template refuses it: System role not supported")
+    ]
 
 
 @pytest.mark.parametrize("name", ["idefics3", "smolvlm"])
 def test_a_template_for_text_in_parts_is_refused(name):
-    with pytest.raises(LorakitError, match=r"f\.jsonl:7: .* leaves the words of an answer out .* plain text"):
+    with pytest.raises(
+        LorakitError, match=r"f\.jsonl:7: .* leaves the words of an answer out .* plain text"
+    ):
         encode(stock(name), talk("hi", "yo"))
 
 
-@pytest.mark.parametrize("written", [
-    TURNS.replace("{{ eos_token }}", ""), TURNS.replace("{{ eos_token }}", "END")])
+@pytest.mark.parametrize(
+    "written", [TURNS.replace("{{ eos_token }}", ""), TURNS.replace("{{ eos_token }}", "END")]
+)
 def test_a_template_without_an_end_token_is_refused_with_its_cure(written):
-    with pytest.raises(LorakitError, match=r"f\.jsonl:7: .* never stop\. Use the instruct version") as caught:
+    with pytest.raises(
+        LorakitError, match=r"f\.jsonl:7: .* never stop\. Use the instruct version"
+    ) as caught:
         encode(bytewise(written), talk("hi", "yo"))
     assert not isinstance(caught.value, BadRow)  # the template's fault, not the row's
 
@@ -329,16 +406,28 @@ def test_rows_are_cut_at_max_length():
     assert letters(row) == ("▲u:hi\na:ab", "0000000011") and row["cut"] == 5
     (row,) = encode(bytewise(), talk("hi", "ok", "a long question", "so"), max_length=15)
     assert letters(row) == ("▲u:hi\na:ok▼\nu:a", "000000001110000")
-    assert (row["answer_start"], row["prompt"], row["reference"]) == (8, "hi", "ok")  # the answer still there
-    with pytest.raises(BadRow, match=r"no answer token within max_length=8 \(the row has 15 tokens\)"):
+    assert (row["answer_start"], row["prompt"], row["reference"]) == (
+        8,
+        "hi",
+        "ok",
+    )  # the answer still there
+    with pytest.raises(
+        BadRow, match=r"no answer token within max_length=8 \(the row has 15 tokens\)"
+    ):
         encode(bytewise(), talk("hi", "abcdef"), max_length=8)
 
 
 def test_cut_rows_are_counted_and_lost_rows_listed():
-    sets = {"train": [Example({"messages": talk("hi", "ok")}, "f.jsonl", 1),
-                      Example({"messages": talk("hi", "abcdef")}, "f.jsonl", 2)],
-            "test": [Example({"messages": talk("hi", "ok")}, "g.jsonl", 1),
-                     Example({"messages": talk("a long question", "ok")}, "g.jsonl", 2)]}
+    sets = {
+        "train": [
+            Example({"messages": talk("hi", "ok")}, "f.jsonl", 1),
+            Example({"messages": talk("hi", "abcdef")}, "f.jsonl", 2),
+        ],
+        "test": [
+            Example({"messages": talk("hi", "ok")}, "g.jsonl", 1),
+            Example({"messages": talk("a long question", "ok")}, "g.jsonl", 2),
+        ],
+    }
     encoded, rejected, notes = rows.encode(sets, chat, bytewise(), 12)
     assert [len(r) for r in encoded.values()] == [2, 1]
     assert [r.where for r in rejected] == ["g.jsonl:2"] and "max_length=12" in rejected[0].reason
@@ -349,7 +438,9 @@ def test_a_set_without_usable_rows_names_its_own_first_row():
     long = Example({"messages": talk("a long question", "ok")}, "train.jsonl", 1)
     fine = Example({"messages": talk("hi", "ok")}, "train.jsonl", 2)
     lost = Example({"messages": talk("another long question", "ok")}, "test.jsonl", 5)
-    with pytest.raises(LorakitError, match=r"no test row can be used; the first: test\.jsonl:5: no answer"):
+    with pytest.raises(
+        LorakitError, match=r"no test row can be used; the first: test\.jsonl:5: no answer"
+    ):
         rows.encode({"train": [long, fine], "test": [lost]}, chat, bytewise(), 12)
 
 
@@ -362,10 +453,13 @@ def test_guard():
     with pytest.raises(LorakitError, match="no end-of-turn token is trained: max_length cuts"):
         chat.guard([row | {"ids": [97, 98, 99], "cut": 4}], tokenizer)
     with pytest.raises(LorakitError, match="no end-of-turn token is trained: max_length cuts"):
-        rows.encode({"train": [Example({"messages": talk("hi", "abcdef")}, "f", 1)]}, chat, tokenizer, 10)
+        rows.encode(
+            {"train": [Example({"messages": talk("hi", "abcdef")}, "f", 1)]}, chat, tokenizer, 10
+        )
 
 
 # Tokens that join the prompt to the answer
+
 
 def test_a_merge_over_the_border_leaves_the_prompt_as_it_is_asked():
     tokenizer = bytewise(merges=[(":", "o")])
@@ -382,14 +476,31 @@ def test_a_merge_over_the_border_leaves_the_prompt_as_it_is_asked():
 
 def metaspace(scheme, template):
     """A tokenizer like SentencePiece's: '▁' for the space before a word."""
-    words = ["▁", "▁hi", "▁ok", "▁u", "▁a", "▁then", ":", "hi", "ok", "u", "a", "then", "?", "\n", ":ok"]
+    words = [
+        "▁",
+        "▁hi",
+        "▁ok",
+        "▁u",
+        "▁a",
+        "▁then",
+        ":",
+        "hi",
+        "ok",
+        "u",
+        "a",
+        "then",
+        "?",
+        "\n",
+        ":ok",
+    ]
     pieces = [("<unk>", 0.0), ("<s>", 0.0), ("</s>", 0.0), *((w, -1.0) for w in words)]
     inner = Tokenizer(models.Unigram(pieces, unk_id=0))
     inner.normalizer = normalizers.Sequence([])
     inner.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme, split=False)
     inner.decoder = decoders.Metaspace(prepend_scheme=scheme, split=False)
     made = PreTrainedTokenizerFast(
-        tokenizer_object=inner, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+        tokenizer_object=inner, bos_token="<s>", eos_token="</s>", unk_token="<unk>"
+    )
     made.chat_template = template
     return made
 
@@ -414,14 +525,22 @@ def test_a_word_joined_to_the_prompt_where_pieces_cannot_be_apart():
 
 # Plain text
 
+
 def test_every_token_of_a_text_but_the_first_is_trained():
     (row,) = text.encode(Example({"text": "flood"}, "t.jsonl", 3), bytewise(), 100)
     assert letters(row) == ("flood▼", "011111")
     assert (row["file"], row["row"], row["cut"]) == ("t.jsonl", 3, 0)
 
 
-@pytest.mark.parametrize(("max_length", "expected"), [
-    (4, ["abcd", "defg", "g▼"]), (5, ["abcde", "efg▼"]), (7, ["abcdefg", "g▼"]), (8, ["abcdefg▼"])])
+@pytest.mark.parametrize(
+    ("max_length", "expected"),
+    [
+        (4, ["abcd", "defg", "g▼"]),
+        (5, ["abcde", "efg▼"]),
+        (7, ["abcdefg", "g▼"]),
+        (8, ["abcdefg▼"]),
+    ],
+)
 def test_a_long_text_becomes_rows_that_train_each_token_once(max_length, expected):
     encoded = text.encode(Example({"text": "abcdefg"}, "t", 1), bytewise(), max_length)
     assert [letters(row)[0] for row in encoded] == expected
@@ -440,6 +559,7 @@ def test_a_text_without_tokens_is_a_bad_row():
 
 # The mask made visible
 
+
 def preview(question, answer, tokenizer=None):
     tokenizer = tokenizer or bytewise()
     (row,) = encode(tokenizer, talk(question, answer))
@@ -447,7 +567,10 @@ def preview(question, answer, tokenizer=None):
 
 
 def coloured(shown):
-    return [html.unescape(t) for t in re.findall(r'<span style="background:[^"]*">(.*?)</span>', shown, re.S)]
+    return [
+        html.unescape(t)
+        for t in re.findall(r'<span style="background:[^"]*">(.*?)</span>', shown, re.S)
+    ]
 
 
 def test_html_colours_exactly_the_trained_text_and_escapes_it():
@@ -456,13 +579,16 @@ def test_html_colours_exactly_the_trained_text_and_escapes_it():
     assert coloured(shown) == [hostile + "!</s>"]
     tags = {t for t in re.findall(r"<(/?\w+)", shown)}
     assert tags == {"pre", "/pre", "span", "/span", "p", "/p", "small", "/small"}
-    assert html.unescape(re.sub(r"<[^>]*>", "", shown)).startswith(f"<s>u:{hostile}\na:{hostile}!</s>")
+    assert html.unescape(re.sub(r"<[^>]*>", "", shown)).startswith(
+        f"<s>u:{hostile}\na:{hostile}!</s>"
+    )
     assert shown.endswith("<small>45 of 94 tokens are trained (green)</small></p>")
 
 
 def test_ansi_colours_exactly_the_trained_text():
     assert str(preview("hi", "né")) == (
-        "\x1b[2m<s>u:hi\na:\x1b[0m\x1b[30;42mné</s>\x1b[0m\n[4 of 12 tokens trained]")
+        "\x1b[2m<s>u:hi\na:\x1b[0m\x1b[30;42mné</s>\x1b[0m\n[4 of 12 tokens trained]"
+    )
 
 
 def test_control_characters_of_the_data_do_not_reach_the_terminal():
@@ -479,16 +605,25 @@ def test_a_row_shows_its_picture_its_sound_and_its_class():
     shown = Preview([], [], None, {"media": [picture], "reference": "<rust>"})
     assert repr(shown) == "⟦ → <rust>⟧\n[the class trained]"
     assert coloured(shown._repr_html_()) == [" → <rust>"]
-    assert f'src="data:image/png;base64,{base64.b64encode(picture).decode()}"' in shown._repr_html_()
-    heard = Preview([], [], None, {"media": [media.packed_sound(np.ones(9))], "targets": []})._repr_html_()
-    with wave.open(io.BytesIO(base64.b64decode(re.search(r"wav;base64,([^\"]*)", heard)[1]))) as file:
+    assert (
+        f'src="data:image/png;base64,{base64.b64encode(picture).decode()}"' in shown._repr_html_()
+    )
+    heard = Preview(
+        [], [], None, {"media": [media.packed_sound(np.ones(9))], "targets": []}
+    )._repr_html_()
+    with wave.open(
+        io.BytesIO(base64.b64decode(re.search(r"wav;base64,([^\"]*)", heard)[1]))
+    ) as file:
         assert file.getparams()[:4] == (1, 2, 16_000, 9)
 
 
 def test_tokens_that_stand_for_a_picture_are_counted_not_repeated():
     words, tokenizer = "<s>" * 6 + "aaaaaaaa", bytewise()
     ids, row = list(words.encode()), {"media": [b"\x89PNG"], "targets": []}
-    assert "&lt;s&gt; × 6 aaaaaaaa</span>" in Preview(ids, [False] * len(ids), tokenizer, row)._repr_html_()
+    assert (
+        "&lt;s&gt; × 6 aaaaaaaa</span>"
+        in Preview(ids, [False] * len(ids), tokenizer, row)._repr_html_()
+    )
     assert html.escape(words) in Preview(ids, [False] * len(ids), tokenizer)._repr_html_()
 
 
@@ -497,8 +632,14 @@ def test_characters_of_several_tokens_stay_whole():
     ids = list(written.encode())
     assert Preview(ids, [True] * len(ids), tokenizer).spans == [(written, True)]
     # A border inside a character: it is shown once, whole, with its last byte.
-    assert Preview(ids, [False] * 2 + [True] * 9, tokenizer).spans == [("a", False), ("水b🫗c", True)]
-    assert Preview(ids, [True] * 7 + [False] * 4, tokenizer).spans == [("a水b", True), ("🫗c", False)]
+    assert Preview(ids, [False] * 2 + [True] * 9, tokenizer).spans == [
+        ("a", False),
+        ("水b🫗c", True),
+    ]
+    assert Preview(ids, [True] * 7 + [False] * 4, tokenizer).spans == [
+        ("a水b", True),
+        ("🫗c", False),
+    ]
     for border in range(1, len(ids)):
         spans = Preview(ids, [i >= border for i in range(len(ids))], tokenizer).spans
         assert "".join(t for t, _ in spans) == written

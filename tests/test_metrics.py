@@ -14,7 +14,21 @@ import lorakit.metrics as folder
 
 KINDS = {"answers", "tokens", "labels", "probabilities"}
 NAMES = sorted(p.stem for p in Path(folder.__path__[0]).glob("*.py") if not p.stem.startswith("_"))
-WORDS = ["the", "a", "cat", "dog", "sat", "on", "mat,", "ran", "42", "Fast.", "well-known", "--", "café"]
+WORDS = [
+    "the",
+    "a",
+    "cat",
+    "dog",
+    "sat",
+    "on",
+    "mat,",
+    "ran",
+    "42",
+    "Fast.",
+    "well-known",
+    "--",
+    "café",
+]
 
 
 def metric(name):
@@ -32,7 +46,9 @@ def texts(n=30, seed=0):
     for _ in range(n):
         words = rng.choice(WORDS[:-4], size=rng.integers(3, 12)).tolist()
         references.append(" ".join(words))
-        noisy = [w if rng.random() < 0.7 else str(rng.choice(WORDS)) for w in words if rng.random() < 0.9]
+        noisy = [
+            w if rng.random() < 0.7 else str(rng.choice(WORDS)) for w in words if rng.random() < 0.9
+        ]
         predictions.append(" ".join(noisy))
     return references, predictions
 
@@ -45,7 +61,11 @@ def sample(kind, n=30, seed=0):
         return *texts(n, seed), {}
     if kind == "tokens":
         tokens = rng.integers(1, 9, size=n)
-        return None, np.column_stack([rng.gamma(2, size=n) * tokens, tokens, rng.binomial(tokens, 0.6)]), {}
+        return (
+            None,
+            np.column_stack([rng.gamma(2, size=n) * tokens, tokens, rng.binomial(tokens, 0.6)]),
+            {},
+        )
     if kind == "labels":
         return rng.choice(names, size=n).tolist(), rng.choice(names, size=n).tolist(), {}
     return rng.choice(names, size=n).tolist(), rng.dirichlet(np.ones(3), size=n), {"classes": names}
@@ -102,16 +122,30 @@ def test_direction(name):
         better = [[float(c == r) for c in options["classes"]] for r in references]
     else:
         better = references
-    gain = value(name, references, better, **options) - value(name, references, predictions, **options)
+    gain = value(name, references, better, **options) - value(
+        name, references, predictions, **options
+    )
     assert (gain > 0) == module.HIGHER_IS_BETTER and gain != 0
 
 
 def test_imports_are_cheap():
-    code = "; ".join([*(f"import lorakit.metrics.{name}" for name in NAMES), "import lorakit.intervals, sys",
-                      "print(*sorted({m.split('.')[0] for m in sys.modules}))"])
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
-                            cwd=Path(folder.__path__[0]).parents[1]).stdout.split()
-    assert not {"torch", "sklearn", "scipy", "sacrebleu", "rouge_score", "nltk", "jiwer"} & set(loaded)
+    code = "; ".join(
+        [
+            *(f"import lorakit.metrics.{name}" for name in NAMES),
+            "import lorakit.intervals, sys",
+            "print(*sorted({m.split('.')[0] for m in sys.modules}))",
+        ]
+    )
+    loaded = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(folder.__path__[0]).parents[1],
+    ).stdout.split()
+    assert not {"torch", "sklearn", "scipy", "sacrebleu", "rouge_score", "nltk", "jiwer"} & set(
+        loaded
+    )
 
 
 # Values worked out by hand
@@ -149,12 +183,15 @@ def test_accuracy():
     assert value("accuracy", ["x", "y", "y", "x"], ["x", "x", "y", " x"]) == 0.75
 
 
-@pytest.mark.parametrize("average, expected", [
-    # a: 1 hit, 2 references, 1 prediction: 2/3. b: 2, 2, 3: 4/5. c: 0, 0, 1: 0. d: 1, 2, 1: 2/3.
-    ("macro", (2 / 3 + 4 / 5 + 0 + 2 / 3) / 4),
-    ("micro", 4 / 6),
-    ("weighted", (2 * 2 / 3 + 2 * 4 / 5 + 2 * 2 / 3) / 6),
-])
+@pytest.mark.parametrize(
+    "average, expected",
+    [
+        # a: 1 hit, 2 references, 1 prediction: 2/3. b: 2, 2, 3: 4/5. c: 0, 0, 1: 0. d: 1, 2, 1: 2/3.
+        ("macro", (2 / 3 + 4 / 5 + 0 + 2 / 3) / 4),
+        ("micro", 4 / 6),
+        ("weighted", (2 * 2 / 3 + 2 * 4 / 5 + 2 * 2 / 3) / 6),
+    ],
+)
 def test_f1(average, expected):
     references, predictions = list("aabbdd"), list("abbbcd")
     assert value("f1", references, predictions, average=average) == pytest.approx(expected)
@@ -171,7 +208,9 @@ def test_roc_auc():
     """Pairs (yes, no): .9 > .4, .9 > .1, .4 = .4 (half), .4 > .1: 3.5 of 4."""
     p = np.array([0.9, 0.4, 0.4, 0.1])
     predictions = np.column_stack([1 - p, p])
-    assert value("roc_auc", ["yes", "yes", "no", "no"], predictions, classes=["no", "yes"]) == 3.5 / 4
+    assert (
+        value("roc_auc", ["yes", "yes", "no", "no"], predictions, classes=["no", "yes"]) == 3.5 / 4
+    )
     stats = metric("roc_auc").rows(["yes", "yes", "no", "no"], predictions, classes=["no", "yes"])
     assert math.isnan(metric("roc_auc").score(stats[:2]))
 
@@ -179,15 +218,20 @@ def test_roc_auc():
 def test_roc_auc_one_versus_rest():
     """a: .6 above .3 and .1: 1. b: .3 above .2, level with .3: 3/4. c: .6 above .2 and .4: 1."""
     predictions = [[0.6, 0.2, 0.2], [0.3, 0.3, 0.4], [0.1, 0.3, 0.6]]
-    assert value("roc_auc", list("abc"), predictions, classes=list("abc")) == pytest.approx(2.75 / 3)
+    assert value("roc_auc", list("abc"), predictions, classes=list("abc")) == pytest.approx(
+        2.75 / 3
+    )
 
 
-@pytest.mark.parametrize("references, predictions, classes, message", [
-    (["no"], [[1.0]], ["no"], "two classes"),
-    (["no", "?"], [[1.0, 0.0]] * 2, ["no", "yes"], "row 1: "),
-    (["no"], [[1.0, 0.0, 0.0]], ["no", "yes"], "shape"),
-    (["no"], [[1.0, math.nan]], ["no", "yes"], "finite"),
-])
+@pytest.mark.parametrize(
+    "references, predictions, classes, message",
+    [
+        (["no"], [[1.0]], ["no"], "two classes"),
+        (["no", "?"], [[1.0, 0.0]] * 2, ["no", "yes"], "row 1: "),
+        (["no"], [[1.0, 0.0, 0.0]], ["no", "yes"], "shape"),
+        (["no"], [[1.0, math.nan]], ["no", "yes"], "finite"),
+    ],
+)
 def test_roc_auc_errors(references, predictions, classes, message):
     with pytest.raises(ValueError, match=message):
         metric("roc_auc").rows(references, predictions, classes=classes)
@@ -196,8 +240,12 @@ def test_roc_auc_errors(references, predictions, classes, message):
 def test_bleu():
     """Matched / predicted n-grams: 5/6, 3/5, 2/4, 1/3; no brevity penalty."""
     expected = 100 * (5 / 6 * 3 / 5 * 2 / 4 * 1 / 3) ** 0.25
-    assert value("bleu", ["the cat sat on the mat"], ["the dog sat on the mat"]) == pytest.approx(expected)
-    assert value("bleu", ["a b c d e f g h"], ["a b c d"]) == pytest.approx(100 * math.exp(1 - 8 / 4))
+    assert value("bleu", ["the cat sat on the mat"], ["the dog sat on the mat"]) == pytest.approx(
+        expected
+    )
+    assert value("bleu", ["a b c d e f g h"], ["a b c d"]) == pytest.approx(
+        100 * math.exp(1 - 8 / 4)
+    )
     assert value("bleu", ["A B C D"], ["a b c d"]) == 0
     assert value("bleu", ["A B C D"], ["a b c d"], lowercase=True) == pytest.approx(100)
     assert value("bleu", ["abcd"], ["abcd"], tokenize="char") == pytest.approx(100)
@@ -291,7 +339,9 @@ def test_rouge_is_rouge_score(variant):
     scorer = RougeScorer([variant])
 
     def mean_f(references, predictions):
-        return np.mean([scorer.score(r, p)[variant].fmeasure for r, p in zip(references, predictions)])
+        return np.mean(
+            [scorer.score(r, p)[variant].fmeasure for r, p in zip(references, predictions)]
+        )
 
     check("rouge", *texts(), mean_f, {"variant": variant})
 

@@ -69,6 +69,7 @@ def skeleton(config):
 
 def linear(model):
     import torch
+
     return {n: m for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)}
 
 
@@ -85,7 +86,12 @@ def test_the_real_dimensions_add_up(name):
 def test_the_real_dimensions_of_those_that_see_and_hear_add_up(name):
     model = skeleton(KNOWN[name].config)
     heads = ("classifier", "pre_classifier") if hasattr(model, "classifier") else ()
-    new = sum(p.numel() for head in heads if hasattr(model, head) for p in getattr(model, head).parameters())
+    new = sum(
+        p.numel()
+        for head in heads
+        if hasattr(model, head)
+        for p in getattr(model, head).parameters()
+    )
     assert model.num_parameters() - new == SEEING_AND_HEARING[name]
 
 
@@ -93,7 +99,12 @@ def test_the_real_dimensions_of_those_that_see_and_hear_add_up(name):
 def test_the_facts_are_complete(name):
     spec = KNOWN[name]
     assert "{" not in spec.path + spec.name and spec.name == name == name.lower()
-    assert spec.licence != Spec.licence and spec.source.startswith("https://") and spec.small and not spec.sizes
+    assert (
+        spec.licence != Spec.licence
+        and spec.source.startswith("https://")
+        and spec.small
+        and not spec.sizes
+    )
     assert spec.fp16 == (not name.startswith(("gemma-3", "gpt-oss")))
 
 
@@ -102,20 +113,36 @@ def test_the_small_copy_keeps_the_architecture(name):
     from transformers import AutoConfig
 
     spec = KNOWN[name]
-    real, small = (AutoConfig.for_model(**config) for config in (spec.config, models.shrunk(spec.config, spec.small)))
+    real, small = (
+        AutoConfig.for_model(**config)
+        for config in (spec.config, models.shrunk(spec.config, spec.small))
+    )
     assert type(small) is type(real) and small.tie_word_embeddings == real.tie_word_embeddings
     real, small = real.get_text_config(), small.get_text_config()
 
     def shared(config):
-        return config.num_attention_heads // (getattr(config, "num_key_value_heads", None) or
-                                              config.num_attention_heads)
+        return config.num_attention_heads // (
+            getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        )
 
     assert shared(small) == shared(real) and small.num_hidden_layers in (2, 4)
-    assert set(getattr(small, "layer_types", None) or []) == set(getattr(real, "layer_types", None) or [])
-    for kept in ("rope_parameters", "altup_num_inputs", "max_position_embeddings", "attention_bias"):
+    assert set(getattr(small, "layer_types", None) or []) == set(
+        getattr(real, "layer_types", None) or []
+    )
+    for kept in (
+        "rope_parameters",
+        "altup_num_inputs",
+        "max_position_embeddings",
+        "attention_bias",
+    ):
         assert getattr(small, kept, None) == getattr(real, kept, None)
-    for some in ("num_local_experts", "num_experts_per_tok", "hidden_size_per_layer_input", "num_kv_shared_layers",
-                 "sliding_window"):
+    for some in (
+        "num_local_experts",
+        "num_experts_per_tok",
+        "hidden_size_per_layer_input",
+        "num_kv_shared_layers",
+        "sliding_window",
+    ):
         assert bool(getattr(small, some, None)) == bool(getattr(real, some, None)), some
 
 
@@ -124,7 +151,7 @@ def test_adapters_sit_in_every_block_of_the_language_model_alone(name):
     spec = KNOWN[name]
     model = skeleton(spec.config)
     chosen = [n for n in linear(model) if models.adapts(spec.target_modules, n)]
-    blocks = {".".join(n.split(".")[:n.split(".").index("layers") + 2]) for n in chosen}
+    blocks = {".".join(n.split(".")[: n.split(".").index("layers") + 2]) for n in chosen}
     assert len(blocks) == model.config.get_text_config().num_hidden_layers
     assert not [n for n in chosen if "vision" in n or "audio" in n or "lm_head" in n]
 
@@ -140,16 +167,26 @@ def test_a_bare_suffix_would_match_the_towers():
     language = "model.language_model.layers.3.self_attn.k_proj"
     for name, tower in (("gemma-3n-e2b", sound), ("gemma-3-4b", images)):
         assert [n for n in tower if models.adapts(["k_proj"], n)]
-        assert [n for n in [*tower, language] if models.adapts(KNOWN[name].target_modules, n)] == [language]
+        assert [n for n in [*tower, language] if models.adapts(KNOWN[name].target_modules, n)] == [
+            language
+        ]
 
 
 def test_adapts_is_what_peft_does():
     from peft import LoraConfig
     from peft.tuners.tuners_utils import check_target_module_exists
 
-    layers = ["model.layers.0.self_attn.q_proj", "model.layers.0.mlp.up_proj", "q_proj", "seq_proj", "lm_head"]
+    layers = [
+        "model.layers.0.self_attn.q_proj",
+        "model.layers.0.mlp.up_proj",
+        "q_proj",
+        "seq_proj",
+        "lm_head",
+    ]
     for targets in (["q_proj"], ["mlp.up_proj", "lm_head"], r".*\.q_proj", r"model\.layers\.0\..*"):
-        theirs = [bool(check_target_module_exists(LoraConfig(target_modules=targets), n)) for n in layers]
+        theirs = [
+            bool(check_target_module_exists(LoraConfig(target_modules=targets), n)) for n in layers
+        ]
         assert [models.adapts(targets, n) for n in layers] == theirs and any(theirs)
 
 
@@ -157,24 +194,49 @@ def test_adapts_is_what_peft_does():
 def test_the_small_copy_trains_and_everything_expected_moves(name, tmp_path):
     """Forward, backward, two updates: what `SPEC` names has changed, nothing frozen has."""
     folder, _ = stand_in(name, tmp_path)
-    run = lorakit.Run(data="-", model=folder, name=name, precision="fp32", quantization="none", max_length=64, rank=4,
-                      global_batch_size=2, micro_batch_size=2, micro_batch_tokens=128, gradient_checkpointing=False)
+    run = lorakit.Run(
+        data="-",
+        model=folder,
+        name=name,
+        precision="fp32",
+        quantization="none",
+        max_length=64,
+        rank=4,
+        global_batch_size=2,
+        micro_batch_size=2,
+        micro_batch_tokens=128,
+        gradient_checkpointing=False,
+    )
     engine = registry.load("engines", "torch").load(run)
     before = engine.fingerprint()
-    rows = [{"ids": [*range(9 + n, 79 + n, 3)], "targets": [False] * 4 + [True] * 20} for n in range(4)]
-    batches = Batches(rows, np.full(4, 24), global_batch_size=2, packing=engine.packing, seed=0, micro_batch_size=2,
-                      micro_batch_tokens=128, epochs=1)
+    rows = [
+        {"ids": [*range(9 + n, 79 + n, 3)], "targets": [False] * 4 + [True] * 20} for n in range(4)
+    ]
+    batches = Batches(
+        rows,
+        np.full(4, 24),
+        global_batch_size=2,
+        packing=engine.packing,
+        seed=0,
+        micro_batch_size=2,
+        micro_batch_tokens=128,
+        epochs=1,
+    )
     lines = []
     train(engine, batches, State(), lambda update: 1e-3, lambda state, line: lines.append(line))
     assert len(lines) == 2 and all(0 < line["loss"] < 20 for line in lines)
     after = engine.fingerprint()
     assert {n for n in after if after[n] != before[n]} == {
-        f"base_model.model.{n}.lora_{x}.default.weight" for n in linear(skeleton(base.config(folder).to_dict()))
-        if models.adapts(KNOWN[name].target_modules, n) for x in "AB"}
+        f"base_model.model.{n}.lora_{x}.default.weight"
+        for n in linear(skeleton(base.config(folder).to_dict()))
+        if models.adapts(KNOWN[name].target_modules, n)
+        for x in "AB"
+    }
     engine.close()
 
 
 # Names
+
 
 def test_a_name_and_a_hub_id_mean_the_same():
     for name, spec in models.known().items():
@@ -185,20 +247,33 @@ def test_a_name_and_a_hub_id_mean_the_same():
 
 
 def test_an_unknown_name_lists_those_that_users_type():
-    with pytest.raises(LorakitError, match=r"model='qwen3-0.5b': no such folder, and not a hub id \(owner/name\)\. "
-                                           r"Known by name: blip-base, .*, tiny, .*; did you mean 'qwen3-0.6b'\?"):
+    with pytest.raises(
+        LorakitError,
+        match=r"model='qwen3-0.5b': no such folder, and not a hub id \(owner/name\)\. "
+        r"Known by name: blip-base, .*, tiny, .*; did you mean 'qwen3-0.6b'\?",
+    ):
         base.path("qwen3-0.5b")
 
 
-@pytest.mark.parametrize(("config", "fp16", "targets"), [
-    ({"model_type": "gemma3", "text_config": {"model_type": "gemma3_text"}}, False, KNOWN["gemma-3-4b"].target_modules),
-    ({"model_type": "gemma3n", "text_config": {"model_type": "gemma3n_text"}}, False,
-     KNOWN["gemma-3n-e2b"].target_modules),
-    ({"model_type": "gpt_oss"}, False, ("q_proj", "k_proj", "v_proj", "o_proj")),
-    ({"model_type": "phi3"}, True, ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")),
-    ({"model_type": "bloom"}, True, "all-linear"),
-    ([], True, "all-linear"),
-])
+@pytest.mark.parametrize(
+    ("config", "fp16", "targets"),
+    [
+        (
+            {"model_type": "gemma3", "text_config": {"model_type": "gemma3_text"}},
+            False,
+            KNOWN["gemma-3-4b"].target_modules,
+        ),
+        (
+            {"model_type": "gemma3n", "text_config": {"model_type": "gemma3n_text"}},
+            False,
+            KNOWN["gemma-3n-e2b"].target_modules,
+        ),
+        ({"model_type": "gpt_oss"}, False, ("q_proj", "k_proj", "v_proj", "o_proj")),
+        ({"model_type": "phi3"}, True, ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")),
+        ({"model_type": "bloom"}, True, "all-linear"),
+        ([], True, "all-linear"),
+    ],
+)
 def test_an_attached_folder_is_treated_as_its_family(config, fp16, targets, tmp_path):
     import json
 
@@ -208,14 +283,20 @@ def test_an_attached_folder_is_treated_as_its_family(config, fp16, targets, tmp_
     assert found.licence == Spec.licence and found.config == {}
 
 
-@pytest.mark.parametrize(("said", "stored"), [
-    (None, ""),  # 16 bits
-    ({"quant_method": "mxfp4", "modules_to_not_convert": ["lm_head"]}, "mxfp4"),
-    ({"mode": "mxfp4", "bits": 4, "group_size": 32}, "mxfp4"),  # as mlx-lm writes it
-    ({"mode": "affine", "bits": 4, "group_size": 64}, ""),
-    ({"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}, "nf4"),
-    ({"quant_method": "bitsandbytes", "load_in_8bit": True}, ""),
-])
+@pytest.mark.parametrize(
+    ("said", "stored"),
+    [
+        (None, ""),  # 16 bits
+        ({"quant_method": "mxfp4", "modules_to_not_convert": ["lm_head"]}, "mxfp4"),
+        ({"mode": "mxfp4", "bits": 4, "group_size": 32}, "mxfp4"),  # as mlx-lm writes it
+        ({"mode": "affine", "bits": 4, "group_size": 64}, ""),
+        (
+            {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"},
+            "nf4",
+        ),
+        ({"quant_method": "bitsandbytes", "load_in_8bit": True}, ""),
+    ],
+)
 def test_how_a_folders_weights_are_stored_is_what_its_config_says(said, stored, tmp_path):
     """Of gpt-oss the hub has several forms; a copy in 16 bits can still be quantized."""
     import json
@@ -230,23 +311,43 @@ def test_how_a_folders_weights_are_stored_is_what_its_config_says(said, stored, 
     assert not found.fp16 and found.target_modules == KNOWN["gpt-oss-20b"].target_modules
     run = lorakit.Run(data="-", model=str(tmp_path), quantization="nf4")
     if stored:
-        with pytest.raises(LorakitError, match=f"are stored as {stored} already and cannot be quantized again"):
+        with pytest.raises(
+            LorakitError, match=f"are stored as {stored} already and cannot be quantized again"
+        ):
             plan.quantization(run, None, found)
     else:
         assert plan.quantization(run, None, found) == ("nf4", "asked for")
 
 
 def test_what_is_shared_by_a_family_and_what_is_not():
-    one = Spec(name="a-{size}", path="o/A-{size}", config={"x": 1, "deep": {"y": 2, "z": 3}},
-               sizes={"1B": {"deep": {"y": 4}}, "2B": {"x": 5}})
+    one = Spec(
+        name="a-{size}",
+        path="o/A-{size}",
+        config={"x": 1, "deep": {"y": 2, "z": 3}},
+        sizes={"1B": {"deep": {"y": 4}}, "2B": {"x": 5}},
+    )
     assert {n: (s.path, s.config) for n, s in one.each().items()} == {
-        "a-1b": ("o/A-1B", {"x": 1, "deep": {"y": 4, "z": 3}}), "a-2b": ("o/A-2B", {"x": 5, "deep": {"y": 2, "z": 3}})}
+        "a-1b": ("o/A-1B", {"x": 1, "deep": {"y": 4, "z": 3}}),
+        "a-2b": ("o/A-2B", {"x": 5, "deep": {"y": 2, "z": 3}}),
+    }
 
 
-@pytest.mark.parametrize(("heads", "expected"), [((32, 32), (2, 2)), ((16, 8), (4, 2)), ((24, 8), (3, 1)),
-                                                 ((32, 8), (4, 1)), ((64, 8), (8, 1)), ((12, None), (2, None))])
+@pytest.mark.parametrize(
+    ("heads", "expected"),
+    [
+        ((32, 32), (2, 2)),
+        ((16, 8), (4, 2)),
+        ((24, 8), (3, 1)),
+        ((32, 8), (4, 1)),
+        ((64, 8), (8, 1)),
+        ((12, None), (2, None)),
+    ],
+)
 def test_as_many_query_heads_share_a_key_head(heads, expected):
     config = {"num_attention_heads": heads[0], "num_key_value_heads": heads[1], "hidden_size": 4096}
     assert models.shrunk(config, {"hidden_size": 96}) == {
-        "num_attention_heads": expected[0], "num_key_value_heads": expected[1], "hidden_size": 96}
+        "num_attention_heads": expected[0],
+        "num_key_value_heads": expected[1],
+        "hidden_size": 96,
+    }
     assert config["hidden_size"] == 4096

@@ -34,7 +34,9 @@ def marks(path):
     return [pytest.mark.slow] if said(path).get("slow") else []
 
 
-@pytest.mark.parametrize("path", [pytest.param(path, id=path.stem, marks=marks(path)) for path in NOTEBOOKS])
+@pytest.mark.parametrize(
+    "path", [pytest.param(path, id=path.stem, marks=marks(path)) for path in NOTEBOOKS]
+)
 def test_notebook_runs(path, tmp_path):
     small = said(path).get("test_parameters", {})
     known = parameters(path)
@@ -47,6 +49,8 @@ def test_notebook_runs(path, tmp_path):
     cells = json.loads(copy.read_text(encoding="utf-8"))["cells"]
     shown = [out for cell in cells for out in cell.get("outputs", [])]
     assert not [out for out in shown if out["output_type"] == "error"]
-    assert any("image/png" in out.get("data", {}) for out in shown), "a picture that needs no browser"
+    assert any("image/png" in out.get("data", {}) for out in shown), (
+        "a picture that needs no browser"
+    )
     for record in (tmp_path / "runs").rglob("record.json"):
         assert json.loads(record.read_text(encoding="utf-8"))["status"] == "done", record

@@ -29,8 +29,15 @@ def notebook(path, body, parameters="rank = 8\nname = 'fit'\noutput_dir = 'outpu
     from nbformat.v4 import new_code_cell, new_notebook
 
     cell = new_code_cell(parameters, metadata={"tags": ["parameters"]})
-    nbformat.write(new_notebook(cells=[cell, new_code_cell(body)], metadata={
-        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}), path)
+    nbformat.write(
+        new_notebook(
+            cells=[cell, new_code_cell(body)],
+            metadata={
+                "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}
+            },
+        ),
+        path,
+    )
     return path
 
 
@@ -74,9 +81,15 @@ def test_each_row_once_failures_named_cuts_gone_on_from_and_one_comparison(fit, 
     assert "its process ended with code -9" in said
     assert "rank: 2, 4" in said and "curve of fit-rank-4-" in said
     root = tmp_path / "out/fit-over"
-    assert (root / "compare.png").read_bytes()[:4] == b"\x89PNG" and "rank: 2, 4" in (root / "compare.txt").read_text()
+    assert (root / "compare.png").read_bytes()[:4] == b"\x89PNG" and "rank: 2, 4" in (
+        root / "compare.txt"
+    ).read_text()
     assert [row["status"] for row in csv.DictReader((root / "rows.csv").open())] == [
-        "done", "failed", "interrupted", "done"]
+        "done",
+        "failed",
+        "interrupted",
+        "done",
+    ]
     assert len(list(root.glob("rows/rank-2-*/fit/fit.ipynb"))) == 1
 
     found = over.over(fit, grid, output_dir=tmp_path / "out")
@@ -84,7 +97,12 @@ def test_each_row_once_failures_named_cuts_gone_on_from_and_one_comparison(fit, 
     assert [row.name.rpartition("-")[0] for row in found.failed] == ["rank-3"]
     assert found.comparison.settings == {"rank": [2, 5, 4]}
     fit.write_text(fit.read_text().replace("three is no rank", "no"))
-    assert times(over.over(fit, grid, output_dir=tmp_path / "out")) == ["xx", "xxx", "xxx", "xx"]  # another notebook
+    assert times(over.over(fit, grid, output_dir=tmp_path / "out")) == [
+        "xx",
+        "xxx",
+        "xxx",
+        "xx",
+    ]  # another notebook
 
 
 REAL = """
@@ -102,16 +120,29 @@ def test_real_trainings_of_which_one_fails_and_all_are_cut(base, rows_file, tmp_
     """Two by two, of which full fine-tuning of a four-bit base cannot be; `kill -9` of everything amid the second."""
     monkeypatch.setenv("LORAKIT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    fit = notebook(tmp_path / "real.ipynb", REAL, f"""name = 'fit'
+    fit = notebook(
+        tmp_path / "real.ipynb",
+        REAL,
+        f"""name = 'fit'
 model = {base!r}
 data = {rows_file!r}
 method = 'lora'
 quantization = 'none'
 output_dir = 'outputs'
-""")
+""",
+    )
     (tmp_path / "grid.yaml").write_text("method: [lora, full]\nquantization: [none, nf4]\n")
-    command = [sys.executable, "-m", "lorakit.cli", "run", str(fit), "--over", str(tmp_path / "grid.yaml"),
-               "--output-dir", str(tmp_path / "out")]
+    command = [
+        sys.executable,
+        "-m",
+        "lorakit.cli",
+        "run",
+        str(fit),
+        "--over",
+        str(tmp_path / "grid.yaml"),
+        "--output-dir",
+        str(tmp_path / "out"),
+    ]
     root = tmp_path / "out/real-over"
     with open(tmp_path / "first.log", "wb") as log:
         first = subprocess.Popen(command, stdout=log, stderr=log, cwd=ROOT)
@@ -131,11 +162,20 @@ output_dir = 'outputs'
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 1, done.stderr
     assert "4 rows, 1 done before" in done.stdout and "3 of 4 rows are done" in done.stdout
-    assert "failed: method-full-quantization-nf4-" in done.stdout and "quantization='nf4' contradict" in done.stdout
-    assert [len(lines(*row)) for row in (("lora", "none"), ("lora", "nf4"), ("full", "none"))] == [300] * 3
-    assert lines("lora", "nf4") == list(range(1, 301))  # gone on with, without a gap or a repetition
+    assert (
+        "failed: method-full-quantization-nf4-" in done.stdout
+        and "quantization='nf4' contradict" in done.stdout
+    )
+    assert [len(lines(*row)) for row in (("lora", "none"), ("lora", "nf4"), ("full", "none"))] == [
+        300
+    ] * 3
+    assert lines("lora", "nf4") == list(
+        range(1, 301)
+    )  # gone on with, without a gap or a repetition
     assert next(root.glob("runs/fit-method-lora-quantization-none-*/log.txt")).read_text() == log
-    assert [row["status"] for row in csv.DictReader((root / "rows.csv").open())] == ["done"] * 3 + ["failed"]
+    assert [row["status"] for row in csv.DictReader((root / "rows.csv").open())] == ["done"] * 3 + [
+        "failed"
+    ]
     assert (root / "compare.png").read_bytes()[:4] == b"\x89PNG"
 
 
@@ -145,14 +185,25 @@ def test_tables(tmp_path):
         return over.table(tmp_path / name)
 
     assert read("rank: [4, 8]\nseed: [0, 1]\nmodel: tiny") == [
-        {"rank": r, "seed": s, "model": "tiny"} for r in (4, 8) for s in (0, 1)]
+        {"rank": r, "seed": s, "model": "tiny"} for r in (4, 8) for s in (0, 1)
+    ]
     assert read("- {rank: 4}\n- {rank: 8, seed: 1}") == [{"rank": 4}, {"rank": 8, "seed": 1}]
     assert read("rank,seed\n4,\n8,1\n", "t.csv") == [{"rank": "4"}, {"rank": "8", "seed": "1"}]
-    for content, name in (("3", "t.yaml"), ("", "t.yaml"), ("[]", "t.yaml"), ("[1]", "t.yaml"), ("a: [", "t.yaml"),
-                          ("rank\n", "t.csv"), ("rank: []", "t.yaml"), ("rank\n4,5\n", "t.csv")):
+    for content, name in (
+        ("3", "t.yaml"),
+        ("", "t.yaml"),
+        ("[]", "t.yaml"),
+        ("[1]", "t.yaml"),
+        ("a: [", "t.yaml"),
+        ("rank\n", "t.csv"),
+        ("rank: []", "t.yaml"),
+        ("rank\n4,5\n", "t.csv"),
+    ):
         with pytest.raises(LorakitError, match=name):
             read(content, name)
-    with pytest.raises(LorakitError, match=r"none.yaml: no such file; write 'rank: \[4, 16\]' there"):
+    with pytest.raises(
+        LorakitError, match=r"none.yaml: no such file; write 'rank: \[4, 16\]' there"
+    ):
         over.table(tmp_path / "none.yaml")
 
 
@@ -169,8 +220,16 @@ def test_what_does_not_fit_is_refused_before_anything_runs(fit, tmp_path):
 
 
 def test_names_of_rows_are_folders():
-    assert over.slug({"model": "../../x y", "rank": 4}) == over.slug({"model": "../../x y", "rank": 4})
-    for values in ({"model": "../../x y"}, {"data": "a" * 300}, {"a": "\0"}, {"note": "<b>"}, {"a": [1, {"b": 2}]}):
+    assert over.slug({"model": "../../x y", "rank": 4}) == over.slug(
+        {"model": "../../x y", "rank": 4}
+    )
+    for values in (
+        {"model": "../../x y"},
+        {"data": "a" * 300},
+        {"a": "\0"},
+        {"note": "<b>"},
+        {"a": [1, {"b": 2}]},
+    ):
         assert over.slug(values).replace("-", "").replace("_", "").replace(".", "").isalnum()
         assert len(over.slug(values)) < 80
     assert over.slug({"a": "x/y"}) != over.slug({"a": "x-y"})
@@ -194,11 +253,21 @@ def take(tmp_path):
     children = []
 
     def start(name, slots=1, wanted=1):
-        child = subprocess.Popen([sys.executable, "-c", WAIT, name, str(tmp_path), str(slots), str(wanted)],
-                                 stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+        child = subprocess.Popen(
+            [sys.executable, "-c", WAIT, name, str(tmp_path), str(slots), str(wanted)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+        )
         children.append(child)
-        until(lambda: child.poll() is not None or name in [w.what for w in turns.waiting(tmp_path)]
-              or len(turns.busy(tmp_path)) >= sum(c.poll() is None for c in children))
+        until(
+            lambda: (
+                child.poll() is not None
+                or name in [w.what for w in turns.waiting(tmp_path)]
+                or len(turns.busy(tmp_path)) >= sum(c.poll() is None for c in children)
+            )
+        )
         return child
 
     yield start
@@ -219,7 +288,10 @@ def test_first_come_first_served_and_a_crash_frees_the_card(take, tmp_path):
     first = take("first")
     assert first.stdout.readline() == "0\n"
     second, third = take("second"), take("third")
-    assert [(w.what, w.pid) for w in turns.waiting(tmp_path)] == [("second", second.pid), ("third", third.pid)]
+    assert [(w.what, w.pid) for w in turns.waiting(tmp_path)] == [
+        ("second", second.pid),
+        ("third", third.pid),
+    ]
     assert turns.busy(tmp_path) == [0]
     second.kill()  # in the queue
     second.wait()
@@ -272,10 +344,14 @@ def test_a_run_waits_its_turn_and_is_attached_to(base, rows_file, tmp_path, monk
         assert again._child is None and (again.status, again.running) == ("queued", True)
         assert (job.status, job.running, job.queued.pid) == ("queued", True, job._child.pid)
         other = lorakit.launch(run.with_(name="other"), queued=True)
-        assert [w.what for w in turns.waiting()] == [str(j.folder.path.resolve()) for j in (job, other)]
+        assert [w.what for w in turns.waiting()] == [
+            str(j.folder.path.resolve()) for j in (job, other)
+        ]
         other.stop()
         assert not other.running and other.status == "interrupted"
         assert not (run.folder / "history.jsonl").exists()
     assert job.watch(every=0.2).status == "done"
-    assert turns.busy() == [] and json.loads((run.folder / "record.json").read_text())["updates"] == 2
+    assert (
+        turns.busy() == [] and json.loads((run.folder / "record.json").read_text())["updates"] == 2
+    )
     assert os.environ["CUDA_VISIBLE_DEVICES"] == ""

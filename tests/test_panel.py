@@ -23,12 +23,16 @@ def test_the_history_is_read_on_and_read_anew_when_the_run_goes_back(tmp_path):
     folder.append({"update": 1, "validation_loss": 3.0})
     assert tail.read() == folder.history() == ([line(1)], [{"update": 1, "validation_loss": 3.0}])
     with open(folder / "history.jsonl", "a") as file:
-        file.write(json.dumps(line(2)) + '\nnonsense\n[1]\n{"update": 3, "lo')  # a line that is being written
+        file.write(
+            json.dumps(line(2)) + '\nnonsense\n[1]\n{"update": 3, "lo'
+        )  # a line that is being written
     assert tail.read()[0] == [line(1), line(2)]
     with open(folder / "history.jsonl", "a") as file:
         file.write('ss": 1.0}\n')
     assert tail.read()[0] == [line(1), line(2), {"update": 3, "loss": 1.0}]
-    (folder / "history.jsonl").write_text(json.dumps(line(1)) + "\n" + json.dumps({"update": 2, "loss": 0.5}) + "\n")
+    (folder / "history.jsonl").write_text(
+        json.dumps(line(1)) + "\n" + json.dumps({"update": 2, "loss": 0.5}) + "\n"
+    )
     folder.rewind(1)
     assert tail.read() == ([line(1)], [])
     (folder / "history.jsonl").unlink()
@@ -37,31 +41,52 @@ def test_the_history_is_read_on_and_read_anew_when_the_run_goes_back(tmp_path):
 
 def drawn(updates, validations=(), planned=None, words=""):
     found = ElementTree.fromstring(curve.svg(updates, list(validations), planned, words))
-    lines = {e.get("stroke-width"): [tuple(map(float, p.split(","))) for p in (e.get("points") or "").split()]
-             for e in found.iter("polyline")}
+    lines = {
+        e.get("stroke-width"): [
+            tuple(map(float, p.split(","))) for p in (e.get("points") or "").split()
+        ]
+        for e in found.iter("polyline")
+    }
     return found, lines
 
 
 def test_the_curve_lies_where_the_losses_are():
     """Five marks from 0 to 105 % of the highest loss; the last update ends at its share of those planned."""
-    found, lines = drawn([line(1, 4.0), line(2, 2.0)], [{"update": 2, "validation_loss": 3.0}], planned=4)
+    found, lines = drawn(
+        [line(1, 4.0), line(2, 2.0)], [{"update": 2, "validation_loss": 3.0}], planned=4
+    )
     bottom, top = curve.HEIGHT - curve.BOTTOM, curve.TOP
     wide = curve.WIDTH - curve.LEFT - curve.RIGHT
-    assert lines["1"] == [(curve.LEFT + wide / 4, pytest.approx(bottom - (bottom - top) / 1.05, abs=0.1)),
-                          (curve.LEFT + wide / 2, pytest.approx(bottom - (bottom - top) / 2.1, abs=0.1))]
+    assert lines["1"] == [
+        (curve.LEFT + wide / 4, pytest.approx(bottom - (bottom - top) / 1.05, abs=0.1)),
+        (curve.LEFT + wide / 2, pytest.approx(bottom - (bottom - top) / 2.1, abs=0.1)),
+    ]
     assert [e.get("cx") for e in found.iter("circle")] == [f"{curve.LEFT + wide / 2:.1f}"]
     marks = [e.text for e in found.iter("text")]
-    assert marks[:5] == ["0", "1.05", "2.1", "3.15", "4.2"] and marks[5:10] == ["0", "1", "2", "3", "4"]
+    assert marks[:5] == ["0", "1.05", "2.1", "3.15", "4.2"] and marks[5:10] == [
+        "0",
+        "1",
+        "2",
+        "3",
+        "4",
+    ]
     assert {"training rows", "validation rows"} <= set(marks)
 
 
 def test_a_loss_that_fell_far_is_drawn_on_a_log_scale_and_what_is_no_number_is_left_out():
-    updates = [line(i, 100.0 * 0.9 ** i) for i in range(90)] + [line(90, float("nan")), line(91, float("inf"))]
+    updates = [line(i, 100.0 * 0.9**i) for i in range(90)] + [
+        line(90, float("nan")),
+        line(91, float("inf")),
+    ]
     found, lines = drawn(updates)
     assert len(lines["1"]) == 90
     steps = [b[1] - a[1] for a, b in zip(lines["1"], lines["1"][1:])]
-    assert max(steps) == pytest.approx(min(steps), abs=0.2)  # a tenth less each time: a straight line
-    assert not {"nan", "inf"} & set(re.findall(r"[a-z]+", " ".join(e.get("points", "") for e in found.iter())))
+    assert max(steps) == pytest.approx(
+        min(steps), abs=0.2
+    )  # a tenth less each time: a straight line
+    assert not {"nan", "inf"} & set(
+        re.findall(r"[a-z]+", " ".join(e.get("points", "") for e in found.iter()))
+    )
 
 
 def test_many_updates_are_drawn_as_means():
@@ -77,11 +102,22 @@ def test_nothing_that_is_read_becomes_markup():
 
 def test_what_else_is_known(monkeypatch):
     monkeypatch.setattr(live, "cards", live.Cards())
-    monkeypatch.setattr(live.subprocess, "run", lambda *_, **__: type("Done", (), {"stdout": "87, 5222, 15360\n"}))
-    found = live.facts([line(1, learning_rate=1.25e-4, grad_norm=0.814, memory_bytes=3.2e9, skipped=1)])
-    assert found == ["learning rate 1.3e-04", "gradient 0.81", "memory 3.20 GB", "1 updates skipped",
-                     "GPU 87 %, 5.1 of 15.0 GiB"]
-    monkeypatch.setattr(live.subprocess, "run", lambda *_, **__: (_ for _ in ()).throw(FileNotFoundError()))
+    monkeypatch.setattr(
+        live.subprocess, "run", lambda *_, **__: type("Done", (), {"stdout": "87, 5222, 15360\n"})
+    )
+    found = live.facts(
+        [line(1, learning_rate=1.25e-4, grad_norm=0.814, memory_bytes=3.2e9, skipped=1)]
+    )
+    assert found == [
+        "learning rate 1.3e-04",
+        "gradient 0.81",
+        "memory 3.20 GB",
+        "1 updates skipped",
+        "GPU 87 %, 5.1 of 15.0 GiB",
+    ]
+    monkeypatch.setattr(
+        live.subprocess, "run", lambda *_, **__: (_ for _ in ()).throw(FileNotFoundError())
+    )
     live.cards._next = 0
     assert live.facts([]) == []
 
@@ -89,8 +125,9 @@ def test_what_else_is_known(monkeypatch):
 def test_a_panel_takes_a_hundredth_of_the_time(tmp_path, monkeypatch):
     """What is computed for a moment of a long run, in CPU seconds, against the second until the next one."""
     folder = Folder(tmp_path)
-    (folder / "history.jsonl").write_text("".join(json.dumps(line(i, 2.0 + 1 / i, memory_bytes=1)) + "\n"
-                                                  for i in range(1, 3001)))
+    (folder / "history.jsonl").write_text(
+        "".join(json.dumps(line(i, 2.0 + 1 / i, memory_bytes=1)) + "\n" for i in range(1, 3001))
+    )
     folder.note(status="running", updates_planned=5000)
     panel = live.Panel(folder)
     panel.tail.read()
@@ -129,5 +166,7 @@ def test_a_terminal_gets_a_line(tmp_path, capsys):
     panel.draw("done", last=True)
     shown = re.split(r"[\r\n]+", capsys.readouterr().err.strip())
     assert [s.strip() for s in shown] == [
-        "queued", "running · update 1 · loss 2.000 · 100 target tokens/s",
-        "done · update 1 · loss 2.000 · 100 target tokens/s"]
+        "queued",
+        "running · update 1 · loss 2.000 · 100 target tokens/s",
+        "done · update 1 · loss 2.000 · 100 target tokens/s",
+    ]

@@ -15,13 +15,16 @@ from lorakit.record import Folder
 WORDS = "Trucks cannot pass; 400 people wait, since Sunday, in Vonville."
 
 
-@pytest.mark.parametrize("kind, share, expected", [
-    ("lower", 1, "trucks cannot pass; 400 people wait, since sunday, in vonville."),
-    ("upper", 1, "TRUCKS CANNOT PASS; 400 PEOPLE WAIT, SINCE SUNDAY, IN VONVILLE."),
-    ("punctuation", 1, "Trucks cannot pass 400 people wait since Sunday in Vonville"),
-    ("cut", 0.5, "Trucks cannot pass; 400 people"),
-    ("cut", 1, "Trucks"),
-])
+@pytest.mark.parametrize(
+    "kind, share, expected",
+    [
+        ("lower", 1, "trucks cannot pass; 400 people wait, since sunday, in vonville."),
+        ("upper", 1, "TRUCKS CANNOT PASS; 400 PEOPLE WAIT, SINCE SUNDAY, IN VONVILLE."),
+        ("punctuation", 1, "Trucks cannot pass 400 people wait since Sunday in Vonville"),
+        ("cut", 0.5, "Trucks cannot pass; 400 people"),
+        ("cut", 1, "Trucks"),
+    ],
+)
 def test_what_a_change_does(kind, share, expected):
     assert perturb.changed(WORDS, kind, share) == expected
 
@@ -45,7 +48,12 @@ def test_each_kind_of_typing_error():
         def integers(self, high, size):
             return np.full(size, self.kind)
 
-    assert [perturb.typos("bOat", 0.5, Draws(kind)) for kind in range(4)] == ["baOt", "bat", "bOOat", "bPat"]
+    assert [perturb.typos("bOat", 0.5, Draws(kind)) for kind in range(4)] == [
+        "baOt",
+        "bat",
+        "bOOat",
+        "bPat",
+    ]
     assert perturb.typos("a1", 0.5, Draws(1)) == "a1"  # digits stay
     assert perturb._neighbour("m") == "n" and perturb._neighbour("é") == "é"
 
@@ -56,7 +64,9 @@ def test_typing_errors_hit_about_their_share_and_no_digit():
     letters = sum(c.isalpha() for c in text)
     assert sum(c.isdigit() for c in hit) == 2000
     changed = sum(a != b for a, b in zip(text.split(), hit.split(), strict=True))
-    assert 0.55 < changed / 200 < 0.75 and abs(len(hit) - len(text)) < 0.05 * letters  # 1 - 0.9^10 = 0.65
+    assert (
+        0.55 < changed / 200 < 0.75 and abs(len(hit) - len(text)) < 0.05 * letters
+    )  # 1 - 0.9^10 = 0.65
 
 
 def test_words_out_of_order_are_the_same_words():
@@ -65,12 +75,26 @@ def test_words_out_of_order_are_the_same_words():
 
 
 def test_only_questions_change():
-    fields = {"messages": [{"role": "system", "content": "Be brief"}, {"role": "user", "content": "Who"},
-                           {"role": "assistant", "content": "Me"}], "columns": {"a": 1}}
-    assert perturb.asked(fields, str.upper) == {"messages": [
-        {"role": "system", "content": "Be brief"}, {"role": "user", "content": "WHO"},
-        {"role": "assistant", "content": "Me"}], "columns": {"a": 1}}
-    assert perturb.asked({"text": "Who", "label": "me"}, str.upper) == {"text": "WHO", "label": "me"}
+    fields = {
+        "messages": [
+            {"role": "system", "content": "Be brief"},
+            {"role": "user", "content": "Who"},
+            {"role": "assistant", "content": "Me"},
+        ],
+        "columns": {"a": 1},
+    }
+    assert perturb.asked(fields, str.upper) == {
+        "messages": [
+            {"role": "system", "content": "Be brief"},
+            {"role": "user", "content": "WHO"},
+            {"role": "assistant", "content": "Me"},
+        ],
+        "columns": {"a": 1},
+    }
+    assert perturb.asked({"text": "Who", "label": "me"}, str.upper) == {
+        "text": "WHO",
+        "label": "me",
+    }
     with pytest.raises(LorakitError, match="plain text has neither"):
         perturb.asked({"text": "Who"}, str.upper)
 
@@ -83,12 +107,21 @@ def test_what_there_is_not_is_named():
 
 
 def test_a_finished_run_answers_again_and_the_unchanged_rows_get_the_same_answers(finished):
-    references, found = perturb.answered(finished.path, {"same": ("upper", 0.0), "loud": ("upper", 1.0)})
-    assert list(found) == ["unchanged", "same", "loud"] and len(references) == len(found["loud"].answers) == 8
+    references, found = perturb.answered(
+        finished.path, {"same": ("upper", 0.0), "loud": ("upper", 1.0)}
+    )
+    assert (
+        list(found) == ["unchanged", "same", "loud"]
+        and len(references) == len(found["loud"].answers) == 8
+    )
     assert found["same"].answers == found["unchanged"].answers
     np.testing.assert_allclose(found["same"].tokens, found["unchanged"].tokens, rtol=1e-5)
-    assert abs(found["loud"].tokens[:, 0] - found["same"].tokens[:, 0]).min() > 1e-4  # every row's loss moved
-    assert (found["loud"].tokens[:, 1] == found["same"].tokens[:, 1]).all()  # the answers are as long as before
+    assert (
+        abs(found["loud"].tokens[:, 0] - found["same"].tokens[:, 0]).min() > 1e-4
+    )  # every row's loss moved
+    assert (
+        found["loud"].tokens[:, 1] == found["same"].tokens[:, 1]
+    ).all()  # the answers are as long as before
 
 
 def test_data_that_changed_since_is_refused(base, rows_file, tmp_path, quick):
@@ -112,11 +145,28 @@ def test_a_run_without_test_rows_has_nothing_to_ask(base, rows_file, tmp_path, q
 
 
 def test_a_classifier_of_texts_answers_again(tmp_path, quick):
-    rows = [{"text": f"{'good' if i % 2 else 'bad'} word {i}", "label": "yes" if i % 2 else "no"} for i in range(60)]
+    rows = [
+        {"text": f"{'good' if i % 2 else 'bad'} word {i}", "label": "yes" if i % 2 else "no"}
+        for i in range(60)
+    ]
     file = tmp_path / "rows.jsonl"
     file.write_text("".join(json.dumps(r) + "\n" for r in rows))
-    folder = lorakit.finetune(lorakit.Run(name="c", model="tiny", task="classify_text", data=str(file), max_updates=3,
-                                          output_dir=str(tmp_path), test_fraction=0.2, precision="fp32",
-                                          quantization="none", max_length=64))
+    folder = lorakit.finetune(
+        lorakit.Run(
+            name="c",
+            model="tiny",
+            task="classify_text",
+            data=str(file),
+            max_updates=3,
+            output_dir=str(tmp_path),
+            test_fraction=0.2,
+            precision="fp32",
+            quantization="none",
+            max_length=64,
+        )
+    )
     references, found = perturb.answered(folder.path, {"loud": ("upper", 1.0)})
-    assert set(references) == {"no", "yes"} and found["loud"].probabilities.shape == (len(references), 2)
+    assert set(references) == {"no", "yes"} and found["loud"].probabilities.shape == (
+        len(references),
+        2,
+    )

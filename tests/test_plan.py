@@ -16,8 +16,13 @@ from lorakit.machine import Facts
 from lorakit.record import Folder
 
 GB = 10**9
-PACKAGES = {"torch": "2.13.0", "transformers": "5.23.0", "peft": "0.21.2", "bitsandbytes": "0.50.2",
-            "datasets": "5.2.0"}
+PACKAGES = {
+    "torch": "2.13.0",
+    "transformers": "5.23.0",
+    "peft": "0.21.2",
+    "bitsandbytes": "0.50.2",
+    "datasets": "5.2.0",
+}
 ARCHS = ("sm_70", "sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120", "compute_120")
 # As nvidia-smi reports them.
 T4, P100, V100, L4, A10, A100, H100, H200, RTX = machine.read_cards("""\
@@ -33,8 +38,18 @@ NVIDIA GeForce RTX 5090, 32607, 12.0""")
 
 
 def facts(*cards, **more):
-    return Facts(**{"packages": PACKAGES, "memory": 32 * GB, "disk_free": 100 * GB, "cores": 4, "python": "3.12.1",
-                    "cards": cards, "torch_archs": ARCHS if cards else (), **more})
+    return Facts(
+        **{
+            "packages": PACKAGES,
+            "memory": 32 * GB,
+            "disk_free": 100 * GB,
+            "cores": 4,
+            "python": "3.12.1",
+            "cards": cards,
+            "torch_archs": ARCHS if cards else (),
+            **more,
+        }
+    )
 
 
 MACHINES = {
@@ -61,7 +76,12 @@ def test_choices(name, base):
     run, choices = plan.resolve(lorakit.Run(data="-", model=base, max_length=512), here)
     assert here.device == device
     assert (run.processes, run.precision, run.micro_batch_tokens) == (processes, precision, tokens)
-    assert (run.engine, run.quantization, run.gradient_checkpointing, run.offload) == ("torch", "none", False, False)
+    assert (run.engine, run.quantization, run.gradient_checkpointing, run.offload) == (
+        "torch",
+        "none",
+        False,
+        False,
+    )
     assert all(reason and isinstance(reason, str) for _, reason in choices.values())
     assert {"engine", "precision", "quantization", "processes", "output_dir"} <= set(choices)
 
@@ -75,11 +95,16 @@ def test_reasons_are_those_of_the_machine(base):
     assert "mount Google Drive before" in reason(facts(T4, place="colab"), "output_dir")
     assert "Drive is mounted" in reason(facts(T4, place="colab", drive=True), "output_dir")
     assert "Kaggle keeps only /kaggle/working" in reason(facts(place="kaggle"), "output_dir")
-    assert "kept with the notebook" in reason(facts(place="kaggle"), "output_dir", output_dir="/kaggle/working/outputs")
+    assert "kept with the notebook" in reason(
+        facts(place="kaggle"), "output_dir", output_dir="/kaggle/working/outputs"
+    )
 
 
 def test_a_card_that_torch_was_not_built_for_is_refused(base):
-    with pytest.raises(lorakit.LorakitError, match=r"torch 2\.13\.0 was not built for Tesla P100-PCIE-16GB \(sm_60\)"):
+    with pytest.raises(
+        lorakit.LorakitError,
+        match=r"torch 2\.13\.0 was not built for Tesla P100-PCIE-16GB \(sm_60\)",
+    ):
         plan.resolve(lorakit.Run(data="-", model=base), facts(P100))
     (wrong,) = doctor.problems(facts(P100))
     assert "sm_60" in wrong["what"] and "P100 (sm_60) needs torch < 2.8" in wrong["cure"]
@@ -89,7 +114,9 @@ def test_a_card_that_torch_was_not_built_for_is_refused(base):
 
 def test_the_ladder_goes_down_in_its_order(base):
     """Tokens at a time, then recomputing, then the host's memory; and what was set stays."""
-    wanted = lorakit.Run(data="-", model=base, max_length=256, quantization="none", precision="fp32")
+    wanted = lorakit.Run(
+        data="-", model=base, max_length=256, quantization="none", precision="fp32"
+    )
     from lorakit import cost
 
     seen = []
@@ -100,8 +127,12 @@ def test_the_ladder_goes_down_in_its_order(base):
         seen += [rung] if rung not in seen else []
         if run.micro_batch_tokens > 256 or not run.offload:
             assert cost.memory(run)["total"] <= 0.85 * room
-    assert seen == sorted(seen) and seen[0] == (False, False, -4096) and seen[-1] == (True, True, -256)
-    run, _ = plan.resolve(wanted.with_(micro_batch_tokens=512, gradient_checkpointing=False), facts(memory=10**6))
+    assert (
+        seen == sorted(seen) and seen[0] == (False, False, -4096) and seen[-1] == (True, True, -256)
+    )
+    run, _ = plan.resolve(
+        wanted.with_(micro_batch_tokens=512, gradient_checkpointing=False), facts(memory=10**6)
+    )
     assert (run.micro_batch_tokens, run.gradient_checkpointing) == (512, False)
 
 
@@ -113,7 +144,9 @@ def test_as_few_layers_as_it_takes_are_recomputed(base, monkeypatch):
     SHAPE = cost.Shape(1, 1, 1, layers=10, hidden=1, wide=1, vocabulary=1, widest=1)
     monkeypatch.setattr(cost, "shape", lambda run: SHAPE)
     monkeypatch.setattr(cost, "memory", lambda run, of=None: {"total": takes(run)})
-    wanted = lorakit.Run(data="-", model=base, max_length=256, quantization="none", precision="fp32")
+    wanted = lorakit.Run(
+        data="-", model=base, max_length=256, quantization="none", precision="fp32"
+    )
     for room, expected in ((101e6, False), (71e6, 3), (12e6, 9), (9e6, True)):
         run, choices = plan.resolve(wanted, facts(memory=int(room / 0.85) + 1))
         assert run.gradient_checkpointing is expected or run.gradient_checkpointing == expected > 1
@@ -122,27 +155,46 @@ def test_as_few_layers_as_it_takes_are_recomputed(base, monkeypatch):
 
 def test_recomputing_some_layers_changes_nothing(base):
     """Of two layers none, one, or both; out of memory, the rest recompute too."""
-    run = lorakit.Run(model=base, data="-", engine="torch", precision="fp32", quantization="none", max_length=64,
-                      packing=True, micro_batch_size=8, micro_batch_tokens=512)
+    run = lorakit.Run(
+        model=base,
+        data="-",
+        engine="torch",
+        precision="fp32",
+        quantization="none",
+        max_length=64,
+        packing=True,
+        micro_batch_size=8,
+        micro_batch_tokens=512,
+    )
     found = []
     for count in (False, 1, True):
         engine = load(run.with_(gradient_checkpointing=count))
-        assert [layer.gradient_checkpointing for layer in layers(engine.model)] == [bool(count), count is True]
+        assert [layer.gradient_checkpointing for layer in layers(engine.model)] == [
+            bool(count),
+            count is True,
+        ]
         engine.backward(documents(10, 20, 30))
         found.append(gradients(engine))
     for other in found[1:]:
         assert all(torch.equal(other[n], g) for n, g in found[0].items())
-    assert recompute(engine.model, True) and all(layer.gradient_checkpointing for layer in layers(engine.model))
+    assert recompute(engine.model, True) and all(
+        layer.gradient_checkpointing for layer in layers(engine.model)
+    )
 
 
 def test_what_cannot_fit_is_refused_with_settings_that_would(base):
-    run, _ = plan.resolve(lorakit.Run(data="-", model=base, max_length=512, rank=64), facts(memory=10**12))
+    run, _ = plan.resolve(
+        lorakit.Run(data="-", model=base, max_length=512, rank=64), facts(memory=10**12)
+    )
     from lorakit import cost
 
     need = cost.memory(run)["total"]
     plan.refuse(run, facts(memory=need))
-    with pytest.raises(lorakit.LorakitError, match=r"are needed and .* are there, one row at a time; it would fit with "
-                                                   r".*max_length="):
+    with pytest.raises(
+        lorakit.LorakitError,
+        match=r"are needed and .* are there, one row at a time; it would fit with "
+        r".*max_length=",
+    ):
         plan.refuse(run, facts(memory=int(need * 0.9)))
     with pytest.raises(lorakit.LorakitError, match="take a smaller model"):
         plan.refuse(run, facts(memory=1000))
@@ -156,15 +208,19 @@ def test_more_processes_than_cards_or_rows(base):
     assert plan.processes(lorakit.Run(data="-", global_batch_size=4), facts(*[H100] * 8))[0] == 4
 
 
-@pytest.mark.parametrize(("wanted", "left"), [
-    (None, 2), ("", 0), ("1", 1), ("0,1", 2), ("0,7", 1), ("-1", 0), ("GPU-8d5c4a3e", 1)])
+@pytest.mark.parametrize(
+    ("wanted", "left"),
+    [(None, 2), ("", 0), ("1", 1), ("0,1", 2), ("0,7", 1), ("-1", 0), ("GPU-8d5c4a3e", 1)],
+)
 def test_visible_cards(wanted, left):
     assert len(machine.visible([T4, L4], wanted)) == left
 
 
 def test_facts_of_cards_need_no_cuda(monkeypatch, tmp_path):
     smi = tmp_path / "nvidia-smi"
-    smi.write_text("#!/bin/sh\necho 'Tesla T4, 15360, 7.5'\necho 'Tesla T4, 15360, 7.5'\necho 'No devices, [N/A], x'\n")
+    smi.write_text(
+        "#!/bin/sh\necho 'Tesla T4, 15360, 7.5'\necho 'Tesla T4, 15360, 7.5'\necho 'No devices, [N/A], x'\n"
+    )
     smi.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
@@ -177,15 +233,20 @@ def test_doctor_says_what_is_wrong_and_what_is_good_to_know():
     def words(found):
         return " | ".join(f"{f['what']} -> {f['cure']}" for f in found)
 
-    assert "has imported torch 2.11.0+cu126, and 2.13.0 is installed now -> restart the kernel" in words(
-        doctor.problems(facts(torch_loaded="2.11.0+cu126")))
+    assert (
+        "has imported torch 2.11.0+cu126, and 2.13.0 is installed now -> restart the kernel"
+        in words(doctor.problems(facts(torch_loaded="2.11.0+cu126")))
+    )
     assert not doctor.problems(facts(torch_loaded="2.13.0+cpu"))
     assert "0.5 GB of disk" in words(doctor.problems(facts(disk_free=GB // 2)))
     assert doctor.remarks(facts(), True) == []
     assert "torch emulates it" in words(doctor.remarks(facts(T4, T4), True))
     assert "transformers 6.1.0 was not tested (tested: 5.6 to 5.24)" in words(
-        doctor.remarks(facts(packages={**PACKAGES, "transformers": "6.1.0"}), True))
-    assert "Turn the internet on in the notebook's settings" in words(doctor.remarks(facts(place="kaggle"), False))
+        doctor.remarks(facts(packages={**PACKAGES, "transformers": "6.1.0"}), True)
+    )
+    assert "Turn the internet on in the notebook's settings" in words(
+        doctor.remarks(facts(place="kaggle"), False)
+    )
     assert "drive.mount" in words(doctor.remarks(facts(place="colab"), None))
 
 
@@ -194,12 +255,25 @@ def test_doctor_says_what_is_wrong_and_what_is_good_to_know():
 
 def mac(gigabytes, **more):
     """An Apple chip with everything installed; memory as macOS says it, in GiB."""
-    return facts(**{"place": "mac", "system": "Darwin arm64", "mps": True, "memory": gigabytes * 2**30,
-                    "packages": {**PACKAGES, "mlx": "0.32.4", "mlx-lm": "0.32.2"}, **more})
+    return facts(
+        **{
+            "place": "mac",
+            "system": "Darwin arm64",
+            "mps": True,
+            "memory": gigabytes * 2**30,
+            "packages": {**PACKAGES, "mlx": "0.32.4", "mlx-lm": "0.32.2"},
+            **more,
+        }
+    )
 
 
 # GiB -> GB that macOS lets the GPU hold, and gpt-oss-20b there: (recomputed, tokens at a time), None: refused
-MACS = {16: (11.45, None), 24: (17.18, (True, 512)), 36: (28.99, (False, 512)), 48: (38.65, (False, 1024))}
+MACS = {
+    16: (11.45, None),
+    24: (17.18, (True, 512)),
+    36: (28.99, (False, 512)),
+    48: (38.65, (False, 1024)),
+}
 
 
 @pytest.mark.parametrize("size", MACS)
@@ -210,14 +284,20 @@ def test_gpt_oss_on_macs(size):
 
     room, chosen = MACS[size]
     here = mac(size)
-    wanted = lorakit.Run(data="-", model="gpt-oss-20b", target_modules=["q_proj", "v_proj"], rank=8, max_length=512)
+    wanted = lorakit.Run(
+        data="-", model="gpt-oss-20b", target_modules=["q_proj", "v_proj"], rank=8, max_length=512
+    )
     run, choices = plan.resolve(wanted, here)
     assert here.device_memory / 1e9 == pytest.approx(room, abs=0.01)
     assert (run.engine, run.precision) == ("mlx", "bf16") and choices["quantization"] == (
-        "none", "its weights are stored as mxfp4")
+        "none",
+        "its weights are stored as mxfp4",
+    )
     assert cost.memory(run)["weights"] == 13_761_264_768
     if chosen is None:
-        with pytest.raises(lorakit.LorakitError, match=r"16\.\d GB are needed and 11\.5 GB are there, .* smaller"):
+        with pytest.raises(
+            lorakit.LorakitError, match=r"16\.\d GB are needed and 11\.5 GB are there, .* smaller"
+        ):
             plan.refuse(run, here)
     else:
         plan.refuse(run, here)
@@ -228,15 +308,24 @@ def test_gpt_oss_on_a_t4():
     """In NF4, by the engine that reads it; its embeddings and head stay in 16 bits."""
     from lorakit import cost
 
-    wanted = lorakit.Run(data="-", model="gpt-oss-20b-nf4", target_modules=["q_proj", "v_proj"], rank=8, max_length=512)
+    wanted = lorakit.Run(
+        data="-",
+        model="gpt-oss-20b-nf4",
+        target_modules=["q_proj", "v_proj"],
+        rank=8,
+        max_length=512,
+    )
     here = facts(T4, packages={**PACKAGES, "unsloth": "2026.10.9"})
     run, choices = plan.resolve(wanted, here)
     assert (run.engine, run.precision) == ("unsloth", "fp32")
     assert choices["quantization"] == ("none", "its weights are stored as nf4")
     assert cost.memory(run)["weights"] == pytest.approx(12.5e9, rel=0.01)
     plan.refuse(run, here)
-    with pytest.raises(lorakit.LorakitError, match="torch: in gpt-oss-20b-nf4 each expert is a layer of its own, .*; "
-                                                   "unsloth: unsloth is not installed"):
+    with pytest.raises(
+        lorakit.LorakitError,
+        match="torch: in gpt-oss-20b-nf4 each expert is a layer of its own, .*; "
+        "unsloth: unsloth is not installed",
+    ):
         plan.resolve(wanted, facts(T4))
     run, _ = plan.resolve(wanted.with_(model="gpt-oss-20b"), facts(T4))
     with pytest.raises(lorakit.LorakitError, match=r"GB are needed and 15\.6 GB are there"):
@@ -246,14 +335,20 @@ def test_gpt_oss_on_a_t4():
 def test_what_a_mac_lets_its_gpu_hold_and_how_to_raise_it(base):
     assert mac(16).more == "sudo sysctl iogpu.wired_limit_mb=12288"
     assert mac(48).more == "sudo sysctl iogpu.wired_limit_mb=43008"
-    assert mac(16, gpu_memory=13 * 2**30).device_memory == 13 * 2**30 == mac(16, gpu_memory=13 * 2**30).most_memory
+    assert (
+        mac(16, gpu_memory=13 * 2**30).device_memory
+        == 13 * 2**30
+        == mac(16, gpu_memory=13 * 2**30).most_memory
+    )
     assert mac(16, gpu_memory=13 * 2**30).more == "" == facts(T4).more == facts().more
     assert facts(memory=GB).device_memory == facts(memory=GB).most_memory == GB
     run, _ = plan.resolve(lorakit.Run(data="-", model=base, max_length=512), mac(64))
     from lorakit import cost
 
     need = cost.memory(run)["total"]
-    with pytest.raises(lorakit.LorakitError, match=r"or give the GPU more of this Mac's memory: sudo sysctl iogpu"):
+    with pytest.raises(
+        lorakit.LorakitError, match=r"or give the GPU more of this Mac's memory: sudo sysctl iogpu"
+    ):
         plan.refuse(run, mac(16, gpu_memory=int(need * 0.9)))
 
 
@@ -261,9 +356,18 @@ def test_the_second_choice_on_a_mac_says_why_the_first_does_not_serve(tmp_path):
     from conftest import save_base
     from transformers import AutoConfig
 
-    other = save_base(tmp_path, AutoConfig.for_model("opt", vocab_size=300, hidden_size=32, ffn_dim=64,
-                                                     num_hidden_layers=1, num_attention_heads=2,
-                                                     word_embed_proj_dim=32))
+    other = save_base(
+        tmp_path,
+        AutoConfig.for_model(
+            "opt",
+            vocab_size=300,
+            hidden_size=32,
+            ffn_dim=64,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            word_embed_proj_dim=32,
+        ),
+    )
     wanted = lorakit.Run(data="-", model=other, max_length=64)
 
     def choices(here):
@@ -271,14 +375,29 @@ def test_the_second_choice_on_a_mac_says_why_the_first_does_not_serve(tmp_path):
 
     pytest.importorskip("mlx_lm")
     found = choices(mac(24))
-    assert found["engine"][0] == "torch" and found["engine"][1].startswith("it serves mps (mlx: mlx-lm has no opt; ")
-    assert found["precision"] == ("bf16", "half the memory of fp32 on Apple's GPU; what is trained stays fp32")
+    assert found["engine"][0] == "torch" and found["engine"][1].startswith(
+        "it serves mps (mlx: mlx-lm has no opt; "
+    )
+    assert found["precision"] == (
+        "bf16",
+        "half the memory of fp32 on Apple's GPU; what is trained stays fp32",
+    )
     assert found["quantization"][0] == "none"
     assert choices(mac(24, gpu_memory=10**5))["quantization"][0] == "nf4"
-    old = choices(mac(24, gpu_memory=10**5, packages={**mac(24).packages, "bitsandbytes": "0.49.1"}))
-    assert old["quantization"][0] == "none" and old["quantization"][1].endswith("nothing smaller is served here")
-    assert "on the CPU: PYTORCH_ENABLE_MPS_FALLBACK is set" in choices(mac(24, mps_fallback=True))["engine"][1]
-    with pytest.raises(lorakit.LorakitError, match="optimizer='paged_adamw_8bit': bitsandbytes has none for Apple's"):
+    old = choices(
+        mac(24, gpu_memory=10**5, packages={**mac(24).packages, "bitsandbytes": "0.49.1"})
+    )
+    assert old["quantization"][0] == "none" and old["quantization"][1].endswith(
+        "nothing smaller is served here"
+    )
+    assert (
+        "on the CPU: PYTORCH_ENABLE_MPS_FALLBACK is set"
+        in choices(mac(24, mps_fallback=True))["engine"][1]
+    )
+    with pytest.raises(
+        lorakit.LorakitError,
+        match="optimizer='paged_adamw_8bit': bitsandbytes has none for Apple's",
+    ):
         plan.resolve(wanted.with_(optimizer="paged_adamw_8bit"), mac(24))
 
 
@@ -290,17 +409,25 @@ def test_four_bits_on_apple_s_gpu_are_those_of_the_cpu(monkeypatch):
     from bitsandbytes import _ops
 
     calls = {}
-    monkeypatch.setattr(_ops, "register_kernel", lambda name, device: lambda f: calls.setdefault(name[14:], f))
+    monkeypatch.setattr(
+        _ops, "register_kernel", lambda name, device: lambda f: calls.setdefault(name[14:], f)
+    )
     monkeypatch.delitem(sys.modules, "bitsandbytes.backends.mps.ops", raising=False)
     importlib.import_module("bitsandbytes.backends.mps.ops")
     torch.manual_seed(0)
     weight, x = torch.randn(256, 192), torch.randn(5, 192)
     codes, scales = calls["quantize_4bit"](weight, 64, "nf4", torch.uint8)
-    expected, state = four.quantize_4bit(weight, blocksize=64, quant_type="nf4", compress_statistics=False)
+    expected, state = four.quantize_4bit(
+        weight, blocksize=64, quant_type="nf4", compress_statistics=False
+    )
     assert torch.equal(codes, expected) and torch.equal(scales, state.absmax)
     plain = four.dequantize_4bit(expected, state)
-    assert torch.equal(calls["dequantize_4bit"](codes, scales, 64, "nf4", weight.shape, torch.float32), plain)
-    assert torch.allclose(calls["gemm_4bit"](x, codes, weight.shape, scales, 64, "nf4"), x @ plain.T, atol=1e-5)
+    assert torch.equal(
+        calls["dequantize_4bit"](codes, scales, 64, "nf4", weight.shape, torch.float32), plain
+    )
+    assert torch.allclose(
+        calls["gemm_4bit"](x, codes, weight.shape, scales, 64, "nf4"), x @ plain.T, atol=1e-5
+    )
 
 
 def test_what_a_mac_s_doctor_knows():
@@ -308,15 +435,24 @@ def test_what_a_mac_s_doctor_knows():
         return " | ".join(f"{f['what']} -> {f['cure']}" for f in found)
 
     said = words(doctor.remarks(mac(24), True))
-    assert "macOS lets the GPU hold 17.2 of 25.8 GB -> For more, until the next start: sudo sysctl iogpu" in said
-    assert "a Mac falls asleep during long runs -> Start them as: caffeinate -i lorakit train" in said
+    assert (
+        "macOS lets the GPU hold 17.2 of 25.8 GB -> For more, until the next start: sudo sysctl iogpu"
+        in said
+    )
+    assert (
+        "a Mac falls asleep during long runs -> Start them as: caffeinate -i lorakit train" in said
+    )
     assert not doctor.problems(mac(24))
-    assert "runs under Rosetta" in words(doctor.problems(mac(24, system="Darwin x86_64", mps=False, translated=True)))
+    assert "runs under Rosetta" in words(
+        doctor.problems(mac(24, system="Darwin x86_64", mps=False, translated=True))
+    )
     assert "does not reach Apple's GPU" in words(doctor.problems(mac(24, mps=False)))
     assert "PYTORCH_ENABLE_MPS_FALLBACK=1" in words(doctor.problems(mac(24, mps_fallback=True)))
 
 
-@pytest.mark.parametrize(("answer", "said"), [("echo 1", True), ("echo 0", False), ("exit 1", False)])
+@pytest.mark.parametrize(
+    ("answer", "said"), [("echo 1", True), ("echo 0", False), ("exit 1", False)]
+)
 def test_rosetta_is_asked_from_the_system(answer, said, monkeypatch, tmp_path):
     sysctl = tmp_path / "sysctl"
     sysctl.write_text(f'#!/bin/sh\n[ "$*" = "-n sysctl.proc_translated" ] && {answer}\n')
@@ -327,17 +463,33 @@ def test_rosetta_is_asked_from_the_system(answer, said, monkeypatch, tmp_path):
 
 # When memory runs out all the same
 
+
 def documents(*lengths, seed=0):
     rng = np.random.default_rng(seed)
     n = sum(lengths)
     starts = np.repeat(np.cumsum(lengths) - lengths, lengths)
-    return Batch(rng.integers(0, 256, n), np.arange(n) != starts, np.asarray(lengths), np.arange(len(lengths)), seed)
+    return Batch(
+        rng.integers(0, 256, n),
+        np.arange(n) != starts,
+        np.asarray(lengths),
+        np.arange(len(lengths)),
+        seed,
+    )
 
 
 @pytest.fixture
 def engine(base):
-    run, _ = plan.resolve(lorakit.Run(data="-", model=base, max_length=64, precision="fp32", quantization="none",
-                                      micro_batch_tokens=256), facts())
+    run, _ = plan.resolve(
+        lorakit.Run(
+            data="-",
+            model=base,
+            max_length=64,
+            precision="fp32",
+            quantization="none",
+            micro_batch_tokens=256,
+        ),
+        facts(),
+    )
     return load(run)
 
 
@@ -346,7 +498,9 @@ def scarce(engine, monkeypatch, tokens, checkpointing=False, offload=False):
     plain = engine._loss
 
     def logits(batch):
-        enough = len(batch.ids) <= tokens and engine.model.is_gradient_checkpointing >= checkpointing
+        enough = (
+            len(batch.ids) <= tokens and engine.model.is_gradient_checkpointing >= checkpointing
+        )
         if engine.model.training and not (enough and engine.offload >= offload):
             raise torch.OutOfMemoryError("CUDA out of memory")
         return plain(batch)
@@ -369,12 +523,24 @@ def test_parts_of_a_batch():
     assert [list(p.rows) for p in parts] == [[0, 1], [2], [3]]
 
 
-@pytest.mark.parametrize(("limits", "steps"), [
-    ({"tokens": 40}, ["at most 32 tokens at a time"]),
-    ({"tokens": 40, "checkpointing": True}, ["at most 12 tokens at a time", "activations recomputed"]),
-    ({"tokens": 40, "checkpointing": True, "offload": True}, [
-        "at most 12 tokens at a time", "activations recomputed", "activations kept in the host's memory"]),
-])
+@pytest.mark.parametrize(
+    ("limits", "steps"),
+    [
+        ({"tokens": 40}, ["at most 32 tokens at a time"]),
+        (
+            {"tokens": 40, "checkpointing": True},
+            ["at most 12 tokens at a time", "activations recomputed"],
+        ),
+        (
+            {"tokens": 40, "checkpointing": True, "offload": True},
+            [
+                "at most 12 tokens at a time",
+                "activations recomputed",
+                "activations kept in the host's memory",
+            ],
+        ),
+    ],
+)
 def test_out_of_memory_changes_nothing_but_the_pieces(engine, monkeypatch, limits, steps):
     """The micro-batch before is not lost, nor counted twice: the gradients are those of the whole update."""
     first, second = documents(10, 12, seed=1), documents(10, 20, 5, 30, seed=2)
@@ -395,8 +561,11 @@ def test_out_of_memory_changes_nothing_but_the_pieces(engine, monkeypatch, limit
 
 def test_out_of_memory_with_a_single_row_says_what_to_do(engine, monkeypatch):
     scarce(engine, monkeypatch, tokens=20)
-    with pytest.raises(lorakit.LorakitError, match="out of memory with one row of 30 tokens, recomputed and offloaded; "
-                                                   "lower max_length or rank"):
+    with pytest.raises(
+        lorakit.LorakitError,
+        match="out of memory with one row of 30 tokens, recomputed and offloaded; "
+        "lower max_length or rank",
+    ):
         engine.backward(documents(30, 10))
 
 
@@ -438,7 +607,9 @@ def test_a_run_that_runs_out_of_memory_ends_the_same_and_says_so(run, quick, mon
 
     monkeypatch.setattr(module.TorchEngine, "_loss", logits)
     folder = lorakit.finetune(run.with_(name="scarce", dropout=0.0))
-    assert folder.record["status"] == "done" and folder.record["stepped_down"][0].startswith("at most ")
+    assert folder.record["status"] == "done" and folder.record["stepped_down"][0].startswith(
+        "at most "
+    )
     assert Folder(run.with_(name="whole").folder).record["stepped_down"] == []
     one, two = ([u["loss"] for u in f.history()[0]] for f in (whole, folder))
     assert one == pytest.approx(two, abs=1e-5)

@@ -30,8 +30,12 @@ from lorakit.launch import _died, together
 from lorakit.record import Folder, Onlooker
 
 STARTED = {  # configuration -> (processes, settings)
-    "1": (1, {}), "2": (2, {}), "2 sharded": (2, {"shard": True}),
-    "1 NF4": (1, {"quantization": "nf4"}), "2 sharded NF4": (2, {"quantization": "nf4", "shard": True})}
+    "1": (1, {}),
+    "2": (2, {}),
+    "2 sharded": (2, {"shard": True}),
+    "1 NF4": (1, {"quantization": "nf4"}),
+    "2 sharded NF4": (2, {"quantization": "nf4", "shard": True}),
+}
 
 
 @pytest.fixture(autouse=True)
@@ -40,7 +44,11 @@ def _nobody_is_left(request):
     yield
     root = str(request.getfixturevalue("tmp_path_factory").getbasetemp())
     end = time.monotonic() + 10
-    while left := [c for p in psutil.process_iter(["cmdline"]) if root in (c := " ".join(p.info["cmdline"] or []))]:
+    while left := [
+        c
+        for p in psutil.process_iter(["cmdline"])
+        if root in (c := " ".join(p.info["cmdline"] or []))
+    ]:
         assert time.monotonic() < end, left
         time.sleep(0.1)
 
@@ -67,9 +75,18 @@ def start(server):  # noqa: F811
     """(a run for each process) -> the processes: by hand, with everything imported."""
 
     def of(*runs, act=None, more=()):
-        place = {"WORLD_SIZE": str(len(runs)), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-        members = [server.Process(target=member, args=(
-            run.given(), {**place, "RANK": str(n), "LOCAL_RANK": str(n)}, act, *more)) for n, run in enumerate(runs)]
+        place = {
+            "WORLD_SIZE": str(len(runs)),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(free_port()),
+        }
+        members = [
+            server.Process(
+                target=member,
+                args=(run.given(), {**place, "RANK": str(n), "LOCAL_RANK": str(n)}, act, *more),
+            )
+            for n, run in enumerate(runs)
+        ]
         for process in members:
             process.start()
         return members
@@ -100,8 +117,16 @@ def free_port():
 
 def thirty(base, rows_file, folder, **changes):
     """30 updates in fp32 without dropout at a rate of 1e-3."""
-    return tiny_run(base, rows_file, folder, dropout=0.0, max_updates=30, validate_every=10, checkpoint_every=10,
-                    **changes)
+    return tiny_run(
+        base,
+        rows_file,
+        folder,
+        dropout=0.0,
+        max_updates=30,
+        validate_every=10,
+        checkpoint_every=10,
+        **changes,
+    )
 
 
 def losses(folder):
@@ -121,10 +146,17 @@ def note_what_is_held(place):
     real = TorchEngine.close
 
     def close(engine):
-        here = [getattr(p, "_local_tensor", p) for n, p in engine.model.named_parameters()
-                if ".layers." in n and "lora_" not in n]
-        held = {"bytes": sum(p.numel() * p.element_size() for p in here),
-                "adapter": {n: hashlib.sha256(w.tobytes()).hexdigest() for n, w in engine.weights().items()}}
+        here = [
+            getattr(p, "_local_tensor", p)
+            for n, p in engine.model.named_parameters()
+            if ".layers." in n and "lora_" not in n
+        ]
+        held = {
+            "bytes": sum(p.numel() * p.element_size() for p in here),
+            "adapter": {
+                n: hashlib.sha256(w.tobytes()).hexdigest() for n, w in engine.weights().items()
+            },
+        }
         (Path(place) / f"held-{engine.crew.rank}.json").write_text(json.dumps(held))
         real(engine)
 
@@ -146,20 +178,30 @@ def curve(finish, base, rows_file, tmp_path_factory):
     return of
 
 
-@pytest.mark.parametrize(("name", "alone"), [("2", "1"), ("2 sharded", "1"), ("2 sharded NF4", "1 NF4")])
+@pytest.mark.parametrize(
+    ("name", "alone"), [("2", "1"), ("2 sharded", "1"), ("2 sharded NF4", "1 NF4")]
+)
 def test_the_same_curve_and_everybody_worked(curve, name, alone):
     folder, reference = curve(name), curve(alone)
     assert len(losses(folder)) == 30
     np.testing.assert_allclose(losses(folder), losses(reference), rtol=0, atol=1e-5)
     validations = [[v["validation_loss"] for v in f.history()[1]] for f in (folder, reference)]
     np.testing.assert_allclose(*validations, rtol=0, atol=1e-5)
-    assert folder.scores["loss"]["after"] == pytest.approx(reference.scores["loss"]["after"], abs=1e-5)
+    assert folder.scores["loss"]["after"] == pytest.approx(
+        reference.scores["loss"]["after"], abs=1e-5
+    )
     record = folder.record
-    assert (record["status"], record["choices"]["processes"]) == ("done", [2, "as they were started"])
+    assert (record["status"], record["choices"]["processes"]) == (
+        "done",
+        [2, "as they were started"],
+    )
     assert record["proof"]["processes"] == "all 2 trained"
     each = [p["target_tokens"] for p in record["processes"]]
     assert len({p["process"] for p in record["processes"]}) == 2
-    assert min(each) > 0.3 * sum(each) and sum(each) == record["target_tokens"] == reference.record["target_tokens"]
+    assert (
+        min(each) > 0.3 * sum(each)
+        and sum(each) == record["target_tokens"] == reference.record["target_tokens"]
+    )
 
 
 def held(folder):
@@ -172,7 +214,9 @@ def test_sharded_layers_are_spread_and_adapters_are_whole(curve, name, alone):
     first, second = held(curve(name))
     assert first["bytes"] + second["bytes"] == whole["bytes"]
     assert max(first["bytes"], second["bytes"]) < 0.6 * whole["bytes"]
-    assert first["adapter"] == second["adapter"] and first["adapter"].keys() == whole["adapter"].keys()
+    assert (
+        first["adapter"] == second["adapter"] and first["adapter"].keys() == whole["adapter"].keys()
+    )
     assert [h["bytes"] for h in held(curve("2"))] == [held(curve("1"))[0]["bytes"]] * 2
 
 
@@ -182,14 +226,19 @@ def test_plain_peft_loads_the_adapter_of_a_sharded_run(curve, base):
     from transformers import AutoModelForCausalLM
 
     folder = curve("2 sharded")
-    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), str(folder / "adapter")).eval()
+    model = PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(base), str(folder / "adapter")
+    ).eval()
     total, count = 0.0, 0
     for row in rows.read(folder / "rows")[0]["test"]:
         ids = torch.tensor(np.asarray(row["ids"])).long()
         marks = torch.tensor(np.asarray(row["targets"], dtype=bool))[1:]
         with torch.no_grad():
-            total += float(torch.nn.functional.cross_entropy(model(ids[None]).logits[0, :-1][marks], ids[1:][marks],
-                                                             reduction="sum"))
+            total += float(
+                torch.nn.functional.cross_entropy(
+                    model(ids[None]).logits[0, :-1][marks], ids[1:][marks], reduction="sum"
+                )
+            )
         count += int(marks.sum())
     assert total / count == pytest.approx(folder.scores["loss"]["after"], abs=1e-5)
 
@@ -210,8 +259,12 @@ def stop_after(rank, update):
     owner.append = append
 
 
-@pytest.mark.parametrize(("before", "after", "asked"), [(2, 1, 1), pytest.param(1, 2, 0, marks=pytest.mark.slow)])
-def test_cut_and_resumed_on_another_number(start, finish, curve, base, rows_file, tmp_path, before, after, asked):
+@pytest.mark.parametrize(
+    ("before", "after", "asked"), [(2, 1, 1), pytest.param(1, 2, 0, marks=pytest.mark.slow)]
+)
+def test_cut_and_resumed_on_another_number(
+    start, finish, curve, base, rows_file, tmp_path, before, after, asked
+):
     """Asked to stop after update 10, on two processes the second of them; the status is looked at all the while.
 
     The second process keeps its files elsewhere, as on another host: it finds neither rows nor checkpoint, and leaves
@@ -227,7 +280,9 @@ def test_cut_and_resumed_on_another_number(start, finish, curve, base, rows_file
         assert [p.exitcode for p in members] == [0] * count, (tmp_path / "child.txt").read_text()
         seen += [s for s in [folder.record["status"]] if s not in seen[-1:]]
         if stops[1]:
-            assert folder.record["error"] == "stopped on request after update 10; start again to go on"
+            assert (
+                folder.record["error"] == "stopped on request after update 10; start again to go on"
+            )
             assert len(losses(folder)) == 10
     assert seen == ["queued", "running", "stopped", "running", "done"]
     assert len(losses(folder)) == 30
@@ -305,11 +360,15 @@ def struck(tmp_path, run, rank, moment, capsys):
 @pytest.fixture(scope="module")
 def uncut(finish, base, rows_file, tmp_path_factory):
     """What two processes make of a run of 12 updates."""
-    return evidence(finish(*[tiny_run(base, rows_file, tmp_path_factory.mktemp("uncut"), processes=2)] * 2))
+    return evidence(
+        finish(*[tiny_run(base, rows_file, tmp_path_factory.mktemp("uncut"), processes=2)] * 2)
+    )
 
 
-KILLED = ("lorakit: process {} of 2 was killed by SIGKILL, as happens when memory runs out, and could say nothing. "
-          "The others were ended with it. Start again: the run goes on from its checkpoint")
+KILLED = (
+    "lorakit: process {} of 2 was killed by SIGKILL, as happens when memory runs out, and could say nothing. "
+    "The others were ended with it. Start again: the run goes on from its checkpoint"
+)
 
 
 def resumed(finish, run, uncut):
@@ -324,8 +383,13 @@ def resumed(finish, run, uncut):
 def test_a_process_is_killed_while_training(finish, uncut, base, rows_file, tmp_path, capsys, rank):
     run = tiny_run(base, rows_file, tmp_path, processes=2)
     folder, update = Folder(run.folder), random.Random(rank).randint(3, 10)
-    before = {s: signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}, dict(os.environ)
-    code, words, seconds = struck(tmp_path, run, rank, lambda: len(folder.history()[0]) >= update, capsys)
+    before = (
+        {s: signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)},
+        dict(os.environ),
+    )
+    code, words, seconds = struck(
+        tmp_path, run, rank, lambda: len(folder.history()[0]) >= update, capsys
+    )
     assert (code, words) == (1, KILLED.format(rank))
     assert seconds < 30
     assert (folder.record["status"], f"lorakit: {folder.record['error']}") == ("interrupted", words)
@@ -341,11 +405,24 @@ def test_ten_kills(finish, uncut, base, rows_file, tmp_path, capsys):
     """Either process, at a random moment: three in the first ten seconds, seven after a random update."""
     rng, places = random.Random(4), []
     for k in range(10):
-        run, rank = tiny_run(base, rows_file, tmp_path, name=f"cut{k}", processes=2), rng.randrange(2)
-        folder, end, update = Folder(run.folder), time.monotonic() + 10 * rng.random(), rng.randint(1, 11)
+        run, rank = (
+            tiny_run(base, rows_file, tmp_path, name=f"cut{k}", processes=2),
+            rng.randrange(2),
+        )
+        folder, end, update = (
+            Folder(run.folder),
+            time.monotonic() + 10 * rng.random(),
+            rng.randint(1, 11),
+        )
         code, words, seconds = struck(
-            tmp_path, run, rank,
-            lambda k=k, f=folder, t=end, n=update: time.monotonic() > t if k < 3 else len(f.history()[0]) >= n, capsys)
+            tmp_path,
+            run,
+            rank,
+            lambda k=k, f=folder, t=end, n=update: (
+                time.monotonic() > t if k < 3 else len(f.history()[0]) >= n
+            ),
+            capsys,
+        )
         places.append((rank, len(folder.history()[0]), folder.record["status"], round(seconds, 1)))
         assert code == 1 or k < 3
         if code:  # else it was over before
@@ -384,10 +461,15 @@ def test_auto_goes_on_with_one_process_and_says_why(two_cards, quick, run, tmp_p
     died = "process 1 of 2 ended with exit code 1. Its last words: OSError: no card here"
     assert f"{died}. Going on with one process\n" in capsys.readouterr().err
     record = Folder(run.folder).record
-    assert (record["status"], record["choices"]["processes"]) == ("done", [1, f"2 did not get to work: {died}"])
+    assert (record["status"], record["choices"]["processes"]) == (
+        "done",
+        [1, f"2 did not get to work: {died}"],
+    )
     assert len(record["processes"]) == 1
     with pytest.raises(LorakitError, match="process 1 of 2 ended with exit code 1") as error:
-        together(run.with_(name="asked", processes=2), 2)  # what was asked for by number is not taken back
+        together(
+            run.with_(name="asked", processes=2), 2
+        )  # what was asked for by number is not taken back
     assert "Start again" in str(error.value)
 
 
@@ -399,6 +481,7 @@ def test_one_process_on_two_cards_says_what_it_leaves(two_cards, quick, run):
 
 def test_the_first_to_die_is_named(tmp_path):
     """Of those that are found dead together some only lost the others, or were ended with them."""
+
     def died(**codes):
         failures = {}
         for rank, (code, words) in enumerate(codes.values()):
@@ -410,9 +493,13 @@ def test_the_first_to_die_is_named(tmp_path):
     lost = (1, f"lorakit: {processes.LOST}; start again\n")
     assert died(a=lost, b=(-9, "")).startswith("process 1 of 2 was killed by SIGKILL")
     assert died(a=(-15, ""), b=(-11, "Fatal Python error: Segmentation fault\n")) == (
-        "process 1 of 2 was killed by SIGSEGV. Its last words: Fatal Python error: Segmentation fault")
+        "process 1 of 2 was killed by SIGSEGV. Its last words: Fatal Python error: Segmentation fault"
+    )
     bar = "OSError: disk\n  File x\n\x1b[Atraining:  5%|▌    | 1/20\rx.py:3: UserWarning: old\n"
-    assert died(a=lost, b=lost, c=(3, bar)) == "process 2 of 3 ended with exit code 3. Its last words: OSError: disk"
+    assert (
+        died(a=lost, b=lost, c=(3, bar))
+        == "process 2 of 3 ended with exit code 3. Its last words: OSError: disk"
+    )
     assert died(a=lost, b=(2, "")) == "process 1 of 2 ended with exit code 2. Its last words: none"
     assert died(a=(-15, ""), b=(-15, "")) == ""  # asked to
     assert processes.LOST in died(a=lost, b=lost)
@@ -455,32 +542,48 @@ def test_done_is_refused_when_a_process_did_nothing(finish, run):
 def test_hosts_with_other_data_are_refused(finish, run, tmp_path):
     other = tmp_path / "other.jsonl"
     other.write_text(Path(run.data).read_text().replace("yes go", "yes no"))
-    refused(finish, [run, run.with_(data=str(other), output_dir=str(tmp_path / "two"))],
-            "process 1 has other data than process 0 (")
+    refused(
+        finish,
+        [run, run.with_(data=str(other), output_dir=str(tmp_path / "two"))],
+        "process 1 has other data than process 0 (",
+    )
 
 
 def test_more_processes_than_rows_are_refused(finish, run, tmp_path):
     path = tmp_path / "one.jsonl"
     path.write_text('{"prompt": "a?", "completion": "no"}\n')
     run = run.with_(data=str(path), test_fraction=0, validation_fraction=0)
-    refused(finish, [run, run], "1 training rows for 2 processes: some would have none; lower processes")
+    refused(
+        finish, [run, run], "1 training rows for 2 processes: some would have none; lower processes"
+    )
 
 
-@pytest.mark.parametrize(("place", "words"), [
-    ({"RANK": None}, "KeyError: 'RANK'"), ({"RANK": "first"}, "ValueError: invalid literal"),
-    ({"MASTER_ADDR": None}, "MASTER_ADDR expected")])
+@pytest.mark.parametrize(
+    ("place", "words"),
+    [
+        ({"RANK": None}, "KeyError: 'RANK'"),
+        ({"RANK": "first"}, "ValueError: invalid literal"),
+        ({"MASTER_ADDR": None}, "MASTER_ADDR expected"),
+    ],
+)
 def test_an_environment_that_names_no_place_to_meet(monkeypatch, place, words):
     whole = {"WORLD_SIZE": "2", "RANK": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
     processes.join.cache_clear()
     for name, value in (whole | place).items():
-        monkeypatch.delenv(name, raising=False) if value is None else monkeypatch.setenv(name, value)
-    with pytest.raises(LorakitError, match=f"^WORLD_SIZE=2, and the processes do not meet: .*{words}.*torchrun"):
+        monkeypatch.delenv(name, raising=False) if value is None else monkeypatch.setenv(
+            name, value
+        )
+    with pytest.raises(
+        LorakitError, match=f"^WORLD_SIZE=2, and the processes do not meet: .*{words}.*torchrun"
+    ):
         processes.join()
 
 
 @pytest.mark.slow
 def test_an_error_of_the_input_comes_from_the_processes_in_one_line(run, tmp_path, capsys):
-    assert launched(tmp_path, run.with_(data=str(tmp_path / "nowhere.jsonl")), "--processes", "2") == 1
+    assert (
+        launched(tmp_path, run.with_(data=str(tmp_path / "nowhere.jsonl")), "--processes", "2") == 1
+    )
     err = capsys.readouterr().err
     assert err.splitlines()[-1].startswith(f"lorakit: {tmp_path}/nowhere.jsonl: no such file")
     assert "Traceback" not in err
@@ -497,11 +600,34 @@ def test_two_agents_on_two_hosts(base, rows_file, curve, tmp_path):
     port, agents = free_port(), []
     for host, run in enumerate(runs):
         (tmp_path / f"{host}.yaml").write_text(yaml.safe_dump(run.given()))
-        agents.append(subprocess.Popen(
-            [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1",
-             "--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{port}", "--rdzv-id", "two",
-             "--local-addr", "127.0.0.1", "-m", "lorakit.cli", "train", str(tmp_path / f"{host}.yaml")],
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
+        agents.append(
+            subprocess.Popen(
+                [
+                    sys.executable,
+                    "-m",
+                    "torch.distributed.run",
+                    "--nnodes",
+                    "2",
+                    "--nproc-per-node",
+                    "1",
+                    "--rdzv-backend",
+                    "c10d",
+                    "--rdzv-endpoint",
+                    f"127.0.0.1:{port}",
+                    "--rdzv-id",
+                    "two",
+                    "--local-addr",
+                    "127.0.0.1",
+                    "-m",
+                    "lorakit.cli",
+                    "train",
+                    str(tmp_path / f"{host}.yaml"),
+                ],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+        )
     said = [agent.communicate(timeout=200)[0] for agent in agents]
     assert [agent.returncode for agent in agents] == [0, 0], said
     written = [run for run in runs if Path(run.output_dir).exists()]
@@ -517,13 +643,36 @@ def test_accelerate_launch(base, rows_file, curve, tmp_path):
     run = thirty(base, rows_file, tmp_path)
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(run.given()))
     out = subprocess.run(
-        [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2",
-         "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no",
-         "--main_process_port", str(free_port()),
-         "-m", "lorakit.cli", "train", str(tmp_path / "run.yaml")],
-        env=os.environ | {"CUDA_VISIBLE_DEVICES": ""}, capture_output=True, text=True, timeout=200)
+        [
+            sys.executable,
+            "-m",
+            "accelerate.commands.launch",
+            "--multi_gpu",
+            "--num_processes",
+            "2",
+            "--num_machines",
+            "1",
+            "--mixed_precision",
+            "no",
+            "--dynamo_backend",
+            "no",
+            "--main_process_port",
+            str(free_port()),
+            "-m",
+            "lorakit.cli",
+            "train",
+            str(tmp_path / "run.yaml"),
+        ],
+        env=os.environ | {"CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
     assert out.returncode == 0, out.stderr
     folder = Folder(run.folder)
     assert out.stdout.startswith(f"{folder.path}: status: done\n")
     np.testing.assert_allclose(losses(folder), losses(curve("1")), rtol=0, atol=1e-5)
-    assert min(p["target_tokens"] for p in folder.record["processes"]) > 0 and len(folder.record["processes"]) == 2
+    assert (
+        min(p["target_tokens"] for p in folder.record["processes"]) > 0
+        and len(folder.record["processes"]) == 2
+    )

@@ -25,17 +25,39 @@ import lorakit
 from lorakit import checkpoint
 from lorakit.record import Folder, read_lines
 
-HEAVY = ["lorakit.cli", "lorakit.finetune", "lorakit.engines.torch", "lorakit.report", "bitsandbytes", "datasets",
-         "matplotlib.figure", "peft", "sklearn", "transformers.generation"]
+HEAVY = [
+    "lorakit.cli",
+    "lorakit.finetune",
+    "lorakit.engines.torch",
+    "lorakit.report",
+    "bitsandbytes",
+    "datasets",
+    "matplotlib.figure",
+    "peft",
+    "sklearn",
+    "transformers.generation",
+]
 VOLATILE = ("seconds", "tokens_per_second", "memory_bytes")
 
 
 def evidence(folder):
     """All that must not depend on cuts: the adapter's bytes, the history, the scores, the answers."""
-    lines = [{k: v for k, v in line.items() if k not in VOLATILE} for line in read_lines(folder / "history.jsonl")]
-    return {"adapter": hashlib.sha256((folder / "adapter/adapter_model.safetensors").read_bytes()).hexdigest(),
-            "history": lines, "scores": folder.scores, "answers": read_lines(folder / "answers.jsonl"),
-            **{k: folder.record[k] for k in ("status", "updates", "target_tokens", "adapter_from_update", "proof")}}
+    lines = [
+        {k: v for k, v in line.items() if k not in VOLATILE}
+        for line in read_lines(folder / "history.jsonl")
+    ]
+    return {
+        "adapter": hashlib.sha256(
+            (folder / "adapter/adapter_model.safetensors").read_bytes()
+        ).hexdigest(),
+        "history": lines,
+        "scores": folder.scores,
+        "answers": read_lines(folder / "answers.jsonl"),
+        **{
+            k: folder.record[k]
+            for k in ("status", "updates", "target_tokens", "adapter_from_update", "proof")
+        },
+    }
 
 
 def contents(folder):
@@ -144,9 +166,15 @@ def survives(processes, uncut, run, delay):
     updates = len(folder.history()[0])
     if process.exitcode == 0:
         return "after its end"
-    place = ("before any record" if not (folder / "record.json").exists() else
-             "before-scoring" if not (folder / "history.jsonl").exists() else
-             f"training, after update {updates}" if updates < 12 else "after-scoring")
+    place = (
+        "before any record"
+        if not (folder / "record.json").exists()
+        else "before-scoring"
+        if not (folder / "history.jsonl").exists()
+        else f"training, after update {updates}"
+        if updates < 12
+        else "after-scoring"
+    )
     assert folder.record["status"] in ("queued", "interrupted", "done")
     again = begin(processes, run)
     again.join()
@@ -195,9 +223,13 @@ POINTS = {
 }
 
 
-@pytest.mark.parametrize("place", [
-    pytest.param(place, marks=[] if number in (1, 6, 8) else [pytest.mark.slow])
-    for number, place in enumerate(POINTS)])
+@pytest.mark.parametrize(
+    "place",
+    [
+        pytest.param(place, marks=[] if number in (1, 6, 8) else [pytest.mark.slow])
+        for number, place in enumerate(POINTS)
+    ],
+)
 def test_a_kill_at_a_delicate_place(processes, uncut, run, place):
     expected, _ = uncut(run)
     folder, killed = Folder(run.folder), begin(processes, run, *POINTS[place])
@@ -222,7 +254,9 @@ def whole(tmp_path_factory):
     def of(run):
         key = run.max_updates
         if key not in kept:
-            kept[key] = evidence(finetune(run.with_(output_dir=str(tmp_path_factory.mktemp("whole")))))
+            kept[key] = evidence(
+                finetune(run.with_(output_dir=str(tmp_path_factory.mktemp("whole"))))
+            )
         return kept[key]
 
     return of
@@ -271,7 +305,9 @@ def test_a_second_interrupt_ends_at_once(quick, whole, run, monkeypatch):
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
 
-    given = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+    given = signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # a shell's background job ignores it
     try:
         with monkeypatch.context() as patch:
             after_line(patch, 6, twice)
@@ -305,7 +341,9 @@ def test_out_of_time(quick, whole, run):
     hurried = run.with_(max_minutes=1e-9)
     folder = finetune(hurried)
     assert folder.record["status"] == "stopped"
-    assert folder.record["error"] == "max_minutes=1e-09 is over after update 1; start again to go on"
+    assert (
+        folder.record["error"] == "max_minutes=1e-09 is over after update 1; start again to go on"
+    )
     assert len(folder.history()[0]) == 1
     assert finetune(hurried).record["status"] == "stopped"
     assert evidence(finetune(hurried)) == whole(run)  # the last update ends it, in time or not
@@ -313,12 +351,18 @@ def test_out_of_time(quick, whole, run):
 
 def test_a_finished_run_is_left_alone(quick, run, monkeypatch):
     folder = finetune(run)
-    before = {p: b for p, b in contents(folder).items() if p.name not in ("report.html", "report.md", "loss.png")}
+    before = {
+        p: b
+        for p, b in contents(folder).items()
+        if p.name not in ("report.html", "report.md", "loss.png")
+    }
     monkeypatch.setattr("lorakit.engines.torch.load", None)
     assert finetune(run).record["status"] == "done"
     after = contents(folder)
     assert {p: after[p] for p in before} == before
-    assert after.keys() - before.keys() == {folder / n for n in ("report.html", "report.md", "loss.png")}
+    assert after.keys() - before.keys() == {
+        folder / n for n in ("report.html", "report.md", "loss.png")
+    }
 
 
 def test_settings_half_written(stopped, whole, monkeypatch):
@@ -340,10 +384,13 @@ def test_settings_half_written(stopped, whole, monkeypatch):
 # Something else changed
 
 
-@pytest.mark.parametrize(("changes", "words"), [
-    ({"learning_rate": 2e-3}, r"learning_rate: 0\.001 there, 0\.002 now"),
-    ({"rank": 8, "seed": 1}, r"rank: 16 there, 8 now; seed: 0 there, 1 now"),
-])
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"learning_rate": 2e-3}, r"learning_rate: 0\.001 there, 0\.002 now"),
+        ({"rank": 8, "seed": 1}, r"rank: 16 there, 8 now; seed: 0 there, 1 now"),
+    ],
+)
 def test_other_settings_are_refused_by_name_and_nothing_is_lost(stopped, changes, words):
     folder = Folder(stopped.folder)
     before = contents(folder)
@@ -362,7 +409,9 @@ def test_other_data_are_refused(stopped, tmp_path, rows_file):
     with open(path, "a") as file:
         file.write(json.dumps({"prompt": "one more row?", "completion": "no"}) + "\n")
     before = contents(folder)
-    with pytest.raises(lorakit.LorakitError, match=r"the content of the data: .*rows\.jsonl has changed since"):
+    with pytest.raises(
+        lorakit.LorakitError, match=r"the content of the data: .*rows\.jsonl has changed since"
+    ):
         finetune(run)
     assert contents(folder) == before
 
@@ -390,7 +439,12 @@ def test_a_checkpoint_without_a_record_is_refused(stopped):
 def test_the_written_settings_continue_the_run(whole, stopped):
     """What `auto` became is no difference, in either order."""
     run = lorakit.Run.read(stopped.folder / "run.yaml")
-    assert (run.packing, run.engine, stopped.packing, stopped.engine) == (True, "torch", "auto", "auto")
+    assert (run.packing, run.engine, stopped.packing, stopped.engine) == (
+        True,
+        "torch",
+        "auto",
+        "auto",
+    )
     assert finetune(run.with_(max_minutes=1e-9)).record["updates"] == 7
     assert evidence(finetune(stopped)) == whole(stopped)
 
@@ -447,14 +501,20 @@ def small_files(monkeypatch):
 
 
 def test_a_checkpoint_comes_back_as_it_was(tmp_path):
-    tensors = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "step": np.asarray(3.0, dtype=np.float32),
-               "b": np.arange(4, dtype=np.uint8), "n": np.asarray(7)}
+    tensors = {
+        "a": np.arange(6, dtype=np.float32).reshape(2, 3),
+        "step": np.asarray(3.0, dtype=np.float32),
+        "b": np.arange(4, dtype=np.uint8),
+        "n": np.asarray(7),
+    }
     checkpoint.write(tmp_path / "x", tensors, {"best": math.inf, "words": "ü"})
     found, meta = checkpoint.read(tmp_path / "x")
     assert meta == {"best": math.inf, "words": "ü"}
     assert found.keys() == tensors.keys()
-    assert all(np.array_equal(found[k], v) and found[k].dtype == v.dtype and found[k].shape == v.shape
-               for k, v in tensors.items())
+    assert all(
+        np.array_equal(found[k], v) and found[k].dtype == v.dtype and found[k].shape == v.shape
+        for k, v in tensors.items()
+    )
 
 
 def test_a_full_disk_keeps_the_old_checkpoint(tmp_path, small_files, monkeypatch):
@@ -462,7 +522,9 @@ def test_a_full_disk_keeps_the_old_checkpoint(tmp_path, small_files, monkeypatch
     checkpoint.write(path, {"a": np.zeros(10)}, {})
     old = path.read_bytes()
     small_files(4096)
-    with pytest.raises(lorakit.LorakitError, match=r"could not be written: .*last\.safetensors of before is kept"):
+    with pytest.raises(
+        lorakit.LorakitError, match=r"could not be written: .*last\.safetensors of before is kept"
+    ):
         checkpoint.write(path, {"a": np.zeros(10_000)}, {})
     small_files(resource.RLIM_INFINITY)
 
@@ -499,9 +561,20 @@ def test_a_disk_that_fills_up_ends_the_run_and_loses_nothing(quick, whole, run, 
 def test_an_adapter_that_cannot_be_written(base, tmp_path, small_files):
     from lorakit.engines.torch import load
 
-    engine = load(lorakit.Run(model=base, data="-", engine="torch", precision="fp32", quantization="none",
-                              max_length=64, packing=False, gradient_checkpointing=False, micro_batch_size=8,
-                              micro_batch_tokens=4096))
+    engine = load(
+        lorakit.Run(
+            model=base,
+            data="-",
+            engine="torch",
+            precision="fp32",
+            quantization="none",
+            max_length=64,
+            packing=False,
+            gradient_checkpointing=False,
+            micro_batch_size=8,
+            micro_batch_tokens=4096,
+        )
+    )
     engine.save(tmp_path / "adapter")
     old = (tmp_path / "adapter/adapter_model.safetensors").read_bytes()
     small_files(4096)
@@ -512,11 +585,15 @@ def test_an_adapter_that_cannot_be_written(base, tmp_path, small_files):
     assert os.listdir(tmp_path) == ["adapter"]
 
 
-@pytest.mark.parametrize("damage", [b"", b"\0" * 100, b"half"], ids=["empty", "zeros", "cut in half"])
+@pytest.mark.parametrize(
+    "damage", [b"", b"\0" * 100, b"half"], ids=["empty", "zeros", "cut in half"]
+)
 def test_a_damaged_checkpoint_is_said_to_be_one(stopped, whole, damage):
     path = stopped.folder / "checkpoint/last.safetensors"
-    path.write_bytes(path.read_bytes()[:path.stat().st_size // 2] if damage == b"half" else damage)
-    with pytest.raises(lorakit.LorakitError, match=r"last\.safetensors: the checkpoint is damaged .*delete it"):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2] if damage == b"half" else damage)
+    with pytest.raises(
+        lorakit.LorakitError, match=r"last\.safetensors: the checkpoint is damaged .*delete it"
+    ):
         finetune(stopped)
     assert Folder(stopped.folder).record["status"] == "failed"
     path.unlink()
@@ -531,7 +608,9 @@ def test_two_runs_into_one_folder(stopped):
     before = contents(folder)
     with folder.locked():
         assert folder.busy
-        with pytest.raises(lorakit.LorakitError, match="another run is writing here; give this one another name"):
+        with pytest.raises(
+            lorakit.LorakitError, match="another run is writing here; give this one another name"
+        ):
             finetune(stopped)
     assert not folder.busy
     assert contents(folder) == before
@@ -583,7 +662,9 @@ def test_leftovers_of_dead_processes_go_and_others_stay(tmp_path):
     (tmp_path / "notes.part").write_text("the user's")
     with Folder(tmp_path).locked():
         assert sorted(p.name for p in tmp_path.iterdir() if p.name != ".lock") == [
-            "notes.part", f"report.md.part{os.getpid()}"]
+            "notes.part",
+            f"report.md.part{os.getpid()}",
+        ]
 
 
 def test_a_line_half_written_is_not_read_and_is_written_anew(tmp_path):
@@ -597,7 +678,10 @@ def test_a_line_half_written_is_not_read_and_is_written_anew(tmp_path):
     folder.rewind(2)
     folder.append({"update": 3, "loss": 1.5})
     assert read_lines(folder / "history.jsonl") == [
-        {"update": 1, "loss": 1.0}, {"update": 2, "loss": 1.0}, {"update": 3, "loss": 1.5}]
+        {"update": 1, "loss": 1.0},
+        {"update": 2, "loss": 1.0},
+        {"update": 3, "loss": 1.5},
+    ]
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "null"])
@@ -613,8 +697,15 @@ def test_a_damaged_record_is_said_to_be_one(tmp_path, content):
 @pytest.fixture
 def overfitting(run):
     """The answers of the training rows are dealt at random and the rate is far too high."""
-    return run.with_(learning_rate=2e-2, schedule="constant", validate_every=1, early_stopping=2, max_updates=40,
-                     max_grad_norm=None, dropout=0.0)
+    return run.with_(
+        learning_rate=2e-2,
+        schedule="constant",
+        validate_every=1,
+        early_stopping=2,
+        max_updates=40,
+        max_grad_norm=None,
+        dropout=0.0,
+    )
 
 
 def test_early_stopping_keeps_the_best(quick, overfitting):
@@ -629,7 +720,8 @@ def test_early_stopping_keeps_the_best(quick, overfitting):
     saved = load_file(folder / "adapter/adapter_model.safetensors")
     assert meta == {"update": best}
     assert {n.replace(".default", ""): v.tobytes() for n, v in kept.items()} == {
-        n: v.tobytes() for n, v in saved.items()}
+        n: v.tobytes() for n, v in saved.items()
+    }
     last = checkpoint.read(folder / "checkpoint/last.safetensors")[0]
     assert any(last[f"weight/{n}"].tobytes() != v.tobytes() for n, v in kept.items())
 
@@ -652,6 +744,7 @@ def test_the_best_of_the_first_update_is_good_enough(quick, overfitting):
 
 def test_one_termination_said_twice_is_one(quick, whole, run, monkeypatch):
     """Slurm signals every process of a step, and torchrun passes it on to its own."""
+
     def twice():
         signal.raise_signal(signal.SIGTERM)
         signal.raise_signal(signal.SIGTERM)

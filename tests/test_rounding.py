@@ -29,7 +29,9 @@ FORMS = sorted(rounding.FORMS)
 def aware(tmp_path_factory):
     """The folder of a run that was trained for q4_0. Only to be read."""
     folder = tmp_path_factory.mktemp("aware")
-    return tuned_run(shrunken("mistral", folder / "base"), folder, fake_quantization="q4_0", max_updates=40).path
+    return tuned_run(
+        shrunken("mistral", folder / "base"), folder, fake_quantization="q4_0", max_updates=40
+    ).path
 
 
 # One matrix
@@ -41,9 +43,18 @@ def read_back(weight, form):
         import mlx.core as mx
 
         group = 64 if weight.shape[1] % 64 == 0 else 32
-        packed, scale, offset = mx.quantize(mx.array(weight.astype(np.float16)), group_size=group, bits=4)
-        return np.array(mx.dequantize(packed, scale.astype(mx.float32), offset.astype(mx.float32), group_size=group,
-                                      bits=4))
+        packed, scale, offset = mx.quantize(
+            mx.array(weight.astype(np.float16)), group_size=group, bits=4
+        )
+        return np.array(
+            mx.dequantize(
+                packed,
+                scale.astype(mx.float32),
+                offset.astype(mx.float32),
+                group_size=group,
+                bits=4,
+            )
+        )
     import gguf
 
     from lorakit.export.gguf import packed
@@ -63,15 +74,22 @@ def test_a_matrix_is_rounded_as_it_is_packed(form, scale, width):
     weight[3, 5] = -weight[3].max()
     weight *= np.float32(scale)
     expected = read_back(weight, form)
-    assert np.array_equal(rounded(torch.from_numpy(weight), form), expected) and len(np.unique(expected)) > 50
+    assert (
+        np.array_equal(rounded(torch.from_numpy(weight), form), expected)
+        and len(np.unique(expected)) > 50
+    )
     with coarse_zero():
         assert np.array_equal(rounded(torch.from_numpy(weight), form), expected)
 
 
-@pytest.mark.parametrize("form, expected", [
-    ("q4_0", [-8.0, 7.0, 0.0, 1.0, 4.0, -1.0]),  # steps of 1: 8 has none, and halves go up
-    ("q8_0", [-8.0, 8.0, 0.0, 0.504, 3.527, -0.630]),  # steps of 8/127
-    ("affine4", [-8.0, 8.0, 0.0, 0.0, 3.43, -1.14])])  # steps of 8/7 down from 8
+@pytest.mark.parametrize(
+    "form, expected",
+    [
+        ("q4_0", [-8.0, 7.0, 0.0, 1.0, 4.0, -1.0]),  # steps of 1: 8 has none, and halves go up
+        ("q8_0", [-8.0, 8.0, 0.0, 0.504, 3.527, -0.630]),  # steps of 8/127
+        ("affine4", [-8.0, 8.0, 0.0, 0.0, 3.43, -1.14]),
+    ],
+)  # steps of 8/7 down from 8
 def test_a_row_by_hand(form, expected):
     row = torch.tensor([[-8.0, 8.0, 0.0, 0.5, 3.5, -0.6] + [0.0] * 26])
     assert rounded(row, form)[0, :6].tolist() == pytest.approx(expected, abs=5e-3)
@@ -94,7 +112,10 @@ def plain_form(model, form):
 
         def forward(x, module=module):
             base, name = module.get_base_layer(), module.active_adapter[0]
-            total = base.weight + module.lora_B[name].weight @ module.lora_A[name].weight * module.scaling[name]
+            total = (
+                base.weight
+                + module.lora_B[name].weight @ module.lora_A[name].weight * module.scaling[name]
+            )
             total = total + (rounded(total, form) - total).detach()
             return torch.nn.functional.linear(x, total, base.bias)
 
@@ -109,7 +130,9 @@ def test_gradients_go_through_as_if_nothing_were_rounded(form, name):
     for way in (lambda m: kernels.install(m, form), lambda m: plain_form(m, form)):
         model = adapted(name)
         if not found:
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            model.gradient_checkpointing_enable(
+                gradient_checkpointing_kwargs={"use_reentrant": False}
+            )
             model.enable_input_require_grads()
         else:
             rounding.settle(model, form)
@@ -118,7 +141,9 @@ def test_gradients_go_through_as_if_nothing_were_rounded(form, name):
     same(*found)
     model = adapted(name)
     kernels.install(model)
-    assert abs(step(model)[0] - found[0][0]) > (1e-5 if form == "q8_0" else 1e-3)  # rounding is not nothing
+    assert abs(step(model)[0] - found[0][0]) > (
+        1e-5 if form == "q8_0" else 1e-3
+    )  # rounding is not nothing
 
 
 def test_it_computes_with_the_weights_that_stand_in_the_file(aware):
@@ -131,19 +156,27 @@ def test_it_computes_with_the_weights_that_stand_in_the_file(aware):
     found = exporting.source(aware)
     path = aware / "rows" / "model.gguf"
     write(merged(found, "fp32"), found, path, "q4_0")
-    stored = {t.name: gguf.quants.dequantize(t.data, t.tensor_type) for t in gguf.GGUFReader(path).tensors
-              if len(t.shape) > 1}
+    stored = {
+        t.name: gguf.quants.dequantize(t.data, t.tensor_type)
+        for t in gguf.GGUFReader(path).tensors
+        if len(t.shape) > 1
+    }
     engine = engines.load(found.run, adapter=found.saved)
     bare = engine.model.get_base_model()
     config = bare.config
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH[FAMILIES["mistral"].architecture], config.num_hidden_layers)
+    names = gguf.get_tensor_name_map(
+        gguf.MODEL_ARCH[FAMILIES["mistral"].architecture], config.num_hidden_layers
+    )
     seen = set()
     for name, module in bare.named_modules():
         if hasattr(module, "lora_A"):
             layer = lora.adapted(module, "q4_0")
             weight = layer.merged(*layer.tensors, torch.float32)
-        elif isinstance(module, (torch.nn.Linear, torch.nn.Embedding)) and ".lora_" not in name \
-                and not name.endswith("base_layer"):
+        elif (
+            isinstance(module, (torch.nn.Linear, torch.nn.Embedding))
+            and ".lora_" not in name
+            and not name.endswith("base_layer")
+        ):
             weight = module.weight
         else:
             continue
@@ -159,7 +192,9 @@ def test_it_computes_with_the_weights_that_stand_in_the_file(aware):
 def test_an_answer_makes_each_weight_once(aware, monkeypatch):
     found = exporting.source(aware)
     engine, calls = engines.load(found.run, adapter=found.saved), []
-    monkeypatch.setattr(lora, "rounded", lambda weight, form: calls.append(form) or rounded(weight, form))
+    monkeypatch.setattr(
+        lora, "rounded", lambda weight, form: calls.append(form) or rounded(weight, form)
+    )
     prompt = found.rows[0]["ids"][:12].tolist()
     kept = engine.generate([prompt], 6, [])
     assert calls == ["q4_0"] * 14
@@ -185,17 +220,27 @@ def test_its_export_is_judged_by_the_weights_it_was_trained_with(aware, tmp_path
 
 @pytest.mark.slow
 def test_mlx_runs_what_was_trained_for_it(tmp_path, here):
-    run = tuned_run(shrunken("llama", tmp_path / "base"), tmp_path, fake_quantization="affine4", max_updates=20).path
-    found = content(exporting.export(run, registry.names("export")[3], tmp_path / "out", type="4bit"))
+    run = tuned_run(
+        shrunken("llama", tmp_path / "base"), tmp_path, fake_quantization="affine4", max_updates=20
+    ).path
+    found = content(
+        exporting.export(run, registry.names("export")[3], tmp_path / "out", type="4bit")
+    )
     assert found["agreement"]["bound"] == 0.95 and found["agreement"]["identical"] == 24
     assert abs(found["perplexity"]["added_nats"]) < 1e-3
 
 
 @pytest.mark.slow
-def test_a_cut_run_ends_with_the_same_adapter_and_a_fresh_process_repeats_it(base, rows_file, tmp_path, quick,
-                                                                             monkeypatch):
-    changes = {"fake_quantization": "q4_0", "dropout": 0.0, "max_updates": 4, "checkpoint_every": 2,
-               "validate_every": 0}
+def test_a_cut_run_ends_with_the_same_adapter_and_a_fresh_process_repeats_it(
+    base, rows_file, tmp_path, quick, monkeypatch
+):
+    changes = {
+        "fake_quantization": "q4_0",
+        "dropout": 0.0,
+        "max_updates": 4,
+        "checkpoint_every": 2,
+        "validate_every": 0,
+    }
     whole = lorakit.finetune(tiny_run(base, rows_file, tmp_path / "whole", **changes))
     cut = tiny_run(base, rows_file, tmp_path / "cut", **changes)
     lorakit.finetune(cut.with_(max_minutes=1e-9))
@@ -205,23 +250,39 @@ def test_a_cut_run_ends_with_the_same_adapter_and_a_fresh_process_repeats_it(bas
     one, two = (load_file(f / "adapter" / "adapter_model.safetensors") for f in (whole, ended))
     assert one.keys() == two.keys() and all(np.array_equal(one[n], two[n]) for n in one)
     record = ended.record
-    assert record["status"] == "done" and record["proof"]["reloaded"].endswith("(largest difference 0.0e+00 nats)")
+    assert record["status"] == "done" and record["proof"]["reloaded"].endswith(
+        "(largest difference 0.0e+00 nats)"
+    )
     assert record["method"] == "LoRA, quantization-aware (q4_0)"
-    assert record["choices"]["fake_quantization"][0] == "q4_0" and "quantization" in record["choices"]
+    assert (
+        record["choices"]["fake_quantization"][0] == "q4_0" and "quantization" in record["choices"]
+    )
     assert "quantization-aware (q4_0)" in (ended / "report.md").read_text()
     with pytest.raises(LorakitError, match="fake_quantization: 'q4_0' there, 'none' now"):
         lorakit.finetune(cut.with_(fake_quantization="none"))
 
 
 def test_what_it_is_not_for(base, tmp_path):
-    run = Run(data="-", model=base, fake_quantization="q4_0", max_length=128,
-              engine=registry.names("engines")[0])
-    with pytest.raises(LorakitError, match="no engine can serve here: .*it has no fake_quantization"):
+    run = Run(
+        data="-",
+        model=base,
+        fake_quantization="q4_0",
+        max_length=128,
+        engine=registry.names("engines")[0],
+    )
+    with pytest.raises(
+        LorakitError, match="no engine can serve here: .*it has no fake_quantization"
+    ):
         plan.resolve(run, facts(tmp_path))
     resolved, choices = plan.resolve(run.with_(engine="auto"), facts(tmp_path))
-    assert resolved.quantization == "none" and "the export rounds unquantized weights" in choices["quantization"][1]
+    assert (
+        resolved.quantization == "none"
+        and "the export rounds unquantized weights" in choices["quantization"][1]
+    )
     experts = shrunken("gpt_oss", tmp_path / "experts")
-    with pytest.raises(LorakitError, match="fake_quantization='q4_0': only models of words without stacked experts"):
+    with pytest.raises(
+        LorakitError, match="fake_quantization='q4_0': only models of words without stacked experts"
+    ):
         engines.load(resolved.with_(model=experts))
     tied = shrunken("llama", tmp_path / "tied", tie_word_embeddings=True)
     with pytest.raises(LorakitError, match="the head's weights are the embeddings'"):
@@ -229,7 +290,18 @@ def test_what_it_is_not_for(base, tmp_path):
 
 
 def test_the_plan_counts_the_weights_kept_while_it_answers(base):
-    run = Run(data="-", model=base, precision="fp32", quantization="none", max_length=8, micro_batch_size=1,
-              micro_batch_tokens=8)
+    run = Run(
+        data="-",
+        model=base,
+        precision="fp32",
+        quantization="none",
+        max_length=8,
+        micro_batch_size=1,
+        micro_batch_tokens=8,
+    )
     of = cost.shape(run)
-    assert cost.memory(run.with_(fake_quantization="q4_0"))["working"] >= 4 * of.linear > cost.memory(run)["working"]
+    assert (
+        cost.memory(run.with_(fake_quantization="q4_0"))["working"]
+        >= 4 * of.linear
+        > cost.memory(run)["working"]
+    )

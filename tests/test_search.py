@@ -12,8 +12,11 @@ from lorakit.errors import LorakitError
 from lorakit.record import Folder
 
 optuna = pytest.importorskip("optuna")
-SPACE = {"rank": [2, 4], "learning_rate": (1e-5, 3e-3), "target_modules": {"attention": ["q_proj", "v_proj"],
-                                                                           "all": "auto"}}
+SPACE = {
+    "rank": [2, 4],
+    "learning_rate": (1e-5, 3e-3),
+    "target_modules": {"attention": ["q_proj", "v_proj"], "all": "auto"},
+}
 
 
 @pytest.fixture
@@ -24,15 +27,23 @@ def asked(base, rows_file, tmp_path):
 @pytest.fixture(scope="module")
 def found(base, rows_file, tmp_path_factory):
     """(the run, its study of six trials, what was said)"""
-    run, said = tiny_run(base, rows_file, tmp_path_factory.mktemp("search"), name="search", rank=4), []
+    run, said = (
+        tiny_run(base, rows_file, tmp_path_factory.mktemp("search"), name="search", rank=4),
+        [],
+    )
     return run, search.search(run, SPACE, 6, startup=2, say=said.append), said
 
 
 def test_a_trial_reads_no_test_row_and_gives_the_lowest_validation_loss(asked, monkeypatch):
     seen, evaluate = [], importlib.import_module("lorakit.evaluate")
     sums = evaluate.token_sums
-    monkeypatch.setattr(evaluate, "token_sums", lambda engine, rows, **limits: (
-        seen.extend(rows.contents()), sums(engine, rows, **limits))[1])
+    monkeypatch.setattr(
+        evaluate,
+        "token_sums",
+        lambda engine, rows, **limits: (seen.extend(rows.contents()), sums(engine, rows, **limits))[
+            1
+        ],
+    )
     loss = search.tried(asked)
     sets = search.prepare(asked).rows
     assert set(seen) == set(sets["validation"].contents()) and len(sets["test"]) > 0
@@ -44,8 +55,11 @@ def test_a_trial_reads_no_test_row_and_gives_the_lowest_validation_loss(asked, m
 
 def test_what_a_trial_promises_is_what_the_run_shows(found, quick):
     import lorakit
+
     run, study, _ = found
-    folder = lorakit.finetune(run.with_(name="winner", **search.settings_of(study.best_trial, SPACE)))
+    folder = lorakit.finetune(
+        run.with_(name="winner", **search.settings_of(study.best_trial, SPACE))
+    )
     assert min(v["validation_loss"] for v in folder.history()[1]) == study.best_value
 
 
@@ -53,7 +67,11 @@ def test_the_first_trial_is_the_runs_own_and_the_best_is_the_lowest(found):
     _, study, said = found
     first = study.trials[0]
     assert first.params == {"rank": 4, "learning_rate": 1e-3, "target_modules": "all"}
-    assert search.settings_of(first, SPACE) == {"rank": 4, "learning_rate": 1e-3, "target_modules": "auto"}
+    assert search.settings_of(first, SPACE) == {
+        "rank": 4,
+        "learning_rate": 1e-3,
+        "target_modules": "auto",
+    }
     done = [t.value for t in study.trials if t.state.name == "COMPLETE"]
     assert study.best_value == min(done) < max(done)
     assert [line.split(":")[0] for line in said] == [f"trial {n}" for n in range(6)]
@@ -93,7 +111,10 @@ def test_a_cut_trial_goes_on_from_its_checkpoint(asked, tmp_path, monkeypatch):
     monkeypatch.setattr(search.Trial, "append", seen)
     study = search.search(asked, space, 2, say=lambda _: None)
     assert [t.state.name for t in study.trials] == ["FAIL", "COMPLETE", "COMPLETE"]
-    assert study.trials[1].params == whole.trials[0].params and study.trials[1].value == whole.trials[0].value
+    assert (
+        study.trials[1].params == whole.trials[0].params
+        and study.trials[1].value == whole.trials[0].value
+    )
     assert study.trials[1].intermediate_values == whole.trials[0].intermediate_values
     (folder,) = (Folder(p) for p in (asked.folder / "trials").glob("rank-4-*"))
     assert [u["update"] for u in folder.history()[0]] == list(range(1, 13))
@@ -101,22 +122,34 @@ def test_a_cut_trial_goes_on_from_its_checkpoint(asked, tmp_path, monkeypatch):
 
 def test_a_trial_that_cannot_be_trained_is_named_and_the_others_go_on(asked):
     said = []
-    study = search.search(asked, {"target_modules": {"none": ["nothing_proj"], "all": "auto"}}, 3, say=said.append)
-    assert any("failed: target_modules" in line and "no layer 'nothing_proj'" in line for line in said)
+    study = search.search(
+        asked, {"target_modules": {"none": ["nothing_proj"], "all": "auto"}}, 3, say=said.append
+    )
+    assert any(
+        "failed: target_modules" in line and "no layer 'nothing_proj'" in line for line in said
+    )
     assert study.best_trial.params == {"target_modules": "all"}
     with pytest.raises(LorakitError, match="no trial came to its end; the first: .*nothing_proj"):
-        search.search(asked.with_(name="bad"), {"target_modules": {"none": ["nothing_proj"]}}, 1, say=said.append)
+        search.search(
+            asked.with_(name="bad"),
+            {"target_modules": {"none": ["nothing_proj"]}},
+            1,
+            say=said.append,
+        )
 
 
-@pytest.mark.parametrize("space, words", [
-    ({}, "the space is empty"),
-    ({"ranc": [4]}, "unknown setting 'ranc'"),
-    ({"rank": [0]}, "rank=0"),
-    ({"rank": 4}, "rank=4: give a list"),
-    ({"learning_rate": (0, 1)}, "no pair"),
-    ({"validation_fraction": [0.1, 0.2]}, "validation_fraction cannot be searched"),
-    ({"model": ["tiny"]}, "model cannot be searched"),
-])
+@pytest.mark.parametrize(
+    "space, words",
+    [
+        ({}, "the space is empty"),
+        ({"ranc": [4]}, "unknown setting 'ranc'"),
+        ({"rank": [0]}, "rank=0"),
+        ({"rank": 4}, "rank=4: give a list"),
+        ({"learning_rate": (0, 1)}, "no pair"),
+        ({"validation_fraction": [0.1, 0.2]}, "validation_fraction cannot be searched"),
+        ({"model": ["tiny"]}, "model cannot be searched"),
+    ],
+)
 def test_a_space_without_sense_is_refused(asked, space, words):
     with pytest.raises(LorakitError, match=words):
         search.search(asked, space, 1)
@@ -135,7 +168,14 @@ def test_without_validation_rows_there_is_nothing_to_judge_by(asked):
 
 def test_the_setting_that_matters_is_the_most_important_one():
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-    study.optimize(lambda t: t.suggest_float("much", 0, 1) + 0.05 * t.suggest_float("little", 0, 1), n_trials=30)
+    study.optimize(
+        lambda t: t.suggest_float("much", 0, 1) + 0.05 * t.suggest_float("little", 0, 1),
+        n_trials=30,
+    )
     shares = search.importances(study)
-    assert list(shares) == ["much", "little"] and sum(shares.values()) == pytest.approx(1) and shares["much"] > 0.8
+    assert (
+        list(shares) == ["much", "little"]
+        and sum(shares.values()) == pytest.approx(1)
+        and shares["much"] > 0.8
+    )
     assert search.importances(optuna.create_study()) == {}

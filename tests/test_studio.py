@@ -45,17 +45,41 @@ def at(base, rows_file, tmp_path, monkeypatch):
 
 # Uploads
 
-@pytest.mark.parametrize("name", [
-    "../rows.csv", "..\\rows.csv", "/etc/rows.csv", "a/b.csv", "C:rows.csv", ".hidden.csv", " .csv", "",
-    "rows.csv\0.txt", "rows\n.csv", "rows.csv.", "rows.exe", "rows", "rows.csv.zip", "a" * 300 + ".csv", "<b>.csv",
-    "a\u202evsc.csv", "\ud800.csv", "..", "con\u2028.csv"])
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../rows.csv",
+        "..\\rows.csv",
+        "/etc/rows.csv",
+        "a/b.csv",
+        "C:rows.csv",
+        ".hidden.csv",
+        " .csv",
+        "",
+        "rows.csv\0.txt",
+        "rows\n.csv",
+        "rows.csv.",
+        "rows.exe",
+        "rows",
+        "rows.csv.zip",
+        "a" * 300 + ".csv",
+        "<b>.csv",
+        "a\u202evsc.csv",
+        "\ud800.csv",
+        "..",
+        "con\u2028.csv",
+    ],
+)
 def test_names_that_are_no_name_of_a_data_file(at, name):
     with pytest.raises(LorakitError, match="upload '"):
         at.receive(name, ROWS)
     assert not (at.folder / "uploads").exists()
 
 
-@pytest.mark.parametrize("name", ["rows.csv", "Zeilen äöü 1.CSV", "a.b.jsonl", "ข้อมูล.txt", "rows.csv.gz"])
+@pytest.mark.parametrize(
+    "name", ["rows.csv", "Zeilen äöü 1.CSV", "a.b.jsonl", "ข้อมูล.txt", "rows.csv.gz"]
+)
 def test_names_that_are(at, name):
     content = gzip.compress(ROWS) if name.endswith(".gz") else ROWS
     path = at.receive(name, content, len(content)).data
@@ -64,7 +88,10 @@ def test_names_that_are(at, name):
 
 def test_two_uploads_of_one_name_at_once(at):
     contents = [b"prompt,completion\n%d?,b\n" % i for i in range(12)]
-    threads = [threading.Thread(target=uploads.receive, args=("rows.csv", c, at.folder / "uploads")) for c in contents]
+    threads = [
+        threading.Thread(target=uploads.receive, args=("rows.csv", c, at.folder / "uploads"))
+        for c in contents
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -136,7 +163,9 @@ def zone(at, monkeypatch):
     monkeypatch.setattr(drop, "send", answers.append)
 
     def message(mark, step, buffers=(), **more):
-        drop._handle_custom_msg({"id": mark, "step": step, **more}, [memoryview(b) for b in buffers])
+        drop._handle_custom_msg(
+            {"id": mark, "step": step, **more}, [memoryview(b) for b in buffers]
+        )
         assert answers[-1]["id"] == mark
         return answers[-1].get("refused", False)
 
@@ -145,28 +174,52 @@ def zone(at, monkeypatch):
 
 
 def test_a_file_in_pieces_and_another_between_them(zone, at):
-    assert not zone("a", "begin", name="rows.csv", size=len(ROWS)) and not zone("b", "begin", name="rows.csv", size=4)
+    assert not zone("a", "begin", name="rows.csv", size=len(ROWS)) and not zone(
+        "b", "begin", name="rows.csv", size=4
+    )
     assert not zone("a", "piece", [ROWS[:9]], at=0) and not zone("b", "piece", [b"text"], at=0)
-    assert not zone("a", "piece", [ROWS[9:]], at=9) and not zone("a", "end") and not zone("b", "end")
+    assert (
+        not zone("a", "piece", [ROWS[9:]], at=9) and not zone("a", "end") and not zone("b", "end")
+    )
     assert [Path(p).name for p in zone.came] == ["rows.csv", "rows-2.csv"] and zone.said == []
     assert Path(zone.came[0]).read_bytes() == ROWS and Path(zone.came[1]).read_bytes() == b"text"
     assert {p.name for p in (at.folder / "uploads").iterdir()} == {"rows.csv", "rows-2.csv"}
 
 
 def test_pieces_that_are_refused_leave_nothing(zone, at, monkeypatch):
-    assert zone("a", "begin", name="../rows.csv", size=9) and zone("a", "begin", name="rows.csv", size=2_000_000_000)
+    assert zone("a", "begin", name="../rows.csv", size=9) and zone(
+        "a", "begin", name="rows.csv", size=2_000_000_000
+    )
     monkeypatch.setattr(uploads, "LIMIT", 20)
-    for steps in ([("piece", [b"x" * 21], 0)],  # more than was declared, and than is allowed
-                  [("piece", [b"x" * 5], 0), ("piece", [b"x" * 4], 7)], [("piece", [], 0)], [("stop", [], 0)],
-                  [("piece", [b"x" * 5], 0), ("unread", [], 5)], [("away", [], 0)]):
+    for steps in (
+        [("piece", [b"x" * 21], 0)],  # more than was declared, and than is allowed
+        [("piece", [b"x" * 5], 0), ("piece", [b"x" * 4], 7)],
+        [("piece", [], 0)],
+        [("stop", [], 0)],
+        [("piece", [b"x" * 5], 0), ("unread", [], 5)],
+        [("away", [], 0)],
+    ):
         assert not zone("b", "begin", name="rows.csv", size=9)
-        assert [zone("b", step, pieces, at=place, name="rows.csv") for step, pieces, place in steps][-1]
+        assert [
+            zone("b", step, pieces, at=place, name="rows.csv") for step, pieces, place in steps
+        ][-1]
         assert zone("b", "piece", [b"x"], at=0, name="rows.csv")  # it is gone
     words = [said.split(": ", 1)[1] for said in zone.said]
-    assert words[0] == "this is no plain file name; rename the file" and words[1].startswith("2,000 MB, and 500 MB is")
-    assert words[2].startswith("0 MB, and 0 MB is the most") and words[3::2] == ["it was given up; send it again"] * 6
+    assert words[0] == "this is no plain file name; rename the file" and words[1].startswith(
+        "2,000 MB, and 500 MB is"
+    )
+    assert (
+        words[2].startswith("0 MB, and 0 MB is the most")
+        and words[3::2] == ["it was given up; send it again"] * 6
+    )
     lost = "a piece was lost on the way; send it again"
-    assert words[4::2] == [lost, lost, "cancelled", "the browser cannot read it; is it a folder, or gone?", lost]
+    assert words[4::2] == [
+        lost,
+        lost,
+        "cancelled",
+        "the browser cannot read it; is it a folder, or gone?",
+        lost,
+    ]
     assert zone.came == [] and list((at.folder / "uploads").iterdir()) == []
 
 
@@ -175,7 +228,10 @@ def test_uploads_whose_page_is_gone_are_given_up(zone, at, monkeypatch):
         assert not zone(f"{i}", "begin", name=f"{i}.csv", size=9)
     assert zone("8", "begin", name="8.csv", size=9) and "8 others are on their way" in zone.said[0]
     monkeypatch.setattr("lorakit.widgets.drop.IDLE", -1)
-    assert not zone("8", "begin", name="8.csv", size=9) and len(list((at.folder / "uploads").iterdir())) == 1
+    assert (
+        not zone("8", "begin", name="8.csv", size=9)
+        and len(list((at.folder / "uploads").iterdir())) == 1
+    )
     part = at.folder / "uploads/tmp.part999999999"
     part.write_bytes(b"of a process that is gone")
     Desk(at.run)
@@ -183,6 +239,7 @@ def test_uploads_whose_page_is_gone_are_given_up(zone, at, monkeypatch):
 
 
 # Paths
+
 
 def test_nothing_outside_of_the_projects_folders_is_read(at, tmp_path):
     secret = tmp_path / "secret.csv"
@@ -194,23 +251,44 @@ def test_nothing_outside_of_the_projects_folders_is_read(at, tmp_path):
     (here / ".env.csv").write_bytes(ROWS)
     (here / "rows.csv").write_bytes(ROWS)
     before = at.run
-    for path, words in ((secret, "lies outside"), ("../secret.csv", "lies outside"), ("link.csv", "lies outside"),
-                        ("folder", "is a link out of"), (".env.csv", "is hidden"), ("none.csv", "no such file"),
-                        ("/dev/null", "lies outside"), ("data/../../secret.csv", "no such file|lies outside"),
-                        ("rows.csv\0", "NUL|name a file"), ("~/x.csv", "no such file")):
-        for change in ({"data": str(path)}, {"test_data": str(path), "test_fraction": 0.0}, {"model": str(path)}):
+    for path, words in (
+        (secret, "lies outside"),
+        ("../secret.csv", "lies outside"),
+        ("link.csv", "lies outside"),
+        ("folder", "is a link out of"),
+        (".env.csv", "is hidden"),
+        ("none.csv", "no such file"),
+        ("/dev/null", "lies outside"),
+        ("data/../../secret.csv", "no such file|lies outside"),
+        ("rows.csv\0", "NUL|name a file"),
+        ("~/x.csv", "no such file"),
+    ):
+        for change in (
+            {"data": str(path)},
+            {"test_data": str(path), "test_fraction": 0.0},
+            {"model": str(path)},
+        ):
             with pytest.raises(LorakitError, match=words):
                 at.change(**change)
         with pytest.raises(LorakitError):
             at.read(f"data: {json.dumps(str(path))}")
-    for settings in ({"output_dir": str(tmp_path)}, {"output_dir": "/"}, {"name": "../up"}, {"name": "a/b"},
-                     {"format": {"parallel": {"other": str(secret)}}}, {"format": {"csv": {"x": ["../secret.csv"]}}}):
+    for settings in (
+        {"output_dir": str(tmp_path)},
+        {"output_dir": "/"},
+        {"name": "../up"},
+        {"name": "a/b"},
+        {"format": {"parallel": {"other": str(secret)}}},
+        {"format": {"csv": {"x": ["../secret.csv"]}}},
+    ):
         with pytest.raises(LorakitError):
             at.change(**settings)
     assert at.run == before
     assert at.change(data="rows.csv").data == str(here / "rows.csv")
     assert at.change(data="data/triage.jsonl").data.endswith("data/triage.jsonl")
-    assert at.change(data="owner/name").data == "owner/name" and at.change(model="tiny").model == "tiny"
+    assert (
+        at.change(data="owner/name").data == "owner/name"
+        and at.change(model="tiny").model == "tiny"
+    )
 
 
 def test_runs_are_known_by_name_alone(at, tmp_path):
@@ -229,6 +307,7 @@ def test_runs_are_known_by_name_alone(at, tmp_path):
 
 # What is shown
 
+
 class Tags(HTMLParser):
     def __init__(self):
         super().__init__()
@@ -239,7 +318,22 @@ class Tags(HTMLParser):
         self.attributes |= {name for name, _ in attrs}
 
 
-SAFE = {"div", "pre", "table", "tr", "th", "td", "caption", "svg", "path", "text", "polyline", "circle", "a", "style"}
+SAFE = {
+    "div",
+    "pre",
+    "table",
+    "tr",
+    "th",
+    "td",
+    "caption",
+    "svg",
+    "path",
+    "text",
+    "polyline",
+    "circle",
+    "a",
+    "style",
+}
 
 
 def tags(*texts):
@@ -259,23 +353,44 @@ def html_of(widget):
 
 
 def test_nothing_that_a_user_wrote_becomes_markup(at, base, monkeypatch):
-    monkeypatch.setattr("lorakit.widgets.studio.threading", SimpleNamespace(Thread=lambda target, daemon: (
-        SimpleNamespace(start=lambda: None if "_live" in target.__qualname__ else target()))))
+    monkeypatch.setattr(
+        "lorakit.widgets.studio.threading",
+        SimpleNamespace(
+            Thread=lambda target, daemon: SimpleNamespace(
+                start=lambda: None if "_live" in target.__qualname__ else target()
+            )
+        ),
+    )
     at.folder.joinpath("uploads").mkdir(parents=True)
     monkeypatch.setattr("lorakit.widgets.studio.Desk", lambda *_: at)
     monkeypatch.setattr("lorakit.widgets.studio.PAUSE", 0)
     run = Folder(at.home / "bad")
-    write_json(run / "record.json", {"status": "failed", "error": HOSTILE, "model": HOSTILE, "updates": HOSTILE})
+    write_json(
+        run / "record.json",
+        {"status": "failed", "error": HOSTILE, "model": HOSTILE, "updates": HOSTILE},
+    )
     run.append({"update": 1, "loss": 2.0, "seconds": 1.0, "target_tokens": 3})
     (run / "log.txt").write_text(HOSTILE)
-    (run / "samples.jsonl").write_text(json.dumps({"update": HOSTILE, "prompt": HOSTILE, "answer": HOSTILE}) + "\n")
+    (run / "samples.jsonl").write_text(
+        json.dumps({"update": HOSTILE, "prompt": HOSTILE, "answer": HOSTILE}) + "\n"
+    )
     studio = Studio(at.run)
     upload = studio.tabs["Upload"]
-    rows = "".join(json.dumps({"prompt": HOSTILE + str(i), "completion": HOSTILE, HOSTILE: HOSTILE}) + "\n"
-                   for i in range(30)) + json.dumps({"prompt": HOSTILE, "completion": [3]}) + "\n"
-    upload.received({"new": ({"name": "rows.jsonl", "content": memoryview(rows.encode()), "size": len(rows)},)})
+    rows = (
+        "".join(
+            json.dumps({"prompt": HOSTILE + str(i), "completion": HOSTILE, HOSTILE: HOSTILE}) + "\n"
+            for i in range(30)
+        )
+        + json.dumps({"prompt": HOSTILE, "completion": [3]})
+        + "\n"
+    )
+    upload.received(
+        {"new": ({"name": "rows.jsonl", "content": memoryview(rows.encode()), "size": len(rows)},)}
+    )
     assert "30 usable, 1 not" in upload.found.value and "&lt;script&gt;" in upload.rows.value
-    upload.received({"new": {HOSTILE: {"metadata": {"size": 3}, "content": b"abc"}}})  # ipywidgets 7
+    upload.received(
+        {"new": {HOSTILE: {"metadata": {"size": 3}, "content": b"abc"}}}
+    )  # ipywidgets 7
     assert "this is no plain file name" in studio.message.value
     configure = studio.tabs["Configure"]
     for control in ("name", "model"):
@@ -306,26 +421,42 @@ def test_every_control_has_a_label_and_every_tab_a_place(at, monkeypatch):
 
     monkeypatch.setattr("lorakit.widgets.studio.Desk", lambda *_: at)
     studio = Studio(at.run)
-    assert list(studio.tabs) == ["Upload", "Configure", "Train", "Progress", "Jobs", "Try", "Export"]
+    assert list(studio.tabs) == [
+        "Upload",
+        "Configure",
+        "Train",
+        "Progress",
+        "Jobs",
+        "Try",
+        "Export",
+    ]
 
     def every(widget):
         yield widget
         for child in getattr(widget, "children", ()):
             yield from every(child)
 
-    controls = [w for tab in studio.tabs.values() for w in every(tab.box)
-                if isinstance(w, ipywidgets.DOMWidget) and hasattr(w, "description")]
+    controls = [
+        w
+        for tab in studio.tabs.values()
+        for w in every(tab.box)
+        if isinstance(w, ipywidgets.DOMWidget) and hasattr(w, "description")
+    ]
     assert len(controls) > 30
     hidden = [w for w in controls if w.layout.display == "none"]
     plain = [w for w in controls if w not in hidden and not isinstance(w, ipywidgets.HTML)]
-    assert all(w.description.strip() for w in plain), [w for w in plain if not w.description.strip()]
+    assert all(w.description.strip() for w in plain), [
+        w for w in plain if not w.description.strip()
+    ]
 
 
 def test_no_setting_is_out_of_reach(at):
     import yaml
 
     assert set(yaml.safe_load(at.text())) == set(lorakit.Run.model_fields)
-    text = at.text().replace("weight_decay: 0.0", "weight_decay: 0.25").replace("seed: 0", "seed: 7")
+    text = (
+        at.text().replace("weight_decay: 0.0", "weight_decay: 0.25").replace("seed: 0", "seed: 7")
+    )
     run = at.read(text)
     assert (run.weight_decay, run.seed, run.rank) == (0.25, 7, at.run.rank)
     with pytest.raises(LorakitError, match="unknown setting 'rnak'; did you mean 'rank'"):
@@ -353,8 +484,14 @@ def test_a_slider_is_answered_at_once_and_exactly(at):
     run = at.run.with_(max_length=512, micro_batch_tokens=512, micro_batch_size=1)
     assert estimator.quick(run) is None  # nothing counted yet
     exact = estimator.learn(run)
-    for change in ({}, {"rank": 64}, {"learning_rate": 1e-5}, {"epochs": 9}, {"rank": 4, "name": "other"},
-                   {"max_length": 1024, "micro_batch_tokens": 1024}):
+    for change in (
+        {},
+        {"rank": 64},
+        {"learning_rate": 1e-5},
+        {"epochs": 9},
+        {"rank": 4, "name": "other"},
+        {"max_length": 1024, "micro_batch_tokens": 1024},
+    ):
         moved = run.with_(**change)
         begun = time.perf_counter()
         found = estimator.quick(moved)
@@ -368,7 +505,9 @@ def test_a_slider_is_answered_at_once_and_exactly(at):
 def test_a_refusal_stays_when_an_estimate_comes_in_later(at, monkeypatch):
     monkeypatch.setattr("lorakit.widgets.studio.Desk", lambda *_: at)
     late = []
-    monkeypatch.setattr(Studio, "later", lambda self, work, then, failed=None: late.append(lambda: then(work())))
+    monkeypatch.setattr(
+        Studio, "later", lambda self, work, then, failed=None: late.append(lambda: then(work()))
+    )
     monkeypatch.setattr("lorakit.widgets.studio.PAUSE", 0)
     configure = Studio(at.run).tabs["Configure"]
     configure.controls["rank"].value = 32
@@ -381,15 +520,25 @@ def test_a_refusal_stays_when_an_estimate_comes_in_later(at, monkeypatch):
 
 
 def test_what_cannot_fit_is_refused_before_it_starts_with_what_would(at):
-    at.estimator = Estimator(str(at.home), machine.Facts(memory=12_000_000, cores=2, disk_free=10**11,
-                                                         packages={"torch": "2.13.0", "bitsandbytes": "0.50"}))
+    at.estimator = Estimator(
+        str(at.home),
+        machine.Facts(
+            memory=12_000_000,
+            cores=2,
+            disk_free=10**11,
+            packages={"torch": "2.13.0", "bitsandbytes": "0.50"},
+        ),
+    )
     at.change(max_length=2048)
-    with pytest.raises(LorakitError, match="are needed and 0.0 GB are there, one row at a time; it would fit"):
+    with pytest.raises(
+        LorakitError, match="are needed and 0.0 GB are there, one row at a time; it would fit"
+    ):
         at.start()
     assert at.names() == []
 
 
 # Runs
+
 
 def until(true, seconds=120):
     end = time.monotonic() + seconds
@@ -410,7 +559,9 @@ def test_start_stop_resume_try_and_download(at):
     with pytest.raises(LorakitError, match="one: is running; stop it first"):
         at.delete("one")
     Job(one.folder.path).stop()  # as a page that was opened again does
-    assert at._line("one")["status"] == "stopped" and "stopped on request" in at._line("one")["error"]
+    assert (
+        at._line("one")["status"] == "stopped" and "stopped on request" in at._line("one")["error"]
+    )
     until(lambda: not two.running)
     assert at._line("two")["status"] == "done"
     again, done = at.resume("one"), len(one.folder.history()[0])

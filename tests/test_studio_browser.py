@@ -17,8 +17,15 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SHOTS = os.environ.get("LORAKIT_SHOTS")  # a folder for screenshots to look at
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-         "--disable-component-update", "--disable-sync"]
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 # What JupyterLab's indicator calls idle may be a notebook without a kernel yet.
 CONNECTED = """() => {
     const session = window.jupyterapp?.shell?.currentWidget?.context?.sessionContext;
@@ -32,7 +39,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 @pytest.fixture(scope="module")
 def chromium():
     playwright = pytest.importorskip("playwright.sync_api")
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    found = next(
+        filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+    )
     if not found:
         pytest.skip("no browser: chromium is not installed")
     with playwright.sync_playwright() as driver:
@@ -47,15 +56,23 @@ def place(tmp_path):
     content = json.loads((ROOT / "notebooks/studio.ipynb").read_text(encoding="utf-8"))
     for cell in content["cells"]:
         if "parameters" in cell["metadata"].get("tags", []):
-            cell["source"] = "".join(cell["source"]).replace('"outputs"', repr(str(tmp_path / "outputs")))
+            cell["source"] = "".join(cell["source"]).replace(
+                '"outputs"', repr(str(tmp_path / "outputs"))
+            )
     (tmp_path / "studio.ipynb").write_text(json.dumps(content), encoding="utf-8")
     rows = [{"prompt": f"Is {i} even?", "completion": "no" if i % 2 else "yes"} for i in range(160)]
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    (tmp_path / "rows.jsonl").write_text(
+        "".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8"
+    )
     hostile = HOSTILE.replace('"', "")
     (tmp_path / "large.txt").write_text((("word " * 200)[:-1] + "\n") * 12_000, encoding="utf-8")
-    (tmp_path / "broken.csv").write_text(f'prompt,completion\n{hostile},x\n"open,\n', encoding="utf-8")
+    (tmp_path / "broken.csv").write_text(
+        f'prompt,completion\n{hostile},x\n"open,\n', encoding="utf-8"
+    )
     yield tmp_path
-    for process in psutil.process_iter(["cmdline"]):  # runs outlive their page, and a test that failed
+    for process in psutil.process_iter(
+        ["cmdline"]
+    ):  # runs outlive their page, and a test that failed
         if str(tmp_path) in " ".join(process.info["cmdline"] or []):
             with suppress(psutil.Error):
                 process.kill()
@@ -68,21 +85,37 @@ def served(place, *command):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-    env = {**os.environ, "PYTHONPATH": path, "LORAKIT_CACHE": str(place / "cache"), "OMP_NUM_THREADS": "1",
-           "JUPYTER_CONFIG_DIR": str(place / "config"), "JUPYTER_RUNTIME_DIR": str(place / "runtime"),
-           "CUDA_VISIBLE_DEVICES": ""}
+    env = {
+        **os.environ,
+        "PYTHONPATH": path,
+        "LORAKIT_CACHE": str(place / "cache"),
+        "OMP_NUM_THREADS": "1",
+        "JUPYTER_CONFIG_DIR": str(place / "config"),
+        "JUPYTER_RUNTIME_DIR": str(place / "runtime"),
+        "CUDA_VISIBLE_DEVICES": "",
+    }
     with open(place / "server.log", "wb") as log:
-        server = subprocess.Popen([sys.executable, "-m", *command, f"--port={port}", "--no-browser"], cwd=place,
-                                  env=env, stdout=log, stderr=log, start_new_session=True)
+        server = subprocess.Popen(
+            [sys.executable, "-m", *command, f"--port={port}", "--no-browser"],
+            cwd=place,
+            env=env,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
     address = f"http://127.0.0.1:{port}"
     try:
         end = time.monotonic() + 90
         while True:
             try:
-                urllib.request.urlopen(f"{address}/api" if "jupyterlab" in command else address, timeout=60).close()
+                urllib.request.urlopen(
+                    f"{address}/api" if "jupyterlab" in command else address, timeout=60
+                ).close()
                 break
             except OSError:
-                assert server.poll() is None and time.monotonic() < end, (place / "server.log").read_text()[-2000:]
+                assert server.poll() is None and time.monotonic() < end, (
+                    place / "server.log"
+                ).read_text()[-2000:]
                 time.sleep(0.3)
         yield address
     finally:
@@ -94,8 +127,15 @@ def served(place, *command):
 
 @contextmanager
 def lab(place):
-    with served(place, "jupyterlab", "--allow-root", "--IdentityProvider.token=", f"--ServerApp.root_dir={place}",
-                "--LabApp.expose_app_in_browser=True", "--LabApp.news_url=None") as address:
+    with served(
+        place,
+        "jupyterlab",
+        "--allow-root",
+        "--IdentityProvider.token=",
+        f"--ServerApp.root_dir={place}",
+        "--LabApp.expose_app_in_browser=True",
+        "--LabApp.news_url=None",
+    ) as address:
         yield lambda page, first=False: open_lab(page, address, first)
 
 
@@ -118,8 +158,13 @@ def shown_again(page):
 
 @contextmanager
 def voila(place):
-    with served(place, "voila", "studio.ipynb", "--Voila.ip=127.0.0.1",
-                "--VoilaConfiguration.file_allowlist=[]") as address:
+    with served(
+        place,
+        "voila",
+        "studio.ipynb",
+        "--Voila.ip=127.0.0.1",
+        "--VoilaConfiguration.file_allowlist=[]",
+    ) as address:
         yield lambda page, first=False, more="": open_voila(page, address, first, more)
 
 
@@ -150,12 +195,21 @@ def drop(page, *paths):
     files = {"items": [], "files": list(map(str, paths)), "dragOperationsMask": 1}
     session = page.context.new_cdp_session(page)
     for step in ("dragEnter", "dragOver", "drop"):
-        session.send("Input.dispatchDragEvent", {"type": step, "x": box["x"] + box["width"] / 2,
-                                                 "y": box["y"] + box["height"] / 2, "data": files})
+        session.send(
+            "Input.dispatchDragEvent",
+            {
+                "type": step,
+                "x": box["x"] + box["width"] / 2,
+                "y": box["y"] + box["height"] / 2,
+                "data": files,
+            },
+        )
 
 
 def says(page, words, seconds=300):
-    page.locator(".lorakit-studio").get_by_text(words).first.wait_for(timeout=1000 * seconds, state="visible")
+    page.locator(".lorakit-studio").get_by_text(words).first.wait_for(
+        timeout=1000 * seconds, state="visible"
+    )
 
 
 def field(page, label):
@@ -198,7 +252,9 @@ def from_a_file_to_a_download(chromium, place, opened, kind):
     says(page, "large.txt is the data of the next run")
     drop(page, place / "rows.jsonl")
     says(page, re.compile(r"160 rows, jsonl"))
-    assert (place / "outputs/studio/uploads/large.txt").stat().st_size == 12_000_000  # of a message 10 MB may be
+    assert (
+        place / "outputs/studio/uploads/large.txt"
+    ).stat().st_size == 12_000_000  # of a message 10 MB may be
     says(page, "Is 0 even?")
     shot(page, f"{kind}-2-upload")
 
@@ -214,7 +270,11 @@ def from_a_file_to_a_download(chromium, place, opened, kind):
     says(page, re.compile(r"running · update \d+ of 100000"))
     page.wait_for_selector(".lorakit-studio svg polyline")
     before = page.locator(".lorakit-studio svg polyline").nth(1).get_attribute("points")
-    until(lambda: page.locator(".lorakit-studio svg polyline").nth(1).get_attribute("points") != before)  # it grows
+    until(
+        lambda: (
+            page.locator(".lorakit-studio svg polyline").nth(1).get_attribute("points") != before
+        )
+    )  # it grows
     shot(page, f"{kind}-4-progress")
 
     page.close()  # and the run goes on
@@ -252,7 +312,8 @@ def from_a_file_to_a_download(chromium, place, opened, kind):
     field(page, "As").select_option("adapter")
     turn(page, "Export")
     page.locator(".lorakit-studio .widget-button, .lorakit-studio .jupyter-button").get_by_text(
-        "Export", exact=True).last.click()
+        "Export", exact=True
+    ).last.click()
     says(page, re.compile("Download .*MB"))
     with page.expect_download() as download:
         page.locator(".lk-download").click()
@@ -303,15 +364,22 @@ def test_a_wide_file_as_it_was_published(chromium, place, real_data):
         turn(page, "Configure")
         says(page, re.compile("This fits: .* updates"))
         shot(page, "wide-2-configure")
-        page.locator(".lorakit-studio .widget-hslider", has_text="Epochs").locator(".noUi-handle").focus()
+        page.locator(".lorakit-studio .widget-hslider", has_text="Epochs").locator(
+            ".noUi-handle"
+        ).focus()
         plan, took = page.locator(".lorakit-studio .lk-good").last, []
         for _ in range(9):
             before, start = plan.inner_text(), time.monotonic()
             page.keyboard.press("ArrowRight")
-            page.wait_for_function("before => [...document.querySelectorAll('.lorakit-studio .lk-good')].pop()"
-                                   "?.innerText != before", arg=before)
+            page.wait_for_function(
+                "before => [...document.querySelectorAll('.lorakit-studio .lk-good')].pop()"
+                "?.innerText != before",
+                arg=before,
+            )
             took.append(time.monotonic() - start)
-        print(f"a move of the slider is answered after {1000 * sorted(took)[4]:.0f} ms at the median")
+        print(
+            f"a move of the slider is answered after {1000 * sorted(took)[4]:.0f} ms at the median"
+        )
         assert sorted(took)[4] < 0.15
         assert page.evaluate("window.hacked") is None
         page.close()
@@ -341,12 +409,16 @@ def test_narrow_and_wide_light_and_dark(chromium, place, width, theme):
         for title in ("Upload", "Configure", "Train", "Progress", "Jobs", "Try", "Export"):
             turn(page, title)
             page.wait_for_timeout(1500)
-            assert not page.get_by_text("travels in one message").is_visible()  # as the zone is there
+            assert not page.get_by_text(
+                "travels in one message"
+            ).is_visible()  # as the zone is there
             assert page.evaluate(WIDER, width) == [], title
             assert page.evaluate(UNNAMED) == [], title
             shot(page, f"{theme}-{width}-{title}")
-        colour = page.evaluate("getComputedStyle(document.querySelector('.lorakit-studio label, .lorakit-studio "
-                               ".widget-label')).color")
+        colour = page.evaluate(
+            "getComputedStyle(document.querySelector('.lorakit-studio label, .lorakit-studio "
+            ".widget-label')).color"
+        )
         light = sum(map(int, re.findall(r"\d+", colour)[:3])) > 384
         assert light == (theme == "dark")
         page.close()
@@ -365,8 +437,10 @@ def test_by_keyboard(chromium, place):
         for _ in range(12):
             page.keyboard.press("Tab")
             assert page.evaluate("getComputedStyle(document.activeElement).outlineWidth") == "2px"
-            if page.evaluate("document.activeElement.getAttribute('role') == 'slider' || "
-                             "document.activeElement.classList.contains('noUi-handle')"):
+            if page.evaluate(
+                "document.activeElement.getAttribute('role') == 'slider' || "
+                "document.activeElement.classList.contains('noUi-handle')"
+            ):
                 break
         before = page.locator(".lorakit-studio .lk-good").last.inner_text()
         page.keyboard.press("ArrowRight")

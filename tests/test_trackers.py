@@ -10,8 +10,11 @@ from lorakit import logs, registry
 from lorakit.errors import LorakitError
 from lorakit.trackers import Trackers
 
-LINES = [{"update": 1, "loss": 3.0, "target_tokens": 5, "skipped": 0}, {"update": 2, "loss": 2.0, "target_tokens": 5},
-         {"update": 2, "validation_loss": 2.5}]
+LINES = [
+    {"update": 1, "loss": 3.0, "target_tokens": 5, "skipped": 0},
+    {"update": 2, "loss": 2.0, "target_tokens": 5},
+    {"update": 2, "validation_loss": 2.5},
+]
 
 
 def written(name, folder):
@@ -39,8 +42,13 @@ written(sys.argv[1], Path(sys.argv[2]))
 
 def child(name, folder, monkeypatch):
     """The libraries start threads and servers of their own: not in this process."""
-    return subprocess.run([sys.executable, "-c", CHILD, name, str(folder)], cwd=Path(__file__).parent,
-                          capture_output=True, text=True, timeout=120)
+    return subprocess.run(
+        [sys.executable, "-c", CHILD, name, str(folder)],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
 
 
 def test_trackio(tmp_path, monkeypatch):
@@ -70,7 +78,9 @@ def test_each_says_how_to_install_it(name, tmp_path, monkeypatch):
         raise ImportError(name)
 
     monkeypatch.setattr(module, "Tracker", missing)
-    with pytest.raises(LorakitError, match=f"log_to: {name}: its library is not installed: pip install {name}"):
+    with pytest.raises(
+        LorakitError, match=f"log_to: {name}: its library is not installed: pip install {name}"
+    ):
         Trackers([name], "run", {}, tmp_path)
 
 
@@ -93,7 +103,9 @@ def test_a_service_that_fails_ends_no_training(tmp_path, monkeypatch, capsys):
     assert seen == [(1, {"loss": 3.0, "target_tokens": 5.0, "skipped": 0.0})]
     assert "log_to: trackio is left out from update 1 on: gone" in capsys.readouterr().err
     monkeypatch.setattr(Broken, "__init__", lambda *_: (_ for _ in ()).throw(OSError("no key")))
-    with pytest.raises(LorakitError, match=r"trackio cannot begin \(no key\); leave it out of log_to, or: "):
+    with pytest.raises(
+        LorakitError, match=r"trackio cannot begin \(no key\); leave it out of log_to, or: "
+    ):
         Trackers(["trackio"], "run", {}, tmp_path)
     with pytest.raises(LorakitError, match="there is no 'mlflow' in trackers/"):
         Trackers(["mlflow"], "run", {}, tmp_path)

@@ -25,32 +25,62 @@ from lorakit.machine import Facts
 from lorakit.models import Spec
 
 ROOT = Path(__file__).parent.parent
-T4, P100, H200 = machine.read_cards("Tesla T4, 15360, 7.5\nTesla P100-PCIE-16GB, 16384, 6.0\nNVIDIA H200, 143771, 9.0")
+T4, P100, H200 = machine.read_cards(
+    "Tesla T4, 15360, 7.5\nTesla P100-PCIE-16GB, 16384, 6.0\nNVIDIA H200, 143771, 9.0"
+)
 # What unsloth 2026.10.9 and unsloth_zoo 2026.10.9 say of themselves.
-CAPS = [Requirement(words) for words in (
-    "transformers!=5.0.0,!=5.1.0,<=5.17.0,>=4.52.4", "datasets!=4.0.*,!=4.1.0,!=4.4.*,!=4.5.0,<5.0.0,>=3.4.1",
-    "trl!=0.19.0,<=1.15.0,>=0.18.2", "peft!=0.11.0,>=0.18.0", "bitsandbytes!=0.46.0,!=0.48.0,>=0.45.5",
-    "torch<2.15.0,>=2.4.0", "accelerate>=0.34.1", "huggingface_hub>=0.34.0")]
+CAPS = [
+    Requirement(words)
+    for words in (
+        "transformers!=5.0.0,!=5.1.0,<=5.17.0,>=4.52.4",
+        "datasets!=4.0.*,!=4.1.0,!=4.4.*,!=4.5.0,<5.0.0,>=3.4.1",
+        "trl!=0.19.0,<=1.15.0,>=0.18.2",
+        "peft!=0.11.0,>=0.18.0",
+        "bitsandbytes!=0.46.0,!=0.48.0,>=0.45.5",
+        "torch<2.15.0,>=2.4.0",
+        "accelerate>=0.34.1",
+        "huggingface_hub>=0.34.0",
+    )
+]
 
 
 def facts(*cards, unsloth="2026.10.9", **more):
-    packages = {"torch": "2.11.0", "transformers": "5.17.0", **({"unsloth": unsloth} if unsloth else {})}
-    return Facts(**{"packages": packages, "memory": 32 * 10**9, "disk_free": 10**11, "cards": cards, **more})
+    packages = {
+        "torch": "2.11.0",
+        "transformers": "5.17.0",
+        **({"unsloth": unsloth} if unsloth else {}),
+    }
+    return Facts(
+        **{"packages": packages, "memory": 32 * 10**9, "disk_free": 10**11, "cards": cards, **more}
+    )
 
 
-@pytest.mark.parametrize("here, spec, words", [
-    (facts(T4), Spec(), ""),
-    (facts(H200, unsloth="2026.9.1"), Spec(), ""),
-    (facts(T4, T4), Spec(), ""),
-    (facts(T4, unsloth=None), Spec(), "unsloth is not installed"),
-    (facts(P100), Spec(), "unsloth's kernels need compute capability 7.0, and Tesla P100-PCIE-16GB is sm_60"),
-    (facts(mps=True), Spec(), "unsloth's kernels need a CUDA card"),
-    (facts(unsloth="2026.10.7"), Spec(),
-     "unsloth 2026.10.7 needs a CUDA card; 2026.10.9 and later train text on a CPU too"),
-    (facts(), Spec(), ""),
-    (facts(), Spec(name="gemma-3-4b", config={"text_config": {}}),
-     "on a CPU unsloth serves text alone, and gemma-3-4b reads more"),
-])
+@pytest.mark.parametrize(
+    "here, spec, words",
+    [
+        (facts(T4), Spec(), ""),
+        (facts(H200, unsloth="2026.9.1"), Spec(), ""),
+        (facts(T4, T4), Spec(), ""),
+        (facts(T4, unsloth=None), Spec(), "unsloth is not installed"),
+        (
+            facts(P100),
+            Spec(),
+            "unsloth's kernels need compute capability 7.0, and Tesla P100-PCIE-16GB is sm_60",
+        ),
+        (facts(mps=True), Spec(), "unsloth's kernels need a CUDA card"),
+        (
+            facts(unsloth="2026.10.7"),
+            Spec(),
+            "unsloth 2026.10.7 needs a CUDA card; 2026.10.9 and later train text on a CPU too",
+        ),
+        (facts(), Spec(), ""),
+        (
+            facts(),
+            Spec(name="gemma-3-4b", config={"text_config": {}}),
+            "on a CPU unsloth serves text alone, and gemma-3-4b reads more",
+        ),
+    ],
+)
 def test_where_it_serves(here, spec, words):
     assert engine.fits(here, spec) == words
 
@@ -58,8 +88,11 @@ def test_where_it_serves(here, spec, words):
 @pytest.fixture
 def torch_everywhere(monkeypatch):
     """Cards of a recorded machine are served by the torch that is installed here."""
-    monkeypatch.setattr(registry, "modules", lambda folder: {
-        name: registry.load("engines", name) for name in ("torch", "unsloth")})
+    monkeypatch.setattr(
+        registry,
+        "modules",
+        lambda folder: {name: registry.load("engines", name) for name in ("torch", "unsloth")},
+    )
 
 
 def choice(here, **settings):
@@ -68,8 +101,13 @@ def choice(here, **settings):
 
 def test_it_is_chosen_on_a_card_and_else_the_reason_is_said(torch_everywhere):
     assert choice(facts(H200)) == (
-        "unsloth", "unsloth 2026.10.9 is installed, and its kernels serve NVIDIA H200")
-    assert choice(facts(H200, unsloth=None)) == ("torch", "it serves cuda (unsloth: unsloth is not installed)")
+        "unsloth",
+        "unsloth 2026.10.9 is installed, and its kernels serve NVIDIA H200",
+    )
+    assert choice(facts(H200, unsloth=None)) == (
+        "torch",
+        "it serves cuda (unsloth: unsloth is not installed)",
+    )
     assert choice(facts())[0] == "torch"
     assert choice(facts(), engine="unsloth") == ("unsloth", "asked for")
     with pytest.raises(LorakitError, match=r"no engine can serve here: unsloth: .*sm_60"):
@@ -78,9 +116,12 @@ def test_it_is_chosen_on_a_card_and_else_the_reason_is_said(torch_everywhere):
 
 def test_pictures_are_served_in_conversations_and_the_rest_is_refused_by_name(torch_everywhere):
     assert choice(facts(H200), task="chat_images")[0] == "unsloth"
-    for task, words in {"caption": "name task=chat_images", "classify_image": "it does not serve classify_image",
-                        "classify_text": "it does not serve classify_text",
-                        "transcribe": "it does not serve transcribe"}.items():
+    for task, words in {
+        "caption": "name task=chat_images",
+        "classify_image": "it does not serve classify_image",
+        "classify_text": "it does not serve classify_text",
+        "transcribe": "it does not serve transcribe",
+    }.items():
         name, said = choice(facts(H200), task=task)
         assert name == "torch" and words in said
         with pytest.raises(LorakitError, match=f"no engine can serve here: unsloth: .*{words}"):
@@ -88,14 +129,34 @@ def test_pictures_are_served_in_conversations_and_the_rest_is_refused_by_name(to
 
 
 def test_beside_pictures_the_language_model_alone_is_trained():
-    run = lorakit.Run(data="-", rank=4, alpha=8, task="chat_images", gradient_checkpointing=True, seed=3)
-    common = {"r": 4, "lora_alpha": 8, "lora_dropout": 0.0, "use_rslora": False, "use_dora": False,
-              "random_state": 3, "use_gradient_checkpointing": "unsloth"}
-    seeing = {"finetune_vision_layers": False, "finetune_language_layers": True, "finetune_attention_modules": True,
-              "finetune_mlp_modules": True}
-    assert engine.adapter_options(run, ["q_proj"]) == {**common, **seeing, "target_modules": ["q_proj"]}
+    run = lorakit.Run(
+        data="-", rank=4, alpha=8, task="chat_images", gradient_checkpointing=True, seed=3
+    )
+    common = {
+        "r": 4,
+        "lora_alpha": 8,
+        "lora_dropout": 0.0,
+        "use_rslora": False,
+        "use_dora": False,
+        "random_state": 3,
+        "use_gradient_checkpointing": "unsloth",
+    }
+    seeing = {
+        "finetune_vision_layers": False,
+        "finetune_language_layers": True,
+        "finetune_attention_modules": True,
+        "finetune_mlp_modules": True,
+    }
+    assert engine.adapter_options(run, ["q_proj"]) == {
+        **common,
+        **seeing,
+        "target_modules": ["q_proj"],
+    }
     assert engine.adapter_options(run, "all-linear") == {**common, **seeing, "target_modules": None}
-    assert engine.adapter_options(run.with_(task="chat"), "all-linear") == {**common, "target_modules": "all-linear"}
+    assert engine.adapter_options(run.with_(task="chat"), "all-linear") == {
+        **common,
+        "target_modules": "all-linear",
+    }
 
 
 def test_imported_too_late_it_is_left_out_in_words(torch_everywhere, monkeypatch):
@@ -107,30 +168,55 @@ def test_imported_too_late_it_is_left_out_in_words(torch_everywhere, monkeypatch
     plan.first(lorakit.Run(data="-"), facts(H200))
     name, words = choice(facts(H200))
     assert name == "torch" and "transformers was imported before unsloth in this process" in words
-    with pytest.raises(LorakitError, match=r"imported before unsloth .* lorakit\.launch\(run\) or lorakit train"):
+    with pytest.raises(
+        LorakitError, match=r"imported before unsloth .* lorakit\.launch\(run\) or lorakit train"
+    ):
         choice(facts(H200), engine="unsloth")
 
 
 def test_its_file_loads_nothing_that_has_to_come_after_it():
-    code = ("import sys; from lorakit import machine, plan; from lorakit.run import Run; "
-            "plan.first(Run(data='-', engine='unsloth'), machine.Facts()); print(*sys.modules)")
-    words = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    code = (
+        "import sys; from lorakit import machine, plan; from lorakit.run import Run; "
+        "plan.first(Run(data='-', engine='unsloth'), machine.Facts()); print(*sys.modules)"
+    )
+    words = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
     assert "lorakit.engines.unsloth" in words.split()
     assert not {"transformers", "peft", "trl", "torch"} & set(words.split())
 
 
 def test_floors_and_environment_lie_inside_its_caps():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    wanted = [Requirement(r) for r in (*project["dependencies"], *project["optional-dependencies"]["test"])]
-    entries = yaml.safe_load((ROOT / "environment-unsloth.yml").read_text(encoding="utf-8"))["dependencies"]
-    pinned = [Requirement(p) for e in entries if isinstance(e, dict) for p in e["pip"] if not p.startswith("-")]
+    wanted = [
+        Requirement(r)
+        for r in (*project["dependencies"], *project["optional-dependencies"]["test"])
+    ]
+    entries = yaml.safe_load((ROOT / "environment-unsloth.yml").read_text(encoding="utf-8"))[
+        "dependencies"
+    ]
+    pinned = [
+        Requirement(p)
+        for e in entries
+        if isinstance(e, dict)
+        for p in e["pip"]
+        if not p.startswith("-")
+    ]
     for cap in CAPS:
         floors = {str(r.specifier): r for r in wanted if r.name == cap.name and not r.marker}
         (floor,) = floors.values()
         (lowest,) = (s.version for s in floor.specifier)
         assert cap.specifier.contains(lowest), (cap.name, lowest)
     named = {p.name: p for p in pinned}
-    assert {"transformers", "datasets", "trl", "peft", "bitsandbytes", "torch", "accelerate"} <= named.keys()
+    assert {
+        "transformers",
+        "datasets",
+        "trl",
+        "peft",
+        "bitsandbytes",
+        "torch",
+        "accelerate",
+    } <= named.keys()
     for cap in CAPS:
         if cap.name in named:
             (version,) = (s.version for s in named[cap.name].specifier)
@@ -143,10 +229,16 @@ def pins(words):
 
 
 def test_the_target_the_environment_and_the_cell_install_the_same():
-    makefile, conda, readme = ((ROOT / name).read_text(encoding="utf-8")
-                               for name in ("Makefile", "environment-unsloth.yml", "README.md"))
-    found = re.findall(r"^(TORCH|UNSLOTH|UNSLOTH_PEERS) := ((?:.*\\\n)*.*)$", makefile, re.MULTILINE)
-    torch, alone, peers = (pins(dict(found)[name]) for name in ("TORCH", "UNSLOTH", "UNSLOTH_PEERS"))
+    makefile, conda, readme = (
+        (ROOT / name).read_text(encoding="utf-8")
+        for name in ("Makefile", "environment-unsloth.yml", "README.md")
+    )
+    found = re.findall(
+        r"^(TORCH|UNSLOTH|UNSLOTH_PEERS) := ((?:.*\\\n)*.*)$", makefile, re.MULTILINE
+    )
+    torch, alone, peers = (
+        pins(dict(found)[name]) for name in ("TORCH", "UNSLOTH", "UNSLOTH_PEERS")
+    )
     (listed,) = (e["pip"] for e in yaml.safe_load(conda)["dependencies"] if isinstance(e, dict))
     assert {p for p in pins(" ".join(listed)) if not p.startswith("torchvision==")} == torch | peers
     assert pins(" ".join(re.findall(r"%pip install .*", readme))) == peers | alone
@@ -158,7 +250,9 @@ def test_the_target_the_environment_and_the_cell_install_the_same():
 
 # The same loop around Unsloth's model: in processes of their own, since it must be imported first.
 
-installed = pytest.mark.skipif(not util.find_spec("unsloth"), reason="unsloth is not installed: make test-unsloth")
+installed = pytest.mark.skipif(
+    not util.find_spec("unsloth"), reason="unsloth is not installed: make test-unsloth"
+)
 CODE = """
 import json, sys, lorakit
 folder = lorakit.finetune(lorakit.Run(**json.loads(sys.argv[1])))
@@ -170,10 +264,24 @@ print(json.dumps([found["status"], found["proof"], found["choices"], lines]))
 
 def trained(engine, folder, **changes):
     """(status, proof, choices, step losses) of the embedded model, trained in a process of its own."""
-    settings = {"name": engine, "engine": engine, "model": "tiny", "data": str(ROOT / "data/relief.jsonl"),
-                "output_dir": str(folder), "max_updates": 10, "max_length": 128, "max_rows": 64, "precision": "fp32",
-                "quantization": "none", "learning_rate": 1e-3, "max_new_tokens": 8, **changes}
-    done = subprocess.run([sys.executable, "-c", CODE, json.dumps(settings)], cwd=ROOT, capture_output=True, text=True)
+    settings = {
+        "name": engine,
+        "engine": engine,
+        "model": "tiny",
+        "data": str(ROOT / "data/relief.jsonl"),
+        "output_dir": str(folder),
+        "max_updates": 10,
+        "max_length": 128,
+        "max_rows": 64,
+        "precision": "fp32",
+        "quantization": "none",
+        "learning_rate": 1e-3,
+        "max_new_tokens": 8,
+        **changes,
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", CODE, json.dumps(settings)], cwd=ROOT, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(done.stdout.strip().splitlines()[-1])
 
@@ -181,7 +289,11 @@ def trained(engine, folder, **changes):
 @installed
 @pytest.mark.parametrize("cap", CAPS, ids=lambda cap: cap.name)
 def test_the_caps_are_what_it_says_of_itself(cap):
-    (said, *_) = (r for r in map(Requirement, metadata.requires("unsloth")) if r.name == cap.name and not r.marker)
+    (said, *_) = (
+        r
+        for r in map(Requirement, metadata.requires("unsloth"))
+        if r.name == cap.name and not r.marker
+    )
     assert set(cap.specifier) <= set(said.specifier)
     assert {s for s in said.specifier if s.operator in ("<", "<=")} <= set(cap.specifier)
 
@@ -196,27 +308,48 @@ def takes(file, kind, method):
 
 
 @installed
-@pytest.mark.parametrize("task, loads, adapts", [
-    ("chat", ("loader.py", "FastLanguageModel"), ("llama.py", "FastLlamaModel")),
-    ("chat_images", ("loader.py", "FastModel"), ("vision.py", "FastBaseModel")),
-])
+@pytest.mark.parametrize(
+    "task, loads, adapts",
+    [
+        ("chat", ("loader.py", "FastLanguageModel"), ("llama.py", "FastLlamaModel")),
+        ("chat_images", ("loader.py", "FastModel"), ("vision.py", "FastBaseModel")),
+    ],
+)
 def test_on_a_card_it_takes_the_arguments_that_it_is_given(task, loads, adapts):
     options = engine.adapter_options(lorakit.Run(data="-", task=task), "all-linear")
-    assert options.keys() <= takes(*adapts, "get_peft_model") | {"use_dora"}  # PEFT's, through **kwargs
+    assert options.keys() <= takes(*adapts, "get_peft_model") | {
+        "use_dora"
+    }  # PEFT's, through **kwargs
     assert takes(*loads, "from_pretrained") >= {
-        "max_seq_length", "dtype", "device_map", "load_in_4bit", "load_in_8bit", "use_exact_model_name",
-        "fix_tokenizer", "random_state", "use_gradient_checkpointing"}
+        "max_seq_length",
+        "dtype",
+        "device_map",
+        "load_in_4bit",
+        "load_in_8bit",
+        "use_exact_model_name",
+        "fix_tokenizer",
+        "random_state",
+        "use_gradient_checkpointing",
+    }
 
 
 @installed
-@pytest.mark.parametrize("changes", [
-    {}, {"packing": False}, {"quantization": "nf4"},
-    {"gradient_checkpointing": True, "dropout": 0.1, "use_rslora": True},
-], ids=["packed", "padded", "nf4", "recomputed"])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"packing": False},
+        {"quantization": "nf4"},
+        {"gradient_checkpointing": True, "dropout": 0.1, "use_rslora": True},
+    ],
+    ids=["packed", "padded", "nf4", "recomputed"],
+)
 def test_the_curve_is_the_torch_engines(changes, tmp_path):
     status, proof, choices, losses = trained("unsloth", tmp_path, **changes)
     _, _, other, expected = trained("torch", tmp_path, **changes)
-    assert status == "done" and proof["trained"] == "70 tensors, all changed" and "reloaded" in proof
+    assert (
+        status == "done" and proof["trained"] == "70 tensors, all changed" and "reloaded" in proof
+    )
     assert choices["engine"][0] == "unsloth" and choices["loading"][0] == "FastLanguageModel"
     if changes.get("packing", True):
         assert choices["packing"][0] is other["packing"][0] is True
@@ -242,6 +375,11 @@ from lorakit import base
 model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base.path("tiny")), sys.argv[1])
 print(sum(p.abs().sum().item() > 0 for n, p in model.named_parameters() if "lora_B" in n))
 """
-    told = subprocess.run([sys.executable, "-c", code, str(adapters[0])], cwd=ROOT, capture_output=True, text=True,
-                          check=True).stdout
+    told = subprocess.run(
+        [sys.executable, "-c", code, str(adapters[0])],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
     assert told.strip().endswith("35")

@@ -40,32 +40,51 @@ def first(places: Iterable[str]) -> list[str]:
     return list(islice(places, SHOWN))
 
 
-def repetitions(kinds: Mapping[tuple[str, str], list[str]], what: str, inside: str) -> list[Finding]:
+def repetitions(
+    kinds: Mapping[tuple[str, str], list[str]], what: str, inside: str
+) -> list[Finding]:
     """Findings from (set of a row, set of the row it repeats) -> the places of such rows. In two sets it is a leak."""
     out = []
     for (left, kept), places in kinds.items():
-        words = f"{some(len(places))} {inside.format(left)}" if left == kept else (
-            f"{some(len(places))} left out of {left} as {what} of rows in {kept}; a score on rows that were trained on "
-            "proves nothing")
-        out.append(Finding("warning" if left == kept else "wrong", words, first(places), len(places)))
+        words = (
+            f"{some(len(places))} {inside.format(left)}"
+            if left == kept
+            else (
+                f"{some(len(places))} left out of {left} as {what} of rows in {kept}; a score on "
+                "rows that were trained on proves nothing"
+            )
+        )
+        out.append(
+            Finding("warning" if left == kept else "wrong", words, first(places), len(places))
+        )
     return out
 
 
-def draw_repetitions(axes: Any, kinds: Mapping[tuple[str, str], list[str]], total: int, title: str) -> int:
+def draw_repetitions(
+    axes: Any, kinds: Mapping[tuple[str, str], list[str]], total: int, title: str
+) -> int:
     """How many rows repeat none, how many one of their set (yellow), how many one of another (red)."""
-    named = {pair: f"again in {pair[0]}" if pair[0] == pair[1] else f"in {pair[0]} and in {pair[1]}" for pair in kinds}
-    counts = {"different": total - sum(map(len, kinds.values())), **{named[p]: len(rows) for p, rows in kinds.items()}}
+    named = {
+        pair: f"again in {pair[0]}" if pair[0] == pair[1] else f"in {pair[0]} and in {pair[1]}"
+        for pair in kinds
+    }
+    counts = {
+        "different": total - sum(map(len, kinds.values())),
+        **{named[p]: len(rows) for p, rows in kinds.items()},
+    }
     colors = {"different": BLUE, **{named[p]: YELLOW if p[0] == p[1] else RED for p in kinds}}
     return bars(axes, counts, title, colors) if kinds else 0
 
 
 def label(name: str) -> str:
     """A name of the user's as matplotlib can write it: short, printable, no formula."""
-    short = name if len(name) <= NAME else name[:NAME - 1] + "…"
+    short = name if len(name) <= NAME else name[: NAME - 1] + "…"
     return "".join(c if c.isprintable() else "�" for c in short).replace("$", r"\$")
 
 
-def bars(axes: Any, counts: Mapping[str, int], title: str, color: str | Mapping[str, str] = BLUE) -> int:
+def bars(
+    axes: Any, counts: Mapping[str, int], title: str, color: str | Mapping[str, str] = BLUE
+) -> int:
     """Horizontal bars, the largest on top; `color` is one for all, or one for each name. Returns how many there are."""
     names = sorted(counts, key=counts.get)[-BARS:]
     colors = [color[n] for n in names] if isinstance(color, Mapping) else color

@@ -17,7 +17,9 @@ SIGNS = {
     "letters decoded twice": re.compile(r"Ã[\x80-\xbf©¨¤¶¼±³¡º]|â€[\x80-\xbf™œ\x9d“”˜]"),
     "control characters": re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]"),
     "unusual line ends": re.compile("[\x85\u2028\u2029]"),
-    "invisible characters": re.compile("[\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff]"),
+    "invisible characters": re.compile(
+        "[\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff]"
+    ),
     "HTML": re.compile(r"&(?:amp|lt|gt|quot|nbsp|#\d+);|</(?:p|div|span|a|li|td|b|i)>"),
 }
 CURES = {
@@ -48,8 +50,10 @@ class Check:
                     places.append(example.where)
 
     def findings(self) -> list[Finding]:
-        return [Finding("warning", f"{sign} in {some(n)}: {CURES[sign]}", self.places[sign], n)
-                for sign, n in self.counts.items()]
+        return [
+            Finding("warning", f"{sign} in {some(n)}: {CURES[sign]}", self.places[sign], n)
+            for sign, n in self.counts.items()
+        ]
 
     def facts(self) -> dict[str, Any]:
         return dict(self.counts)

@@ -25,9 +25,16 @@ class Check:
             return
         fields = example.fields
         self.labelled |= "label" in fields
-        answer = fields["label"] if "label" in fields else fields.get("messages", [{}])[-1].get("content")
-        if not answer or len(self.counts) > (MANY if self.labelled else CLASSES) or (
-                not self.labelled and len(answer) > CLASS_LENGTH):
+        answer = (
+            fields["label"]
+            if "label" in fields
+            else fields.get("messages", [{}])[-1].get("content")
+        )
+        if (
+            not answer
+            or len(self.counts) > (MANY if self.labelled else CLASSES)
+            or (not self.labelled and len(answer) > CLASS_LENGTH)
+        ):
             self.counts = None
         else:
             self.counts[answer] += 1
@@ -43,15 +50,33 @@ class Check:
             return []
         (most, n), rows = found.most_common(1)[0], found.total()
         if len(found) == 1:
-            return [Finding("wrong" if self.labelled else "warning",
-                            f"every row has the class {most!r}: there is nothing to tell apart", count=rows)]
-        out = [Finding("note", f"{some(len(found), 'class')}; always saying {most!r} would be right in {n / rows:.1%} "
-                               "of the rows")]
+            return [
+                Finding(
+                    "wrong" if self.labelled else "warning",
+                    f"every row has the class {most!r}: there is nothing to tell apart",
+                    count=rows,
+                )
+            ]
+        out = [
+            Finding(
+                "note",
+                f"{some(len(found), 'class')}; always saying {most!r} would be right in {n / rows:.1%} "
+                "of the rows",
+            )
+        ]
         rare = dict(sorted(((k, c) for k, c in found.items() if c < FEW), key=lambda item: item[1]))
         if rare:
-            words = ", ".join(f"{k!r} {c}" for k, c in [*rare.items()][:NAMED]) + ", …" * (len(rare) > NAMED)
-            out.append(Finding("warning", f"{some(len(rare), 'class')} of fewer than {FEW} rows ({words}): a score on "
-                                          "so few says little; add rows, or join classes", count=sum(rare.values())))
+            words = ", ".join(f"{k!r} {c}" for k, c in [*rare.items()][:NAMED]) + ", …" * (
+                len(rare) > NAMED
+            )
+            out.append(
+                Finding(
+                    "warning",
+                    f"{some(len(rare), 'class')} of fewer than {FEW} rows ({words}): a score on "
+                    "so few says little; add rows, or join classes",
+                    count=sum(rare.values()),
+                )
+            )
         for names in self._alike().values():
             words = ", ".join(f"{name!r} {found[name]:,}" for name in names)
             words = f"{len(names)} classes differ in case or blanks alone ({words}); use one name"
@@ -70,4 +95,8 @@ class Check:
 
     def draw(self, axes: Any) -> int:
         found = self.classes
-        return bars(axes, found, TITLE, {k: YELLOW if c < FEW else BLUE for k, c in found.items()}) if found else 0
+        return (
+            bars(axes, found, TITLE, {k: YELLOW if c < FEW else BLUE for k, c in found.items()})
+            if found
+            else 0
+        )

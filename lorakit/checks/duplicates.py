@@ -18,7 +18,12 @@ SAMPLED = False
 
 class Check:
     def __init__(self, encode: Any, max_length: int):
-        self.prints, self.rows, self.files, self.sets = array("Q"), array("L"), array("L"), array("B")
+        self.prints, self.rows, self.files, self.sets = (
+            array("Q"),
+            array("L"),
+            array("L"),
+            array("B"),
+        )
         self.numbers: dict[str, int] = {}  # of the files
 
     def see(self, example: Example, set: str) -> None:
@@ -39,10 +44,15 @@ class Check:
         return out
 
     def findings(self) -> list[Finding]:
-        return repetitions(self.kinds, "repetitions", "left out of {} as repetitions of other rows there")
+        return repetitions(
+            self.kinds, "repetitions", "left out of {} as repetitions of other rows there"
+        )
 
     def facts(self) -> dict[str, Any]:
-        return {f"within {a}" if a == b else f"{a} and {b}": len(rows) for (a, b), rows in self.kinds.items()}
+        return {
+            f"within {a}" if a == b else f"{a} and {b}": len(rows)
+            for (a, b), rows in self.kinds.items()
+        }
 
     def draw(self, axes: Any) -> int:
         return draw_repetitions(axes, self.kinds, len(self.prints), TITLE)

@@ -33,15 +33,27 @@ class Check:
         facts = self.facts()
         gaps = {n: f["empty"] + f["null"] for n, f in facts.items() if f["empty"] + f["null"]}
         same = [n for n in facts if n not in self.varied and self.rows > 1 and n not in gaps]
-        parts = {f"columns without a value in some of {self.rows:,} rows":
-                 [f"{n!r} {c:,}" for n, c in sorted(gaps.items(), key=lambda item: -item[1])],
-                 "columns that say the same in every row": [repr(n) for n in same]}
-        return [Finding("note", f"{words}: {', '.join(names[:SHOWN])}{', …' * (len(names) > SHOWN)}")
-                for words, names in parts.items() if names]
+        parts = {
+            f"columns without a value in some of {self.rows:,} rows": [
+                f"{n!r} {c:,}" for n, c in sorted(gaps.items(), key=lambda item: -item[1])
+            ],
+            "columns that say the same in every row": [repr(n) for n in same],
+        }
+        return [
+            Finding("note", f"{words}: {', '.join(names[:SHOWN])}{', …' * (len(names) > SHOWN)}")
+            for words, names in parts.items()
+            if names
+        ]
 
     def facts(self) -> dict[str, Any]:
-        return {n: {"values": self.there[n] - self.null[n] - self.empty[n], "empty": self.empty[n],
-                    "null": self.null[n] + self.rows - self.there[n]} for n in self.there}
+        return {
+            n: {
+                "values": self.there[n] - self.null[n] - self.empty[n],
+                "empty": self.empty[n],
+                "null": self.null[n] + self.rows - self.there[n],
+            }
+            for n in self.there
+        }
 
     def draw(self, axes: Any) -> int:
         facts = self.facts()
@@ -51,7 +63,13 @@ class Check:
             drawn = axes.barh(range(len(names)), counts, left=left, color=color, label=kind)
             left = [a + b for a, b in zip(left, counts, strict=True)]
         gaps = [self.rows - facts[n]["values"] for n in names]
-        axes.bar_label(drawn, [f"{gap:,} missing" if gap else "" for gap in gaps], padding=3, fontsize=8)
+        axes.bar_label(
+            drawn, [f"{gap:,} missing" if gap else "" for gap in gaps], padding=3, fontsize=8
+        )
         axes.margins(x=0.25)
         axes.legend(fontsize=8, ncols=3, frameon=False, loc="upper left", bbox_to_anchor=(0, 0.02))
-        return listed(axes, names, TITLE + (f", the first {BARS} of {len(facts)}" if len(facts) > BARS else ""))
+        return listed(
+            axes,
+            names,
+            TITLE + (f", the first {BARS} of {len(facts)}" if len(facts) > BARS else ""),
+        )

@@ -57,27 +57,54 @@ class Check:
         if self.refused:
             out.append(Finding("wrong", self.refused))
         if self.bad:
-            out.append(Finding("wrong", f"{some(len(self.bad))} left out, because nothing is left to train; where it "
-                                        f"is too long, raise max_length={self.max_length} or shorten the question",
-                               first(f"{where}: {why}" for where, why in self.bad), len(self.bad)))
+            out.append(
+                Finding(
+                    "wrong",
+                    f"{some(len(self.bad))} left out, because nothing is left to train; where it "
+                    f"is too long, raise max_length={self.max_length} or shorten the question",
+                    first(f"{where}: {why}" for where, why in self.bad),
+                    len(self.bad),
+                )
+            )
         rows = np.count_nonzero(self.cut)
         if rows:
             share = sum(self.cut) / sum(self.lengths)
-            out.append(Finding("warning", f"max_length={self.max_length} cuts {rows:,} of {some(len(self.cut))}, "
-                                          f"{some(sum(self.cut), 'token')} ({share:.1%}); such an answer is trained "
-                                          "without its end", count=int(rows)))
+            out.append(
+                Finding(
+                    "warning",
+                    f"max_length={self.max_length} cuts {rows:,} of {some(len(self.cut))}, "
+                    f"{some(sum(self.cut), 'token')} ({share:.1%}); such an answer is trained "
+                    "without its end",
+                    count=int(rows),
+                )
+            )
         if any(self.lengths):
             half, most = np.percentile(self.lengths, (50, 95))
-            pieces = f"; {some(self.examples, 'example')} became {some(len(self.lengths))}" \
-                if len(self.lengths) > self.examples else ""
-            out.append(Finding("note", f"tokens per row: half have at most {half:.0f}, 95 % at most {most:.0f}, the "
-                                       f"longest {max(self.lengths):,}; {sum(self.trained):,} are trained{pieces}"))
+            pieces = (
+                f"; {some(self.examples, 'example')} became {some(len(self.lengths))}"
+                if len(self.lengths) > self.examples
+                else ""
+            )
+            out.append(
+                Finding(
+                    "note",
+                    f"tokens per row: half have at most {half:.0f}, 95 % at most {most:.0f}, the "
+                    f"longest {max(self.lengths):,}; {sum(self.trained):,} are trained{pieces}",
+                )
+            )
         return out
 
     def facts(self) -> dict[str, Any]:
-        out = {"max_length": self.max_length, "examples": self.examples, "rows": len(self.lengths),
-               "tokens": sum(self.lengths), "trained": sum(self.trained), "cut_rows": int(np.count_nonzero(self.cut)),
-               "cut_tokens": sum(self.cut), "nothing_to_train": len(self.bad)}
+        out = {
+            "max_length": self.max_length,
+            "examples": self.examples,
+            "rows": len(self.lengths),
+            "tokens": sum(self.lengths),
+            "trained": sum(self.trained),
+            "cut_rows": int(np.count_nonzero(self.cut)),
+            "cut_tokens": sum(self.cut),
+            "nothing_to_train": len(self.bad),
+        }
         if self.lengths:
             out |= {"longest": max(self.lengths), "median": float(np.median(self.lengths))}
         return out
@@ -91,10 +118,17 @@ class Check:
         bins = (np.geomspace if log else np.linspace)(low, high + 1, min(BINS, high - low + 1) + 1)
         kinds = {"used": (self.lengths, BLUE), "nothing to train": (self.lost, RED)}
         drawn = {name: of for name, of in kinds.items() if of[0]}
-        axes.hist([of for of, _ in drawn.values()], bins=bins, stacked=True, color=[c for _, c in drawn.values()],
-                  label=["_" if name == "used" else name for name in drawn])
+        axes.hist(
+            [of for of, _ in drawn.values()],
+            bins=bins,
+            stacked=True,
+            color=[c for _, c in drawn.values()],
+            label=["_" if name == "used" else name for name in drawn],
+        )
         if self.max_length <= 1.5 * high:
-            axes.axvline(self.max_length, color=RED, linestyle="--", label=f"max_length {self.max_length:,}")
+            axes.axvline(
+                self.max_length, color=RED, linestyle="--", label=f"max_length {self.max_length:,}"
+            )
         if log:
             axes.set_xscale("log")
         axes.xaxis.set_major_formatter("{x:,.0f}")
@@ -102,6 +136,14 @@ class Check:
         axes.set_title(TITLE, loc="left", fontsize=10)
         axes.set(ylabel="rows")
         if axes.get_legend_handles_labels()[1]:
-            axes.legend(fontsize=8, ncols=2, columnspacing=1, handlelength=1.4, borderaxespad=0, frameon=False,
-                        loc="lower right", bbox_to_anchor=(1, 1))
+            axes.legend(
+                fontsize=8,
+                ncols=2,
+                columnspacing=1,
+                handlelength=1.4,
+                borderaxespad=0,
+                frameon=False,
+                loc="lower right",
+                bbox_to_anchor=(1, 1),
+            )
         return HIGH

@@ -40,11 +40,17 @@ class Check:
         return out
 
     def findings(self) -> list[Finding]:
-        return repetitions(self.kinds, "near repetitions",
-                           "much like others in {}; the run keeps what is alike in one set")
+        return repetitions(
+            self.kinds,
+            "near repetitions",
+            "much like others in {}; the run keeps what is alike in one set",
+        )
 
     def facts(self) -> dict[str, Any]:
-        return {f"within {a}" if a == b else f"{a} and {b}": len(rows) for (a, b), rows in self.kinds.items()}
+        return {
+            f"within {a}" if a == b else f"{a} and {b}": len(rows)
+            for (a, b), rows in self.kinds.items()
+        }
 
     def draw(self, axes: Any) -> int:
         return draw_repetitions(axes, self.kinds, len(self.kept), TITLE)

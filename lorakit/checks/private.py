@@ -17,8 +17,11 @@ SECRETS = re.compile(
     r"(?P<private_key>-----BEGIN [A-Z ]*PRIVATE KEY-----)"
     r"|(?<![\w-])(?:(?P<Hugging_Face_token>hf_[A-Za-z0-9]{30,})|(?P<GitHub_token>gh[pousr]_[A-Za-z0-9]{36,}|github_pat_\w{50,})"
     r"|(?P<API_key>sk-[A-Za-z0-9_-]{20,})|(?P<AWS_key>(?:AKIA|ASIA)[A-Z0-9]{16})|(?P<Google_key>AIza[\w-]{35})"
-    r"|(?P<Slack_token>xox[abprs]-[\w-]{10,})|(?P<web_token>eyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]{10,}))")
-PASSWORD = re.compile(r"(?i)\b(?:password|passwd|secret|api[_-]?key|access[_-]?token)\s*[:=]\s*['\"]?[^\s'\"]{8,64}")
+    r"|(?P<Slack_token>xox[abprs]-[\w-]{10,})|(?P<web_token>eyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]{10,}))"
+)
+PASSWORD = re.compile(
+    r"(?i)\b(?:password|passwd|secret|api[_-]?key|access[_-]?token)\s*[:=]\s*['\"]?[^\s'\"]{8,64}"
+)
 MAIL = re.compile(r"[\w.+-]{1,64}@(?:[\w-]{1,63}\.){1,8}[A-Za-z]{2,24}\b")
 
 
@@ -43,9 +46,16 @@ class Check:
             self._note("e-mail address", found[0], example)
 
     def findings(self) -> list[Finding]:
-        return [Finding("warning", f"{kind}, or what looks like one, in {some(n)}: a tuned model can say again what it "
-                                   "was trained on; remove or replace it", self.places[kind], n)
-                for kind, n in self.counts.items()]
+        return [
+            Finding(
+                "warning",
+                f"{kind}, or what looks like one, in {some(n)}: a tuned model can say again what it "
+                "was trained on; remove or replace it",
+                self.places[kind],
+                n,
+            )
+            for kind, n in self.counts.items()
+        ]
 
     def facts(self) -> dict[str, Any]:
         return dict(self.counts)

@@ -11,7 +11,9 @@ from lorakit.example import Example, Rejected
 
 TITLE = "usable or not"
 SAMPLED = False
-DETAIL = re.compile(r" \(column \d+\)| at character .*|;.*")  # what differs from row to row, and the cure
+DETAIL = re.compile(
+    r" \(column \d+\)| at character .*|;.*"
+)  # what differs from row to row, and the cure
 NUMBER = re.compile(r"(?<!['\w])\d[\d.,]*\b")
 
 
@@ -27,7 +29,10 @@ class Check:
         self.kinds[kind] += 1
 
     def findings(self) -> list[Finding]:
-        n, kinds = self.kinds.total(), first(f"{c:,} × {kind}" for kind, c in self.kinds.most_common())
+        n, kinds = (
+            self.kinds.total(),
+            first(f"{c:,} × {kind}" for kind, c in self.kinds.most_common()),
+        )
         words = f"{some(n)} cannot be used: {', '.join(kinds)}{', …' * (len(self.kinds) > SHOWN)}"
         return [Finding("wrong", words, count=n)] if n else []
 
@@ -36,4 +41,8 @@ class Check:
 
     def draw(self, axes: Any) -> int:
         counts = {"usable": self.usable, **self.kinds}
-        return bars(axes, counts, TITLE, {k: BLUE if k == "usable" else RED for k in counts}) if self.kinds else 0
+        return (
+            bars(axes, counts, TITLE, {k: BLUE if k == "usable" else RED for k in counts})
+            if self.kinds
+            else 0
+        )

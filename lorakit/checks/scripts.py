@@ -15,8 +15,17 @@ TITLE = "scripts"
 SAMPLED = True
 RARE = 0.05  # share of the rows below which a script is odd
 NONE = "no letters"
-OTHERWISE = {"Cjk": "Han", "Ideographic": "Han", "Hiragana": "Japanese", "Katakana": "Japanese",
-             "Halfwidth": "Japanese", "Fullwidth": "Latin", "Feminine": "Latin", "Masculine": "Latin", "Micro": "Greek"}
+OTHERWISE = {
+    "Cjk": "Han",
+    "Ideographic": "Han",
+    "Hiragana": "Japanese",
+    "Katakana": "Japanese",
+    "Halfwidth": "Japanese",
+    "Fullwidth": "Latin",
+    "Feminine": "Latin",
+    "Masculine": "Latin",
+    "Micro": "Greek",
+}
 
 
 @cache
@@ -59,8 +68,15 @@ class Check:
             if name == NONE:
                 out.append(Finding("note", f"{some(n)} without a letter", self.odd[name], n))
             elif self._odd(name):
-                out.append(Finding("warning", f"{some(n)} mostly in {name} letters, unlike the rest; so few teach "
-                                              "little: are they meant to be there?", self.odd[name], n))
+                out.append(
+                    Finding(
+                        "warning",
+                        f"{some(n)} mostly in {name} letters, unlike the rest; so few teach "
+                        "little: are they meant to be there?",
+                        self.odd[name],
+                        n,
+                    )
+                )
         return out
 
     def facts(self) -> dict[str, Any]:

@@ -24,14 +24,22 @@ from lorakit.batches import Batch
 from lorakit.errors import LorakitError
 from lorakit.run import Run
 
-DECIDED = ("precision", "quantization", "micro_batch_size", "micro_batch_tokens", "gradient_checkpointing")
+DECIDED = (
+    "precision",
+    "quantization",
+    "micro_batch_size",
+    "micro_batch_tokens",
+    "gradient_checkpointing",
+)
 
 
 def decided(run: Run) -> Run:
     """The same run. Raises `LorakitError` where what an engine needs to know before it loads is still open."""
     if missing := [name for name in DECIDED if getattr(run, name) == "auto"]:
-        raise LorakitError(f"{missing[0]}='auto': an engine loads what is decided; name a value, or take what "
-                           "plan.resolve(run, machine.facts()) chooses for this machine")
+        raise LorakitError(
+            f"{missing[0]}='auto': an engine loads what is decided; name a value, or take what "
+            "plan.resolve(run, machine.facts()) chooses for this machine"
+        )
     return run
 
 
@@ -43,7 +51,9 @@ class Engine(Protocol):
     steps: list[str]  # what was done when memory ran out
     worked: int  # targets that this process has trained on
     processor: Any  # the model's, of pictures or sound; None where only words go in
-    share: tuple[int, int]  # which part of an evaluation this process does, of how many: (0, 1) is all of it
+    share: tuple[
+        int, int
+    ]  # which part of an evaluation this process does, of how many: (0, 1) is all of it
 
     def loss(self, batch: Batch) -> tuple[float, int]:
         """(summed loss in nats, targets), in evaluation mode, without gradients."""
@@ -67,8 +77,13 @@ class Engine(Protocol):
         """(D, 3) float64 for D documents: summed loss in nats, targets, targets predicted right; of C classes
         (D, 3 + C), the probability of each."""
 
-    def generate(self, prompts: list[list[int]], max_new_tokens: int, stop_ids: list[int],
-                 media: Sequence[dict[str, np.ndarray]] = ()) -> list[list[int]]:
+    def generate(
+        self,
+        prompts: list[list[int]],
+        max_new_tokens: int,
+        stop_ids: list[int],
+        media: Sequence[dict[str, np.ndarray]] = (),
+    ) -> list[list[int]]:
         """Greedy continuations of token ids, without prompt and without the stop token; `media`: as in `Batch`."""
 
     def memory(self) -> int:

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from lorakit.engines.torch import TorchEngine
 
 SERVES = (("tokens", ""), ("tokens", "image"))
-REFUSES = {"caption": "it serves pictures in conversations alone: name task=chat_images, and a model that talks"}
+REFUSES = {
+    "caption": "it serves pictures in conversations alone: name task=chat_images, and a model that talks"
+}
 PATCHED = ("transformers", "peft", "trl")
 CPU = (2026, 10, 9)  # from this version on it trains text on a CPU too
 OLDEST = (7, 0)  # compute capability: Triton's kernels
@@ -50,7 +52,10 @@ def fits(facts: Any, spec: Any) -> str:
 
 def suits(facts: Any) -> tuple[int, str]:
     if facts.device == "cuda" and facts.packages.get("unsloth"):
-        return 2, f"unsloth {facts.packages['unsloth']} is installed, and its kernels serve {facts.cards[0].name}"
+        return (
+            2,
+            f"unsloth {facts.packages['unsloth']} is installed, and its kernels serve {facts.cards[0].name}",
+        )
     return 0, "its kernels are for CUDA; here it serves when asked for"
 
 
@@ -60,18 +65,26 @@ def first(facts: Any) -> None:
         return
     late = [name for name in PATCHED if name in sys.modules]
     if late:
-        refused.append(f"{late[0]} was imported before unsloth in this process; train in a child, by "
-                       "lorakit.launch(run) or lorakit train RUN.yaml")
+        refused.append(
+            f"{late[0]} was imported before unsloth in this process; train in a child, by "
+            "lorakit.launch(run) or lorakit train RUN.yaml"
+        )
         return
-    os.environ.setdefault("UNSLOTH_DISABLE_STATISTICS", "1")  # else every load asks the hub for a counted file
-    os.environ.setdefault("UNSLOTH_COMPILE_LOCATION", str(files.cache() / "unsloth"))  # else a folder where one stands
+    os.environ.setdefault(
+        "UNSLOTH_DISABLE_STATISTICS", "1"
+    )  # else every load asks the hub for a counted file
+    os.environ.setdefault(
+        "UNSLOTH_COMPILE_LOCATION", str(files.cache() / "unsloth")
+    )  # else a folder where one stands
     try:
         import unsloth  # noqa: F401
     except Exception as error:  # it checks its surroundings while it is imported
         refused.append(f"unsloth cannot be imported: {first_line(error)}")
 
 
-def load(run: Run, *, adapter: str | Path | None = None, classes: Sequence[str] = ()) -> TorchEngine:
+def load(
+    run: Run, *, adapter: str | Path | None = None, classes: Sequence[str] = ()
+) -> TorchEngine:
     """Unsloth's model with a new adapter to train, or with a saved one (`adapter`) to ask, in the torch engine."""
     run, facts = decided(run), machine.facts()
     first(facts)
@@ -85,8 +98,10 @@ def load(run: Run, *, adapter: str | Path | None = None, classes: Sequence[str] 
         engine.notes["loading"] = ("transformers", words)
         return engine
     if run.task == "chat_images" and not facts.cards:
-        raise LorakitError(f"engine={run.engine!r} and task='chat_images': on a CPU unsloth serves text alone; leave "
-                           "engine out")
+        raise LorakitError(
+            f"engine={run.engine!r} and task='chat_images': on a CPU unsloth serves text alone; leave "
+            "engine out"
+        )
     crew, idle = processes.join(), machine.resident()
     where, config = plain.device(crew), base.config(run.model)
     tokenizer, processor, _ = base.reader(run.model, config)
@@ -97,12 +112,23 @@ def load(run: Run, *, adapter: str | Path | None = None, classes: Sequence[str] 
         put(model, Path(adapter), run)
     model.generate = restoring(model, kind, run)
     machine.forget_peak()  # loading has held the files too
-    engine = plain.TorchEngine(model, tokenizer, run, where, packable(run, config), crew, idle, processor=processor)
-    engine.positions = room - 1  # it would cut a longer prompt without a word, and counts the last new token too
-    engine.notes["loading"] = (kind.__name__, "unsloth's own kernels and gradient checkpointing" if facts.cards else
-                               "unsloth's CPU mode: transformers' own model")
+    engine = plain.TorchEngine(
+        model, tokenizer, run, where, packable(run, config), crew, idle, processor=processor
+    )
+    engine.positions = (
+        room - 1
+    )  # it would cut a longer prompt without a word, and counts the last new token too
+    engine.notes["loading"] = (
+        kind.__name__,
+        "unsloth's own kernels and gradient checkpointing"
+        if facts.cards
+        else "unsloth's CPU mode: transformers' own model",
+    )
     if run.compile:
-        engine.notes["compile"] = (False, "the passes that it compiles are the torch engine's; unsloth has its own")
+        engine.notes["compile"] = (
+            False,
+            "the passes that it compiles are the torch engine's; unsloth has its own",
+        )
     return engine
 
 
@@ -110,7 +136,11 @@ def others_work(run: Run) -> str:
     """Why transformers' own model is the one to train; "" when it is not."""
     if run.method == "full":
         return "method=full: unsloth's kernels are for adapters"
-    return "shard=True: unsloth's kernels read whole weights" if run.shard and run.processes != 1 else ""
+    return (
+        "shard=True: unsloth's kernels read whole weights"
+        if run.shard and run.processes != 1
+        else ""
+    )
 
 
 def from_files(run: Run, where: Any) -> tuple[Any, Any, int]:
@@ -122,21 +152,37 @@ def from_files(run: Run, where: Any) -> tuple[Any, Any, int]:
 
     config = base.config(run.model)
     text = config.get_text_config()
-    kind = unsloth.FastLanguageModel if text is config else unsloth.FastVisionModel  # it loads words alone, too
-    room = min(run.max_length + run.max_new_tokens, getattr(text, "max_position_embeddings", None) or sys.maxsize)
+    kind = (
+        unsloth.FastLanguageModel if text is config else unsloth.FastVisionModel
+    )  # it loads words alone, too
+    room = min(
+        run.max_length + run.max_new_tokens,
+        getattr(text, "max_position_embeddings", None) or sys.maxsize,
+    )
     spec, way = base.spec(run.model), attention.NAME if packable(run, config) else "eager"
     if run.task == "chat_images":
         made = base.maker(run.task, config, run.model)._model_mapping[type(config)]
         way = "sdpa" if getattr(made, "_supports_sdpa", False) else "eager"
     # Where a card has no bf16 and fp16 overflows it keeps weights in fp16 and computes in fp32: when nothing is asked.
-    dtype = None if run.precision == "fp32" and not spec.fp16 and where.type == "cuda" else plain.DTYPES[run.precision]
+    dtype = (
+        None
+        if run.precision == "fp32" and not spec.fp16 and where.type == "cuda"
+        else plain.DTYPES[run.precision]
+    )
     try:
         model, _ = kind.from_pretrained(
-            base.path(run.model), max_seq_length=room, dtype=dtype, device_map={"": str(where)},
-            load_in_4bit="nf4" in (run.quantization, spec.stored), load_in_8bit=run.quantization == "int8",
+            base.path(run.model),
+            max_seq_length=room,
+            dtype=dtype,
+            device_map={"": str(where)},
+            load_in_4bit="nf4" in (run.quantization, spec.stored),
+            load_in_8bit=run.quantization == "int8",
             use_exact_model_name=True,  # the base that was named, not its own quantized copy of it
-            fix_tokenizer=False, random_state=run.seed, attn_implementation=way,
-            use_gradient_checkpointing=recomputing(run))
+            fix_tokenizer=False,
+            random_state=run.seed,
+            attn_implementation=way,
+            use_gradient_checkpointing=recomputing(run),
+        )
     except Exception as error:  # damaged files raise almost anything
         raise base.unusable(run.model, error) from None
     return model, kind, room
@@ -156,13 +202,22 @@ def recomputing(run: Run) -> str | bool:
 
 def adapter_options(run: Run, targets: str | list[str]) -> dict[str, Any]:
     """The arguments of its `get_peft_model`. Beside pictures the language model alone is trained."""
-    options = {"r": run.rank, "lora_alpha": run.alpha, "lora_dropout": run.dropout, "use_rslora": run.use_rslora,
-               "use_dora": run.use_dora, "target_modules": targets, "random_state": run.seed,
-               "use_gradient_checkpointing": recomputing(run)}
+    options = {
+        "r": run.rank,
+        "lora_alpha": run.alpha,
+        "lora_dropout": run.dropout,
+        "use_rslora": run.use_rslora,
+        "use_dora": run.use_dora,
+        "target_modules": targets,
+        "random_state": run.seed,
+        "use_gradient_checkpointing": recomputing(run),
+    }
     if run.task != "chat_images":
         return options
-    options |= {f"finetune_{part}": part != "vision_layers" for part in (
-        "vision_layers", "language_layers", "attention_modules", "mlp_modules")}
+    options |= {
+        f"finetune_{part}": part != "vision_layers"
+        for part in ("vision_layers", "language_layers", "attention_modules", "mlp_modules")
+    }
     # For it `all-linear` means the towers too, whatever else is said; None means what the others say.
     return options | {"target_modules": None} if targets == "all-linear" else options
 
@@ -172,8 +227,10 @@ def with_adapter(model: Any, kind: Any, run: Run, targets: str | list[str]) -> A
         return kind.get_peft_model(model, **adapter_options(run, targets))
     except (ValueError, TypeError, RuntimeError, NotImplementedError) as error:
         words = first_line(error)
-        raise LorakitError(f"target_modules={targets!r}: unsloth cannot make the adapters: {words}; or use another "
-                           "engine") from None
+        raise LorakitError(
+            f"target_modules={targets!r}: unsloth cannot make the adapters: {words}; or use another "
+            "engine"
+        ) from None
 
 
 def restoring(model: Any, kind: Any, run: Run) -> Any:
@@ -185,7 +242,9 @@ def restoring(model: Any, kind: Any, run: Run) -> Any:
         try:
             return its(*args, **kwargs)
         finally:
-            kind.for_training(model, use_gradient_checkpointing=recomputed and (recomputing(run) or True))
+            kind.for_training(
+                model, use_gradient_checkpointing=recomputed and (recomputing(run) or True)
+            )
             model.eval()
 
     return generate
@@ -196,11 +255,15 @@ def put(model: Any, adapter: Path, run: Run) -> None:
     from peft import load_peft_weights, set_peft_model_state_dict
 
     try:
-        found = set_peft_model_state_dict(model, load_peft_weights(str(adapter), local_files_only=True, device="cpu"))
+        found = set_peft_model_state_dict(
+            model, load_peft_weights(str(adapter), local_files_only=True, device="cpu")
+        )
         lost = [k for k in found.missing_keys if "lora_" in k] + list(found.unexpected_keys)
         if lost:
             raise ValueError(f"'{lost[0]}' is in one only")
     except Exception as error:  # PEFT checks little: damaged files raise almost anything
         words = first_line(error)
-        raise LorakitError(f"{adapter}: the adapter cannot be loaded onto {run.model}: {words}. Was it made for "
-                           "another base? Else start the run again under another name") from None
+        raise LorakitError(
+            f"{adapter}: the adapter cannot be loaded onto {run.model}: {words}. Was it made for "
+            "another base? Else start the run again under another name"
+        ) from None

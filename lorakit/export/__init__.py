@@ -34,7 +34,10 @@ from lorakit.record import Folder
 from lorakit.rows import Rows
 from lorakit.run import Run
 
-ROWS, ENOUGH = 32, 20  # rows that a round trip repeats at most; test rows from which training rows are left alone
+ROWS, ENOUGH = (
+    32,
+    20,
+)  # rows that a round trip repeats at most; test rows from which training rows are left alone
 DISTINCT = 10  # different answers from which agreement says something
 RECORD = "export.json"
 DEFAULT_BOUNDS = {"fp32": (1.0, 1e-3), "16": (0.95, 0.02), "8": (0.85, 0.1), "4": (0.5, 1.0)}
@@ -73,7 +76,9 @@ class Source:
     def rows(self) -> Rows:
         """Test rows, or the first training rows where those are few."""
         test = self.sets.get("test")
-        return (test if test is not None and len(test) >= ENOUGH else self.sets["train"]).first(ROWS)
+        return (test if test is not None and len(test) >= ENOUGH else self.sets["train"]).first(
+            ROWS
+        )
 
     @cached_property
     def sets(self) -> dict[str, Rows]:
@@ -96,15 +101,21 @@ def source(path: str | os.PathLike, **options: Any) -> Source:
     known, run = folder.record, Run.read(folder / "run.yaml")
     saved = folder / ("adapter" if run.method == "lora" else "model")
     if known["status"] != "done" or not saved.is_dir():
-        raise LorakitError(f"{folder.path}: status {known['status']}: only a finished run can be exported; end it with "
-                           "lorakit train")
+        raise LorakitError(
+            f"{folder.path}: status {known['status']}: only a finished run can be exported; end it with "
+            "lorakit train"
+        )
     if known.get("base_sha256", run.model) not in (base.hash_of(run.model), run.model):
-        raise LorakitError(f"{folder.path}: {run.model} now has other weights than this run was tuned on; bring back "
-                           "those, or train again")
+        raise LorakitError(
+            f"{folder.path}: {run.model} now has other weights than this run was tuned on; bring back "
+            "those, or train again"
+        )
     meta = rows.read(folder / "rows")[1]
     if _task(meta).OBJECTIVE == "tokens" and _task(meta).MEDIUM:
-        raise LorakitError(f"{folder.path}: task={meta['task']}: only models that write and read text alone, and "
-                           f"classifiers, can be exported so far; plain PEFT and transformers load {saved}")
+        raise LorakitError(
+            f"{folder.path}: task={meta['task']}: only models that write and read text alone, and "
+            f"classifiers, can be exported so far; plain PEFT and transformers load {saved}"
+        )
     if run.method == "lora":
         _of_this_base(saved, run)
     if _task(meta).MEDIUM:
@@ -120,12 +131,15 @@ def _of_this_base(adapter: Path, run: Run) -> None:
     try:
         named = sound(json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:
-        raise LorakitError(f"{adapter}: no adapter can be read there ({error}); train again under another name"
-                           ) from None
+        raise LorakitError(
+            f"{adapter}: no adapter can be read there ({error}); train again under another name"
+        ) from None
     made_for = named.get("base_model_name_or_path")
     if made_for and made_for not in (run.model, base.path(run.model)):
-        raise LorakitError(f"{adapter}: this adapter was made for {made_for}, and the run tuned {run.model}; put the "
-                           "run's own adapter back")
+        raise LorakitError(
+            f"{adapter}: this adapter was made for {made_for}, and the run tuned {run.model}; put the "
+            "run's own adapter back"
+        )
 
 
 def _tokenizer(saved: Path, run: Run, meta: dict[str, Any]) -> Any:
@@ -135,22 +149,34 @@ def _tokenizer(saved: Path, run: Run, meta: dict[str, Any]) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(saved)
     except Exception as error:  # damaged files raise almost anything
         raise base.unusable(str(saved), error) from None
-    if _task(meta).GIVES == "messages" and _task(meta).OBJECTIVE == "tokens" and not tokenizer.chat_template:
-        raise LorakitError(f"{saved}: its tokenizer has no chat template, so what it is exported to could not be asked "
-                           f"as it was trained; copy chat_template.jinja of {run.model}, or train again")
+    if (
+        _task(meta).GIVES == "messages"
+        and _task(meta).OBJECTIVE == "tokens"
+        and not tokenizer.chat_template
+    ):
+        raise LorakitError(
+            f"{saved}: its tokenizer has no chat template, so what it is exported to could not be asked "
+            f"as it was trained; copy chat_template.jinja of {run.model}, or train again"
+        )
     return tokenizer
 
 
-def export(path: str | os.PathLike, target: str, out: str | os.PathLike | None = None, **options: Any) -> Path:
+def export(
+    path: str | os.PathLike, target: str, out: str | os.PathLike | None = None, **options: Any
+) -> Path:
     """Writes a finished run in another format, proves it in a fresh process, and returns the folder.
 
     `type` is a precision of the target's. Raises `LorakitError`, and leaves nothing under `out`, when it fails.
     """
     module, found = registry.load("export", target), source(path, **options)
     if _task(found.meta).OBJECTIVE == "labels" and not getattr(module, "LABELS", False):
-        takes = ", ".join(n for n, m in registry.modules("export").items() if getattr(m, "LABELS", False))
-        raise LorakitError(f"{found.folder.path}: task={found.meta['task']}: only models that read and write text alone"
-                           f" can become {target}; a classifier can be exported --to {takes}")
+        takes = ", ".join(
+            n for n, m in registry.modules("export").items() if getattr(m, "LABELS", False)
+        )
+        raise LorakitError(
+            f"{found.folder.path}: task={found.meta['task']}: only models that read and write text alone"
+            f" can become {target}; a classifier can be exported --to {takes}"
+        )
     kind = chosen(module, target, options.get("type"))
     folder = Path(out) if out else found.folder / "export" / f"{target}-{kind}"
     refuse(folder, module, found, kind)
@@ -164,11 +190,22 @@ def export(path: str | os.PathLike, target: str, out: str | os.PathLike | None =
         if getattr(module, "ROUNDED", {}).get(kind) == found.run.fake_quantization:
             tuned["exact"] = tuned["rounded"]
         content = judged(tuned, measured, bounds, f"{target} {kind}")
-        content = {"target": target, "type": kind, "run": str(found.folder.path), "base": found.run.model,
-                   "base_sha256": found.folder.record.get("base_sha256"), "bytes": module.size(part),
-                   "files": {str(f.relative_to(part)): {"bytes": f.stat().st_size, "sha256": sha256(f)}
-                             for f in sorted(part.rglob("*")) if f.is_file()},
-                   **content, "notes": notes, "versions": record.versions()}
+        content = {
+            "target": target,
+            "type": kind,
+            "run": str(found.folder.path),
+            "base": found.run.model,
+            "base_sha256": found.folder.record.get("base_sha256"),
+            "bytes": module.size(part),
+            "files": {
+                str(f.relative_to(part)): {"bytes": f.stat().st_size, "sha256": sha256(f)}
+                for f in sorted(part.rglob("*"))
+                if f.is_file()
+            },
+            **content,
+            "notes": notes,
+            "versions": record.versions(),
+        }
         card.write(found.folder.path, part / "README.md", content)
         record.write_json(part / RECORD, content)
     return folder
@@ -177,27 +214,39 @@ def export(path: str | os.PathLike, target: str, out: str | os.PathLike | None =
 def chosen(module: ModuleType, target: str, kind: str | None) -> str:
     if kind in (None, *module.TYPES):
         return kind or module.TYPES[0]
-    raise LorakitError(f"--type {kind}: {target} has {', '.join(module.TYPES)}{did_you_mean(kind, module.TYPES)}")
+    raise LorakitError(
+        f"--type {kind}: {target} has {', '.join(module.TYPES)}{did_you_mean(kind, module.TYPES)}"
+    )
 
 
 def refuse(folder: Path, module: ModuleType, found: Source, kind: str) -> None:
     """Raises `LorakitError` where there is no room, or where something stands that is no export."""
     import psutil
 
-    if folder.exists() and not (folder / RECORD).is_file() and (not folder.is_dir() or any(folder.iterdir())):
-        raise LorakitError(f"{folder}: is there already and holds no export; name another place with --out")
+    if (
+        folder.exists()
+        and not (folder / RECORD).is_file()
+        and (not folder.is_dir() or any(folder.iterdir()))
+    ):
+        raise LorakitError(
+            f"{folder}: is there already and holds no export; name another place with --out"
+        )
     if folder.parent.is_dir():
         sweep(folder.parent)
     weights = found.folder.record["parameters"]
     disk, memory = module.room(weights, kind)
     free = machine.facts(folder.parent).disk_free, psutil.virtual_memory().available
-    for need, there, what, cure in ((disk, free[0], "on the disk", "free some, name another place with --out"),
-                                    (memory, free[1], "of memory", "close other programs")):
+    for need, there, what, cure in (
+        (disk, free[0], "on the disk", "free some, name another place with --out"),
+        (memory, free[1], "of memory", "close other programs"),
+    ):
         if need > there:
             others = ", ".join(t for t in module.TYPES if module.room(weights, t) < (disk, memory))
-            raise LorakitError(f"{folder}: {kind} of {weights / 1e9:.2f} billion weights needs {need / 1e9:.1f} GB "
-                               f"{what} while it is made, {there / 1e9:.1f} GB are free; {cure}"
-                               + (f", or take --type {others}" if others else ""))
+            raise LorakitError(
+                f"{folder}: {kind} of {weights / 1e9:.2f} billion weights needs {need / 1e9:.1f} GB "
+                f"{what} while it is made, {there / 1e9:.1f} GB are free; {cure}"
+                + (f", or take --type {others}" if others else "")
+            )
 
 
 # The round trip
@@ -212,8 +261,15 @@ def reference(found: Source) -> tuple[dict[str, Any], list[str]]:
     path, some = found.folder / "rows" / "tuned.json", found.rows
     key = "".join(sha256(f) for f in sorted(found.saved.glob("*.safetensors")))
     try:
-        kept = sound(json.loads(path.read_text(encoding="utf-8")), "key", "exact", "trained", "rounded", "notes",
-                     "in")
+        kept = sound(
+            json.loads(path.read_text(encoding="utf-8")),
+            "key",
+            "exact",
+            "trained",
+            "rounded",
+            "notes",
+            "in",
+        )
         if kept["key"] == key:
             return kept, kept["notes"]
     except (OSError, ValueError):
@@ -222,20 +278,35 @@ def reference(found: Source) -> tuple[dict[str, Any], list[str]]:
     trained, held = _said(found, run, some), None
     exact = trained if plain in (run, None) else _said(found, plain, some)
     if plain is None:
-        notes.append(f"there is no room for the base's unquantized weights: compared with the model in "
-                     f"{run.quantization}, and what merging changes is not measured")
+        notes.append(
+            f"there is no room for the base's unquantized weights: compared with the model in "
+            f"{run.quantization}, and what merging changes is not measured"
+        )
     elif run.fake_quantization != "none":
-        held = trained if plain.precision == run.precision else _said(found, plain.with_(
-            fake_quantization=run.fake_quantization), some)
-        notes.append(f"tuned with its weights as {run.fake_quantization} holds them; with unrounded ones "
-                     f"{_compared(trained, exact)}")
+        held = (
+            trained
+            if plain.precision == run.precision
+            else _said(found, plain.with_(fake_quantization=run.fake_quantization), some)
+        )
+        notes.append(
+            f"tuned with its weights as {run.fake_quantization} holds them; with unrounded ones "
+            f"{_compared(trained, exact)}"
+        )
     elif run.quantization != "none":
-        notes.append(f"tuned on a base in {run.quantization}, merged into its unquantized weights: "
-                     f"{_compared(trained, exact)}")
+        notes.append(
+            f"tuned on a base in {run.quantization}, merged into its unquantized weights: "
+            f"{_compared(trained, exact)}"
+        )
     elif plain != run:
         notes.append(f"tuned in {run.precision}, compared in fp32: {_compared(trained, exact)}")
-    content = {"key": key, "exact": exact, "trained": trained, "rounded": held, "notes": notes,
-               "in": "nothing plain" if plain is None else plain.precision}
+    content = {
+        "key": key,
+        "exact": exact,
+        "trained": trained,
+        "rounded": held,
+        "notes": notes,
+        "in": "nothing plain" if plain is None else plain.precision,
+    }
     record.write_json(path, content)
     return content, notes
 
@@ -245,36 +316,52 @@ def unquantized(found: Source) -> Run | None:
     room = machine.facts(found.folder.path).device_memory
     for precision, bytes_each in (("fp32", 4), (found.run.precision, 2)):
         if 1.2 * bytes_each * found.folder.record["parameters"] < room:
-            return found.run.with_(quantization="none", fake_quantization="none", precision=precision)
+            return found.run.with_(
+                quantization="none", fake_quantization="none", precision=precision
+            )
     return None if found.run.quantization != "none" else found.run
 
 
 def _compared(one: dict[str, Any], two: dict[str, Any]) -> str:
     same = sum(a == b for a, b in zip(one["answers"], two["answers"], strict=True))
-    return (f"{same} of {len(one['answers'])} answers stay the same, perplexity {perplexity(one):.4f} becomes "
-            f"{perplexity(two):.4f}")
+    return (
+        f"{same} of {len(one['answers'])} answers stay the same, perplexity {perplexity(one):.4f} becomes "
+        f"{perplexity(two):.4f}"
+    )
 
 
 def _said(found: Source, run: Run, some: Rows) -> dict[str, Any]:
-    engine = registry.load("engines", run.engine).load(run, adapter=found.saved, classes=found.classes)
+    engine = registry.load("engines", run.engine).load(
+        run, adapter=found.saved, classes=found.classes
+    )
     began = time.perf_counter()
     sums = evaluate.token_sums(engine, some, max_tokens=run.micro_batch_tokens)
     if some.classes:
         engine.close()
-        return _classes(some, sums[:, 3:], time.perf_counter() - began) | {"targets": [1.0] * len(some)}
+        return _classes(some, sums[:, 3:], time.perf_counter() - began) | {
+            "targets": [1.0] * len(some)
+        }
     asked, began = prompts(some), time.perf_counter()
     answers = [engine.generate([p], run.max_new_tokens, found.meta["stop_ids"])[0] for p in asked]
     seconds = time.perf_counter() - began
     engine.close()
-    return {"nats": sums[:, 0].tolist(), "targets": sums[:, 1].tolist(), "answers": answers,
-            "tokens_per_second": _speed(answers, seconds)}
+    return {
+        "nats": sums[:, 0].tolist(),
+        "targets": sums[:, 1].tolist(),
+        "answers": answers,
+        "tokens_per_second": _speed(answers, seconds),
+    }
 
 
 def _classes(some: Rows, found: np.ndarray, seconds: float) -> dict[str, Any]:
     """What is said of a classifier, (n, C) probabilities: its answer is the class, the loss that of the row's own."""
     own = found[np.arange(len(some)), [row["label"] for row in some]]
-    return {"answers": [[int(c)] for c in found.argmax(1)], "nats": (-np.log(own.clip(1e-30))).tolist(),
-            "probabilities": found.tolist(), "tokens_per_second": len(some) / max(seconds, 1e-9)}
+    return {
+        "answers": [[int(c)] for c in found.argmax(1)],
+        "nats": (-np.log(own.clip(1e-30))).tolist(),
+        "probabilities": found.tolist(),
+        "tokens_per_second": len(some) / max(seconds, 1e-9),
+    }
 
 
 def given(row: dict[str, Any], some: Rows) -> dict[str, np.ndarray]:
@@ -291,12 +378,21 @@ def _speed(answers: Sequence[list[int]], seconds: float) -> float:
 
 def again(part: Path, found: Source, target: str, kind: str) -> dict[str, Any]:
     """What the files in `part` say, in a fresh process."""
-    command = [sys.executable, "-c", "from lorakit.export import _child; _child()", str(part), str(found.folder.path),
-               target, json.dumps(found.options, default=str)]
+    command = [
+        sys.executable,
+        "-c",
+        "from lorakit.export import _child; _child()",
+        str(part),
+        str(found.folder.path),
+        target,
+        json.dumps(found.options, default=str),
+    ]
     child = subprocess.run(command, capture_output=True, text=True, env=machine.child_environment())
     if child.returncode:
         last = child.stderr.strip().splitlines()[-1:] or [f"it ended with {child.returncode}"]
-        raise LorakitError(f"{target} {kind}: what was written could not be run in a fresh process: {last[0]}")
+        raise LorakitError(
+            f"{target} {kind}: what was written could not be run in a fresh process: {last[0]}"
+        )
     return json.loads(child.stdout.strip().splitlines()[-1])
 
 
@@ -314,8 +410,11 @@ def measure(part: Path, found: Source, target: str) -> dict[str, Any]:
     runtime = registry.load("export", target).load(part, found)
     if some.classes:
         began = time.perf_counter()
-        return _classes(some, np.stack([runtime.probabilities(given(row, some)) for row in some]),
-                        time.perf_counter() - began)
+        return _classes(
+            some,
+            np.stack([runtime.probabilities(given(row, some)) for row in some]),
+            time.perf_counter() - began,
+        )
     asked = prompts(some)
     runtime.generate(asked[0], 2, stops)  # the first one pays for what is set up once
     began = time.perf_counter()
@@ -334,10 +433,21 @@ def tested(folder: str | os.PathLike) -> Outcome:
     content = read(folder)
     found = source(content["run"])
     if "test" not in found.sets or found.classes:
-        raise LorakitError(f"{content['run']}: has no test rows with words that {folder} could be scored on")
-    runtime, test = registry.load("export", content["target"]).load(Path(folder), found), found.sets["test"]
-    sums = [[runtime.nats(row["ids"].tolist(), [bool(t) for t in row["targets"]]), row["targets"].sum(), np.nan]
-            for row in test]
+        raise LorakitError(
+            f"{content['run']}: has no test rows with words that {folder} could be scored on"
+        )
+    runtime, test = (
+        registry.load("export", content["target"]).load(Path(folder), found),
+        found.sets["test"],
+    )
+    sums = [
+        [
+            runtime.nats(row["ids"].tolist(), [bool(t) for t in row["targets"]]),
+            row["targets"].sum(),
+            np.nan,
+        ]
+        for row in test
+    ]
     return Outcome(np.array(sums, dtype=np.float64), [None] * len(test), test.sources)
 
 
@@ -347,41 +457,72 @@ def perplexity(said: dict[str, Any], targets: Sequence[float] | None = None) -> 
 
 def equal_tokens(one: Sequence[list[int]], two: Sequence[list[int]]) -> float:
     """The share of the first one's tokens, ends included, that stand before the first difference."""
-    before = [next((i for i, (a, b) in enumerate(zip([*x, -1], [*y, -1])) if a != b), len(x) + 1)
-              for x, y in zip(one, two, strict=True)]
+    before = [
+        next((i for i, (a, b) in enumerate(zip([*x, -1], [*y, -1])) if a != b), len(x) + 1)
+        for x, y in zip(one, two, strict=True)
+    ]
     return sum(before) / sum(len(x) + 1 for x in one)
 
 
-def judged(tuned: dict[str, Any], measured: dict[str, Any], bounds: tuple[float, float], what: str) -> dict[str, Any]:
+def judged(
+    tuned: dict[str, Any], measured: dict[str, Any], bounds: tuple[float, float], what: str
+) -> dict[str, Any]:
     """What the round trip shows. Raises `LorakitError` when it shows another model than the tuned one."""
     exact, trained = tuned["exact"], tuned["trained"]
-    share, added = equal_tokens(exact["answers"], measured["answers"]), \
-        float(np.sum(measured["nats"]) - np.sum(exact["nats"])) / max(1.0, sum(exact["targets"]))
+    share, added = (
+        equal_tokens(exact["answers"], measured["answers"]),
+        float(np.sum(measured["nats"]) - np.sum(exact["nats"])) / max(1.0, sum(exact["targets"])),
+    )
     same = sum(a == b for a, b in zip(exact["answers"], measured["answers"], strict=True))
     distinct = len({tuple(a) for a in exact["answers"]})
     if share < bounds[0] or not added <= bounds[1]:
-        raise LorakitError(f"{what}: done is refused: {share:.1%} of the greedy tokens are the tuned model's (at least "
-                           f"{bounds[0]:.0%}), the loss grows by {added:.4f} nats a token (at most {bounds[1]}); the "
-                           "files are removed; take a type with more bits")
+        raise LorakitError(
+            f"{what}: done is refused: {share:.1%} of the greedy tokens are the tuned model's (at least "
+            f"{bounds[0]:.0%}), the loss grows by {added:.4f} nats a token (at most {bounds[1]}); the "
+            "files are removed; take a type with more bits"
+        )
     after, more = perplexity(measured, exact["targets"]), {}
     if "probabilities" in measured:
-        off, most = float(np.abs(np.subtract(measured.pop("probabilities"), exact["probabilities"])).max()), \
-            1e-4 if bounds[1] <= 1e-3 else bounds[1]
+        off, most = (
+            float(np.abs(np.subtract(measured.pop("probabilities"), exact["probabilities"])).max()),
+            1e-4 if bounds[1] <= 1e-3 else bounds[1],
+        )
         if not off <= most:
-            raise LorakitError(f"{what}: done is refused: the probability of a class differs by {off:.1e} (at most "
-                               f"{most:g}); the files are removed; take a type with more bits")
+            raise LorakitError(
+                f"{what}: done is refused: the probability of a class differs by {off:.1e} (at most "
+                f"{most:g}); the files are removed; take a type with more bits"
+            )
         more["probabilities"] = {"largest_difference": off, "bound": most}
-    return {"agreement": {"prompts": len(exact["answers"]), "identical": same, "tokens": share, "distinct": distinct,
-                          "bound": bounds[0], "proves_little": distinct < (2 if more else DISTINCT)}, **more,
-            "perplexity": {"trained": perplexity(trained), "before": perplexity(exact), "after": after,
-                           "added_nats": added, "bound": bounds[1]},
-            "tokens_per_second": {"before": exact["tokens_per_second"], "after": measured["tokens_per_second"]},
-            **{k: v for k, v in measured.items() if k not in ("answers", "nats", "tokens_per_second")}}
+    return {
+        "agreement": {
+            "prompts": len(exact["answers"]),
+            "identical": same,
+            "tokens": share,
+            "distinct": distinct,
+            "bound": bounds[0],
+            "proves_little": distinct < (2 if more else DISTINCT),
+        },
+        **more,
+        "perplexity": {
+            "trained": perplexity(trained),
+            "before": perplexity(exact),
+            "after": after,
+            "added_nats": added,
+            "bound": bounds[1],
+        },
+        "tokens_per_second": {
+            "before": exact["tokens_per_second"],
+            "after": measured["tokens_per_second"],
+        },
+        **{k: v for k, v in measured.items() if k not in ("answers", "nats", "tokens_per_second")},
+    }
 
 
 def compared_in(precision: str, bounds: tuple[float, float]) -> tuple[float, float]:
     """Wider where the tuned model itself could not be asked in fp32."""
-    own = {"fp32": bounds, "nothing plain": DEFAULT_BOUNDS["4"]}.get(precision, DEFAULT_BOUNDS["16"])
+    own = {"fp32": bounds, "nothing plain": DEFAULT_BOUNDS["4"]}.get(
+        precision, DEFAULT_BOUNDS["16"]
+    )
     return min(bounds[0], own[0]), max(bounds[1], own[1])
 
 
@@ -395,27 +536,49 @@ def words(folder: str | os.PathLike) -> list[str]:
     """What the round trip of an export showed, for people."""
     found = read(folder)
     agreement, before, speed = found["agreement"], found["perplexity"], found["tokens_per_second"]
-    few = f"; only {agreement['distinct']} answers differ, which proves little" if agreement["proves_little"] else ""
+    few = (
+        f"; only {agreement['distinct']} answers differ, which proves little"
+        if agreement["proves_little"]
+        else ""
+    )
     size = f"{found['target']} {found['type']}: {found['bytes'] / 1e6:.1f} MB, loaded by a fresh process"
     if "probabilities" in found:
         off = found["probabilities"]
-        return [size, f"{agreement['identical']} of {agreement['prompts']} rows have the tuned model's class{few}; the "
-                f"probability of a class differs by at most {off['largest_difference']:.1e} ({off['bound']:g} is the "
-                "bound)", *found["notes"]]
-    return [size,
-            f"{agreement['identical']} of {agreement['prompts']} greedy answers are the tuned model's, token by token "
-            f"({agreement['tokens']:.1%} of the tokens, at least {agreement['bound']:.0%} were asked for{few})",
-            f"perplexity {before['before']:.4f} before, {before['after']:.4f} after; {speed['after']:.0f} tokens/s",
-            *found["notes"]]
+        return [
+            size,
+            f"{agreement['identical']} of {agreement['prompts']} rows have the tuned model's class{few}; the "
+            f"probability of a class differs by at most {off['largest_difference']:.1e} ({off['bound']:g} is the "
+            "bound)",
+            *found["notes"],
+        ]
+    return [
+        size,
+        f"{agreement['identical']} of {agreement['prompts']} greedy answers are the tuned model's, token by token "
+        f"({agreement['tokens']:.1%} of the tokens, at least {agreement['bound']:.0%} were asked for{few})",
+        f"perplexity {before['before']:.4f} before, {before['after']:.4f} after; {speed['after']:.0f} tokens/s",
+        *found["notes"],
+    ]
 
 
 def read(folder: str | os.PathLike) -> dict[str, Any]:
     """`export.json` of an exported folder. Raises `LorakitError` where there is none."""
     try:
         content = json.loads((Path(folder) / RECORD).read_text(encoding="utf-8"))
-        return sound(content, "target", "type", "run", "bytes", "agreement", "perplexity", "tokens_per_second", "notes")
+        return sound(
+            content,
+            "target",
+            "type",
+            "run",
+            "bytes",
+            "agreement",
+            "perplexity",
+            "tokens_per_second",
+            "notes",
+        )
     except (OSError, ValueError) as error:
-        raise LorakitError(f"{folder}: holds no export ({error}); make one: lorakit export RUN_DIR --to …") from None
+        raise LorakitError(
+            f"{folder}: holds no export ({error}); make one: lorakit export RUN_DIR --to …"
+        ) from None
 
 
 def table(*folders: str | os.PathLike) -> list[dict[str, Any]]:
@@ -423,8 +586,14 @@ def table(*folders: str | os.PathLike) -> list[dict[str, Any]]:
     out = []
     for found in map(read, folders):
         agreement = found["agreement"]
-        out.append({"export": f"{found['target']} {found['type']}", "megabytes": found["bytes"] / 1e6,
-                    "tokens_per_second": found["tokens_per_second"]["after"],
-                    "perplexity": found["perplexity"]["after"], "equal_tokens": agreement["tokens"],
-                    "identical_answers": f"{agreement['identical']} of {agreement['prompts']}"})
+        out.append(
+            {
+                "export": f"{found['target']} {found['type']}",
+                "megabytes": found["bytes"] / 1e6,
+                "tokens_per_second": found["tokens_per_second"]["after"],
+                "perplexity": found["perplexity"]["after"],
+                "equal_tokens": agreement["tokens"],
+                "identical_answers": f"{agreement['identical']} of {agreement['prompts']}",
+            }
+        )
     return out

@@ -27,9 +27,22 @@ from lorakit.export.merged import merged, untuned
 
 USE = "ollama create {name} -f Modelfile      # or: llama-server -m model.gguf"
 TYPES = ("q8_0", "f16", "f32", "q4_0", "q4_k_m", "adapter")
-BOUNDS = {"f32": DEFAULT_BOUNDS["fp32"], "f16": DEFAULT_BOUNDS["16"], "q8_0": DEFAULT_BOUNDS["8"],
-          "q4_0": DEFAULT_BOUNDS["4"], "q4_k_m": DEFAULT_BOUNDS["4"], "adapter": DEFAULT_BOUNDS["fp32"]}
-BITS = {"f32": 32, "f16": 16, "q8_0": 8.5, "q4_0": 4.5, "q4_k_m": 4.9, "adapter": 32}  # per weight, scales included
+BOUNDS = {
+    "f32": DEFAULT_BOUNDS["fp32"],
+    "f16": DEFAULT_BOUNDS["16"],
+    "q8_0": DEFAULT_BOUNDS["8"],
+    "q4_0": DEFAULT_BOUNDS["4"],
+    "q4_k_m": DEFAULT_BOUNDS["4"],
+    "adapter": DEFAULT_BOUNDS["fp32"],
+}
+BITS = {
+    "f32": 32,
+    "f16": 16,
+    "q8_0": 8.5,
+    "q4_0": 4.5,
+    "q4_k_m": 4.9,
+    "adapter": 32,
+}  # per weight, scales included
 ROUNDED = {"q4_0": "q4_0", "q8_0": "q8_0"}
 MODEL, ADAPTER, MODELFILE = "model.gguf", "adapter.gguf", "Modelfile"
 
@@ -41,7 +54,9 @@ class Family:
     architecture: str  # in gguf.MODEL_ARCH
     interleaved: bool = False  # rotates neighbouring columns, where transformers rotates halves
     norm_plus_one: bool = False  # transformers multiplies by 1 + weight
-    windows: int = 0  # every so many-th layer has no window, as llama.cpp has built in; 0: not looked at
+    windows: int = (
+        0  # every so many-th layer has no window, as llama.cpp has built in; 0: not looked at
+    )
 
 
 FAMILIES = {
@@ -58,23 +73,33 @@ CUTS = {
     (GPT2,): "gpt-2",
     (r"\d", GPT2): "smollm",
     ("digits", GPT2): "smollm",
-    (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
-     r"|\s+(?!\S)|\s+",): "llama-bpe",
-    (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
-     r"|\s+(?!\S)|\s+",): "qwen2",
-    (r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
-     r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
-     r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",): "gpt-4o",
+    (
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
+        r"|\s+(?!\S)|\s+",
+    ): "llama-bpe",
+    (
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
+        r"|\s+(?!\S)|\s+",
+    ): "qwen2",
+    (
+        r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+        r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+        r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+    ): "gpt-4o",
 }
 
 
 def room(weights: int, kind: str) -> tuple[float, float]:
-    return weights * BITS[kind] / 8 * 1.05, weights * (4 + BITS[kind] / 8)  # the merged model, and what is written
+    return weights * BITS[kind] / 8 * 1.05, weights * (
+        4 + BITS[kind] / 8
+    )  # the merged model, and what is written
 
 
 def bounds(source: Source, kind: str) -> tuple[float, float]:
     # One that was trained for these very weights differs by the 8 bits of llama.cpp's activations alone.
-    return rounded(source, BOUNDS["q8_0" if ROUNDED.get(kind) == source.run.fake_quantization else kind])
+    return rounded(
+        source, BOUNDS["q8_0" if ROUNDED.get(kind) == source.run.fake_quantization else kind]
+    )
 
 
 def size(folder: Path) -> int:
@@ -93,14 +118,24 @@ def family(config: Any) -> Family:
     """Raises `LorakitError` for an architecture that no line here describes, or layers that llama.cpp has not."""
     kind = config.model_type
     if kind not in FAMILIES:
-        raise LorakitError(f"{kind}: no line of FAMILIES in lorakit/export/gguf.py describes it; there are "
-                           f"{', '.join(FAMILIES)}. llama.cpp's own convert_hf_to_gguf.py takes the merged model: "
-                           "lorakit export RUN_DIR --to merged")
+        raise LorakitError(
+            f"{kind}: no line of FAMILIES in lorakit/export/gguf.py describes it; there are "
+            f"{', '.join(FAMILIES)}. llama.cpp's own convert_hf_to_gguf.py takes the merged model: "
+            "lorakit export RUN_DIR --to merged"
+        )
     found, layers = FAMILIES[kind], getattr(config, "layer_types", None)
-    if found.windows and layers and any((name == "full_attention") != ((i + 1) % found.windows == 0)
-                                        for i, name in enumerate(layers)):
-        raise LorakitError(f"layer_types={layers}: llama.cpp's {kind} looks over everything in each "
-                           f"{found.windows}nd layer only, so this model cannot be written as GGUF")
+    if (
+        found.windows
+        and layers
+        and any(
+            (name == "full_attention") != ((i + 1) % found.windows == 0)
+            for i, name in enumerate(layers)
+        )
+    ):
+        raise LorakitError(
+            f"layer_types={layers}: llama.cpp's {kind} looks over everything in each "
+            f"{found.windows}nd layer only, so this model cannot be written as GGUF"
+        )
     return found
 
 
@@ -122,9 +157,13 @@ def write(model: Any, source: Source, path: Path, kind: str) -> list[str]:
         stem, _, suffix = name.rpartition(".")
         known = names.get_name(stem)
         if known is None:
-            raise LorakitError(f"'{name}' has no name in llama.cpp's {form.architecture}, so this model cannot be "
-                               "written as GGUF")
-        stored = stored_as(f"{known}.{suffix}", tensor, kind, config.num_hidden_layers, config.tie_word_embeddings)
+            raise LorakitError(
+                f"'{name}' has no name in llama.cpp's {form.architecture}, so this model cannot be "
+                "written as GGUF"
+            )
+        stored = stored_as(
+            f"{known}.{suffix}", tensor, kind, config.num_hidden_layers, config.tie_word_embeddings
+        )
         if kind.startswith("q") and tensor.ndim > 1 and tensor.shape[-1] % 32:
             small.append(name)
         writer.add_tensor(f"{known}.{suffix}", packed(tensor, stored), raw_dtype=stored)
@@ -134,7 +173,11 @@ def write(model: Any, source: Source, path: Path, kind: str) -> list[str]:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    return [f"{len(small)} matrices stay in f16, since 32 does not divide their rows: {small[0]}, …"] if small else []
+    return (
+        [f"{len(small)} matrices stay in f16, since 32 does not divide their rows: {small[0]}, …"]
+        if small
+        else []
+    )
 
 
 def settings(writer: Any, config: Any) -> None:
@@ -165,7 +208,9 @@ def settings(writer: Any, config: Any) -> None:
         writer.add_sliding_window(0)
     if config.model_type == "gemma3_text":
         kinds = config.layer_types
-        writer.add_sliding_window_pattern(kinds.index("full_attention") + 1 if "full_attention" in kinds else 10**6)
+        writer.add_sliding_window_pattern(
+            kinds.index("full_attention") + 1 if "full_attention" in kinds else 10**6
+        )
     if experts := getattr(config, "num_local_experts", None):
         writer.add_expert_count(experts)
         writer.add_expert_used_count(config.num_experts_per_tok)
@@ -182,9 +227,13 @@ def settings(writer: Any, config: Any) -> None:
         first = rope["original_max_position_embeddings"]
         more = config.max_position_embeddings / first
         writer.add_rope_scaling_orig_ctx_len(first)
-        writer.add_rope_scaling_attn_factors(math.sqrt(1 + math.log(more) / math.log(first)) if more > 1 else 1.0)
+        writer.add_rope_scaling_attn_factors(
+            math.sqrt(1 + math.log(more) / math.log(first)) if more > 1 else 1.0
+        )
     if kind not in ("default", "linear", "yarn", "longrope", "llama3"):
-        raise LorakitError(f"rope_type={kind}: llama.cpp scales positions otherwise, so this model cannot be written")
+        raise LorakitError(
+            f"rope_type={kind}: llama.cpp scales positions otherwise, so this model cannot be written"
+        )
 
 
 def frequencies(config: Any) -> Iterator[tuple[str, np.ndarray]]:
@@ -208,7 +257,11 @@ def tensors(model: Any, config: Any, form: Family) -> Iterator[tuple[str, np.nda
         weights.pop("lm_head.weight", None)
     weights = convert.experts_to_mlx(weights)  # stacks of (E, out, in), gate and up apart
     for name, tensor in weights.items():
-        name = name.removesuffix(".weight") + ".weight" if name.endswith((".sinks", ".weight")) else name
+        name = (
+            name.removesuffix(".weight") + ".weight"
+            if name.endswith((".sinks", ".weight"))
+            else name
+        )
         value = tensor.detach().float().contiguous().numpy()
         if form.norm_plus_one and name.endswith("norm.weight"):
             value = (value + 1) * (query_scale(config) if name.endswith("q_norm.weight") else 1)
@@ -219,7 +272,11 @@ def tensors(model: Any, config: Any, form: Family) -> Iterator[tuple[str, np.nda
 
 def query_scale(config: Any) -> float:
     """Gemma divides scores by the root of `query_pre_attn_scalar`, llama.cpp by that of a width (27B: of heads)."""
-    width = config.hidden_size / config.num_attention_heads if config.num_hidden_layers == 62 else config.head_dim
+    width = (
+        config.hidden_size / config.num_attention_heads
+        if config.num_hidden_layers == 62
+        else config.head_dim
+    )
     return math.sqrt(width / config.query_pre_attn_scalar)
 
 
@@ -253,7 +310,9 @@ def vocabulary(writer: Any, source: Source, rows: int) -> None:
     writer.add_tokenizer_model({"Unigram": "t5"}.get(model["type"], "llama" if scores else "gpt2"))
     if not scores:
         writer.add_tokenizer_pre(cut(content))
-        writer.add_token_merges([" ".join(m) if isinstance(m, list) else m for m in model["merges"]])
+        writer.add_token_merges(
+            [" ".join(m) if isinstance(m, list) else m for m in model["merges"]]
+        )
     elif model["type"] == "BPE":
         writer.add_tokenizer_pre("default")
     writer.add_token_list(texts)
@@ -269,8 +328,14 @@ def vocabulary(writer: Any, source: Source, rows: int) -> None:
         writer.add_eot_token_id(stops[0])
     writer.add_add_bos_token(begins(tokenizer))
     writer.add_add_eos_token(False)
-    if template := tokenizer.chat_template:  # llama.cpp takes token 11 for the beginning where there is none
-        without = "{%- set bos_token = '' -%}" if tokenizer.bos_token is None and "bos_token" in template else ""
+    if (
+        template := tokenizer.chat_template
+    ):  # llama.cpp takes token 11 for the beginning where there is none
+        without = (
+            "{%- set bos_token = '' -%}"
+            if tokenizer.bos_token is None and "bos_token" in template
+            else ""
+        )
         writer.add_chat_template(without + template)
 
 
@@ -319,8 +384,10 @@ def cut(content: dict[str, Any]) -> str:
     if not content["model"]["merges"]:
         return "gpt-2"  # nothing is merged, wherever it is cut
     if tuple(rules) not in CUTS:
-        raise LorakitError(f"the tokenizer cuts text by {rules}, which no line of CUTS in lorakit/export/gguf.py "
-                           "names; llama.cpp would read other tokens than were trained")
+        raise LorakitError(
+            f"the tokenizer cuts text by {rules}, which no line of CUTS in lorakit/export/gguf.py "
+            "names; llama.cpp would read other tokens than were trained"
+        )
     return CUTS[tuple(rules)]
 
 
@@ -332,7 +399,9 @@ def modelfile(source: Source) -> str:
         turns = [{"role": "user", "content": "{{ .Prompt }}"}]
         plain = rendered(source.tokenizer, turns)
         try:
-            with_system = rendered(source.tokenizer, [{"role": "system", "content": "{{ .System }}"}, *turns])
+            with_system = rendered(
+                source.tokenizer, [{"role": "system", "content": "{{ .System }}"}, *turns]
+            )
             plain = "{{ if .System }}" + with_system + "{{ else }}" + plain + "{{ end }}"
         except Exception:  # a template may refuse the role
             pass
@@ -360,7 +429,9 @@ def stored_as(name: str, tensor: np.ndarray, kind: str, layers: int, tied: bool)
         return types.F32
     wanted = types[mixed(name, layers, tied) if kind == "q4_k_m" else kind.upper()]
     if tensor.shape[-1] % 256:
-        wanted = {types.Q4_K: types.Q5_0, types.Q5_K: types.Q5_1, types.Q6_K: types.Q8_0}.get(wanted, wanted)
+        wanted = {types.Q4_K: types.Q5_0, types.Q5_K: types.Q5_1, types.Q6_K: types.Q8_0}.get(
+            wanted, wanted
+        )
     return types.F16 if kind.startswith("q") and tensor.shape[-1] % 32 else wanted
 
 
@@ -372,7 +443,11 @@ def mixed(name: str, layers: int, tied: bool) -> str:
     layer = int(name.split(".")[1]) if name.startswith("blk.") else 0
     first = layers // 8
     more = layer < first or layer >= 7 * layers // 8 or (layer - first) % 3 == 2
-    return "Q6_K" if more and any(part in name for part in ("attn_v.", "attn_qkv.", "ffn_down")) else "Q4_K"
+    return (
+        "Q6_K"
+        if more and any(part in name for part in ("attn_v.", "attn_qkv.", "ffn_down"))
+        else "Q4_K"
+    )
 
 
 def packed(tensor: np.ndarray, wanted: Any) -> np.ndarray:
@@ -389,9 +464,16 @@ def packed(tensor: np.ndarray, wanted: Any) -> np.ndarray:
 
         quantize = ctypes.CDLL(xllamacpp.xllamacpp.__file__).ggml_quantize_chunk
     except (ImportError, OSError, AttributeError):
-        raise LorakitError("q4_k_m needs llama.cpp's own quantizer: pip install 'lorakit[export]', or take --type q4_0"
-                           ) from None
-    quantize.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, *[ctypes.c_int64] * 3, ctypes.c_void_p]
+        raise LorakitError(
+            "q4_k_m needs llama.cpp's own quantizer: pip install 'lorakit[export]', or take --type q4_0"
+        ) from None
+    quantize.argtypes = [
+        ctypes.c_int,
+        ctypes.c_void_p,
+        ctypes.c_void_p,
+        *[ctypes.c_int64] * 3,
+        ctypes.c_void_p,
+    ]
     quantize.restype = ctypes.c_size_t
     width = tensor.shape[-1]
     block, stored = gguf.GGML_QUANT_SIZES[wanted]
@@ -409,7 +491,9 @@ def adapter(source: Source, folder: Path) -> list[str]:
     import gguf
 
     if source.run.method != "lora":
-        raise LorakitError(f"{source.folder.path}: method={source.run.method} has no adapter; take another --type")
+        raise LorakitError(
+            f"{source.folder.path}: method={source.run.method} has no adapter; take another --type"
+        )
     settings_, layers = convert.read_peft(source.saved)
     model = untuned(source, "fp32")
     config = model.config.get_text_config()
@@ -426,7 +510,9 @@ def adapter(source: Source, folder: Path) -> list[str]:
         if form.interleaved and (heads := rotated(f"{layer}.weight", config)):
             up = interleave(up, heads)
         for letter, tensor in (("a", down), ("b", up)):
-            writer.add_tensor(f"{names.get_name(layer)}.weight.lora_{letter}", np.ascontiguousarray(tensor))
+            writer.add_tensor(
+                f"{names.get_name(layer)}.weight.lora_{letter}", np.ascontiguousarray(tensor)
+            )
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -446,12 +532,24 @@ def server(folder: Path, context: int = 4096) -> Any:
     import xllamacpp
 
     chosen = xllamacpp.CommonParams()
-    chosen.model.path, chosen.n_ctx, chosen.n_parallel, chosen.verbosity = str(folder / MODEL), context, 1, -1
+    chosen.model.path, chosen.n_ctx, chosen.n_parallel, chosen.verbosity = (
+        str(folder / MODEL),
+        context,
+        1,
+        -1,
+    )
     chosen.cache_type_k = chosen.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
     chosen.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
     chosen.hostnames, chosen.port = ["127.0.0.1"], 0
-    chosen.swa_full, chosen.use_jinja, chosen.warmup, chosen.cont_batching = True, True, False, False
-    chosen.cpuparams.n_threads = chosen.cpuparams_batch.n_threads = int(os.environ.get("OMP_NUM_THREADS", -1))
+    chosen.swa_full, chosen.use_jinja, chosen.warmup, chosen.cont_batching = (
+        True,
+        True,
+        False,
+        False,
+    )
+    chosen.cpuparams.n_threads = chosen.cpuparams_batch.n_threads = int(
+        os.environ.get("OMP_NUM_THREADS", -1)
+    )
     if (folder / ADAPTER).is_file():
         chosen.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(str(folder / ADAPTER), 1.0)]
     return xllamacpp.Server(chosen)
@@ -466,24 +564,36 @@ class LlamaCpp:
 
     def _ask(self, request: dict[str, Any], path: str = "completion") -> dict[str, Any]:
         content = {"cache_prompt": True, "temperature": 0, "return_tokens": True, **request}
-        call = urllib.request.Request(f"{self.server.listening_address}/{path}", json.dumps(content).encode(),
-                                      {"Content-Type": "application/json"})
+        call = urllib.request.Request(
+            f"{self.server.listening_address}/{path}",
+            json.dumps(content).encode(),
+            {"Content-Type": "application/json"},
+        )
         try:
             with urllib.request.urlopen(call, timeout=600) as answer:
                 return json.load(answer)
         except urllib.error.HTTPError as error:
-            raise LorakitError(f"llama.cpp: {error.read().decode(errors='replace')[:200]}") from None
+            raise LorakitError(
+                f"llama.cpp: {error.read().decode(errors='replace')[:200]}"
+            ) from None
 
     def generate(self, prompt: list[int], max_new_tokens: int, stop_ids: list[int]) -> list[int]:
         tokens = self._ask({"prompt": prompt, "n_predict": max_new_tokens})["tokens"]
-        return tokens[:next((i for i, t in enumerate(tokens) if t in stop_ids), len(tokens))]
+        return tokens[: next((i for i, t in enumerate(tokens) if t in stop_ids), len(tokens))]
 
     def nats(self, ids: list[int], targets: list[bool]) -> float:
         """Each target is made the one to sample; its probability is said before that bias."""
         total = 0.0
         for place in (i for i, on in enumerate(targets) if on):
-            said = self._ask({"prompt": ids[:place], "n_predict": 1, "n_probs": 1, "temperature": -1,
-                              "logit_bias": [[ids[place], 1e6]]})
+            said = self._ask(
+                {
+                    "prompt": ids[:place],
+                    "n_predict": 1,
+                    "n_probs": 1,
+                    "temperature": -1,
+                    "logit_bias": [[ids[place], 1e6]],
+                }
+            )
             total -= said["completion_probabilities"][0]["logprob"]
         return total
 
@@ -491,16 +601,25 @@ class LlamaCpp:
         """Whether llama.cpp reads the same tokens and writes the same turns. Raises `LorakitError` for other tokens."""
         tokenizer = self.source.tokenizer
         texts = [tokenizer.decode(row["ids"].tolist()) for row in self.source.rows]
-        read = [self._ask({"content": t, "add_special": False, "parse_special": True}, "tokenize")["tokens"]
-                for t in texts]
+        read = [
+            self._ask({"content": t, "add_special": False, "parse_special": True}, "tokenize")[
+                "tokens"
+            ]
+            for t in texts
+        ]
         expected = [tokenizer(t, add_special_tokens=False)["input_ids"] for t in texts]
         other = [t for t, a, b in zip(texts, read, expected, strict=True) if a != b]
         if other:
-            raise LorakitError(f"llama.cpp reads {len(other)} of {len(texts)} texts as other tokens than were trained, "
-                               f"e.g. {other[0][:60]!r}")
+            raise LorakitError(
+                f"llama.cpp reads {len(other)} of {len(texts)} texts as other tokens than were trained, "
+                f"e.g. {other[0][:60]!r}"
+            )
         if not self.source.chats:
             return {"texts_read_alike": len(texts)}
         turns = [{"role": "user", "content": "Is the road open?"}]
         mine = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-        return {"texts_read_alike": len(texts),
-                "chat_template_alike": self._ask({"messages": turns}, "apply-template")["prompt"] == mine}
+        return {
+            "texts_read_alike": len(texts),
+            "chat_template_alike": self._ask({"messages": turns}, "apply-template")["prompt"]
+            == mine,
+        }

@@ -16,7 +16,11 @@ from lorakit.export import DEFAULT_BOUNDS, Source
 
 USE, LIBRARY, LABELS = "{kind}.from_pretrained({name!r})", "transformers", True
 TYPES = ("bf16", "fp16", "fp32")
-BOUNDS = {"bf16": DEFAULT_BOUNDS["16"], "fp16": DEFAULT_BOUNDS["16"], "fp32": DEFAULT_BOUNDS["fp32"]}
+BOUNDS = {
+    "bf16": DEFAULT_BOUNDS["16"],
+    "fp16": DEFAULT_BOUNDS["16"],
+    "fp32": DEFAULT_BOUNDS["fp32"],
+}
 BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 
 
@@ -47,10 +51,14 @@ def merged(source: Source, kind: str) -> Any:
     if not source.classes:
         ends = model.generation_config.eos_token_id
         ends = ends if isinstance(ends, list) else [] if ends is None else [ends]
-        model.generation_config.eos_token_id = sorted({*ends, *source.meta["stop_ids"]})  # where an answer ends
+        model.generation_config.eos_token_id = sorted(
+            {*ends, *source.meta["stop_ids"]}
+        )  # where an answer ends
     lost = next((n for n, p in model.named_parameters() if not p.isfinite().all()), None)
     if lost:
-        raise LorakitError(f"{source.run.model}: '{lost}' leaves the range of {kind}; take --type bf16 or fp32")
+        raise LorakitError(
+            f"{source.run.model}: '{lost}' leaves the range of {kind}; take --type bf16 or fp32"
+        )
     return model
 
 
@@ -65,11 +73,15 @@ def untuned(source: Source, kind: str) -> Any:
     where = base.path(run.model) if run.method == "lora" else str(source.saved)
     config, options = base.config(run.model), unpacked(run.model)
     if source.classes:
-        options |= {"config": base.labelled(config, source.classes), "ignore_mismatched_sizes": True}
+        options |= {
+            "config": base.labelled(config, source.classes),
+            "ignore_mismatched_sizes": True,
+        }
         config.pad_token_id = source.tokenizer.pad_token_id if source.tokenizer else None
     try:
         return base.maker(source.meta["task"], config, run.model).from_pretrained(
-            where, dtype=torch.float32 if kind == "fp32" else "auto", **options)
+            where, dtype=torch.float32 if kind == "fp32" else "auto", **options
+        )
     except Exception as error:  # damaged files raise almost anything
         raise base.unusable(where, error) from None
 
@@ -81,8 +93,10 @@ def unpacked(model: str) -> dict[str, Any]:
         return {}
     method = stored.get("quant_method") if isinstance(stored, dict) else stored.quant_method
     if str(getattr(method, "value", method)) != "mxfp4":
-        raise LorakitError(f"{model}: its weights are stored in {method}, and there are none without; name the "
-                           "unquantized model that it was made from, and train on that")
+        raise LorakitError(
+            f"{model}: its weights are stored in {method}, and there are none without; name the "
+            "unquantized model that it was made from, and train on that"
+        )
     from transformers import Mxfp4Config
 
     return {"quantization_config": Mxfp4Config(dequantize=True)}
@@ -97,14 +111,18 @@ def with_update(model: Any, adapter: Path, dtype: Any, name: str) -> Any:
         tuned = PeftModel.from_pretrained(model, str(adapter))
     except Exception as error:  # PEFT checks little
         words = first_line(error)
-        raise LorakitError(f"{adapter}: the adapter cannot be loaded onto {name}: {words}. Was it made for another "
-                           "base? Put the run's own adapter back") from None
+        raise LorakitError(
+            f"{adapter}: the adapter cannot be loaded onto {name}: {words}. Was it made for another "
+            "base? Put the run's own adapter back"
+        ) from None
     layers = [m for m in tuned.modules() if isinstance(m, BaseTunerLayer)]
     for layer in layers:
         layer.get_base_layer().float()
         layer.float().merge()
-        if not any(x is not layer and x.get_base_layer() is layer.get_base_layer()
-                                              and not x.merged for x in layers):
+        if not any(
+            x is not layer and x.get_base_layer() is layer.get_base_layer() and not x.merged
+            for x in layers
+        ):
             layer.get_base_layer().to(dtype)
     return tuned.unload()
 
@@ -124,16 +142,24 @@ class Plain:
         import torch
 
         ids = torch.tensor([prompt])
-        out = self.model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=max_new_tokens,
-                                  do_sample=False, eos_token_id=stop_ids or None, pad_token_id=0)[0].tolist()
-        answer = out[len(prompt):]
+        out = self.model.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            eos_token_id=stop_ids or None,
+            pad_token_id=0,
+        )[0].tolist()
+        answer = out[len(prompt) :]
         return answer[:-1] if answer and answer[-1] in stop_ids else answer
 
     def probabilities(self, given: dict[str, np.ndarray]) -> np.ndarray:
         import torch
 
         given = {name: torch.from_numpy(value) for name, value in given.items()}
-        given = {n: v.to(self.model.dtype) if v.is_floating_point() else v for n, v in given.items()}
+        given = {
+            n: v.to(self.model.dtype) if v.is_floating_point() else v for n, v in given.items()
+        }
         with torch.no_grad():
             return self.model(**given).logits[0].double().softmax(-1).numpy()
 

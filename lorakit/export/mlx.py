@@ -1,6 +1,6 @@
 """For mlx-lm on a Mac: the merged model in MLX's format, in 16 or 4 bits, or the adapter for `--adapter-path`.
 
-    mlx_lm.generate --model outputs/run/export/mlx-4bit --prompt "…"
+mlx_lm.generate --model outputs/run/export/mlx-4bit --prompt "…"
 """
 
 from __future__ import annotations
@@ -23,8 +23,12 @@ from lorakit.files import remove
 
 USE = 'mlx_lm.generate --model {name} --prompt "…"'
 TYPES = ("fp16", "4bit", "fp32", "adapter")
-BOUNDS = {"fp16": DEFAULT_BOUNDS["16"], "4bit": DEFAULT_BOUNDS["4"], "fp32": DEFAULT_BOUNDS["fp32"],
-          "adapter": DEFAULT_BOUNDS["16"]}  # the base computes in its own 16 bits
+BOUNDS = {
+    "fp16": DEFAULT_BOUNDS["16"],
+    "4bit": DEFAULT_BOUNDS["4"],
+    "fp32": DEFAULT_BOUNDS["fp32"],
+    "adapter": DEFAULT_BOUNDS["16"],
+}  # the base computes in its own 16 bits
 ROUNDED = {"4bit": "affine4"}
 BYTES = {"fp16": 2, "4bit": 0.6, "fp32": 4, "adapter": 0.1}
 
@@ -35,7 +39,9 @@ def room(weights: int, kind: str) -> tuple[float, float]:
 
 
 def bounds(source: Source, kind: str) -> tuple[float, float]:
-    return rounded(source, BOUNDS["fp16" if ROUNDED.get(kind) == source.run.fake_quantization else kind])
+    return rounded(
+        source, BOUNDS["fp16" if ROUNDED.get(kind) == source.run.fake_quantization else kind]
+    )
 
 
 def size(folder: Path) -> int:
@@ -47,7 +53,9 @@ def export(source: Source, folder: Path, kind: str) -> list[str]:
         raise LorakitError(convert.NEEDED)
     if kind == "adapter":
         convert.adapter_to_mlx(source.saved, folder)
-        return [f"goes onto {source.run.model} in MLX's format: lorakit convert {source.run.model} mlx-base"]
+        return [
+            f"goes onto {source.run.model} in MLX's format: lorakit convert {source.run.model} mlx-base"
+        ]
     with scratch(folder) as whole:
         model = merged(source, "fp32" if kind == "fp32" else "fp16")
         model.save_pretrained(whole)
@@ -100,7 +108,9 @@ class MlxLm:
         return out
 
     def nats(self, ids: list[int], targets: list[bool]) -> float:
-        logits = np.array(self.model(self.mx.array([ids]))[0].astype(self.mx.float32), dtype=np.float64)
+        logits = np.array(
+            self.model(self.mx.array([ids]))[0].astype(self.mx.float32), dtype=np.float64
+        )
         logits -= logits.max(-1, keepdims=True)
         chosen: Any = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
         return -float(sum(chosen[i - 1, ids[i]] for i, on in enumerate(targets) if on))

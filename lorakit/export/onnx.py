@@ -25,13 +25,18 @@ from lorakit.export.merged import merged
 
 USE, LABELS = 'onnxruntime.InferenceSession("model.onnx")', True
 TYPES = ("fp32", "int8")
-BOUNDS = {"fp32": DEFAULT_BOUNDS["fp32"], "int8": DEFAULT_BOUNDS["4"]}  # int8 rounds the activations as well
+BOUNDS = {
+    "fp32": DEFAULT_BOUNDS["fp32"],
+    "int8": DEFAULT_BOUNDS["4"],
+}  # int8 rounds the activations as well
 MODEL, CACHE = "model.onnx", "cache.json"
 ONE_FILE = 1.5e9  # bytes from which the weights stand in a file of their own: a protobuf holds 2 GB
 
 
 def room(weights: int, kind: str) -> tuple[float, float]:
-    return weights * (4 if kind == "fp32" else 5.2), weights * 12.0  # the model, its graph, its file
+    return weights * (
+        4 if kind == "fp32" else 5.2
+    ), weights * 12.0  # the model, its graph, its file
 
 
 def size(folder: Path) -> int:
@@ -62,7 +67,9 @@ def words(model: Any, folder: Path, path: Path) -> None:
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     layers = config.num_hidden_layers
-    (folder / CACHE).write_text(json.dumps({"layers": layers, "heads": heads, "width": width}), encoding="utf-8")
+    (folder / CACHE).write_text(
+        json.dumps({"layers": layers, "heads": heads, "width": width}), encoding="utf-8"
+    )
 
     class Step(torch.nn.Module):
         """One forward pass whose cache is plain tensors."""
@@ -75,19 +82,33 @@ def words(model: Any, folder: Path, path: Path) -> None:
             cache = DynamicCache()
             for layer in range(layers):
                 cache.update(past[2 * layer], past[2 * layer + 1], layer)
-            out = self.model(input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids,
-                             past_key_values=cache, use_cache=True)
+            out = self.model(
+                input_ids=input_ids,
+                attention_mask=attention_mask,
+                position_ids=position_ids,
+                past_key_values=cache,
+                use_cache=True,
+            )
             return out.logits, *(t for x in out.past_key_values.layers for t in (x.keys, x.values))
 
     batch, some, before = 2, 3, 5  # 0 and 1 would be taken for constants
     names = [f"{{}}.{layer}.{part}" for layer in range(layers) for part in ("key", "value")]
-    example = (torch.ones(batch, some, dtype=torch.long), torch.ones(batch, some + before, dtype=torch.long),
-               torch.arange(before, before + some).repeat(batch, 1),
-               [torch.zeros(batch, heads, before, width) for _ in names])
+    example = (
+        torch.ones(batch, some, dtype=torch.long),
+        torch.ones(batch, some + before, dtype=torch.long),
+        torch.arange(before, before + some).repeat(batch, 1),
+        [torch.zeros(batch, heads, before, width) for _ in names],
+    )
     B, S, P, T = (torch.export.Dim(n) for n in ("batch", "sequence", "past", "total"))
-    graph(model, Step(), path, example, ({0: B, 1: S}, {0: B, 1: T}, {0: B, 1: S}, [{0: B, 2: P} for _ in names]),
-          ["input_ids", "attention_mask", "position_ids", *(n.format("past") for n in names)],
-          ["logits", *(n.format("present") for n in names)])
+    graph(
+        model,
+        Step(),
+        path,
+        example,
+        ({0: B, 1: S}, {0: B, 1: T}, {0: B, 1: S}, [{0: B, 2: P} for _ in names]),
+        ["input_ids", "attention_mask", "position_ids", *(n.format("past") for n in names)],
+        ["logits", *(n.format("present") for n in names)],
+    )
 
 
 def labels(model: Any, row: dict[str, np.ndarray], path: Path) -> None:
@@ -104,31 +125,62 @@ def labels(model: Any, row: dict[str, np.ndarray], path: Path) -> None:
 
     B, S = (torch.export.Dim(n) for n in ("batch", "sequence"))
     example = tuple(torch.from_numpy(np.repeat(value, 2, axis=0)) for value in row.values())
-    graph(model, Logits(), path, example, (tuple({0: B, 1: S} if value.ndim == 2 else {0: B} for value in example),),
-          [*row], ["logits"])
+    graph(
+        model,
+        Logits(),
+        path,
+        example,
+        (tuple({0: B, 1: S} if value.ndim == 2 else {0: B} for value in example),),
+        [*row],
+        ["logits"],
+    )
 
 
-def graph(model: Any, way: Any, path: Path, example: tuple, dims: tuple, inputs: list[str], outputs: list[str]) -> None:
+def graph(
+    model: Any,
+    way: Any,
+    path: Path,
+    example: tuple,
+    dims: tuple,
+    inputs: list[str],
+    outputs: list[str],
+) -> None:
     """Raises `LorakitError` for a model whose way torch cannot follow."""
     import torch
 
-    if hasattr(model, "set_experts_implementation") and getattr(model.config, "num_local_experts", None):
-        model.set_experts_implementation("batched_mm")  # every expert by its own loop cannot be followed
+    if hasattr(model, "set_experts_implementation") and getattr(
+        model.config, "num_local_experts", None
+    ):
+        model.set_experts_implementation(
+            "batched_mm"
+        )  # every expert by its own loop cannot be followed
     model.set_attn_implementation("sdpa" if model._supports_sdpa else "eager")
     for name in ("onnxscript", "torch.onnx"):
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
-            program = torch.onnx.export(way.eval(), example, dynamo=True, verbose=False, optimize=True,
-                                        dynamic_shapes=dims, input_names=inputs, output_names=outputs)
-            program.save(str(path), external_data=sum(p.numel() for p in model.parameters()) * 4 > ONE_FILE)
+            program = torch.onnx.export(
+                way.eval(),
+                example,
+                dynamo=True,
+                verbose=False,
+                optimize=True,
+                dynamic_shapes=dims,
+                input_names=inputs,
+                output_names=outputs,
+            )
+            program.save(
+                str(path), external_data=sum(p.numel() for p in model.parameters()) * 4 > ONE_FILE
+            )
     except OSError:
         raise
     except Exception as error:  # torch.export raises whatever the model makes it stumble over
         reason = str(error).strip().splitlines()[0][:200]
-        raise LorakitError(f"{model.config.model_type}: torch cannot write its graph ({reason}); export it --to gguf "
-                           "or --to merged") from None
+        raise LorakitError(
+            f"{model.config.model_type}: torch cannot write its graph ({reason}); export it --to gguf "
+            "or --to merged"
+        ) from None
 
 
 def quantized(source: Path, target: Path) -> None:
@@ -139,9 +191,15 @@ def quantized(source: Path, target: Path) -> None:
     model = onnx.load(source)
     del model.graph.value_info[:]  # shapes of before: the quantizer turns some matrices round
     logging.getLogger().setLevel(logging.ERROR)
-    quantize_dynamic(model, str(target), weight_type=QuantType.QInt8, per_channel=True,
-                     op_types_to_quantize=["MatMul", "Gather"], extra_options={"MatMulConstBOnly": True},
-                     use_external_data_format=source.with_name(f"{source.name}.data").exists())
+    quantize_dynamic(
+        model,
+        str(target),
+        weight_type=QuantType.QInt8,
+        per_channel=True,
+        op_types_to_quantize=["MatMul", "Gather"],
+        extra_options={"MatMulConstBOnly": True},
+        use_external_data_format=source.with_name(f"{source.name}.data").exists(),
+    )
 
 
 def load(folder: Path, source: Source) -> OnnxRuntime:
@@ -155,22 +213,32 @@ class OnnxRuntime:
         import onnxruntime
 
         chosen = onnxruntime.SessionOptions()
-        chosen.log_severity_level, chosen.intra_op_num_threads = 3, int(os.environ.get("OMP_NUM_THREADS", 0))
-        self.session = onnxruntime.InferenceSession(str(folder / MODEL), chosen, providers=["CPUExecutionProvider"])
+        chosen.log_severity_level, chosen.intra_op_num_threads = (
+            3,
+            int(os.environ.get("OMP_NUM_THREADS", 0)),
+        )
+        self.session = onnxruntime.InferenceSession(
+            str(folder / MODEL), chosen, providers=["CPUExecutionProvider"]
+        )
         cache = folder / CACHE  # a classifier has none
         self.shape = json.loads(cache.read_text(encoding="utf-8")) if cache.is_file() else {}
 
     def probabilities(self, given: dict[str, np.ndarray]) -> np.ndarray:
         used = {i.name for i in self.session.get_inputs()}
-        logits = self.session.run(None, {k: v for k, v in given.items() if k in used})[0][0].astype(np.float64)
+        logits = self.session.run(None, {k: v for k, v in given.items() if k in used})[0][0].astype(
+            np.float64
+        )
         odds = np.exp(logits - logits.max())
         return odds / odds.sum()
 
     def step(self, ids: list[int], past: list[np.ndarray]) -> tuple[np.ndarray, list[np.ndarray]]:
         """(logits (S, V), the cache with these tokens)."""
         before = past[0].shape[2]
-        given = {"input_ids": np.array([ids]), "attention_mask": np.ones((1, before + len(ids)), dtype=np.int64),
-                 "position_ids": np.arange(before, before + len(ids))[None]}
+        given = {
+            "input_ids": np.array([ids]),
+            "attention_mask": np.ones((1, before + len(ids)), dtype=np.int64),
+            "position_ids": np.arange(before, before + len(ids))[None],
+        }
         names = [i.name for i in self.session.get_inputs() if i.name.startswith("past.")]
         used = {i.name for i in self.session.get_inputs()}
         given = {k: v for k, v in given.items() if k in used} | dict(zip(names, past, strict=True))

@@ -21,19 +21,40 @@ from typing import BinaryIO, TextIO
 
 from lorakit.errors import LorakitError
 
-FIELD = 32 * 1024**2  # bytes of one row at most: a quote or a bracket that is never closed must not swallow a file
+FIELD = (
+    32 * 1024**2
+)  # bytes of one row at most: a quote or a bracket that is never closed must not swallow a file
 # First bytes of what people rename: https://en.wikipedia.org/wiki/List_of_file_signatures
 SIGNS = {
-    b"\x89PNG": "a PNG image", b"\xff\xd8\xff": "a JPEG image", b"GIF8": "a GIF image", b"RIFF": "a sound or image",
-    b"%PDF": "a PDF document", b"PK\x03\x04": "a ZIP archive or an Office document (save a table as CSV)",
-    b"\xd0\xcf\x11\xe0": "an old Office document (save a table as CSV)", b"PAR1": "a Parquet file",
-    b"ARROW1": "an Arrow file", b"SQLite format 3": "an SQLite database", b"BZh": "a bzip2 archive",
-    b"\xfd7zXZ": "an xz archive", b"7z\xbc\xaf": "a 7-Zip archive", b"\x28\xb5\x2f\xfd": "a Zstandard archive",
-    b"OggS": "a sound", b"fLaC": "a sound", b"ID3\x03": "a sound", b"ID3\x04": "a sound", b"GGUF": "a GGUF model",
-    b"\x80\x04\x95": "a pickle", b"version https://git-lfs": "a Git LFS pointer (git lfs pull fetches the file)",
+    b"\x89PNG": "a PNG image",
+    b"\xff\xd8\xff": "a JPEG image",
+    b"GIF8": "a GIF image",
+    b"RIFF": "a sound or image",
+    b"%PDF": "a PDF document",
+    b"PK\x03\x04": "a ZIP archive or an Office document (save a table as CSV)",
+    b"\xd0\xcf\x11\xe0": "an old Office document (save a table as CSV)",
+    b"PAR1": "a Parquet file",
+    b"ARROW1": "an Arrow file",
+    b"SQLite format 3": "an SQLite database",
+    b"BZh": "a bzip2 archive",
+    b"\xfd7zXZ": "an xz archive",
+    b"7z\xbc\xaf": "a 7-Zip archive",
+    b"\x28\xb5\x2f\xfd": "a Zstandard archive",
+    b"OggS": "a sound",
+    b"fLaC": "a sound",
+    b"ID3\x03": "a sound",
+    b"ID3\x04": "a sound",
+    b"GGUF": "a GGUF model",
+    b"\x80\x04\x95": "a pickle",
+    b"version https://git-lfs": "a Git LFS pointer (git lfs pull fetches the file)",
 }
-MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32",
-         codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}  # four bytes before two
+MARKS = {
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}  # four bytes before two
 
 
 @contextlib.contextmanager
@@ -49,7 +70,9 @@ def opened(path: str | Path) -> Iterator[BinaryIO]:
             with gzip.open(raw) if packed else contextlib.nullcontext(raw) as file:
                 yield file
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise LorakitError(f"{path}: the gzip file is cut or damaged ({error}); download or write it again") from None
+        raise LorakitError(
+            f"{path}: the gzip file is cut or damaged ({error}); download or write it again"
+        ) from None
     except IsADirectoryError:
         raise LorakitError(f"{path}: is a folder, expected a file") from None
     except OSError as error:
@@ -70,13 +93,17 @@ def text(path: str | Path, newline: str | None = "\n") -> Iterator[TextIO]:
             raise LorakitError(f"{path}: is {what}, not text, whatever its name says")
         encoding = next((name for mark, name in MARKS.items() if start.startswith(mark)), "utf-8")
         if encoding == "utf-8" and (start[1:16:2].count(0) > 4 or start[:16:2].count(0) > 4):
-            raise LorakitError(f"{path}: looks like UTF-16 without its mark; save the file as UTF-8")
+            raise LorakitError(
+                f"{path}: looks like UTF-16 without its mark; save the file as UTF-8"
+            )
         errors = "surrogateescape" if encoding.startswith("utf-8") else "strict"
         try:
             yield io.TextIOWrapper(file, encoding=encoding, errors=errors, newline=newline)
         except UnicodeDecodeError as error:
-            raise LorakitError(f"{path}: begins with the mark of {encoding.upper()} and is not "
-                               f"({error.reason} at byte {error.start}); save the file as UTF-8") from None
+            raise LorakitError(
+                f"{path}: begins with the mark of {encoding.upper()} and is not "
+                f"({error.reason} at byte {error.start}); save the file as UTF-8"
+            ) from None
 
 
 def sign(start: bytes) -> str:
@@ -90,7 +117,9 @@ def numbered(file: TextIO, path: str | Path, advice: str) -> Iterator[tuple[int,
     while line := file.readline(FIELD):
         number += 1
         if len(line) == FIELD and not line.endswith(("\n", "\r")):
-            raise LorakitError(f"{path}:{number}: a line of more than {FIELD // 1024**2} million characters; {advice}")
+            raise LorakitError(
+                f"{path}:{number}: a line of more than {FIELD // 1024**2} million characters; {advice}"
+            )
         yield number, line
 
 
@@ -105,7 +134,9 @@ def flaw(words: str) -> str:
             raw = words.encode("utf-8", "surrogateescape")
         except UnicodeEncodeError:
             return f"half a character (a lone surrogate) at character {error.start + 1}; write the file again"
-        near = raw[max(0, error.start - 12):error.start + 12].decode("cp1252", "replace").strip()
-        return (f"not UTF-8 at character {error.start + 1} (Windows-1252 would read …{near}…); "
-                "save the file as UTF-8")
+        near = raw[max(0, error.start - 12) : error.start + 12].decode("cp1252", "replace").strip()
+        return (
+            f"not UTF-8 at character {error.start + 1} (Windows-1252 would read …{near}…); "
+            "save the file as UTF-8"
+        )
     return ""

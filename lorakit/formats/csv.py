@@ -20,15 +20,19 @@ from lorakit.formats import FIELD, flaw, numbered, text
 
 SUFFIXES = (".csv",)
 DELIMITERS = "\t;|,"  # of equals the first: commas also stand in prose and in decimal numbers
-RECORDS, SAMPLE = 100, 256 * 1024  # the dialect is found over so many records, in so many characters
+RECORDS, SAMPLE = (
+    100,
+    256 * 1024,
+)  # the dialect is found over so many records, in so many characters
 NAME = 64  # characters; what is longer is no column's name
 DOUBLE = 'inside quotes a quote is written twice: ""'
 
 Cells = list[str] | None  # None: the quotes are wrong
 
 
-def read(path: str | Path, *, delimiter: str | None = None, header: bool | None = None
-         ) -> Iterator[Example | Rejected]:
+def read(
+    path: str | Path, *, delimiter: str | None = None, header: bool | None = None
+) -> Iterator[Example | Rejected]:
     """Every cell is text. Rows are numbered by the line they begin on; empty lines are passed over.
 
     The first record names the columns unless a cell of it is empty, a number or longer than 64 characters; then they
@@ -36,7 +40,9 @@ def read(path: str | Path, *, delimiter: str | None = None, header: bool | None 
     """
     path = Path(path)
     _check(path, delimiter, header)
-    csv.field_size_limit(max(csv.field_size_limit(), 2 * FIELD))  # the whole process has but one: never lowered
+    csv.field_size_limit(
+        max(csv.field_size_limit(), 2 * FIELD)
+    )  # the whole process has but one: never lowered
     with text(path, newline="") as file:  # csv finds the line ends itself: some stand inside a cell
         lines = (line for _, line in numbered(file, path, f"is a quote never closed? {DOUBLE}"))
         start = list(_start(lines))
@@ -57,13 +63,18 @@ def read(path: str | Path, *, delimiter: str | None = None, header: bool | None 
 
 
 def _check(path: Path, delimiter: Any, header: Any) -> None:
-    if delimiter is not None and (not isinstance(delimiter, str) or len(delimiter) != 1 or delimiter in '"\r\n '):
-        raise LorakitError(f"{path}: delimiter={delimiter!r} is not one character such as ',' or ';'")
+    if delimiter is not None and (
+        not isinstance(delimiter, str) or len(delimiter) != 1 or delimiter in '"\r\n '
+    ):
+        raise LorakitError(
+            f"{path}: delimiter={delimiter!r} is not one character such as ',' or ';'"
+        )
     if header is not None and not isinstance(header, bool):
         raise LorakitError(f"{path}: header={header!r} is neither true nor false")
 
 
 # The dialect, from the first records
+
 
 def _start(lines: Iterator[str]) -> Iterator[str]:
     size = 0
@@ -126,9 +137,13 @@ def _names(sample: list[Cells], header: bool | None, path: Path) -> list[str]:
         return []
     again = [name for name, count in Counter(names).items() if count > 1 and name]
     if again or "" in names:
-        wrong = f"'{again[0]}' stands twice" if again else f"column {names.index('') + 1} has no name"
-        raise LorakitError(f"{path}: the header is unusable: {wrong}; name each column once. Is the first record "
-                           "data? Then set header: false")
+        wrong = (
+            f"'{again[0]}' stands twice" if again else f"column {names.index('') + 1} has no name"
+        )
+        raise LorakitError(
+            f"{path}: the header is unusable: {wrong}; name each column once. Is the first record "
+            "data? Then set header: false"
+        )
     if reason := flaw(" ".join(names)):
         raise LorakitError(f"{path}: the header is {reason}")
     return names
@@ -144,6 +159,7 @@ def _is_data(cell: str) -> bool:
 
 
 # The records
+
 
 class _Lines:
     """Lines one by one. Those of the record at hand are held, so that it can be read in another way."""
@@ -175,9 +191,15 @@ class _Lines:
         self.last -= len(self.held)
 
 
-def _records(lines: _Lines, dialect: dict[str, Any], width: int, path: Path) -> Iterator[tuple[int, Cells]]:
+def _records(
+    lines: _Lines, dialect: dict[str, Any], width: int, path: Path
+) -> Iterator[tuple[int, Cells]]:
     """(line it begins on, cells) of each record. Raises `LorakitError` for a quote that is never closed."""
-    reader, tabs, bare = csv.reader(lines, strict=True, **dialect), dialect["delimiter"] == "\t" and width != 1, False
+    reader, tabs, bare = (
+        csv.reader(lines, strict=True, **dialect),
+        dialect["delimiter"] == "\t" and width != 1,
+        False,
+    )
     while True:
         row = lines.begin()
         try:
@@ -190,7 +212,9 @@ def _records(lines: _Lines, dialect: dict[str, Any], width: int, path: Path) -> 
             bare, reader = True, csv.reader(lines, quoting=csv.QUOTE_NONE, **dialect)
             lines.again()
         elif cells is None and lines.ended:
-            raise LorakitError(f"{path}:{_opened(lines, dialect)}: a quote is opened here and never closed; {DOUBLE}")
+            raise LorakitError(
+                f"{path}:{_opened(lines, dialect)}: a quote is opened here and never closed; {DOUBLE}"
+            )
         elif not _blank(cells):
             yield row, list(map(_unquoted, cells)) if bare else cells
 

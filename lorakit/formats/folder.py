@@ -18,7 +18,15 @@ from lorakit.errors import LorakitError
 from lorakit.example import Example, Rejected
 
 SUFFIXES = ()
-ABOUT = ("readme", "license", "licence", "notice", "citation", "changelog", "source")  # files about the data, not of it
+ABOUT = (
+    "readme",
+    "license",
+    "licence",
+    "notice",
+    "citation",
+    "changelog",
+    "source",
+)  # files about the data, not of it
 
 Options = Mapping[str, Mapping[str, Any]]
 
@@ -39,7 +47,9 @@ def read(path: str | Path, *, options: Options | None = None) -> Iterator[Exampl
     for part, name in _parts(path):
         place = Path(top, part.relative_to(path)).parent
         for row in registry.load("formats", name).read(part, **options.get(name, {})):
-            file = (place / row.file).as_posix().encode("utf-8", "replace").decode()  # a file's name may be no text
+            file = (
+                (place / row.file).as_posix().encode("utf-8", "replace").decode()
+            )  # a file's name may be no text
             yield dataclasses.replace(row, file=file)
 
 
@@ -54,9 +64,13 @@ def files(path: str | Path, *, options: Options | None = None) -> list[Path]:
 
 def _checked(options: Options | None) -> Options:
     options = {} if options is None else options
-    if not isinstance(options, Mapping) or not all(isinstance(values, Mapping) for values in options.values()):
-        raise LorakitError(f"options={options!r} of a folder are a format's options by its name, e.g. "
-                           "{txt: {sample: file}}")
+    if not isinstance(options, Mapping) or not all(
+        isinstance(values, Mapping) for values in options.values()
+    ):
+        raise LorakitError(
+            f"options={options!r} of a folder are a format's options by its name, e.g. "
+            "{txt: {sample: file}}"
+        )
     for name, values in options.items():
         try:
             inspect.signature(registry.load("formats", name).read).bind("", **values)
@@ -92,11 +106,15 @@ def _parts(path: Path) -> list[tuple[Path, str]]:
     if not found:
         has = ", ".join(sorted(passed)[:9]) or "none"
         known = ", ".join(sorted(s for module in formats.values() for s in module.SUFFIXES))
-        raise LorakitError(f"{path}: no file in it can be read (it has {has}; known endings: {known})")
+        raise LorakitError(
+            f"{path}: no file in it can be read (it has {has}; known endings: {known})"
+        )
     return found
 
 
-def _rows_alone(found: list[tuple[Path, str]], formats: dict[str, ModuleType]) -> list[tuple[Path, str]]:
+def _rows_alone(
+    found: list[tuple[Path, str]], formats: dict[str, ModuleType]
+) -> list[tuple[Path, str]]:
     """Without the files that other files are about."""
     media = [part for part in found if hasattr(formats[part[1]], "MEDIUM")]
     others = [part for part in found if part not in media]
@@ -105,16 +123,27 @@ def _rows_alone(found: list[tuple[Path, str]], formats: dict[str, ModuleType]) -
 
 
 def _formats() -> dict[str, ModuleType]:
-    return {name: module for name, module in registry.modules("formats").items() if name != "folder"}
+    return {
+        name: module for name, module in registry.modules("formats").items() if name != "folder"
+    }
 
 
 def _by_ending(path: Path, formats: dict[str, ModuleType]) -> str | None:
     name = path.name.lower().removesuffix(".gz")
     if name.split(".")[0] in ABOUT:
         return None
-    return next((known for known, module in formats.items() if name.endswith(module.SUFFIXES)), None)
+    return next(
+        (known for known, module in formats.items() if name.endswith(module.SUFFIXES)), None
+    )
 
 
 def _whole(path: Path, formats: dict[str, ModuleType]) -> str | None:
     """The other format that takes this folder as one thing."""
-    return next((known for known, module in formats.items() if hasattr(module, "takes") and module.takes(path)), None)
+    return next(
+        (
+            known
+            for known, module in formats.items()
+            if hasattr(module, "takes") and module.takes(path)
+        ),
+        None,
+    )

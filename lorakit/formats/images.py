@@ -34,11 +34,17 @@ def row(path: Path, medium: str, names: str | None) -> Example | Rejected:
 
 
 def _pattern(names: str) -> re.Pattern:
-    """"{digit}_{speaker}" as a regular expression. Raises `LorakitError` when it names no column."""
+    """ "{digit}_{speaker}" as a regular expression. Raises `LorakitError` when it names no column."""
     parts = re.split(r"\{(\w+)\}", names)
     if len(parts) < 3:
-        raise LorakitError(f"names={names!r} finds no column in a file's name; write e.g. '{{label}}_{{number}}'")
+        raise LorakitError(
+            f"names={names!r} finds no column in a file's name; write e.g. '{{label}}_{{number}}'"
+        )
     try:
-        return re.compile("".join(f"(?P<{part}>.+?)" if i % 2 else re.escape(part) for i, part in enumerate(parts)))
+        return re.compile(
+            "".join(
+                f"(?P<{part}>.+?)" if i % 2 else re.escape(part) for i, part in enumerate(parts)
+            )
+        )
     except re.error as error:
         raise LorakitError(f"names={names!r}: {error}") from None

@@ -40,7 +40,9 @@ def read(path: str | Path) -> Iterator[Example | Rejected]:
         if isinstance(fields, dict):
             yield Example(fields, path.name, number)
         else:
-            yield Rejected(path.name, number, f"expected an object {{…}}, found {type(fields).__name__}")
+            yield Rejected(
+                path.name, number, f"expected an object {{…}}, found {type(fields).__name__}"
+            )
 
 
 def _rows(content, path: Path) -> list:
@@ -56,5 +58,9 @@ def _rows(content, path: Path) -> list:
                 raise LorakitError(f"{path}: the columns have unequal lengths: {lengths}")
             return [dict(zip(lists, row, strict=True)) for row in zip(*lists.values(), strict=True)]
         if len(lists) > 1:
-            raise LorakitError(f"{path}: several lists inside ({', '.join(lists)}); keep the rows in one")
-    raise LorakitError(f"{path}: expected an array of rows, found {type(content).__name__} without one")
+            raise LorakitError(
+                f"{path}: several lists inside ({', '.join(lists)}); keep the rows in one"
+            )
+    raise LorakitError(
+        f"{path}: expected an array of rows, found {type(content).__name__} without one"
+    )

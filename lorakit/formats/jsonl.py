@@ -20,7 +20,9 @@ def read(path: str | Path) -> Iterator[Example | Rejected]:
     name = Path(path).name
     # Only "\n" ends a line here: U+2028 and U+0085 are legal inside a JSON string.
     with text(path) as file:
-        for number, line in numbered(file, path, "one object a line? A JSON array belongs into a file named .json"):
+        for number, line in numbered(
+            file, path, "one object a line? A JSON array belongs into a file named .json"
+        ):
             if not line.strip():
                 continue
             if reason := flaw(line):
@@ -38,4 +40,6 @@ def read(path: str | Path) -> Iterator[Example | Rejected]:
                 if isinstance(fields, dict):
                     yield Example(fields, name, number)
                 else:
-                    yield Rejected(name, number, f"expected an object {{…}}, found {type(fields).__name__}")
+                    yield Rejected(
+                        name, number, f"expected an object {{…}}, found {type(fields).__name__}"
+                    )

@@ -25,8 +25,10 @@ def read(path: str | Path, *, target: str) -> Iterator[Example | Rejected]:
         if row != twin:
             both = [max(row, twin) - 1, max(row, twin) + sum(1 for _ in pairs)]
             left, right = both if twin else both[::-1]
-            raise LorakitError(f"{source}: has {left} lines and {other.name} {right}; line n of one must be the "
-                               "translation of line n of the other")
+            raise LorakitError(
+                f"{source}: has {left} lines and {other.name} {right}; line n of one must be the "
+                "translation of line n of the other"
+            )
         yield _pair(source.name, row, left, right)
 
 
@@ -39,7 +41,9 @@ def files(path: str | Path, *, target: str) -> list[Path]:
     if other is None:
         raise LorakitError(f"{target}: no such file, neither in {Path.cwd()} nor beside {source}")
     if other.resolve() == source.resolve():
-        raise LorakitError(f"{source}: is both source and target; name the other language's file as target")
+        raise LorakitError(
+            f"{source}: is both source and target; name the other language's file as target"
+        )
     return [source, other]
 
 

@@ -41,8 +41,9 @@ def read(path: str | Path) -> Iterator[Example | Rejected]:
             with parquet.ParquetFile(file, pre_buffer=False) as table:
                 yield from rows(table.iter_batches(BATCH), path, path.name)
         except (pa.ArrowException, OSError, ValueError) as error:
-            raise LorakitError(f"{path}: not Parquet, or cut or damaged ({error}); download or write it again"
-                               ) from None
+            raise LorakitError(
+                f"{path}: not Parquet, or cut or damaged ({error}); download or write it again"
+            ) from None
 
 
 def _unpacked(file: BinaryIO, room: BinaryIO) -> BinaryIO:
@@ -54,22 +55,27 @@ def _unpacked(file: BinaryIO, room: BinaryIO) -> BinaryIO:
     return room
 
 
-def rows(batches: Iterable[pa.RecordBatch | pa.Table], path: Path, name: str) -> Iterator[Example | Rejected]:
+def rows(
+    batches: Iterable[pa.RecordBatch | pa.Table], path: Path, name: str
+) -> Iterator[Example | Rejected]:
     """The rows of a table as plain Python values, numbered from 1; `name` stands for the file."""
     row = 0
     for batch in batches:
         columns = dict(zip(batch.schema.names, batch.columns))
         if len(columns) < batch.num_columns:
-            (again, _), = Counter(batch.schema.names).most_common(1)
-            raise LorakitError(f"{path}: several columns are named '{again}'; name each column once")
+            ((again, _),) = Counter(batch.schema.names).most_common(1)
+            raise LorakitError(
+                f"{path}: several columns are named '{again}'; name each column once"
+            )
         classes = _classes(batch.schema)
         for index in range(batch.num_rows):
             row += 1
             yield _row(columns, classes, index, name, row)
 
 
-def _row(columns: dict[str, pa.Array], classes: dict[str, list[str]], index: int, name: str, row: int
-         ) -> Example | Rejected:
+def _row(
+    columns: dict[str, pa.Array], classes: dict[str, list[str]], index: int, name: str, row: int
+) -> Example | Rejected:
     import pyarrow as pa
 
     fields = {}
@@ -88,12 +94,19 @@ def _classes(schema: pa.Schema) -> dict[str, list[str]]:
         features = json.loads(schema.metadata[b"huggingface"])["info"]["features"].items()
     except (AttributeError, LookupError, RecursionError, TypeError, ValueError):
         return {}
-    return {name: feature["names"] for name, feature in features if isinstance(feature, dict)
-            and feature.get("_type") == "ClassLabel" and isinstance(feature.get("names"), list)}
+    return {
+        name: feature["names"]
+        for name, feature in features
+        if isinstance(feature, dict)
+        and feature.get("_type") == "ClassLabel"
+        and isinstance(feature.get("names"), list)
+    }
 
 
 def _class(value: Any, names: list[str]) -> str | None:
-    return None if value in (None, -1) else names[value]  # -1: a class that is kept back, as in many test splits
+    return (
+        None if value in (None, -1) else names[value]
+    )  # -1: a class that is kept back, as in many test splits
 
 
 def plain(value: Any) -> Any:

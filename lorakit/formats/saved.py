@@ -37,13 +37,17 @@ def read(path: str | Path, *, split: str | None = None) -> Iterator[Example | Re
     folder = _folder(path, split)
     name = path.resolve().name if folder == path else f"{path.resolve().name}/{folder.name}"
     try:
-        table = load_from_disk(str(folder)).with_format("arrow")  # memory-mapped, and nothing is decoded
+        table = load_from_disk(str(folder)).with_format(
+            "arrow"
+        )  # memory-mapped, and nothing is decoded
         yield from parquet.rows(map(_sound, table.iter(parquet.BATCH)), folder, name)
     except LorakitError:
         raise
     except Exception as error:  # the library checks little: a damaged folder raises almost anything
-        raise LorakitError(f"{folder}: what `save_to_disk` wrote is incomplete or damaged "
-                           f"({type(error).__name__}: {error}); write it again") from None
+        raise LorakitError(
+            f"{folder}: what `save_to_disk` wrote is incomplete or damaged "
+            f"({type(error).__name__}: {error}); write it again"
+        ) from None
 
 
 def files(path: str | Path, *, split: str | None = None) -> list[Path]:
@@ -65,8 +69,10 @@ def _sound(table: pa.Table) -> pa.Table:
 def _folder(path: Path, split: str | None) -> Path:
     """The folder of one split. Raises `LorakitError` listing the splits when there is no such one."""
     if not takes(path):
-        raise LorakitError(f"{path}: is no folder that `save_to_disk` wrote (it has neither {SPLITS} nor "
-                           f"{' and '.join(TABLE)})")
+        raise LorakitError(
+            f"{path}: is no folder that `save_to_disk` wrote (it has neither {SPLITS} nor "
+            f"{' and '.join(TABLE)})"
+        )
     if not _has(path, SPLITS):
         if split is not None:
             raise LorakitError(f"{path}: has no splits; leave split={split!r} away")
@@ -74,10 +80,16 @@ def _folder(path: Path, split: str | None) -> Path:
     try:
         splits = [str(name) for name in _json(path / SPLITS)["splits"]]
     except (KeyError, TypeError):
-        raise LorakitError(f"{path / SPLITS}: does not list its splits; write the folder again") from None
+        raise LorakitError(
+            f"{path / SPLITS}: does not list its splits; write the folder again"
+        ) from None
     name = split or (splits[0] if len(splits) == 1 else "train")
     if name not in splits:
-        hint = did_you_mean(name, splits) if split else "; name one, e.g. format: {saved: {split: test}}"
+        hint = (
+            did_you_mean(name, splits)
+            if split
+            else "; name one, e.g. format: {saved: {split: test}}"
+        )
         raise LorakitError(f"{path}: has no split '{name}'{hint} (splits: {', '.join(splits)})")
     return path / name
 

@@ -22,7 +22,9 @@ END = "<|endoftext|>"  # what GPT-2's data sets put between documents
 Pieces = Iterator[tuple[int, str]]  # the line a sample begins on, the sample
 
 
-def read(path: str | Path, *, sample: str = "auto", separator: str | None = None) -> Iterator[Example | Rejected]:
+def read(
+    path: str | Path, *, sample: str = "auto", separator: str | None = None
+) -> Iterator[Example | Rejected]:
     """`text`, numbered by the line it begins on. What is blank is passed over.
 
     `auto` is what stands between `<|endoftext|>` where the first 64,000 characters have it, a paragraph where they
@@ -30,21 +32,31 @@ def read(path: str | Path, *, sample: str = "auto", separator: str | None = None
     """
     path = Path(path)
     if sample not in SAMPLES:
-        raise LorakitError(f"{path}: there is no sample={sample!r}{did_you_mean(sample, SAMPLES)} "
-                           f"(samples: {', '.join(SAMPLES)})")
+        raise LorakitError(
+            f"{path}: there is no sample={sample!r}{did_you_mean(sample, SAMPLES)} "
+            f"(samples: {', '.join(SAMPLES)})"
+        )
     if separator is not None and (not isinstance(separator, str) or not separator):
         raise LorakitError(f"{path}: separator={separator!r} is no text")
     if separator and sample != "auto":
-        raise LorakitError(f"{path}: sample={sample!r} and separator={separator!r} exclude each other")
+        raise LorakitError(
+            f"{path}: sample={sample!r} and separator={separator!r} exclude each other"
+        )
     with text(path, newline=None) as file:
         if sample == "auto":
             start = file.read(START)
             file.seek(0)
             separator = separator or (END if END in start else None)
             sample = "paragraph" if "\n\n" in start.strip("\n") else "line"
-        for row, words in _between(file, path, separator) if separator else SPLIT[sample](file, path):
+        for row, words in (
+            _between(file, path, separator) if separator else SPLIT[sample](file, path)
+        ):
             reason = flaw(words)
-            yield Rejected(path.name, row, reason) if reason else Example({"text": words}, path.name, row)
+            yield (
+                Rejected(path.name, row, reason)
+                if reason
+                else Example({"text": words}, path.name, row)
+            )
 
 
 def _lines(file: TextIO, path: Path) -> Pieces:
@@ -81,7 +93,7 @@ def _between(file: TextIO, path: Path, separator: str) -> Pieces:
 
 def _stripped(row: int, piece: str) -> Pieces:
     if words := piece.strip():
-        yield row + piece[:piece.index(words[0])].count("\n"), words
+        yield row + piece[: piece.index(words[0])].count("\n"), words
 
 
 def _whole(file: TextIO, path: Path) -> Pieces:
@@ -92,8 +104,10 @@ def _whole(file: TextIO, path: Path) -> Pieces:
 
 def _limit(size: int, path: Path, row: int, what: str) -> None:
     if size > FIELD:
-        raise LorakitError(f"{path}:{row}: {what} of more than {FIELD // 1024**2} million characters; "
-                           "set sample: file when the whole file is meant to be one")
+        raise LorakitError(
+            f"{path}:{row}: {what} of more than {FIELD // 1024**2} million characters; "
+            "set sample: file when the whole file is meant to be one"
+        )
 
 
 SPLIT = {"line": _lines, "paragraph": _paragraphs, "file": _whole}

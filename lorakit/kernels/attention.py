@@ -55,38 +55,68 @@ class Documents:
     def hiding(self, count: int) -> torch.Tensor:
         """(count, count): what is added to scores, so that a query sees no later key. Made once for all layers."""
         if count not in self._hiding:
-            self._hiding[count] = torch.full((count, count), -torch.inf, device=self.ends.device).triu_(1)
+            self._hiding[count] = torch.full(
+                (count, count), -torch.inf, device=self.ends.device
+            ).triu_(1)
         return self._hiding[count]
 
 
-def packed_attention(module, query, key, value, attention_mask, scaling=None, dropout=0.0, documents=None,
-                     sliding_window=None, **kwargs):
+def packed_attention(
+    module,
+    query,
+    key,
+    value,
+    attention_mask,
+    scaling=None,
+    dropout=0.0,
+    documents=None,
+    sliding_window=None,
+    **kwargs,
+):
     """query (1, H, N, D), key and value (1, H_kv, N, D), `documents` of N tokens together -> ((1, N, H, D), None).
 
     Sinks (H,) come as `s_aux`. Raises `ValueError` for a model that computes a mask of its own, or something else.
     """
     if documents is None:
         plain = as_written if "s_aux" in kwargs else sdpa_attention_forward
-        return plain(module, query, key, value, attention_mask, scaling=scaling, dropout=dropout,
-                     sliding_window=sliding_window, **kwargs)
+        return plain(
+            module,
+            query,
+            key,
+            value,
+            attention_mask,
+            scaling=scaling,
+            dropout=dropout,
+            sliding_window=sliding_window,
+            **kwargs,
+        )
     if attention_mask is not None:
         raise ValueError(f"{type(module).__name__} brings a mask of its own")
-    if more := sorted(name for name in ("softcap", "position_bias") if kwargs.get(name) is not None):
+    if more := sorted(
+        name for name in ("softcap", "position_bias") if kwargs.get(name) is not None
+    ):
         raise ValueError(f"{type(module).__name__} brings a {more[0]}")
     with torch.autocast(query.device.type, enabled=False):
-        out = form(query)(query, key, value, documents, scaling, dropout, sliding_window, kwargs.get("s_aux"))
+        out = form(query)(
+            query, key, value, documents, scaling, dropout, sliding_window, kwargs.get("s_aux")
+        )
     return out, None
 
 
 def as_written(module, query, key, value, attention_mask, **kwargs):
     """The eager attention of the file that the module is from, which adds its mask to the scores."""
-    if attention_mask is None and query.shape[2] > 1:  # where sdpa_mask leaves one out, it is this one
-        attention_mask = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=query.device).tril()
+    if (
+        attention_mask is None and query.shape[2] > 1
+    ):  # where sdpa_mask leaves one out, it is this one
+        attention_mask = torch.ones(
+            query.shape[2], key.shape[2], dtype=torch.bool, device=query.device
+        ).tril()
     if attention_mask is not None and attention_mask.dtype == torch.bool:
         hidden = query.new_full((), torch.finfo(query.dtype).min)
         attention_mask = torch.where(attention_mask, hidden.new_zeros(()), hidden)
     return sys.modules[type(module).__module__].eager_attention_forward(
-        module, query, key, value, attention_mask, **kwargs)
+        module, query, key, value, attention_mask, **kwargs
+    )
 
 
 def form(query: torch.Tensor) -> Callable:
@@ -106,12 +136,14 @@ def flash(query, key, value, documents, scaling, dropout, window, sinks=None):
 
     def forward(q, k, v):
         out, lse, *drawn, _ = torch.ops.aten._flash_attention_forward(
-            q, k, v, ends, ends, longest, longest, dropout, True, False, **options)
+            q, k, v, ends, ends, longest, longest, dropout, True, False, **options
+        )
         return out, lse, drawn
 
     def backward(dout, q, k, v, out, lse, drawn):
         return torch.ops.aten._flash_attention_backward(
-            dout, q, k, v, out, lse, ends, ends, longest, longest, dropout, True, *drawn, **options)
+            dout, q, k, v, out, lse, ends, ends, longest, longest, dropout, True, *drawn, **options
+        )
 
     if sinks is None:
         return forward(query, key, value)[0][None]
@@ -124,42 +156,79 @@ def efficient(query, key, value, documents, scaling, dropout, window, sinks=None
     query, key, value = (x.transpose(1, 2) for x in (query, key, value))  # (1, N, H, D)
     if shared > 1:
         key, value = key.repeat_interleave(shared, 2), value.repeat_interleave(shared, 2)
-    ends, longest, options = documents.ends, documents.longest, {"scale": scaling, "window_size": window}
+    ends, longest, options = (
+        documents.ends,
+        documents.longest,
+        {"scale": scaling, "window_size": window},
+    )
 
     def forward(q, k, v):
         out, lse, *drawn, _, _ = torch.ops.aten._efficient_attention_forward(
-            q, k, v, None, ends, ends, longest, longest, dropout, 1, True, **options)
+            q, k, v, None, ends, ends, longest, longest, dropout, 1, True, **options
+        )
         return out, lse, drawn
 
     def backward(dout, q, k, v, out, lse, drawn):
         return torch.ops.aten._efficient_attention_backward(
-            dout, q, k, v, None, out, ends, ends, longest, longest, lse, dropout, *drawn, 1, False, **options)[:3]
+            dout,
+            q,
+            k,
+            v,
+            None,
+            out,
+            ends,
+            ends,
+            longest,
+            longest,
+            lse,
+            dropout,
+            *drawn,
+            1,
+            False,
+            **options,
+        )[:3]
 
     if sinks is None:
         return forward(query, key, value)[0]
     document, place = documents.places()
-    return _Sunk.apply(query, key, value, sinks, forward, backward, lambda each: each[document, :, place][None])
+    return _Sunk.apply(
+        query, key, value, sinks, forward, backward, lambda each: each[document, :, place][None]
+    )
 
 
 def by_document(query, key, value, documents, scaling, dropout, window, sinks=None):
     """torch's own attention, one document after the other; short ones in bf16 on a CPU by products alone."""
     out, scaling = [], scaling or query.shape[-1] ** -0.5
     # A CPU's fused backward pass in bf16 takes up to three times as long as that in fp32; its forward pass is fastest.
-    wide = documents.wide and torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value))
-    short = min(SHORT, window or SHORT) if wide and query.dtype == torch.bfloat16 and not dropout else 0
+    wide = (
+        documents.wide
+        and torch.is_grad_enabled()
+        and any(x.requires_grad for x in (query, key, value))
+    )
+    short = (
+        min(SHORT, window or SHORT) if wide and query.dtype == torch.bfloat16 and not dropout else 0
+    )
     if documents.longest <= short:
         return _Short.apply(query, key, value, documents.lengths, documents.hiding, sinks, scaling)
     # split, not slices: its backward pass is one concatenation instead of a zero-filled (N, …) per document.
-    for q, k, v in zip(*(x.split(documents.lengths, dim=2) for x in (query, key, value)), strict=True):
+    for q, k, v in zip(
+        *(x.split(documents.lengths, dim=2) for x in (query, key, value)), strict=True
+    ):
         length = q.shape[2]
         if length <= short:
-            out.append(_Short.apply(q, k, v, [length], documents.hiding, sinks, scaling).transpose(1, 2))
+            out.append(
+                _Short.apply(q, k, v, [length], documents.hiding, sinks, scaling).transpose(1, 2)
+            )
             continue
         if wide:
             q, k, v = q.float(), k.float(), v.float()
         way = whole if sinks is None else sunk if served(q, v, dropout) else written_out
         for rows, keys, band in bands(length, window, q.device):
-            out.append(way(q[:, :, rows], k[:, :, keys], v[:, :, keys], band, scaling, dropout, sinks).to(query.dtype))
+            out.append(
+                way(q[:, :, rows], k[:, :, keys], v[:, :, keys], band, scaling, dropout, sinks).to(
+                    query.dtype
+                )
+            )
     return torch.cat(out, dim=2).transpose(1, 2).contiguous()
 
 
@@ -169,31 +238,52 @@ def served(q, v, dropout):
 
 
 def whole(q, k, v, band, scale, dropout, sinks):
-    return scaled_dot_product_attention(q, k, v, attn_mask=band, is_causal=band is None, dropout_p=dropout,
-                                        scale=scale, enable_gqa=q.shape[1] != k.shape[1])
+    return scaled_dot_product_attention(
+        q,
+        k,
+        v,
+        attn_mask=band,
+        is_causal=band is None,
+        dropout_p=dropout,
+        scale=scale,
+        enable_gqa=q.shape[1] != k.shape[1],
+    )
 
 
 def sunk(q, k, v, band, scale, dropout, sinks):
     """torch's fused attention on a CPU, with sinks."""
-    hidden = None if band is None else torch.zeros_like(band, dtype=q.dtype).masked_fill_(~band, -torch.inf)
+    hidden = (
+        None
+        if band is None
+        else torch.zeros_like(band, dtype=q.dtype).masked_fill_(~band, -torch.inf)
+    )
     options = {"attn_mask": hidden, "scale": scale}
 
     def forward(q, k, v):
-        out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, band is None, **options)
+        out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+            q, k, v, 0.0, band is None, **options
+        )
         return out.transpose(1, 2), lse, []
 
     def backward(dout, q, k, v, out, lse, _):
         return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
-            dout.transpose(1, 2), q, k, v, out.transpose(1, 2), lse, 0.0, band is None, **options)
+            dout.transpose(1, 2), q, k, v, out.transpose(1, 2), lse, 0.0, band is None, **options
+        )
 
-    return _Sunk.apply(q, k, v, sinks, forward, backward, lambda each: each.transpose(1, 2)).transpose(1, 2)
+    return _Sunk.apply(
+        q, k, v, sinks, forward, backward, lambda each: each.transpose(1, 2)
+    ).transpose(1, 2)
 
 
 def written_out(q, k, v, band, scale, dropout, sinks):
     """Every score and the sink beside them: where no kernel tells the sum of its softmax."""
     shared, length = q.shape[1] // k.shape[1], q.shape[2]
     k, v = k.repeat_interleave(shared, 1), v.repeat_interleave(shared, 1)
-    seen = torch.ones(length, length, dtype=torch.bool, device=q.device).tril() if band is None else band
+    seen = (
+        torch.ones(length, length, dtype=torch.bool, device=q.device).tril()
+        if band is None
+        else band
+    )
     scores = (q @ k.transpose(2, 3)).float().mul(scale).masked_fill(~seen, -torch.inf)
     beside = sinks.float()[:, None, None].expand(*scores.shape[:-1], 1)
     p = torch.cat([scores, beside], -1).softmax(-1)[..., :-1].to(v.dtype)
@@ -222,8 +312,15 @@ class _Sunk(torch.autograd.Function):
         q, k, v, out, more, sinks, *drawn = ctx.saved_tensors
         dsinks = None
         if ctx.needs_input_grad[3]:
-            share = ctx.tokens(torch.exp(sinks.to(more.dtype)[:, None] - more))  # what the sink takes
-            dsinks = -(share * (dout.float() * out.float()).sum(-1)).flatten(0, -2).sum(0).to(sinks.dtype)
+            share = ctx.tokens(
+                torch.exp(sinks.to(more.dtype)[:, None] - more)
+            )  # what the sink takes
+            dsinks = (
+                -(share * (dout.float() * out.float()).sum(-1))
+                .flatten(0, -2)
+                .sum(0)
+                .to(sinks.dtype)
+            )
         return *ctx.back(dout.contiguous(), q, k, v, out, more, drawn), dsinks, None, None, None
 
 
@@ -237,14 +334,20 @@ class _Short(torch.autograd.Function):
     @staticmethod
     def forward(ctx, q, k, v, lengths, hiding, sinks, scale):
         out, of_documents, kept = q.new_empty(q.shape[2], q.shape[1], v.shape[3]), [], []
-        for rows, keys, values, part in zip(*(x[0].split(lengths, dim=1) for x in (q, k, v)), out.split(lengths),
-                                            strict=True):
+        for rows, keys, values, part in zip(
+            *(x[0].split(lengths, dim=1) for x in (q, k, v)), out.split(lengths), strict=True
+        ):
             groups, length = len(keys), round_up(keys.shape[1])
-            values, wide = filled(values, length), filled(keys, length, torch.float32).transpose(1, 2)
+            values, wide = (
+                filled(values, length),
+                filled(keys, length, torch.float32).transpose(1, 2),
+            )
             of_documents.append(values)
             for first, last in blocks(length):
                 some = filled(rows[:, first:last], last - first).view(groups, -1, rows.shape[-1])
-                scores = scaled(some.float(), wide[:, :, :last], scale)  # (G, S · n, last): S heads share a key
+                scores = scaled(
+                    some.float(), wide[:, :, :last], scale
+                )  # (G, S · n, last): S heads share a key
                 scores.view(groups, -1, last - first, last)[..., first:].add_(hiding(last - first))
                 share = None
                 if sinks is None:
@@ -252,7 +355,10 @@ class _Short(torch.autograd.Function):
                 else:
                     beside = sinks.float().view(groups, -1, 1, 1).expand(-1, -1, last - first, 1)
                     p = torch.softmax(torch.cat([scores, beside.reshape(groups, -1, 1)], -1), -1)
-                    share, p = p[..., -1:].clone(), p[..., :-1].to(q.dtype).contiguous()  # what the sink takes
+                    share, p = (
+                        p[..., -1:].clone(),
+                        p[..., :-1].to(q.dtype).contiguous(),
+                    )  # what the sink takes
                 found = p @ values[:, :last]
                 into(part, found, first, last)
                 kept += [some, p, *([] if sinks is None else [found, share])]
@@ -263,11 +369,17 @@ class _Short(torch.autograd.Function):
     @staticmethod
     def backward(ctx, dout):
         k, *kept = ctx.saved_tensors
-        of_documents, kept, dsinks = kept[:len(ctx.lengths)], kept[len(ctx.lengths):], 0.0
+        of_documents, kept, dsinks = kept[: len(ctx.lengths)], kept[len(ctx.lengths) :], 0.0
         (_, count, heads, width), (_, groups, _, of_key) = dout.shape, k.shape
-        dq, dk, dv = (k.new_empty(count, *s) for s in ((heads, of_key), (groups, of_key), (groups, width)))
-        documents = zip(*(x[0].split(ctx.lengths, dim=1) for x in (dout.transpose(1, 2), k)), of_documents,
-                        *(x.split(ctx.lengths) for x in (dq, dk, dv)), strict=True)
+        dq, dk, dv = (
+            k.new_empty(count, *s) for s in ((heads, of_key), (groups, of_key), (groups, width))
+        )
+        documents = zip(
+            *(x[0].split(ctx.lengths, dim=1) for x in (dout.transpose(1, 2), k)),
+            of_documents,
+            *(x.split(ctx.lengths) for x in (dq, dk, dv)),
+            strict=True,
+        )
         for d_rows, keys, values, *parts in [*documents][::-1]:
             length, of_keys, of_values = values.shape[1], None, None
             keys = filled(keys, length)
@@ -279,10 +391,15 @@ class _Short(torch.autograd.Function):
                     dsinks = dsinks - (share * along).view(heads, -1).sum(-1)
                 p, some = kept.pop(), kept.pop()
                 # (dp - Σ p dp) p, in fp32 inside; a sink adds nothing to the sum, as its value is zero
-                ds = torch._softmax_backward_data(d @ values[:, :last].transpose(1, 2), p, -1, p.dtype)
+                ds = torch._softmax_backward_data(
+                    d @ values[:, :last].transpose(1, 2), p, -1, p.dtype
+                )
                 into(parts[0], scaled(ds, keys[:, :last], ctx.scale), first, last)
                 if of_keys is None:
-                    of_keys, of_values = scaled(ds.transpose(1, 2), some, ctx.scale), p.transpose(1, 2) @ d
+                    of_keys, of_values = (
+                        scaled(ds.transpose(1, 2), some, ctx.scale),
+                        p.transpose(1, 2) @ d,
+                    )
                 else:
                     of_keys[:, :last].baddbmm_(ds.transpose(1, 2), some, alpha=ctx.scale)
                     of_values[:, :last].baddbmm_(p.transpose(1, 2), d)
@@ -299,15 +416,15 @@ def round_up(length: int) -> int:
 def filled(x: torch.Tensor, length: int, dtype: torch.dtype | None = None) -> torch.Tensor:
     """(H, T, D) -> (H, length, D), zeros at the end, in one piece."""
     found = x.new_empty(len(x), length, x.shape[2], dtype=dtype)
-    found[:, :x.shape[1]] = x
-    found[:, x.shape[1]:] = 0
+    found[:, : x.shape[1]] = x
+    found[:, x.shape[1] :] = 0
     return found
 
 
 def into(part: torch.Tensor, block: torch.Tensor, first: int, last: int) -> None:
     """A block (G, S · n, D) of a document into its place in (T, H, D); what was filled up is left out."""
     place, block = part[first:last], block.view(part.shape[1], last - first, -1)
-    place.copy_(block[:, :len(place)].transpose(0, 1))
+    place.copy_(block[:, : len(place)].transpose(0, 1))
 
 
 def scaled(a, b, scale):
@@ -328,8 +445,14 @@ def bands(length, window, device):
         return
     for first in range(0, length, window):
         start, last = max(0, first - window), min(first + window, length)
-        back = torch.arange(first, last, device=device)[:, None] - torch.arange(start, last, device=device)
-        yield slice(first, last), slice(start, last), (back >= 0) & (back < window)  # how far behind its query a key is
+        back = torch.arange(first, last, device=device)[:, None] - torch.arange(
+            start, last, device=device
+        )
+        yield (
+            slice(first, last),
+            slice(start, last),
+            (back >= 0) & (back < window),
+        )  # how far behind its query a key is
 
 
 def _mask(*args, **kwargs):

@@ -37,7 +37,9 @@ def quantized(x: torch.Tensor) -> Scaled:
     """(N, K) -> its largest value in each row becomes 448. fp16 would overflow on the way."""
     x = x if x.dtype == torch.bfloat16 else x.float()
     most = torch.linalg.vector_norm(x, torch.inf, -1, keepdim=True).clamp_min(1e-12)
-    up = MOST / most  # rounded to x's precision, and the scale is its inverse to the last bit of fp32
+    up = (
+        MOST / most
+    )  # rounded to x's precision, and the scale is its inverse to the last bit of fp32
     return Scaled((x * up).to(E4M3), up.float().reciprocal())
 
 
@@ -49,7 +51,9 @@ def product(x: Scaled, w: Scaled, dtype: torch.dtype) -> torch.Tensor:
 def fast(x: Scaled, w: Scaled, dtype: torch.dtype) -> torch.Tensor:
     """On a card of any torch the sum leaves in bf16 alone."""
     leaves = torch.bfloat16 if x.values.is_cuda else dtype
-    return torch._scaled_mm(x.values, w.values.t(), x.scale, w.scale.t(), out_dtype=leaves).to(dtype)
+    return torch._scaled_mm(x.values, w.values.t(), x.scale, w.scale.t(), out_dtype=leaves).to(
+        dtype
+    )
 
 
 def plain(x: Scaled, w: Scaled, dtype: torch.dtype) -> torch.Tensor:
@@ -59,12 +63,18 @@ def plain(x: Scaled, w: Scaled, dtype: torch.dtype) -> torch.Tensor:
 @cache
 def tried(device: torch.device) -> str:
     """Why `fast` does not compute here; "" where it does: tried out."""
-    x, w = (quantized(torch.linspace(-3, 5, 32 * n, device=device).view(n, 32).cos()) for n in (48, 16))
+    x, w = (
+        quantized(torch.linspace(-3, 5, 32 * n, device=device).view(n, 32).cos()) for n in (48, 16)
+    )
     try:
         mine, known = fast(x, w, torch.bfloat16).float(), plain(x, w, torch.float32)
     except (RuntimeError, ValueError, NotImplementedError, AttributeError) as error:
         return str(error).splitlines()[0]
-    return "" if torch.allclose(mine, known, rtol=0.02, atol=0.02) else "its products of rows with scales are wrong"
+    return (
+        ""
+        if torch.allclose(mine, known, rtol=0.02, atol=0.02)
+        else "its products of rows with scales are wrong"
+    )
 
 
 class Linear(torch.nn.Linear):
@@ -72,9 +82,15 @@ class Linear(torch.nn.Linear):
 
     def __init__(self, layer: torch.nn.Linear):
         torch.nn.Module.__init__(self)
-        self.in_features, self.out_features, self.bias = layer.in_features, layer.out_features, layer.bias
+        self.in_features, self.out_features, self.bias = (
+            layer.in_features,
+            layer.out_features,
+            layer.bias,
+        )
         there, back = (quantized(w.detach().float()) for w in (layer.weight, layer.weight.t()))
-        self.weight = torch.nn.Parameter(there.values.view(torch.uint8), requires_grad=False)  # (out, in)
+        self.weight = torch.nn.Parameter(
+            there.values.view(torch.uint8), requires_grad=False
+        )  # (out, in)
         self.register_buffer("scale", there.scale)  # (out, 1)
         self.register_buffer("back", back.values.view(torch.uint8))  # (in, out)
         self.register_buffer("back_scale", back.scale)  # (in, 1)
@@ -117,9 +133,17 @@ def install(model: Any, first: Any, skipped: Sequence[str] = ()) -> str:
 
     found, left = Counter(), {id(model.get_output_embeddings()), *map(id, first.modules())}
     for name, layer in list(model.named_modules()):
-        if type(layer) is torch.nn.Linear and id(layer) not in left and should_convert_module(name, [*skipped] or None):
-            fits = layer.in_features % 16 == layer.out_features % 16 == 0  # what the units multiply at a time
+        if (
+            type(layer) is torch.nn.Linear
+            and id(layer) not in left
+            and should_convert_module(name, [*skipped] or None)
+        ):
+            fits = (
+                layer.in_features % 16 == layer.out_features % 16 == 0
+            )  # what the units multiply at a time
             found[fits] += 1
             if fits:
                 model.set_submodule(name, Linear(layer))
-    return f"{found[True]} linear layers" + (f", {found[False]} of other sizes left whole" if found[False] else "")
+    return f"{found[True]} linear layers" + (
+        f", {found[False]} of other sizes left whole" if found[False] else ""
+    )

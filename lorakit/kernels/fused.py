@@ -31,9 +31,14 @@ def one_pass(plain: Callable) -> Callable:
             made.append(torch.compile(plain, dynamic=True))
         try:
             return made[0](first, *others)
-        except torch._dynamo.exc.TorchDynamoException as error:  # nothing has run: kernels are made before any call
+        except (
+            torch._dynamo.exc.TorchDynamoException
+        ) as error:  # nothing has run: kernels are made before any call
             made[:] = [plain]
-            warnings.warn(f"{plain.__module__}.{plain.__name__} goes on uncompiled: {first_line(error)}", stacklevel=2)
+            warnings.warn(
+                f"{plain.__module__}.{plain.__name__} goes on uncompiled: {first_line(error)}",
+                stacklevel=2,
+            )
             return plain(first, *others)
 
     return call
@@ -53,12 +58,17 @@ def switch(wanted: bool, device: torch.device) -> tuple[bool, str]:
         return False, f"torch.compile is not used on {device.type}"
     try:
         x = torch.linspace(-4, 4, 2**10, device=device).view(-1, 64)
-        if not torch.allclose(torch.compile(_trial, dynamic=True)(x), _trial(x), rtol=1e-5, atol=1e-6):
+        if not torch.allclose(
+            torch.compile(_trial, dynamic=True)(x), _trial(x), rtol=1e-5, atol=1e-6
+        ):
             return False, "torch.compile computes something else here"
     except Exception as error:  # no compiler, no Triton, or one that does not fit this torch: each in words of its own
         return False, f"torch.compile fails here: {first_line(error)}"
     _wanted = True
-    return True, "norms, gates and rotary positions run as one loop each; the first updates wait for a compiler"
+    return (
+        True,
+        "norms, gates and rotary positions run as one loop each; the first updates wait for a compiler",
+    )
 
 
 def _trial(x: torch.Tensor) -> torch.Tensor:

@@ -17,7 +17,9 @@ def name_of(act: Any) -> str | None:
     if not callable(act):
         return None
     x = torch.linspace(-4, 4, 33)
-    return next((name for name, known in ACTS.items() if torch.allclose(act(x), known(x), atol=1e-6)), None)
+    return next(
+        (name for name, known in ACTS.items() if torch.allclose(act(x), known(x), atol=1e-6)), None
+    )
 
 
 @one_pass
@@ -27,10 +29,14 @@ def forward(e: torch.Tensor, g: torch.Tensor, act: str) -> torch.Tensor:
 
 
 @one_pass
-def backward(dh: torch.Tensor, e: torch.Tensor, g: torch.Tensor, act: str
-             ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def backward(
+    dh: torch.Tensor, e: torch.Tensor, g: torch.Tensor, act: str
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """-> the product again, and the gradients of e and g. `dh` is used up."""
     a = ACTS[act](e)
-    back = torch.ops.aten.silu_backward(dh * g, e) if act == "silu" else torch.ops.aten.gelu_backward(
-        dh * g, e, approximate="tanh")
+    back = (
+        torch.ops.aten.silu_backward(dh * g, e)
+        if act == "silu"
+        else torch.ops.aten.gelu_backward(dh * g, e, approximate="tanh")
+    )
     return a * g, back, dh.mul_(a)

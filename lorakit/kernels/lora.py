@@ -80,7 +80,11 @@ class Adapted:
         layer = self.module.get_base_layer()
         # A weight gathered from several processes does not carry its state.
         state = getattr(layer.weight, "quant_state", None) or getattr(layer, "quant_state", None)
-        return layer.weight.to(dtype) if state is None else dequantized(layer.weight.data.view(-1, 1), state).to(dtype)
+        return (
+            layer.weight.to(dtype)
+            if state is None
+            else dequantized(layer.weight.data.view(-1, 1), state).to(dtype)
+        )
 
     def merged(self, a: torch.Tensor, b: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """W + s B A (out, in), summed in fp32 as an export does, and rounded."""
@@ -100,7 +104,11 @@ class Adapted:
     def product(self, x: torch.Tensor, read: Any = None) -> torch.Tensor:
         """x Wᵀ + bias"""
         layer = self.module.get_base_layer()
-        return layer.product(x, read) if hasattr(layer, "read") else linear(x, self.weight(x.dtype), self.bias(x.dtype))
+        return (
+            layer.product(x, read)
+            if hasattr(layer, "read")
+            else linear(x, self.weight(x.dtype), self.bias(x.dtype))
+        )
 
     def product_back(self, dy: torch.Tensor, into: torch.Tensor | None = None) -> torch.Tensor:
         """dy W, added to `into`"""
@@ -113,8 +121,9 @@ class Adapted:
         found = self.module.get_base_layer().bias
         return None if found is None else found.to(dtype)
 
-    def forward(self, x: torch.Tensor, low: torch.Tensor, a: torch.Tensor, b: torch.Tensor, read: Any = None
-                ) -> torch.Tensor:
+    def forward(
+        self, x: torch.Tensor, low: torch.Tensor, a: torch.Tensor, b: torch.Tensor, read: Any = None
+    ) -> torch.Tensor:
         """x (N, in) and what the adapter made of it, x Aᵀ (N, r) -> y (N, out)"""
         if self.form != "none":
             return linear(x, self.merged(a, b, x.dtype), self.bias(x.dtype))
@@ -132,15 +141,18 @@ class Adapted:
 Pairs = Sequence[tuple[torch.Tensor, torch.Tensor]]  # A and B of each layer
 
 
-def ahead(layers: Sequence[Adapted], pairs: Pairs, x: torch.Tensor, seen: torch.Tensor | None = None
-          ) -> tuple[list[torch.Tensor], torch.Tensor]:
+def ahead(
+    layers: Sequence[Adapted], pairs: Pairs, x: torch.Tensor, seen: torch.Tensor | None = None
+) -> tuple[list[torch.Tensor], torch.Tensor]:
     """Layers with one input: x (N, in) -> each one's y (N, out), and x Aᵀ (N, Σ r) of all of them.
 
     `seen`: what the adapters see in place of x.
     """
     low, read = (x if seen is None else seen) @ joined(pairs, x.dtype).t(), layers[0].read(x)
-    return [layer.forward(x, part, a, b, read) for layer, part, (a, b) in
-            zip(layers, parts(low, pairs), pairs, strict=True)], low
+    return [
+        layer.forward(x, part, a, b, read)
+        for layer, part, (a, b) in zip(layers, parts(low, pairs), pairs, strict=True)
+    ], low
 
 
 def joined(pairs: Pairs, dtype: torch.dtype) -> torch.Tensor:
@@ -159,21 +171,37 @@ def back_low(layers: Sequence[Adapted], pairs: Pairs, dys: Sequence[torch.Tensor
     return found[0] if len(found) == 1 else torch.cat(found, 1)
 
 
-def back_input(layers: Sequence[Adapted], pairs: Pairs, dys: Sequence[torch.Tensor], dlow: torch.Tensor
-               ) -> torch.Tensor:
+def back_input(
+    layers: Sequence[Adapted], pairs: Pairs, dys: Sequence[torch.Tensor], dlow: torch.Tensor
+) -> torch.Tensor:
     """The gradient of x, summed where it arises. A rounded weight is made again: that takes less than to keep it."""
     dx, form = None, layers[0].form
     for layer, dy, (a, b) in zip(layers, dys, pairs, strict=True):
-        dx = layer.product_back(dy, dx) if form == "none" else through(dy, layer.merged(a, b, dy.dtype), dx)
+        dx = (
+            layer.product_back(dy, dx)
+            if form == "none"
+            else through(dy, layer.merged(a, b, dy.dtype), dx)
+        )
     return dx.addmm_(dlow, joined(pairs, dx.dtype)) if form == "none" else dx
 
 
-def back_adapters(layers: Sequence[Adapted], pairs: Pairs, dys: Sequence[torch.Tensor], dlow: torch.Tensor,
-                  x: torch.Tensor, low: torch.Tensor) -> list[torch.Tensor]:
+def back_adapters(
+    layers: Sequence[Adapted],
+    pairs: Pairs,
+    dys: Sequence[torch.Tensor],
+    dlow: torch.Tensor,
+    x: torch.Tensor,
+    low: torch.Tensor,
+) -> list[torch.Tensor]:
     """The gradients of A and B of each layer, in turn."""
     of_a = (dlow.t() @ x).to(pairs[0][0].dtype).split([len(a) for a, _ in pairs])
-    return [gradient for layer, dy, part, da, (_, b) in zip(layers, dys, parts(low, pairs), of_a, pairs, strict=True)
-            for gradient in (da, layer.back_b(dy, part, b.dtype))]
+    return [
+        gradient
+        for layer, dy, part, da, (_, b) in zip(
+            layers, dys, parts(low, pairs), of_a, pairs, strict=True
+        )
+        for gradient in (da, layer.back_b(dy, part, b.dtype))
+    ]
 
 
 def paired(tensors: Sequence[torch.Tensor]) -> Pairs:
@@ -192,7 +220,9 @@ def dequantized(weight: torch.Tensor, state: Any) -> torch.Tensor:
     """(out, in) of four bits a value; on a card in memory that the next call writes over."""
     from bitsandbytes.functional import dequantize_4bit
 
-    if weight.device.type != "cuda":  # bitsandbytes has no other that writes into memory given to it
+    if (
+        weight.device.type != "cuda"
+    ):  # bitsandbytes has no other that writes into memory given to it
         return dequantize_4bit(weight, state)
     size, key = state.shape.numel(), (weight.device, state.dtype)
     if key not in _room or _room[key].numel() < size:
@@ -208,7 +238,9 @@ def forget() -> None:
 def flat(x: torch.Tensor) -> torch.Tensor:
     """(…, H) -> (N, H) in the precision that autocast asks for."""
     kind = x.device.type
-    return x.reshape(-1, x.shape[-1]).to(torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype)
+    return x.reshape(-1, x.shape[-1]).to(
+        torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+    )
 
 
 class _Linear(torch.autograd.Function):
@@ -247,8 +279,12 @@ class _Dropped(torch.autograd.Function):
         dropped, low, a, b = ctx.saved_tensors
         given = [ctx.layer], [(a, b)], [dy]
         dlow = back_low(*given)
-        return (ctx.layer.product_back(dy), dlow @ a.to(dy.dtype), None,
-                *back_adapters(*given, dlow, dropped, low))
+        return (
+            ctx.layer.product_back(dy),
+            dlow @ a.to(dy.dtype),
+            None,
+            *back_adapters(*given, dlow, dropped, low),
+        )
 
 
 class _Gated(torch.autograd.Function):
@@ -286,20 +322,31 @@ def install(model: Any, form: str = "none") -> Counter:
     """
     layers = {id(m): adapted(m, form) for m in model.modules() if hasattr(m, "lora_A")}
     served = {k: layer for k, layer in layers.items() if layer is not None}
-    lost = next((n for n, m in model.named_modules() if form != "none" and layers.get(id(m), True) is None), None)
+    lost = next(
+        (n for n, m in model.named_modules() if form != "none" and layers.get(id(m), True) is None),
+        None,
+    )
     if lost:
-        raise LorakitError(f"fake_quantization={form!r}: the adapter of '{lost}' is not of a plain linear layer, "
-                           "whose merged weight could be rounded; leave it out of target_modules")
+        raise LorakitError(
+            f"fake_quantization={form!r}: the adapter of '{lost}' is not of a plain linear layer, "
+            "whose merged weight could be rounded; leave it out of target_modules"
+        )
     found = Counter({"adapted layers": len(served), "left to PEFT": len(layers) - len(served)})
     for module in list(model.modules()):
         parts = {n: served.get(id(m)) for n, m in module.named_children()}
         if any(p is not None and p.dropout is not None for p in parts.values()):
             continue  # each adapter sees its input through a dropout of its own
         act = gated.name_of(getattr(module, "act_fn", None))
-        if act and list(parts) == ["gate_proj", "up_proj", "down_proj", "act_fn"] and all(list(parts.values())[:3]):
+        if (
+            act
+            and list(parts) == ["gate_proj", "up_proj", "down_proj", "act_fn"]
+            and all(list(parts.values())[:3])
+        ):
             found["gated MLP"] += 1
             _mlp(module, [parts[n] for n in ("gate_proj", "up_proj", "down_proj")], act)
-        if all(parts.get(n) for n in ("q_proj", "k_proj", "v_proj")) and not looks_elsewhere(module):
+        if all(parts.get(n) for n in ("q_proj", "k_proj", "v_proj")) and not looks_elsewhere(
+            module
+        ):
             found["joint q, k, v"] += 1
             _joint([parts[n] for n in ("q_proj", "k_proj", "v_proj")])
     for layer in served.values():
@@ -310,7 +357,10 @@ def install(model: Any, form: str = "none") -> Counter:
 
 def looks_elsewhere(attention: Any) -> bool:
     """Whether keys and values may be of other hidden states than the queries, as in an encoder-decoder."""
-    return bool({"key_value_states", "encoder_hidden_states"} & {*inspect.signature(attention.forward).parameters})
+    return bool(
+        {"key_value_states", "encoder_hidden_states"}
+        & {*inspect.signature(attention.forward).parameters}
+    )
 
 
 def adapted(module: Any, form: str = "none") -> Adapted | None:
@@ -337,8 +387,11 @@ def _single(layer: Adapted) -> None:
         if not layer.plain or args or kwargs:
             return plain(x, *args, **kwargs)
         rows, dropout = flat(x), layer.dropout
-        out = (_Linear.apply(rows, [layer], *layer.tensors)[0] if dropout is None else
-               _Dropped.apply(rows, dropout(rows), layer, *layer.tensors))
+        out = (
+            _Linear.apply(rows, [layer], *layer.tensors)[0]
+            if dropout is None
+            else _Dropped.apply(rows, dropout(rows), layer, *layer.tensors)
+        )
         return out.view(*x.shape[:-1], -1)
 
     layer.module.forward = forward
@@ -353,12 +406,15 @@ def _joint(layers: list[Adapted]) -> None:
             if args or kwargs or not all(layer.plain for layer in layers):
                 return plain(x, *args, **kwargs)
             if place == 0:
-                out = _Linear.apply(flat(x), layers, *(t for layer in layers for t in layer.tensors))
+                out = _Linear.apply(
+                    flat(x), layers, *(t for layer in layers for t in layer.tensors)
+                )
                 waiting.update({i: (x, y.view(*x.shape[:-1], -1)) for i, y in enumerate(out)})
             given, y = waiting.pop(place)
             if given is not x:
                 raise RuntimeError("q, k and v were asked for different inputs")
             return y
+
         return forward
 
     for place, layer in enumerate(layers):

@@ -16,8 +16,13 @@ SMALL = 2**24  # on a CPU
 CACHED = 2**18  # of those, on a CPU, as many are widened to fp32 at a time: 1 MB
 
 
-def linear_cross_entropy(hidden: torch.Tensor, weight: torch.Tensor, answers: torch.Tensor, scale: float = 1.0,
-                         softcap: float | None = None) -> torch.Tensor:
+def linear_cross_entropy(
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    answers: torch.Tensor,
+    scale: float = 1.0,
+    softcap: float | None = None,
+) -> torch.Tensor:
     """hidden (K, H), weight (V, H), answers (K,) -> summed loss in nats, fp32, differentiable.
 
     Logits are `scale` · hidden · weightᵀ; with `softcap` c (Gemma 2) they become c · tanh(logits / c).
@@ -25,8 +30,9 @@ def linear_cross_entropy(hidden: torch.Tensor, weight: torch.Tensor, answers: to
     return _Sum.apply(hidden, weight, answers, scale, softcap)
 
 
-def logits(hidden: torch.Tensor, weight: torch.Tensor, scale: float = 1.0, softcap: float | None = None
-           ) -> torch.Tensor:
+def logits(
+    hidden: torch.Tensor, weight: torch.Tensor, scale: float = 1.0, softcap: float | None = None
+) -> torch.Tensor:
     """(K, V) in fp32."""
     return capped((hidden @ weight.t().to(hidden.dtype)).float(), scale, softcap)
 
@@ -39,11 +45,18 @@ def capped(found: torch.Tensor, scale: float, softcap: float | None) -> torch.Te
 
 
 @torch.no_grad()
-def scores(hidden: torch.Tensor, weight: torch.Tensor, answers: torch.Tensor, scale: float = 1.0,
-           softcap: float | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+def scores(
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    answers: torch.Tensor,
+    scale: float = 1.0,
+    softcap: float | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
     """(K,) losses in nats, fp32; (K,) whether the answer is the most likely token."""
     losses, right = [], []
-    for rows, wanted in zip(hidden.split(step(hidden, weight)), answers.split(step(hidden, weight)), strict=True):
+    for rows, wanted in zip(
+        hidden.split(step(hidden, weight)), answers.split(step(hidden, weight)), strict=True
+    ):
         found = logits(rows, weight, scale, softcap)
         losses.append(F.cross_entropy(found, wanted, reduction="none"))
         right.append(found.argmax(-1) == wanted)
@@ -75,9 +88,11 @@ class _Sum(torch.autograd.Function):
             room = hidden.new_empty(min(size, len(hidden)), len(weight))
             total = torch.zeros((), dtype=torch.float32, device=hidden.device)
             for first in range(0, count, size):
-                rows, asked = slice(first, first + size), answers[first:first + size, None]
-                found = torch.mm(hidden[rows], weight.t(), out=room[:len(hidden[rows])])
-                for some, wanted in zip(found[:len(asked)].split(few), asked.split(few), strict=True):
+                rows, asked = slice(first, first + size), answers[first : first + size, None]
+                found = torch.mm(hidden[rows], weight.t(), out=room[: len(hidden[rows])])
+                for some, wanted in zip(
+                    found[: len(asked)].split(few), asked.split(few), strict=True
+                ):
                     wide = some.float()
                     total += differentiated(wide, wanted, scale, softcap, needs or trained)
                     if needs or trained:
@@ -92,12 +107,18 @@ class _Sum(torch.autograd.Function):
     @staticmethod
     def backward(ctx, upstream):
         gradient, of_weight = ctx.saved_tensors
-        return (None if gradient is None else gradient * upstream.to(gradient.dtype),
-                None if of_weight is None else of_weight * upstream, None, None, None)
+        return (
+            None if gradient is None else gradient * upstream.to(gradient.dtype),
+            None if of_weight is None else of_weight * upstream,
+            None,
+            None,
+            None,
+        )
 
 
-def differentiated(found: torch.Tensor, wanted: torch.Tensor, scale: float, softcap: float | None, needed: bool
-                   ) -> torch.Tensor:
+def differentiated(
+    found: torch.Tensor, wanted: torch.Tensor, scale: float, softcap: float | None, needed: bool
+) -> torch.Tensor:
     """Products (n, V) in fp32, answers (n, 1) -> their summed loss; in place the products become its gradient."""
     found = capped(found, scale, softcap)
     slope = None if softcap is None or not needed else 1 - (found / softcap).square_()

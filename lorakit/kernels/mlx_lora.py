@@ -14,7 +14,14 @@ import numpy as np
 class Lora(nn.Module):
     """Tensors are named and shaped as PEFT's are. They stay fp32 and compute in the input's precision."""
 
-    def __init__(self, base_layer: nn.Module, rank: int, scale: float, dropout: float, rng: np.random.Generator):
+    def __init__(
+        self,
+        base_layer: nn.Module,
+        rank: int,
+        scale: float,
+        dropout: float,
+        rng: np.random.Generator,
+    ):
         super().__init__()
         self.base_layer, self.scale, self.rate = base_layer, scale, dropout
         self._key: mx.array | None = None  # of the dropout; None: none, as in evaluation
@@ -28,7 +35,9 @@ class Lora(nn.Module):
         if self._key is not None and self.rate:
             kept = mx.random.bernoulli(1 - self.rate, x.shape, key=self._key)
             z = mx.where(kept, x / (1 - self.rate), 0.0).astype(x.dtype)
-        return mx.addmm(y, z @ self.lora_A.T.astype(x.dtype), (self.scale * self.lora_B.T).astype(x.dtype))
+        return mx.addmm(
+            y, z @ self.lora_A.T.astype(x.dtype), (self.scale * self.lora_B.T).astype(x.dtype)
+        )
 
 
 def size(layer: nn.Module) -> tuple[int, int]:

@@ -12,12 +12,21 @@ ROOM = 2**26  # logits at a time: 256 MB in fp32
 def per_target(logits: mx.array, answers: mx.array) -> mx.array:
     """(K,) nats. The plain form: -log softmax(logits)[answer], (K, V) in fp32."""
     logits = logits.astype(mx.float32)
-    return mx.logsumexp(logits, axis=-1) - mx.take_along_axis(logits, answers[:, None], axis=-1)[:, 0]
+    return (
+        mx.logsumexp(logits, axis=-1) - mx.take_along_axis(logits, answers[:, None], axis=-1)[:, 0]
+    )
 
 
-def summed(head: Callable[[mx.array], mx.array], hidden: mx.array, answers: mx.array, weight: mx.array,
-           vocabulary: int, room: int = ROOM) -> mx.array:
+def summed(
+    head: Callable[[mx.array], mx.array],
+    hidden: mx.array,
+    answers: mx.array,
+    weight: mx.array,
+    vocabulary: int,
+    room: int = ROOM,
+) -> mx.array:
     """Σ weight · nats over (K, H) hidden states; each piece of them computes its logits again on the way back."""
+
     def piece(here: slice) -> Callable[[mx.array], mx.array]:
         return lambda hidden: (weight[here] * per_target(head(hidden), answers[here])).sum()
 

@@ -39,8 +39,16 @@ class Rows:
     place: np.ndarray  # (N,) index into R * T of each token of the batch
 
     @classmethod
-    def of(cls, batch: Batch, *, packed: bool, pad_id: int, positions: int | None = None, even: float = 4096,
-           width: int | None = None) -> Rows:
+    def of(
+        cls,
+        batch: Batch,
+        *,
+        packed: bool,
+        pad_id: int,
+        positions: int | None = None,
+        even: float = 4096,
+        width: int | None = None,
+    ) -> Rows:
         """Of the widths that hold the longest document the one that computes least; unpacked: a document a row.
 
         `even` is the width at which attention costs as much as all the rest of a layer.
@@ -62,7 +70,7 @@ class Rows:
             at = 0
             for d in group:
                 here = slice(starts[d], starts[d] + lengths[d])
-                ids[r, at:at + lengths[d]], document[r, at:at + lengths[d]] = batch.ids[here], d
+                ids[r, at : at + lengths[d]], document[r, at : at + lengths[d]] = batch.ids[here], d
                 place[here] = r * width + at + np.arange(lengths[d])
                 at += lengths[d]
         return cls(ids, document, place)
@@ -82,7 +90,9 @@ class Isolated:
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
         return keys, values
 
-    def make_mask(self, length: int, return_array: bool = False, window_size: int | None = None) -> mx.array:
+    def make_mask(
+        self, length: int, return_array: bool = False, window_size: int | None = None
+    ) -> mx.array:
         """(R, 1, T, T), True where the query of a row of it may see the key of a column."""
         place = mx.arange(length)
         seen = place[:, None] >= place[None]

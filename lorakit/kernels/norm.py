@@ -14,15 +14,21 @@ from lorakit.kernels.fused import one_pass
 
 
 @one_pass
-def forward(x: torch.Tensor, scale: torch.Tensor, epsilon: float) -> tuple[torch.Tensor, torch.Tensor]:
+def forward(
+    x: torch.Tensor, scale: torch.Tensor, epsilon: float
+) -> tuple[torch.Tensor, torch.Tensor]:
     """(…, H) -> (…, H), and 1 / sqrt(mean(x²) + ε) in fp32, (…, 1)."""
     wide = x.float()
-    inverse = (torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square() / x.shape[-1] + epsilon).rsqrt()
+    inverse = (
+        torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square() / x.shape[-1] + epsilon
+    ).rsqrt()
     return (wide * inverse).mul_(scale).to(x.dtype), inverse
 
 
 @one_pass
-def backward(dy: torch.Tensor, x: torch.Tensor, inverse: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+def backward(
+    dy: torch.Tensor, x: torch.Tensor, inverse: torch.Tensor, scale: torch.Tensor
+) -> torch.Tensor:
     """-> the gradient of x, rounded once."""
     unit, back = x.float() * inverse, dy.float() * scale
     along = torch.linalg.vecdot(unit, back).unsqueeze(-1) / x.shape[-1]
@@ -64,14 +70,20 @@ def _scale(module: Any) -> tuple[float, float] | None:
     """(offset, epsilon) of a module that computes the formula above."""
     weight = getattr(module, "weight", None)
     epsilon = getattr(module, "variance_epsilon", getattr(module, "eps", None))
-    if not type(module).__name__.endswith("RMSNorm") or not isinstance(weight, torch.nn.Parameter) or weight.ndim != 1:
+    if (
+        not type(module).__name__.endswith("RMSNorm")
+        or not isinstance(weight, torch.nn.Parameter)
+        or weight.ndim != 1
+    ):
         return None
     if weight.requires_grad or epsilon is None:
         return None
     if weight.device.type == "meta":  # nothing can be tried out
         return 0.0, epsilon
     with torch.no_grad():
-        x = torch.randn(2, len(weight), generator=torch.Generator().manual_seed(0)).to(weight.device)
+        x = torch.randn(2, len(weight), generator=torch.Generator().manual_seed(0)).to(
+            weight.device
+        )
         theirs = module(x).float()
         for offset in (0.0, 1.0):
             mine = norm(x, weight.float() + offset, epsilon)

@@ -42,7 +42,9 @@ class _Turned(torch.autograd.Function):
         return turned(dy, cos, swapped(signed)), None, None
 
 
-def rotate(q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def rotate(
+    q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
     """(B, H, N, D), (B, H_kv, N, D), angles (B, N, D) -> both, turned."""
     a, b = sin.unsqueeze(1).chunk(2, -1)
     cos, signed = cos.unsqueeze(1), torch.cat((-a, b), -1)  # (B, 1, N, D): one for all heads
@@ -71,7 +73,14 @@ def same(plain: Callable) -> bool:
 
 
 def served(plain: Callable) -> Callable:
-    def apply(q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, *args: Any, **kwargs: Any):
+    def apply(
+        q: torch.Tensor,
+        k: torch.Tensor,
+        cos: torch.Tensor,
+        sin: torch.Tensor,
+        *args: Any,
+        **kwargs: Any,
+    ):
         pays = fused.wanted() or (torch.is_grad_enabled() and q.requires_grad)
         if args or kwargs or not pays or cos.dtype != q.dtype or cos.shape[-1] != q.shape[-1]:
             return plain(q, k, cos, sin, *args, **kwargs)

@@ -73,9 +73,13 @@ def settle(model: Any, form: str) -> Counter:
 
     left = {p for m in model.modules() if isinstance(m, BaseTunerLayer) for p in m.parameters()}
     if any(m.weight in left for m in model.modules() if isinstance(m, torch.nn.Embedding)):
-        raise LorakitError(f"fake_quantization={form!r}: the head's weights are the embeddings' as well, which its "
-                           "adapter does not change; leave the head out of target_modules")
-    settled = {m.weight for m in model.modules() if isinstance(m, (torch.nn.Linear, torch.nn.Embedding))} - left
+        raise LorakitError(
+            f"fake_quantization={form!r}: the head's weights are the embeddings' as well, which its "
+            "adapter does not change; leave the head out of target_modules"
+        )
+    settled = {
+        m.weight for m in model.modules() if isinstance(m, (torch.nn.Linear, torch.nn.Embedding))
+    } - left
     for weight in settled:
         weight.copy_(rounded(weight, form))
     return Counter({"rounded in place": len(settled)})

@@ -24,7 +24,9 @@ class Live(TorchDispatchMode):
         self.now = self.most = 0
         self.known = {t.untyped_storage()._cdata for t in (*model.parameters(), *model.buffers())}
 
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         out = function(*args, **(kwargs or {}))
         for tensor in tree_leaves(out):
             if isinstance(tensor, torch.Tensor):
@@ -62,4 +64,6 @@ def empty(model: torch.nn.Module) -> None:
         for name, old in module._parameters.items():
             if old is not None:
                 dtype = torch.float32 if old.requires_grad else old.dtype
-                module._parameters[name] = torch.nn.Parameter(torch.empty(old.shape, dtype=dtype), old.requires_grad)
+                module._parameters[name] = torch.nn.Parameter(
+                    torch.empty(old.shape, dtype=dtype), old.requires_grad
+                )

@@ -16,9 +16,25 @@ from lorakit.record import Folder
 from lorakit.report import smooth
 
 # What others call our settings. Hugging Face's TrainingArguments are in most logs.
-KNOWN_AS = {"num_train_epochs": "epochs", "lr_scheduler_type": "schedule", "optim": "optimizer",
-            **{n: n for n in ("learning_rate", "weight_decay", "max_grad_norm", "warmup_ratio", "warmup_steps", "seed",
-                              "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps")}}
+KNOWN_AS = {
+    "num_train_epochs": "epochs",
+    "lr_scheduler_type": "schedule",
+    "optim": "optimizer",
+    **{
+        n: n
+        for n in (
+            "learning_rate",
+            "weight_decay",
+            "max_grad_norm",
+            "warmup_ratio",
+            "warmup_steps",
+            "seed",
+            "max_steps",
+            "per_device_train_batch_size",
+            "gradient_accumulation_steps",
+        )
+    },
+}
 AXES = {"update": "update", "tokens": "tokens so far", "seconds": "seconds of training"}
 
 
@@ -53,7 +69,9 @@ class Log:
 
     def place(self, axis: str, update: float) -> float | None:
         """Where an update lies on another axis: at the last line up to it."""
-        return next((u[axis] for u in reversed(self.updates) if u["update"] <= update and axis in u), None)
+        return next(
+            (u[axis] for u in reversed(self.updates) if u["update"] <= update and axis in u), None
+        )
 
     @property
     def lowest(self) -> tuple[float, float] | None:
@@ -69,8 +87,10 @@ def read(path: str | os.PathLike) -> Log:
     if found is None and not path.is_file():
         Folder.of(path)  # says that there is none
     if found is None:
-        raise LorakitError(f"{path}: is no log that is known here. Known are "
-                           + "; ".join(module.WHAT for module in kinds.values()))
+        raise LorakitError(
+            f"{path}: is no log that is known here. Known are "
+            + "; ".join(module.WHAT for module in kinds.values())
+        )
     log = found.read(path)
     log.path = path
     finite(log)
@@ -93,7 +113,11 @@ def finite(log: Log) -> None:
 
 def translated(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that another tool logged, by the names they have here."""
-    return {ours: settings[theirs] for theirs, ours in KNOWN_AS.items() if settings.get(theirs) not in (None, "", -1)}
+    return {
+        ours: settings[theirs]
+        for theirs, ours in KNOWN_AS.items()
+        if settings.get(theirs) not in (None, "", -1)
+    }
 
 
 def name_of(path: Path, dull: Iterable[str]) -> str:

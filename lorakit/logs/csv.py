@@ -19,7 +19,15 @@ WHAT = "a table (*.csv, *.tsv) with columns such as Step, Training Loss, Validat
 STEP = ("update", "step", "globalstep", "trainglobalstep", "iteration", "iter", "steps")
 EPOCH = ("epoch", "epochs", "trainepoch")
 TRAINING = ("trainingloss", "trainloss", "losstrain", "loss", "trainlossstep")
-VALIDATION = ("validationloss", "valloss", "evalloss", "lossval", "validloss", "evallossepoch", "testloss")
+VALIDATION = (
+    "validationloss",
+    "valloss",
+    "evalloss",
+    "lossval",
+    "validloss",
+    "evallossepoch",
+    "testloss",
+)
 TOKENS = ("tokens", "targettokens", "numinputtokensseen", "trainnuminputtokensseen")
 SECONDS = ("seconds", "time", "relativetime")
 
@@ -29,38 +37,65 @@ def claims(path: Path) -> bool:
 
 
 def read(path: Path) -> Log:
-    rows = [row.fields for row in registry.load("formats", path.suffix.lower()[1:]).read(path, header=True)
-            if isinstance(row, Example)]
+    rows = [
+        row.fields
+        for row in registry.load("formats", path.suffix.lower()[1:]).read(path, header=True)
+        if isinstance(row, Example)
+    ]
     columns = list(dict.fromkeys(name for row in rows for name in row))
-    named = {kind: next((c for word in words for c in columns if plain(c) == word), None) for kind, words in
-             (("step", STEP), ("epoch", EPOCH), ("loss", TRAINING), ("validation", VALIDATION), ("tokens", TOKENS),
-              ("seconds", SECONDS))}
+    named = {
+        kind: next((c for word in words for c in columns if plain(c) == word), None)
+        for kind, words in (
+            ("step", STEP),
+            ("epoch", EPOCH),
+            ("loss", TRAINING),
+            ("validation", VALIDATION),
+            ("tokens", TOKENS),
+            ("seconds", SECONDS),
+        )
+    }
     counted = named["step"] or named["epoch"]
     if not counted or not (named["loss"] or named["validation"]):
         lacking = "no column of steps or epochs" if not counted else "no column of a loss"
-        raise LorakitError(f"{path}: is no log: {lacking}. Its columns are {', '.join(map(str, columns))}; rename "
-                           "them to step, loss and validation_loss")
-    log = log_of(rows, named, counted, name_of(path, ("trainer_log", "metrics", "version_", "history")))
+        raise LorakitError(
+            f"{path}: is no log: {lacking}. Its columns are {', '.join(map(str, columns))}; rename "
+            "them to step, loss and validation_loss"
+        )
+    log = log_of(
+        rows, named, counted, name_of(path, ("trainer_log", "metrics", "version_", "history"))
+    )
     if any("reward" in plain(c) for c in columns):
-        log.notes.append("it has rewards: the loss of reinforcement learning says little beside a cross entropy")
+        log.notes.append(
+            "it has rewards: the loss of reinforcement learning says little beside a cross entropy"
+        )
     return log
 
 
 def log_of(rows: list[dict], named: dict[str, str | None], counted: str, name: str) -> Log:
     updates, series, unread = [], [], 0
     for row in rows:
-        at, loss, validation = (number(row.get(c)) for c in (counted, named["loss"], named["validation"]))
+        at, loss, validation = (
+            number(row.get(c)) for c in (counted, named["loss"], named["validation"])
+        )
         if at is None:
             unread += 1
             continue
         if loss is not None:
             more = {axis: number(row.get(named[axis])) for axis in ("tokens", "seconds")}
-            updates.append({"update": at, "loss": loss, **{k: v for k, v in more.items() if v is not None}})
+            updates.append(
+                {"update": at, "loss": loss, **{k: v for k, v in more.items() if v is not None}}
+            )
         if validation is not None:
             series.append((at, validation))
     notes = [f"{unread} rows have no number in '{counted}'; they are left out"] if unread else []
-    return Log(name, "csv", updates, {"validation": series} if series else {}, notes=notes,
-               counted="update" if counted == named["step"] else "epoch")
+    return Log(
+        name,
+        "csv",
+        updates,
+        {"validation": series} if series else {},
+        notes=notes,
+        counted="update" if counted == named["step"] else "epoch",
+    )
 
 
 def plain(column: str) -> str:

@@ -20,8 +20,15 @@ def read(path: Path) -> Log:
     updates, validations = folder.history()
     tokens = accumulate(u.get("target_tokens", 0) for u in updates)
     seconds = accumulate(u.get("seconds", 0.0) for u in updates)
-    lines = [{"update": u["update"], "loss": u["loss"], "tokens": t, "seconds": s}
-             for u, t, s in zip(updates, tokens, seconds, strict=True)]
+    lines = [
+        {"update": u["update"], "loss": u["loss"], "tokens": t, "seconds": s}
+        for u, t, s in zip(updates, tokens, seconds, strict=True)
+    ]
     series = [(v["update"], v["validation_loss"]) for v in validations]
-    return Log(path.resolve().name, "own", lines, {"validation": series} if series else {},
-               settings=folder.record.get("settings", {}))
+    return Log(
+        path.resolve().name,
+        "own",
+        lines,
+        {"validation": series} if series else {},
+        settings=folder.record.get("settings", {}),
+    )

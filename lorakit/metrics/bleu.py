@@ -27,4 +27,6 @@ def score(rows):
     if not len(rows):
         return float("nan")
     predicted, reference, *counts = rows.sum(axis=0).astype(int).tolist()
-    return BLEU.compute_bleu(counts[:4], counts[4:], predicted, reference, smooth_method="exp").score
+    return BLEU.compute_bleu(
+        counts[:4], counts[4:], predicted, reference, smooth_method="exp"
+    ).score

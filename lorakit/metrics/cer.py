@@ -10,7 +10,9 @@ def rows(references, predictions, *, normalize=True):
     """Shape (n, 2): errors, characters of the reference. Options and errors as for `wer`."""
     import jiwer
 
-    return wer.error_rows(jiwer.process_characters, jiwer.cer_default, references, predictions, normalize)
+    return wer.error_rows(
+        jiwer.process_characters, jiwer.cer_default, references, predictions, normalize
+    )
 
 
 def score(rows):

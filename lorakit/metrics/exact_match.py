@@ -17,7 +17,9 @@ def rows(references, predictions, *, pattern=None, ignore_case=False):
     ValueError for a reference without a match, a pattern without a group, lists of unequal length.
     """
     if pattern is not None and not re.compile(pattern).groups:
-        raise ValueError(f"the pattern {pattern!r} needs a group, in parentheses, that holds the answer")
+        raise ValueError(
+            f"the pattern {pattern!r} needs a group, in parentheses, that holds the answer"
+        )
 
     def answer(text):
         if pattern is not None:
@@ -31,7 +33,9 @@ def rows(references, predictions, *, pattern=None, ignore_case=False):
     stats = []
     for number, (right, said) in enumerate(zip(expected, given, strict=True)):
         if right is None:
-            raise ValueError(f"row {number}: the pattern {pattern!r} finds nothing in the reference")
+            raise ValueError(
+                f"row {number}: the pattern {pattern!r} finds nothing in the reference"
+            )
         stats.append([right == said])
     return np.array(stats, dtype=np.float64).reshape(-1, 1)
 

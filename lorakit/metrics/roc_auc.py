@@ -19,13 +19,17 @@ def rows(references, predictions, *, classes):
     if len(classes) < 2:
         raise ValueError(f"ROC-AUC needs two classes or more, got {classes}")
     if probabilities.shape != (len(references), len(classes)):
-        raise ValueError(f"expected probabilities of shape {(len(references), len(classes))} "
-                         f"(rows, classes), got {probabilities.shape}")
+        raise ValueError(
+            f"expected probabilities of shape {(len(references), len(classes))} "
+            f"(rows, classes), got {probabilities.shape}"
+        )
     if not np.isfinite(probabilities).all():
         raise ValueError("probabilities must be finite")
     for number, name in enumerate(references):
         if name not in classes:
-            raise ValueError(f"row {number}: the reference {name!r} is none of the classes {classes}")
+            raise ValueError(
+                f"row {number}: the reference {name!r} is none of the classes {classes}"
+            )
     positive = np.array([[name == c for c in classes] for name in references], dtype=np.float64)
     scored = slice(1, None) if len(classes) == 2 else slice(None)
     return np.hstack([positive.reshape(probabilities.shape)[:, scored], probabilities[:, scored]])

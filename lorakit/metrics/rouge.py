@@ -23,7 +23,9 @@ def rows(references, predictions, *, variant="rougeL"):
     if variant not in VARIANTS:
         raise ValueError(f"variant {variant!r} is none of {', '.join(VARIANTS)}")
     if references and not any(map(DefaultTokenizer().tokenize, references)):
-        raise ValueError("ROUGE sees only a-z and 0-9, and no reference has any; chrf suits every script")
+        raise ValueError(
+            "ROUGE sees only a-z and 0-9, and no reference has any; chrf suits every script"
+        )
     scorer = RougeScorer([variant])
     pairs = zip(references, predictions, strict=True)
     stats = [scorer.score(r, p)[variant].fmeasure for r, p in pairs]

@@ -20,23 +20,46 @@ class Spec:
     path: str = ""  # hub id or folder
     name: str = ""  # what a user types; empty: the file's name
     licence: str = "see the model's page"
-    target_modules: tuple[str, ...] | str = "all-linear"  # layers that get an adapter: training must change it
-    unquantized: tuple[str, ...] = ()  # layers that a quantized base keeps whole, in transformers' own patterns
-    stored: str = ""  # how the hub's weights are quantized already: no second quantization can load them
+    target_modules: tuple[str, ...] | str = (
+        "all-linear"  # layers that get an adapter: training must change it
+    )
+    unquantized: tuple[
+        str, ...
+    ] = ()  # layers that a quantized base keeps whole, in transformers' own patterns
+    stored: str = (
+        ""  # how the hub's weights are quantized already: no second quantization can load them
+    )
     fp16: bool = True  # False where activations overflow half precision
-    drops_last: bool = False  # its `generate` names the end token itself and drops a prompt's last one
+    drops_last: bool = (
+        False  # its `generate` names the end token itself and drops a prompt's last one
+    )
     source: str = ""  # where these facts are from
     template: str = ""  # its chat template among those that TRL carries
-    config: dict[str, Any] = field(default_factory=dict)  # of config.json, what decides architecture and sizes
-    small: dict[str, Any] = field(default_factory=dict)  # written over it for rehearsal, see `shrunk`
-    reader: Callable | None = None  # (tokenizer, small config) -> a small processor; fits both to each other
-    sizes: dict[str, dict[str, Any]] = field(default_factory=dict)  # of a family: size -> its part of `config`
+    config: dict[str, Any] = field(
+        default_factory=dict
+    )  # of config.json, what decides architecture and sizes
+    small: dict[str, Any] = field(
+        default_factory=dict
+    )  # written over it for rehearsal, see `shrunk`
+    reader: Callable | None = (
+        None  # (tokenizer, small config) -> a small processor; fits both to each other
+    )
+    sizes: dict[str, dict[str, Any]] = field(
+        default_factory=dict
+    )  # of a family: size -> its part of `config`
 
     def each(self) -> dict[str, Spec]:
         """The members of a family by the names that users type."""
-        return {self.name.format(size=size.lower()): replace(
-            self, name=self.name.format(size=size.lower()), path=self.path.format(size=size),
-            config=merged(self.config, config), sizes={}) for size, config in self.sizes.items()}
+        return {
+            self.name.format(size=size.lower()): replace(
+                self,
+                name=self.name.format(size=size.lower()),
+                path=self.path.format(size=size),
+                config=merged(self.config, config),
+                sizes={},
+            )
+            for size, config in self.sizes.items()
+        }
 
 
 def known() -> dict[str, Spec]:
@@ -50,12 +73,16 @@ def known() -> dict[str, Spec]:
 def family(config: dict[str, Any], path: str) -> Spec:
     """What holds for any model of this configuration, saved under `path`."""
     kinds = config.get("model_type"), (config.get("text_config") or {}).get("model_type")
-    members = [s for kind in kinds if kind for s in known().values() if s.config.get("model_type") == kind]
+    members = [
+        s for kind in kinds if kind for s in known().values() if s.config.get("model_type") == kind
+    ]
     if not members:
         return Spec(path=path)
     held = quantized(config)
     like = next((s for s in members if s.stored == held), replace(members[0], stored=""))
-    return replace(like, path=path, name="", licence=Spec.licence, config={}, source=f"as {like.name}")
+    return replace(
+        like, path=path, name="", licence=Spec.licence, config={}, source=f"as {like.name}"
+    )
 
 
 def quantized(config: dict[str, Any]) -> str:
@@ -88,21 +115,26 @@ def image_processor(kind: str, **settings: Any) -> Any:
 
     with tempfile.TemporaryDirectory() as folder:
         content = {"image_processor_type": kind, **settings}
-        (Path(folder) / "preprocessor_config.json").write_text(json.dumps(content), encoding="utf-8")
+        (Path(folder) / "preprocessor_config.json").write_text(
+            json.dumps(content), encoding="utf-8"
+        )
         return AutoImageProcessor.from_pretrained(folder)
 
 
 def name_tokens(tokenizer: Any, tokens: dict[str, str]) -> None:
     """Adds special tokens under names that processors ask for: image_token, …"""
-    tokenizer.add_special_tokens({"additional_special_tokens": list(tokens.values())},
-                                 replace_extra_special_tokens=False)
+    tokenizer.add_special_tokens(
+        {"additional_special_tokens": list(tokens.values())}, replace_extra_special_tokens=False
+    )
     tokenizer._set_model_specific_special_tokens(tokens)
 
 
 def merged(one: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     """Both, `over` where they differ, dictionaries inside alike."""
-    return one | {k: merged(one[k], v) if isinstance(v, dict) and isinstance(one.get(k), dict) else v
-                  for k, v in over.items()}
+    return one | {
+        k: merged(one[k], v) if isinstance(v, dict) and isinstance(one.get(k), dict) else v
+        for k, v in over.items()
+    }
 
 
 def shrunk(config: dict[str, Any], small: dict[str, Any]) -> dict[str, Any]:
@@ -111,7 +143,9 @@ def shrunk(config: dict[str, Any], small: dict[str, Any]) -> dict[str, Any]:
     text = out.get("text_config") or out
     if "num_attention_heads" not in text:
         return out
-    shared = text["num_attention_heads"] // (text.get("num_key_value_heads") or text["num_attention_heads"])
+    shared = text["num_attention_heads"] // (
+        text.get("num_key_value_heads") or text["num_attention_heads"]
+    )
     keys = 1 if shared > 2 else 2
     text["num_attention_heads"] = keys * shared
     if text.get("num_key_value_heads"):

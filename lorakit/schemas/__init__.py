@@ -29,7 +29,9 @@ def column(fields: Mapping[str, Any], names: tuple[str, ...]) -> str:
     raise BadRow(f"column {names[0]!r}{others} is missing")
 
 
-def text_of(fields: Mapping[str, Any], names: tuple[str, ...], *, empty: bool = False, number: bool = False) -> str:
+def text_of(
+    fields: Mapping[str, Any], names: tuple[str, ...], *, empty: bool = False, number: bool = False
+) -> str:
     """The text of the first of these columns that is there. Raises `BadRow` when missing, null, blank or not text.
 
     With `empty` it may be missing, null or blank; with `number` it may be a number.
@@ -68,7 +70,13 @@ def medium_of(fields: Mapping[str, Any], names: tuple[str, ...]) -> Any:
 def turns(prompt: str, answer: str, system: str = "") -> dict[str, list[dict[str, str]]]:
     """One question and its answer as `messages`, after what the model is told, where it is told something."""
     first = [{"role": "system", "content": system}] if system.strip() else []
-    return {"messages": [*first, {"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]}
+    return {
+        "messages": [
+            *first,
+            {"role": "user", "content": prompt},
+            {"role": "assistant", "content": answer},
+        ]
+    }
 
 
 def holes(template: str) -> list[str]:
@@ -76,8 +84,10 @@ def holes(template: str) -> list[str]:
     found = [(match[0], match[1]) for match in HOLE.finditer(template)]
     for brace, name in found:
         if name is None and len(brace) == 1:
-            raise LorakitError(f"the template {template!r} has a single '{brace}'; write '{brace * 2}' for the "
-                               "character, {name} for a column")
+            raise LorakitError(
+                f"the template {template!r} has a single '{brace}'; write '{brace * 2}' for the "
+                "character, {name} for a column"
+            )
     return [name for _, name in found if name is not None]
 
 
@@ -89,13 +99,19 @@ def fill(template: str, fields: Mapping[str, Any]) -> str:
     """
     for name in holes(template):
         if name not in fields:
-            raise BadRow(f"the template {template!r} names {name!r}, which the row has not"
-                               f"{did_you_mean(name, fields)} (columns: {', '.join(sorted(map(str, fields)))})")
+            raise BadRow(
+                f"the template {template!r} names {name!r}, which the row has not"
+                f"{did_you_mean(name, fields)} (columns: {', '.join(sorted(map(str, fields)))})"
+            )
 
     def words(match: re.Match) -> str:
         name = match[1]
         if name is None:
             return match[0][0]
-        return str(fields[name]) if isinstance(fields[name], bool) else text_of(fields, (name,), number=True)
+        return (
+            str(fields[name])
+            if isinstance(fields[name], bool)
+            else text_of(fields, (name,), number=True)
+        )
 
     return HOLE.sub(words, template)

@@ -14,5 +14,8 @@ OPTIONAL = INPUT + SYSTEM
 def convert(fields: dict) -> dict:
     """The input, when there is one, follows the instruction after an empty line."""
     instruction, extra = text_of(fields, REQUIRED[0]), text_of(fields, INPUT, empty=True)
-    return turns(f"{instruction}\n\n{extra}" if extra.strip() else instruction,
-                 text_of(fields, REQUIRED[1], number=True), text_of(fields, SYSTEM, empty=True))
+    return turns(
+        f"{instruction}\n\n{extra}" if extra.strip() else instruction,
+        text_of(fields, REQUIRED[1], number=True),
+        text_of(fields, SYSTEM, empty=True),
+    )

@@ -15,5 +15,9 @@ OPTIONAL = QUESTION
 
 def convert(fields: dict) -> dict:
     label = text_label.class_of(fields)
-    return {"media": [medium_of(fields, PICTURE)], "question": text_of(fields, QUESTION, empty=True),
-            "text": label, "label": label}
+    return {
+        "media": [medium_of(fields, PICTURE)],
+        "question": text_of(fields, QUESTION, empty=True),
+        "text": label,
+        "label": label,
+    }

@@ -19,14 +19,22 @@ def convert(fields: dict) -> dict:
     given = fields[name] if isinstance(fields[name], list) else [fields[name]]
     pictures = [medium_of({name: one}, (name,)) for one in given]
     turns, counts = fields[column(fields, REQUIRED[0])], []
-    words = messages.convert({**fields, "messages": [_without_pictures(turn, counts) for turn in turns]
-                              if isinstance(turns, list) else turns})["messages"]
+    words = messages.convert(
+        {
+            **fields,
+            "messages": [_without_pictures(turn, counts) for turn in turns]
+            if isinstance(turns, list)
+            else turns,
+        }
+    )["messages"]
     users = [turn for turn in words if turn["role"] == "user"]
     counts = [n for role, n in counts if role in ("user", "human")]
     if sum(counts) == 0 and users:
         counts[0] = len(pictures)  # no mark says where they belong: at the beginning
     if sum(counts) != len(pictures):
-        raise BadRow(f"{len(pictures)} pictures, and {sum(counts)} parts of type image in the user's turns")
+        raise BadRow(
+            f"{len(pictures)} pictures, and {sum(counts)} parts of type image in the user's turns"
+        )
     for turn, count in zip(users, counts, strict=True):
         turn["images"] = count
     return {"media": pictures, "turns": words}
@@ -44,6 +52,8 @@ def _without_pictures(turn: object, counts: list[tuple[object, int]]) -> object:
     if not isinstance(parts, list):
         counts.append((turn.get("role", turn.get("from")), 0))
         return turn
-    words = [p for p in parts if not (isinstance(p, dict) and p.get("type") in ("image", "image_url"))]
+    words = [
+        p for p in parts if not (isinstance(p, dict) and p.get("type") in ("image", "image_url"))
+    ]
     counts.append((turn.get("role", turn.get("from")), len(parts) - len(words)))
     return {**turn, name: words}

@@ -12,5 +12,8 @@ OPTIONAL = image_label.QUESTION
 
 
 def convert(fields: dict) -> dict:
-    return {"media": [medium_of(fields, REQUIRED[0])], "question": text_of(fields, OPTIONAL, empty=True),
-            "text": text_of(fields, WORDS)}
+    return {
+        "media": [medium_of(fields, REQUIRED[0])],
+        "question": text_of(fields, OPTIONAL, empty=True),
+        "text": text_of(fields, WORDS),
+    }

@@ -14,12 +14,30 @@ from lorakit.schemas import SYSTEM, column, text_of
 GIVES = "messages"
 REQUIRED = (("messages",),)
 OPTIONAL = SYSTEM
-ROLES = {"system": "system", "developer": "system", "user": "user", "human": "user",
-         **dict.fromkeys(("assistant", "gpt", "chatgpt", "bing", "bard", "model"), "assistant")}
-TOOLS = ("tool", "tool_call", "tool_response", "function", "function_call", "function_response", "observation")
+ROLES = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "human": "user",
+    **dict.fromkeys(("assistant", "gpt", "chatgpt", "bing", "bard", "model"), "assistant"),
+}
+TOOLS = (
+    "tool",
+    "tool_call",
+    "tool_response",
+    "function",
+    "function_call",
+    "function_response",
+    "observation",
+)
 THOUGHTS = ("reasoning_content", "thinking")
 TEXT = ("text", "input_text", "output_text")  # types of parts
-MEDIA = {"image": "an image part", "audio": "an audio part", "video": "a video part", "file": "a file part"}
+MEDIA = {
+    "image": "an image part",
+    "audio": "an audio part",
+    "video": "a video part",
+    "file": "a file part",
+}
 CURE = "leave the row out or put it in words"
 
 
@@ -34,11 +52,15 @@ def conversation(fields: Mapping[str, Any], name: str) -> dict[str, list[dict[st
     """
     given = fields[name]
     if not isinstance(given, list) or not given:
-        raise BadRow(f"{name!r} is {'empty' if given == [] else type(given).__name__}, expected a list of turns")
+        raise BadRow(
+            f"{name!r} is {'empty' if given == [] else type(given).__name__}, expected a list of turns"
+        )
     for offered in ("tools", "functions"):
         if fields.get(offered) not in (None, [], {}, "", "[]"):
-            raise BadRow(f"{offered!r} offers tools to the model, which cannot be trained; remove the column to train "
-                         "the words alone")
+            raise BadRow(
+                f"{offered!r} offers tools to the model, which cannot be trained; remove the column to train "
+                "the words alone"
+            )
     kept = [_turn(turn, number) for number, turn in enumerate(given, 1)]
     _check_order([turn["role"] for turn in kept])
     told = text_of(fields, SYSTEM, empty=True)
@@ -49,7 +71,9 @@ def conversation(fields: Mapping[str, Any], name: str) -> dict[str, list[dict[st
 
 def _turn(turn: Any, number: int) -> dict[str, str]:
     if not isinstance(turn, dict):
-        raise BadRow(f"turn {number} is {type(turn).__name__}, expected an object with role and content")
+        raise BadRow(
+            f"turn {number} is {type(turn).__name__}, expected an object with role and content"
+        )
     said = turn.get("role", turn.get("from"))
     if said in TOOLS or turn.get("tool_calls") or turn.get("function_call"):
         raise BadRow(f"turn {number} calls a tool or is a tool's; tools cannot be trained: {CURE}")
@@ -58,8 +82,10 @@ def _turn(turn: Any, number: int) -> dict[str, str]:
         raise BadRow(f"turn {number} has {shown}; known: {', '.join(ROLES)}")
     role = ROLES[said]
     if role == "assistant" and turn.get("weight") not in (None, 1):
-        raise BadRow(f"turn {number} has a weight other than 1, but every answer is trained alike: remove the weight, "
-                     "or leave the row out")
+        raise BadRow(
+            f"turn {number} has a weight other than 1, but every answer is trained alike: remove the weight, "
+            "or leave the row out"
+        )
     for part in _parts(turn):
         _check_part(part, number)
     try:
@@ -87,7 +113,10 @@ def _words(turn: dict, blank: bool) -> dict[str, str]:
         content = "\n".join(text_of(part, ("text",)) for part in parts)
     else:
         content = text_of(turn, ("content", "value"), empty=blank)
-    return {"content": content, **{k: text_of(turn, (k,), empty=True) for k in THOUGHTS if turn.get(k) is not None}}
+    return {
+        "content": content,
+        **{k: text_of(turn, (k,), empty=True) for k in THOUGHTS if turn.get(k) is not None},
+    }
 
 
 def _check_order(roles: list[str]) -> None:
@@ -98,7 +127,9 @@ def _check_order(roles: list[str]) -> None:
     start = roles.index("system") + 1 if "system" in roles else 0
     for place, role in enumerate(roles[start:]):
         if role != ("user", "assistant")[place % 2]:
-            raise BadRow(f"roles out of order: turn {start + place + 1} is {role}, expected "
-                         f"{('user', 'assistant')[place % 2]}")
+            raise BadRow(
+                f"roles out of order: turn {start + place + 1} is {role}, expected "
+                f"{('user', 'assistant')[place % 2]}"
+            )
     if roles[-1] != "assistant":
         raise BadRow("the last turn is the user's: there is no answer to it")

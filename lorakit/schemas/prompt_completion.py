@@ -8,8 +8,10 @@ from lorakit.schemas import SYSTEM, column, text_of, turns
 from lorakit.schemas.messages import conversation
 
 GIVES = "messages"
-REQUIRED = (("prompt", "question", "query", "problem", "input"),
-            ("completion", "answer", "response", "solution", "output"))
+REQUIRED = (
+    ("prompt", "question", "query", "problem", "input"),
+    ("completion", "answer", "response", "solution", "output"),
+)
 OPTIONAL = SYSTEM
 
 
@@ -17,10 +19,17 @@ def convert(fields: dict) -> dict:
     prompt, completion = (column(fields, names) for names in REQUIRED)
     if isinstance(fields[prompt], list) and isinstance(fields[completion], list):
         both = f"{prompt} + {completion}"
-        found = conversation({**fields, both: fields[prompt] + fields[completion]}, both)["messages"]
-        if "assistant" in [turn["role"] for turn in found[:len(found) - len(fields[completion])]]:
-            raise BadRow(f"{prompt!r} holds an answer, and every answer is trained: leave the row out, or give all "
-                         "its turns as 'messages'")
+        found = conversation({**fields, both: fields[prompt] + fields[completion]}, both)[
+            "messages"
+        ]
+        if "assistant" in [turn["role"] for turn in found[: len(found) - len(fields[completion])]]:
+            raise BadRow(
+                f"{prompt!r} holds an answer, and every answer is trained: leave the row out, or give all "
+                "its turns as 'messages'"
+            )
         return {"messages": found}
-    return turns(text_of(fields, REQUIRED[0]), text_of(fields, REQUIRED[1], number=True),
-                 text_of(fields, SYSTEM, empty=True))
+    return turns(
+        text_of(fields, REQUIRED[0]),
+        text_of(fields, REQUIRED[1], number=True),
+        text_of(fields, SYSTEM, empty=True),
+    )

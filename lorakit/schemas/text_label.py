@@ -8,8 +8,10 @@ from lorakit.schemas import column, text_of, turns
 
 GIVES = "messages"
 LABELS = True
-REQUIRED = (("text", "sentence", "message", "review", "content"),
-            ("label_text", "label", "category", "class", "sentiment", "intent"))
+REQUIRED = (
+    ("text", "sentence", "message", "review", "content"),
+    ("label_text", "label", "category", "class", "sentiment", "intent"),
+)
 OPTIONAL = ()
 
 

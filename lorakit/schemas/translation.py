@@ -19,7 +19,9 @@ def convert(fields: dict) -> dict:
     if isinstance(fields.get("translation"), dict):
         both = fields["translation"]
         if len(both) != 2:
-            raise BadRow(f"'translation' has the languages {[*both][:9]}, expected two; name two columns source and "
-                         "target instead")
+            raise BadRow(
+                f"'translation' has the languages {[*both][:9]}, expected two; name two columns source and "
+                "target instead"
+            )
         source, target = ((language,) for language in both)
     return turns(text_of(both, source), text_of(both, target, number=True))

@@ -37,11 +37,15 @@ def guard_classes(rows: Iterable[dict], tokenizer: Any) -> None:
     names = [row["reference"] for row in rows]
     found = set(names)
     if len(found) > max(2, len(names) / 2):
-        raise LorakitError(f"{len(found)} classes in {len(names)} training rows, e.g. {min(found)[:60]!r}: these are "
-                           "none; name the column that holds them, e.g. columns: {label: kind}")
+        raise LorakitError(
+            f"{len(found)} classes in {len(names)} training rows, e.g. {min(found)[:60]!r}: these are "
+            "none; name the column that holds them, e.g. columns: {label: kind}"
+        )
     if len(found) < 2:
-        raise LorakitError(f"every training row is of the class {next(iter(found), None)!r}: there is nothing to tell "
-                           "apart")
+        raise LorakitError(
+            f"every training row is of the class {next(iter(found), None)!r}: there is nothing to tell "
+            "apart"
+        )
 
 
 def none(rows: Iterable[dict], tokenizer: Any) -> list[int]:

@@ -28,16 +28,29 @@ def suits(processor: Any) -> bool:
 def encode(example: Example, processor: Any, max_length: int) -> list[dict]:
     """One row: the start token, the caption, the end token."""
     if chat_images.suits(processor):
-        return chat_images.encode(example, processor, max_length, "Describe this picture in one sentence.")
+        return chat_images.encode(
+            example, processor, max_length, "Describe this picture in one sentence."
+        )
     tokenizer, fields = processor.tokenizer, example.fields
     if "text" not in fields:
         raise BadRow("is a conversation; this model captions a picture without being asked")
     row = seen(media.picture(fields["media"][0]), processor)
-    ids = [*row["ids"], *tokenizer(fields["text"], add_special_tokens=False)["input_ids"], end_of(tokenizer)]
+    ids = [
+        *row["ids"],
+        *tokenizer(fields["text"], add_special_tokens=False)["input_ids"],
+        end_of(tokenizer),
+    ]
     targets = [False] + [True] * (len(ids) - 1)
-    return [chat.cut({**row, "ids": ids, "targets": targets}, max_length) | {
-        "answer_start": 1, "prompt": fields["media"][0]["name"], "reference": fields["text"],
-        "file": example.file, "row": example.row}]
+    return [
+        chat.cut({**row, "ids": ids, "targets": targets}, max_length)
+        | {
+            "answer_start": 1,
+            "prompt": fields["media"][0]["name"],
+            "reference": fields["text"],
+            "file": example.file,
+            "row": example.row,
+        }
+    ]
 
 
 def seen(image: Any, processor: Any) -> dict:

@@ -19,8 +19,14 @@ OBJECTIVE = "tokens"
 MEDIUM = ""
 UNIT = "target tokens"
 METRICS = ("loss", "perplexity", "token_accuracy", "exact_match", "chrf")
-COLUMNS = {"ids": ["int32"], "targets": ["bool"], "cut": "int32", "answer_start": "int32", "prompt": "string",
-           "reference": "string"}
+COLUMNS = {
+    "ids": ["int32"],
+    "targets": ["bool"],
+    "cut": "int32",
+    "answer_start": "int32",
+    "prompt": "string",
+    "reference": "string",
+}
 MARK = "\ue000answer\ue001"  # rendered in an answer's place, it shows what the template writes around one
 
 
@@ -29,8 +35,13 @@ def encode(example: Example, tokenizer: Any, max_length: int) -> list[dict]:
     return encode_turns(example, example.fields["messages"], tokenizer, max_length)
 
 
-def encode_turns(example: Example, messages: list[dict], tokenizer: Any, max_length: int,
-                 seen: Callable[[list[dict], list[int]], list[int]] = lambda turns, prompt: prompt) -> list[dict]:
+def encode_turns(
+    example: Example,
+    messages: list[dict],
+    tokenizer: Any,
+    max_length: int,
+    seen: Callable[[list[dict], list[int]], list[int]] = lambda turns, prompt: prompt,
+) -> list[dict]:
     """The same for given turns; `seen` makes of the prompt's tokens what the model is given, pictures included."""
     rows: list[dict] = []
     for turn, message in enumerate(messages):
@@ -38,32 +49,44 @@ def encode_turns(example: Example, messages: list[dict], tokenizer: Any, max_len
             continue
         prompt, answer = answer_ids(tokenizer, messages[:turn], message, example.where)
         prompt = seen(messages[:turn], prompt)
-        row = rows[-1] if rows and prompt[:len(rows[-1]["ids"])] == rows[-1]["ids"] else None
+        row = rows[-1] if rows and prompt[: len(rows[-1]["ids"])] == rows[-1]["ids"] else None
         if row is None:
             row = {"ids": [], "targets": []}
             rows.append(row)
         row["targets"] += [False] * (len(prompt) - len(row["ids"])) + [True] * len(answer)
         row["ids"] = prompt + answer
         if len(prompt) < max_length:
-            row |= {"answer_start": len(prompt), "prompt": words_of(messages[turn - 1]),
-                    "reference": words_of(message)}
+            row |= {
+                "answer_start": len(prompt),
+                "prompt": words_of(messages[turn - 1]),
+                "reference": words_of(message),
+            }
     kept = [cut(row, max_length) for row in rows if any(row["targets"][:max_length])]
     if not kept:
         longest = max(len(row["ids"]) for row in rows)
-        raise BadRow(f"no answer token within max_length={max_length} (the row has {longest} tokens)")
+        raise BadRow(
+            f"no answer token within max_length={max_length} (the row has {longest} tokens)"
+        )
     return [{**row, "file": example.file, "row": example.row} for row in kept]
 
 
 def cut(row: dict, max_length: int) -> dict:
     """The row's first `max_length` tokens; `cut` says how many were lost."""
     lost = max(0, len(row["ids"]) - max_length)
-    return {**row, "ids": row["ids"][:max_length], "targets": row["targets"][:max_length], "cut": lost}
+    return {
+        **row,
+        "ids": row["ids"][:max_length],
+        "targets": row["targets"][:max_length],
+        "cut": lost,
+    }
 
 
 def words_of(message: dict) -> str:
     """What a turn says; its content may come in parts."""
     content = message["content"]
-    return content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
+    return (
+        content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
+    )
 
 
 def saying(message: dict, words: str) -> dict:
@@ -97,25 +120,36 @@ def opening(tokenizer: Any, parts: bool = False) -> int | None:
     asked = render(tokenizer, question, True)
     answer = saying({**question[0], "role": "assistant"}, MARK)
     lead = render(tokenizer, [*question, answer], False).rpartition(MARK)[0]
-    ids = tokenizer(lead[len(asked):], add_special_tokens=False)["input_ids"] if lead.startswith(asked) else []
+    ids = (
+        tokenizer(lead[len(asked) :], add_special_tokens=False)["input_ids"]
+        if lead.startswith(asked)
+        else []
+    )
     added = set(tokenizer.get_added_vocab().values())
     return next((i for i in reversed(ids) if i in added), None)
 
 
-def answer_ids(tokenizer: Any, history: list[dict], message: dict, where: str) -> tuple[list[int], list[int]]:
+def answer_ids(
+    tokenizer: Any, history: list[dict], message: dict, where: str
+) -> tuple[list[int], list[int]]:
     """(prompt, answer) as token ids; the answer runs through its end-of-turn token.
 
     Raises `BadRow` when the template refuses the conversation, `LorakitError` when it never ends an answer.
     """
     try:
-        asked, whole = render(tokenizer, history, True), render(tokenizer, [*history, message], False)
+        asked, whole = (
+            render(tokenizer, history, True),
+            render(tokenizer, [*history, message], False),
+        )
         marked = render(tokenizer, [*history, saying(message, MARK)], False)
     except Exception as error:  # Jinja's own errors and those a template raises itself
         raise BadRow(f"the chat template refuses it: {error}") from None
     head, found, tail = marked.rpartition(MARK)
     if not found:
-        raise LorakitError(f"{where}: the chat template of this model leaves the words of an answer out (it was "
-                           "written for images and text in parts). Use a model whose template takes plain text")
+        raise LorakitError(
+            f"{where}: the chat template of this model leaves the words of an answer out (it was "
+            "written for images and text in parts). Use a model whose template takes plain text"
+        )
     # A template may ask otherwise than it renders ("<think>"): trained from the content on.
     before = asked if whole.startswith(asked) else os.path.commonprefix([head, whole])
     read = encoded(tokenizer, whole)
@@ -130,14 +164,18 @@ def answer_ids(tokenizer: Any, history: list[dict], message: dict, where: str) -
             "ends the assistant's turn with the end-of-sequence token"
         )
     # Cohere closes the response and then the turn, in two tokens with nothing between.
-    while end + 1 < len(ids) and ids[end + 1] in special and not whole[offsets[end + 1][0] - 1].isspace():
+    while (
+        end + 1 < len(ids)
+        and ids[end + 1] in special
+        and not whole[offsets[end + 1][0] - 1].isspace()
+    ):
         end += 1
-    ids, until = ids[:end + 1], offsets[end][1]
+    ids, until = ids[: end + 1], offsets[end][1]
     prompt = encoded(tokenizer, before).ids
-    if ids[:len(prompt)] == prompt:
-        return prompt, ids[len(prompt):]
+    if ids[: len(prompt)] == prompt:
+        return prompt, ids[len(prompt) :]
     # A token joins the prompt's last character to the answer's first. When asked, the model sees the prompt alone.
-    rest = encoded(tokenizer, whole[len(before):until]).ids
+    rest = encoded(tokenizer, whole[len(before) : until]).ids
     if tokenizer.decode(prompt + rest) == tokenizer.decode(ids):
         return prompt, rest
     start = next(i for i, (a, _) in enumerate(offsets) if a >= len(before))
@@ -157,9 +195,13 @@ def guard(rows: Iterable[dict], tokenizer: Any) -> None:
     """Refuses rows of which no token, or no end token, is trained."""
     rows = list(rows)
     if not any(any(row["targets"]) for row in rows):
-        raise LorakitError("no token is trained: every answer is empty or cut away; raise max_length")
+        raise LorakitError(
+            "no token is trained: every answer is empty or cut away; raise max_length"
+        )
     if not stop_ids(rows, tokenizer):
-        raise LorakitError("no end-of-turn token is trained: max_length cuts the end of every answer; raise it")
+        raise LorakitError(
+            "no end-of-turn token is trained: max_length cuts the end of every answer; raise it"
+        )
 
 
 def stop_ids(rows: Iterable[dict], tokenizer: Any) -> list[int]:

@@ -39,14 +39,18 @@ def encode(example: Example, processor: Any, max_length: int, question: str = ""
     given: list[tuple[list[int], list[bytes]]] = []  # each prompt and the pictures in it
 
     def seen(turns: list[dict], prompt: list[int]) -> list[int]:
-        some = pictures[:shown(turns)]
+        some = pictures[: shown(turns)]
         given.append((with_pictures(turns, some, processor), some))
         return given[-1][0]
 
-    rows = chat.encode_turns(example, turns_of(example.fields, question), processor.tokenizer, max_length, seen)
+    rows = chat.encode_turns(
+        example, turns_of(example.fields, question), processor.tokenizer, max_length, seen
+    )
     token = getattr(processor.tokenizer, "image_token_id", None) or processor.image_token_id
     for row in rows:
-        prompt, row["media"] = max((g for g in given if row["ids"][:len(g[0])] == g[0]), key=lambda g: len(g[0]))
+        prompt, row["media"] = max(
+            (g for g in given if row["ids"][: len(g[0])] == g[0]), key=lambda g: len(g[0])
+        )
         if row["ids"].count(token) != prompt.count(token):
             raise BadRow(f"max_length={max_length} cuts through a picture; raise it")
     return rows
@@ -57,8 +61,14 @@ def turns_of(fields: dict, question: str) -> list[dict]:
     if "turns" not in fields:
         asked = {"role": "user", "content": fields["question"] or question, "images": 1}
         fields = {"turns": [asked, {"role": "assistant", "content": fields["text"]}]}
-    return [{"role": turn["role"], "content": [{"type": "image"}] * turn.get("images", 0)
-             + [{"type": "text", "text": turn["content"]}]} for turn in fields["turns"]]
+    return [
+        {
+            "role": turn["role"],
+            "content": [{"type": "image"}] * turn.get("images", 0)
+            + [{"type": "text", "text": turn["content"]}],
+        }
+        for turn in fields["turns"]
+    ]
 
 
 def shown(turns: list[dict]) -> int:
@@ -77,7 +87,9 @@ def with_pictures(turns: list[dict], pictures: list[bytes], processor: Any) -> l
     if not pictures:
         return processor.tokenizer(words, add_special_tokens=False)["input_ids"]
     images = [media.unpacked(picture) for picture in pictures]
-    return np.asarray(processor(text=[words], images=[images], add_special_tokens=False)["input_ids"][0]).tolist()
+    return np.asarray(
+        processor(text=[words], images=[images], add_special_tokens=False)["input_ids"][0]
+    ).tolist()
 
 
 def inputs(row: dict, processor: Any, random: np.random.Generator | None) -> dict[str, np.ndarray]:

@@ -20,11 +20,22 @@ OBJECTIVE = "labels"
 MEDIUM = "image"
 UNIT = "rows"
 METRICS = ("loss", "accuracy", "f1", "roc_auc")
-COLUMNS = {"ids": ["int32"], "cut": "int32", "length": "int32", "prompt": "string", "reference": "string",
-           "media": ["binary"], "augment": "bool"}
+COLUMNS = {
+    "ids": ["int32"],
+    "cut": "int32",
+    "length": "int32",
+    "prompt": "string",
+    "reference": "string",
+    "media": ["binary"],
+    "augment": "bool",
+}
 SETTINGS = ("augment",)
 guard, stop_ids = guard_classes, none
-LEAST, TILT, SHADE = 0.6, 4 / 3, 0.25  # of the area that a crop keeps; of its sides; of brightness, contrast, colour
+LEAST, TILT, SHADE = (
+    0.6,
+    4 / 3,
+    0.25,
+)  # of the area that a crop keeps; of its sides; of brightness, contrast, colour
 
 
 def encode(example: Example, processor: Any, max_length: int, augment: bool = True) -> list[dict]:
@@ -32,15 +43,27 @@ def encode(example: Example, processor: Any, max_length: int, augment: bool = Tr
     if "label" not in example.fields:
         raise BadRow("has no class: name the columns, e.g. columns: {image: photo, label: kind}")
     row = shown(media.picture(example.fields["media"][0]), processor)
-    return [{**row, "augment": augment, "prompt": example.fields["media"][0]["name"],
-             "reference": example.fields["label"], "file": example.file, "row": example.row}]
+    return [
+        {
+            **row,
+            "augment": augment,
+            "prompt": example.fields["media"][0]["name"],
+            "reference": example.fields["label"],
+            "file": example.file,
+            "row": example.row,
+        }
+    ]
 
 
 def shown(image: Any, processor: Any) -> dict:
     """A row for a picture, without its class."""
     high, wide = side(processor)
-    return {"ids": [], "cut": 0, "length": max(1, high * wide // 256),  # patches of 16 × 16, as most models have
-            "media": [media.packed(image, 2 * max(high, wide))]}
+    return {
+        "ids": [],
+        "cut": 0,
+        "length": max(1, high * wide // 256),  # patches of 16 × 16, as most models have
+        "media": [media.packed(image, 2 * max(high, wide))],
+    }
 
 
 def side(processor: Any) -> tuple[int, int]:
@@ -58,7 +81,9 @@ def inputs(row: dict, processor: Any, random: np.random.Generator | None) -> dic
     image = media.unpacked(row["media"][0])
     if random is not None and row["augment"]:
         image = augmented(image, random)
-    return {"pixel_values": np.asarray(processor(images=image, return_tensors="np")["pixel_values"])}
+    return {
+        "pixel_values": np.asarray(processor(images=image, return_tensors="np")["pixel_values"])
+    }
 
 
 def augmented(image: Any, random: np.random.Generator) -> Any:
@@ -67,7 +92,10 @@ def augmented(image: Any, random: np.random.Generator) -> Any:
 
     wide, high = image.size
     area, tilt = random.uniform(LEAST, 1), np.exp(random.uniform(-np.log(TILT), np.log(TILT)))
-    w, h = (min(whole, round(whole * np.sqrt(part))) for whole, part in ((wide, area * tilt), (high, area / tilt)))
+    w, h = (
+        min(whole, round(whole * np.sqrt(part)))
+        for whole, part in ((wide, area * tilt), (high, area / tilt))
+    )
     left, top = random.integers(0, wide - w + 1), random.integers(0, high - h + 1)
     image = image.resize(image.size, Image.Resampling.BILINEAR, box=(left, top, left + w, top + h))
     if random.random() < 0.5:

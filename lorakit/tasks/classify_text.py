@@ -27,8 +27,16 @@ def encode(example: Example, tokenizer: Any, max_length: int) -> list[dict]:
     words = "\n".join(turn["content"] for turn in turns if turn["role"] == "user")
     ids = tokenizer(words, verbose=False)["input_ids"]
     kept = tokenizer(words, truncation=True, max_length=max_length)["input_ids"]
-    return [{"ids": kept, "cut": len(ids) - len(kept), "prompt": words, "reference": label,
-             "file": example.file, "row": example.row}]
+    return [
+        {
+            "ids": kept,
+            "cut": len(ids) - len(kept),
+            "prompt": words,
+            "reference": label,
+            "file": example.file,
+            "row": example.row,
+        }
+    ]
 
 
 def ask(question: str, tokenizer: Any) -> dict:

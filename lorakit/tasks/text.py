@@ -26,9 +26,17 @@ def encode(example: Example, tokenizer: Any, max_length: int) -> list[dict]:
         ids = [*ids, tokenizer.eos_token_id]
     if len(ids) < 2:
         raise BadRow("the text has no token to train")
-    pieces = [ids[i:i + max_length] for i in range(0, len(ids) - 1, max_length - 1)]
-    return [{"ids": piece, "targets": [False] + [True] * (len(piece) - 1), "cut": 0,
-             "file": example.file, "row": example.row} for piece in pieces]
+    pieces = [ids[i : i + max_length] for i in range(0, len(ids) - 1, max_length - 1)]
+    return [
+        {
+            "ids": piece,
+            "targets": [False] + [True] * (len(piece) - 1),
+            "cut": 0,
+            "file": example.file,
+            "row": example.row,
+        }
+        for piece in pieces
+    ]
 
 
 def ask(question: str, tokenizer: Any) -> dict:

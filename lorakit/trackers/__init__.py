@@ -26,20 +26,29 @@ class Trackers:
                 self.open[one] = module.Tracker(name, settings, folder)
             except ImportError:
                 self.close()
-                raise LorakitError(f"log_to: {one}: its library is not installed: {module.INSTALL}") from None
+                raise LorakitError(
+                    f"log_to: {one}: its library is not installed: {module.INSTALL}"
+                ) from None
             except Exception as error:  # of a service: no key, no network
                 self.close()
-                raise LorakitError(f"log_to: {one} cannot begin ({error}); leave it out of log_to, or: "
-                                   f"{module.CURE}") from None
+                raise LorakitError(
+                    f"log_to: {one} cannot begin ({error}); leave it out of log_to, or: "
+                    f"{module.CURE}"
+                ) from None
 
     def log(self, line: dict[str, Any]) -> None:
         """A line of `history.jsonl`."""
-        values = {k: float(v) for k, v in line.items() if k != "update" and isinstance(v, (int, float))}
+        values = {
+            k: float(v) for k, v in line.items() if k != "update" and isinstance(v, (int, float))
+        }
         for name in list(self.open):
             try:
                 self.open[name].log(line["update"], values)
             except Exception as error:  # whatever a service raises: it must not end a training
-                print(f"log_to: {name} is left out from update {line['update']} on: {error}", file=sys.stderr)
+                print(
+                    f"log_to: {name} is left out from update {line['update']} on: {error}",
+                    file=sys.stderr,
+                )
                 del self.open[name]
 
     def close(self) -> None:

@@ -9,8 +9,12 @@ from typing import Any
 INSTALL = "pip install tensorboard"
 CURE = "free some space"
 # The scalars that Hugging Face's Trainer writes, so that both stand in one picture.
-TAGS = {"loss": "train/loss", "validation_loss": "eval/loss", "learning_rate": "train/learning_rate",
-        "grad_norm": "train/grad_norm"}
+TAGS = {
+    "loss": "train/loss",
+    "validation_loss": "eval/loss",
+    "learning_rate": "train/learning_rate",
+    "grad_norm": "train/grad_norm",
+}
 
 
 class Tracker:

@@ -13,8 +13,15 @@ class Tracker:
     def __init__(self, name: str, settings: dict[str, Any], folder: Path):
         import trackio
 
-        self.run = trackio.init(project="lorakit", name=name, config=settings, resume="allow", embed=False,
-                                auto_log_gpu=False, auto_log_cpu=False)
+        self.run = trackio.init(
+            project="lorakit",
+            name=name,
+            config=settings,
+            resume="allow",
+            embed=False,
+            auto_log_gpu=False,
+            auto_log_cpu=False,
+        )
 
     def log(self, update: int, values: dict[str, float]) -> None:
         self.run.log(values, step=update)

@@ -19,12 +19,20 @@ class Tracker:
         known = folder / "wandb-id.txt"
         if not known.exists():
             known.write_text(uuid.uuid4().hex, encoding="utf-8")
-        self.run = wandb.init(project=os.environ.get("WANDB_PROJECT", "lorakit"), name=name, config=settings,
-                              dir=str(folder), id=known.read_text(encoding="utf-8"), resume="allow",
-                              settings=wandb.Settings(console="off", silent=True))
+        self.run = wandb.init(
+            project=os.environ.get("WANDB_PROJECT", "lorakit"),
+            name=name,
+            config=settings,
+            dir=str(folder),
+            id=known.read_text(encoding="utf-8"),
+            resume="allow",
+            settings=wandb.Settings(console="off", silent=True),
+        )
 
     def log(self, update: int, values: dict[str, float]) -> None:
-        self.run.log(values | {"update": update})  # its own steps may only grow; a run that goes on steps back
+        self.run.log(
+            values | {"update": update}
+        )  # its own steps may only grow; a run that goes on steps back
 
     def close(self) -> None:
         self.run.finish()

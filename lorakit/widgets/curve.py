@@ -13,7 +13,12 @@ NARROW = "<style>@media(max-width:600px){.lk-curve{font-size:17px!important}}</s
 POINTS = 300  # at most so many are drawn of a line
 
 
-def svg(updates: Sequence[dict], validations: Sequence[dict], planned: int | None = None, words: str = "") -> str:
+def svg(
+    updates: Sequence[dict],
+    validations: Sequence[dict],
+    planned: int | None = None,
+    words: str = "",
+) -> str:
     """The losses of training (raw and smoothed) and of validation rows over the updates; `words` are read aloud."""
     raw = thin([(u["update"], u["loss"]) for u in updates])
     span = max(1.0, 10 * len(raw) / max(len(updates), 1))
@@ -22,14 +27,25 @@ def svg(updates: Sequence[dict], validations: Sequence[dict], planned: int | Non
     levels = [y for _, y in [*raw, *seen] if math.isfinite(y)]
     smoothed = [y for _, y in even if y > 0]
     done = max([1, *(x for x, _ in raw), *(x for x, _ in seen)])
-    frame = Frame(max(done, min(planned or 1, 3 * done)), levels,
-                  log=bool(smoothed) and min(levels) > 0 and max(smoothed) > 20 * min(smoothed))
-    parts = [*frame.grid(), frame.line(raw, BLUE, "1", ' opacity=".35"'), frame.line(even, BLUE, "2"),
-             frame.line(seen, ORANGE, "1.5"), *(frame.dot(point, ORANGE) for point in seen),
-             legend(LEFT + 8, BLUE, "training rows"), legend(LEFT + 150, ORANGE, "validation rows") if seen else ""]
-    return (f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{html.escape(words or "losses")}" '
-            'class="lk-curve" style="width:100%;max-width:900px;height:auto;overflow:visible;'
-            f'font:12px system-ui,sans-serif" fill="currentColor">{NARROW}' + "".join(parts) + "</svg>")
+    frame = Frame(
+        max(done, min(planned or 1, 3 * done)),
+        levels,
+        log=bool(smoothed) and min(levels) > 0 and max(smoothed) > 20 * min(smoothed),
+    )
+    parts = [
+        *frame.grid(),
+        frame.line(raw, BLUE, "1", ' opacity=".35"'),
+        frame.line(even, BLUE, "2"),
+        frame.line(seen, ORANGE, "1.5"),
+        *(frame.dot(point, ORANGE) for point in seen),
+        legend(LEFT + 8, BLUE, "training rows"),
+        legend(LEFT + 150, ORANGE, "validation rows") if seen else "",
+    ]
+    return (
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{html.escape(words or "losses")}" '
+        'class="lk-curve" style="width:100%;max-width:900px;height:auto;overflow:visible;'
+        f'font:12px system-ui,sans-serif" fill="currentColor">{NARROW}' + "".join(parts) + "</svg>"
+    )
 
 
 def thin(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -38,13 +54,15 @@ def thin(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
     each = -(-len(points) // POINTS)
     if each <= 1:
         return points
-    groups = [points[i:i + each] for i in range(0, len(points), each)]
+    groups = [points[i : i + each] for i in range(0, len(points), each)]
     return [(g[-1][0], sum(y for _, y in g) / len(g)) for g in groups]
 
 
 def legend(x: float, colour: str, words: str) -> str:
-    return (f'<path d="M{x} 12h18" stroke="{colour}" stroke-width="3"/>'
-            f'<text x="{x + 24}" y="16">{words}</text>')
+    return (
+        f'<path d="M{x} 12h18" stroke="{colour}" stroke-width="3"/>'
+        f'<text x="{x + 24}" y="16">{words}</text>'
+    )
 
 
 class Frame:
@@ -69,15 +87,24 @@ class Frame:
             at = self.low + (self.high - self.low) * i / 4
             level = math.exp(at) if self.log else at
             y = self.y(level)
-            out.append(f'<path d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}" stroke="currentColor" opacity=".15"/>'
-                       f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{level:.3g}</text>')
+            out.append(
+                f'<path d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}" stroke="currentColor" opacity=".15"/>'
+                f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{level:.3g}</text>'
+            )
         for i in range(5):
             update = round(self.last * i / 4)
             anchor = "end" if i == 4 else "middle"
-            out.append(f'<text x="{self.x(update):.1f}" y="{HEIGHT - 16}" text-anchor="{anchor}">{update:,}</text>')
-        return [*out, f'<text x="{(LEFT + WIDTH) / 2}" y="{HEIGHT - 2}" text-anchor="middle">update</text>']
+            out.append(
+                f'<text x="{self.x(update):.1f}" y="{HEIGHT - 16}" text-anchor="{anchor}">{update:,}</text>'
+            )
+        return [
+            *out,
+            f'<text x="{(LEFT + WIDTH) / 2}" y="{HEIGHT - 2}" text-anchor="middle">update</text>',
+        ]
 
-    def line(self, points: list[tuple[float, float]], colour: str, width: str, more: str = "") -> str:
+    def line(
+        self, points: list[tuple[float, float]], colour: str, width: str, more: str = ""
+    ) -> str:
         places = " ".join(f"{self.x(x):.1f},{self.y(y):.1f}" for x, y in points)
         return f'<polyline points="{places}" fill="none" stroke="{colour}" stroke-width="{width}"{more}/>'
 

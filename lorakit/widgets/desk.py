@@ -79,16 +79,22 @@ class Desk:
         try:
             found = yaml.safe_load(text)
         except Exception as error:  # YAML's values raise almost anything
-            raise LorakitError(f"the settings cannot be read as YAML: {str(error).splitlines()[0]}") from None
+            raise LorakitError(
+                f"the settings cannot be read as YAML: {str(error).splitlines()[0]}"
+            ) from None
         if not isinstance(found, dict):
             raise LorakitError("expected 'setting: value' lines")
         default = Run(data="-").model_dump()
-        return self._take(Run(**{str(k): v for k, v in found.items() if default.get(k, self) != v or k == "data"}))
+        return self._take(
+            Run(**{str(k): v for k, v in found.items() if default.get(k, self) != v or k == "data"})
+        )
 
     def _take(self, run: Run) -> Run:
         """These settings from now on, once nothing in them leaves the project's folders."""
         if Path(run.output_dir).resolve() != self.home:
-            raise LorakitError(f"output_dir={run.output_dir!r}: this studio keeps its runs in {self.home}; leave it")
+            raise LorakitError(
+                f"output_dir={run.output_dir!r}: this studio keeps its runs in {self.home}; leave it"
+            )
         for name in ("data", "validation_data", "test_data", "model"):
             value = getattr(run, name)
             if value and not self._elsewhere(name, value):
@@ -145,8 +151,13 @@ class Desk:
 
     def files(self) -> list[str]:
         """Data files to choose from."""
-        return uploads.known([self.folder / "uploads", *(root / "data" for root in self.roots),
-                              *(Path(f) for f in uploads.INPUTS)])
+        return uploads.known(
+            [
+                self.folder / "uploads",
+                *(root / "data" for root in self.roots),
+                *(Path(f) for f in uploads.INPUTS),
+            ]
+        )
 
     def head(self) -> tuple[list[str], list[list[str]]]:
         """(columns, cells) of the first rows of the data, as they stand in the file."""
@@ -186,7 +197,9 @@ class Desk:
         """Goes on with a run where its checkpoint stands."""
         asked = self.job(name).folder / "asked.json"
         if not asked.is_file():
-            raise LorakitError(f"{name}: does not say how it was started; start it from where it was")
+            raise LorakitError(
+                f"{name}: does not say how it was started; start it from where it was"
+            )
         return launch(Run(**json.loads(asked.read_text(encoding="utf-8"))), queued=True)
 
     def job(self, name: str) -> Job:
@@ -197,8 +210,17 @@ class Desk:
 
     def names(self) -> list[str]:
         """The runs, the latest first."""
-        found = [p for p in self.home.iterdir() if p.is_dir() and not p.is_symlink()
-                 and ((p / "record.json").is_file() or (p / "asked.json").is_file())] if self.home.is_dir() else []
+        found = (
+            [
+                p
+                for p in self.home.iterdir()
+                if p.is_dir()
+                and not p.is_symlink()
+                and ((p / "record.json").is_file() or (p / "asked.json").is_file())
+            ]
+            if self.home.is_dir()
+            else []
+        )
         return [p.name for p in sorted(found, key=lambda p: p.stat().st_mtime, reverse=True)]
 
     def jobs(self) -> list[dict[str, Any]]:
@@ -212,11 +234,21 @@ class Desk:
             status = job.status
             if status == "queued" and not job.queued:
                 status = "not started"
-            return {"name": name, "status": status, "model": record.get("model", ""),
-                    "updates": record.get("updates") or record.get("updates_planned") or "",
-                    "error": str(record.get("error") or "")}
+            return {
+                "name": name,
+                "status": status,
+                "model": record.get("model", ""),
+                "updates": record.get("updates") or record.get("updates_planned") or "",
+                "error": str(record.get("error") or ""),
+            }
         except LorakitError as error:
-            return {"name": name, "status": "damaged", "model": "", "updates": "", "error": str(error)}
+            return {
+                "name": name,
+                "status": "damaged",
+                "model": "",
+                "updates": "",
+                "error": str(error),
+            }
 
     def delete(self, name: str) -> None:
         """A run's folder, whole. Raises `LorakitError` while it is going."""
@@ -245,9 +277,11 @@ class Desk:
         """Answers to the same prompts as training went on, where the run keeps them; else before and after."""
         folder = self.job(name).folder
         found = read_lines(folder / "samples.jsonl", "update", "prompt", "answer")
-        return found or [{"update": when, "prompt": row["prompt"], "answer": row[when]}
-                         for row in read_lines(folder / "answers.jsonl", "prompt", "before", "after")[:3]
-                         for when in ("before", "after")]
+        return found or [
+            {"update": when, "prompt": row["prompt"], "answer": row[when]}
+            for row in read_lines(folder / "answers.jsonl", "prompt", "before", "after")[:3]
+            for when in ("before", "after")
+        ]
 
     # What comes after
 
@@ -266,7 +300,9 @@ class Desk:
     def export(self, name: str, target: str) -> Path:
         """Writes and verifies an export; the folder or file that it made, in the run's folder."""
         if target not in self.targets():
-            raise LorakitError(f"there is no export '{target}'; there are {', '.join(self.targets())}")
+            raise LorakitError(
+                f"there is no export '{target}'; there are {', '.join(self.targets())}"
+            )
         (path,) = _answers(EXPORT, {"run": str(self.job(name).folder.path), "target": target})
         return uploads.inside(path, [self.home])
 
@@ -284,8 +320,13 @@ class Desk:
 
 def _answers(code: str, asked: dict[str, Any]) -> list[Any]:
     """What a process of our own answers. Raises `LorakitError` with its last words when it fails or is killed."""
-    done = subprocess.run([sys.executable, "-c", code], input=json.dumps(asked), capture_output=True, text=True,
-                          env=child_environment())
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        input=json.dumps(asked),
+        capture_output=True,
+        text=True,
+        env=child_environment(),
+    )
     if done.returncode:
         words = [line for line in done.stderr.splitlines() if line.strip()]
         last = words[-1] if words else "no word; perhaps memory ran out"
@@ -295,6 +336,8 @@ def _answers(code: str, asked: dict[str, Any]) -> list[Any]:
 
 def size(path: Path) -> int:
     """Bytes of a file, or of all files of a folder."""
-    return path.stat().st_size if path.is_file() else sum(p.stat().st_size for p in path.rglob("*") if p.is_file())
-
-
+    return (
+        path.stat().st_size
+        if path.is_file()
+        else sum(p.stat().st_size for p in path.rglob("*") if p.is_file())
+    )

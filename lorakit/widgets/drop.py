@@ -25,8 +25,13 @@ class Drop(anywidget.AnyWidget):
     _esm = Path(__file__).with_name("drop.js").read_text(encoding="utf-8")
     accept = traitlets.Unicode().tag(sync=True)
 
-    def __init__(self, begin: Callable[[str, int], Incoming], came: Callable[[Incoming], Any],
-                 refused: Callable[[str], Any], **more: Any):
+    def __init__(
+        self,
+        begin: Callable[[str, int], Incoming],
+        came: Callable[[Incoming], Any],
+        refused: Callable[[str], Any],
+        **more: Any,
+    ):
         super().__init__(**more)
         self._begin, self._came, self._refused = begin, came, refused
         self._open: dict[str, tuple[Incoming, float]] = {}  # with the time of the last piece
@@ -47,11 +52,15 @@ class Drop(anywidget.AnyWidget):
         if step == "begin":
             self._forget()
             if len(self._open) >= AT_ONCE or mark in self._open:
-                raise LorakitError(f"upload {name}: {AT_ONCE} others are on their way; wait for one of them")
+                raise LorakitError(
+                    f"upload {name}: {AT_ONCE} others are on their way; wait for one of them"
+                )
             self._open[mark] = self._begin(name, int(message.get("size") or 0)), time.monotonic()
             return
         if step in ENDED or mark not in self._open:
-            raise LorakitError(f"upload {name}: {ENDED.get(step, 'it was given up; send it again')}")
+            raise LorakitError(
+                f"upload {name}: {ENDED.get(step, 'it was given up; send it again')}"
+            )
         incoming, _ = self._open[mark]
         if step == "end":
             del self._open[mark]

@@ -15,10 +15,28 @@ from lorakit.machine import Facts
 from lorakit.run import Run
 
 # What a micro-batch's memory depends on, its size aside.
-BEARS = ("model", "engine", "method", "quantization", "fake_quantization", "optimizer", "precision",
-         "gradient_checkpointing", "offload", "packing", "shard", "processes", "target_modules", "use_dora", "dropout",
-         "task")
-SIZES, RANKS = (512, 1024), (8, 64)  # tokens and ranks memory is counted for; between and beyond it grows evenly
+BEARS = (
+    "model",
+    "engine",
+    "method",
+    "quantization",
+    "fake_quantization",
+    "optimizer",
+    "precision",
+    "gradient_checkpointing",
+    "offload",
+    "packing",
+    "shard",
+    "processes",
+    "target_modules",
+    "use_dora",
+    "dropout",
+    "task",
+)
+SIZES, RANKS = (
+    (512, 1024),
+    (8, 64),
+)  # tokens and ranks memory is counted for; between and beyond it grows evenly
 
 
 @dataclass(frozen=True)
@@ -45,7 +63,13 @@ class Estimate:
 def spoken(seconds: float) -> str:
     """`40 s`, `12 min`, `3.5 h`"""
     minutes = seconds / 60
-    return f"{seconds:.0f} s" if minutes < 2 else f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"
+    return (
+        f"{seconds:.0f} s"
+        if minutes < 2
+        else f"{minutes:.0f} min"
+        if minutes < 120
+        else f"{minutes / 60:.1f} h"
+    )
 
 
 class Estimator:
@@ -54,7 +78,9 @@ class Estimator:
     def __init__(self, home: str, facts: Facts | None = None):
         self.home, self._given = home, facts
         self._shapes: dict[tuple, cost.Shape] = {}  # for rank 1
-        self._counted: dict[str, np.ndarray] = {}  # bytes that a micro-batch takes, of each rank and size
+        self._counted: dict[
+            str, np.ndarray
+        ] = {}  # bytes that a micro-batch takes, of each rank and size
         self._resolved: tuple[Run, Run] | None = None  # as asked for, as it became
         self._lock = threading.Lock()
         self.choices: plan.Choices = {}
@@ -87,9 +113,20 @@ class Estimator:
             resolved, choices = plan.resolve(run, self.facts)
             key = self._key(resolved)
             if key not in self._counted:
-                shape = self._shapes.setdefault(self._of(resolved), cost.shape(self._plain(resolved, rank=1)))
-                self._counted[key] = np.array([[cost.working(self._plain(resolved, rank=rank, micro_batch_tokens=size),
-                                                             shape) for size in SIZES] for rank in RANKS])
+                shape = self._shapes.setdefault(
+                    self._of(resolved), cost.shape(self._plain(resolved, rank=1))
+                )
+                self._counted[key] = np.array(
+                    [
+                        [
+                            cost.working(
+                                self._plain(resolved, rank=rank, micro_batch_tokens=size), shape
+                            )
+                            for size in SIZES
+                        ]
+                        for rank in RANKS
+                    ]
+                )
             _ = self.rate
             self._resolved, self.choices = (run, resolved), choices
             found = self._estimate(resolved)
@@ -106,19 +143,29 @@ class Estimator:
         memory = counted["total"] - counted["working"] + self._working(run)
         tokens = updates = None
         if self.lengths is not None and len(self.lengths):
-            rows = run.max_updates * run.global_batch_size if run.max_updates else run.epochs * len(self.lengths)
+            rows = (
+                run.max_updates * run.global_batch_size
+                if run.max_updates
+                else run.epochs * len(self.lengths)
+            )
             updates = run.max_updates or run.epochs * -(-len(self.lengths) // run.global_batch_size)
             tokens = int(rows * np.minimum(self.lengths, run.max_length).mean())
         seconds = None if tokens is None else cost.seconds(run, shape, tokens, self.rate)
         room = self.facts.device_memory
-        refusal = "" if memory <= room else f"{memory / 1e9:.1f} GB are needed and {room / 1e9:.1f} GB are there"
+        refusal = (
+            ""
+            if memory <= room
+            else f"{memory / 1e9:.1f} GB are needed and {room / 1e9:.1f} GB are there"
+        )
         return Estimate(int(memory), room, seconds, updates, refusal)
 
     def _working(self, run: Run) -> float:
         """Between what was counted: even in the rank, and even in the tokens at a time."""
         ranked = self._counted[self._key(run)]
         sized = ranked[0] + (ranked[1] - ranked[0]) * (run.rank - RANKS[0]) / (RANKS[1] - RANKS[0])
-        return sized[0] + (sized[1] - sized[0]) * (cost.at_a_time(run) - SIZES[0]) / (SIZES[1] - SIZES[0])
+        return sized[0] + (sized[1] - sized[0]) * (cost.at_a_time(run) - SIZES[0]) / (
+            SIZES[1] - SIZES[0]
+        )
 
     def _plain(self, run: Run, **more: Any) -> Run:
         given: dict[str, Any] = {k: v for k, v in run.model_dump().items() if k in BEARS}

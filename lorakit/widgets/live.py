@@ -37,7 +37,12 @@ class Tail:
             with open(self.path, "rb") as file:
                 about = os.fstat(file.fileno())
                 if about.st_ino != self._file or about.st_size < self._place:
-                    self._file, self._place, self.updates, self.validations = about.st_ino, 0, [], []
+                    self._file, self._place, self.updates, self.validations = (
+                        about.st_ino,
+                        0,
+                        [],
+                        [],
+                    )
                 file.seek(self._place)
                 whole = file.read().rpartition(b"\n")[0]
                 self._place += len(whole) + bool(whole)
@@ -54,7 +59,13 @@ class Tail:
         except (ValueError, RecursionError):
             return
         if isinstance(found, dict) and "update" in found:
-            kind = self.updates if "loss" in found else self.validations if "validation_loss" in found else []
+            kind = (
+                self.updates
+                if "loss" in found
+                else self.validations
+                if "validation_loss" in found
+                else []
+            )
             kind.append(found)
 
 
@@ -90,15 +101,21 @@ class Panel:
             return
         from IPython.display import Image, display
 
-        content: dict[str, Any] = {"text/plain": line, "text/html": f"<code>{html.escape(line)}</code>"}
+        content: dict[str, Any] = {
+            "text/plain": line,
+            "text/html": f"<code>{html.escape(line)}</code>",
+        }
         if self._text is None:
             self._text = display(content, raw=True, display_id=True)
         else:
             self._text.update(content, raw=True)
         if updates and (last or (len(updates) != self._seen and time.monotonic() > self._next)):
             begun = time.monotonic()
-            picture = Image(data=loss_png(self.folder, self.folder / "loss.png").read_bytes(), width=900) if last \
+            picture = (
+                Image(data=loss_png(self.folder, self.folder / "loss.png").read_bytes(), width=900)
+                if last
                 else Curve(self.picture(line), line)
+            )
             if self._handle is None:
                 self._handle = display(picture, display_id=True)
             else:
@@ -117,24 +134,36 @@ class Panel:
         parts, record = [status], self.folder.record
         planned = record.get("updates_planned")
         if updates:
-            parts += [f"update {updates[-1]['update']}" + (f" of {planned}" if planned else ""),
-                      f"loss {updates[-1]['loss']:.3f}"]
+            parts += [
+                f"update {updates[-1]['update']}" + (f" of {planned}" if planned else ""),
+                f"loss {updates[-1]['loss']:.3f}",
+            ]
         if validations:
             parts.append(f"validation {validations[-1]['validation_loss']:.3f}")
         if updates:
             recent = updates[-20:]
             seconds = sum(u["seconds"] for u in recent)
-            parts.append(f"{sum(u['target_tokens'] for u in recent) / max(seconds, 1e-9):,.0f} {unit(record)}s/s")
+            parts.append(
+                f"{sum(u['target_tokens'] for u in recent) / max(seconds, 1e-9):,.0f} {unit(record)}s/s"
+            )
             if status == "running" and planned and planned > updates[-1]["update"]:
-                parts.append(f"{(planned - updates[-1]['update']) * seconds / len(recent):,.0f} s of training left")
+                parts.append(
+                    f"{(planned - updates[-1]['update']) * seconds / len(recent):,.0f} s of training left"
+                )
         return " · ".join(parts)
 
 
 def facts(updates: list[dict]) -> list[str]:
     """`learning rate 1.2e-04`, `gradient 0.81`, `memory 3.20 GB`, `GPU 87 %, 5.1 of 15.0 GB`: what the run tells."""
     last = updates[-1] if updates else {}
-    out = [words.format(last[name]) for name, words in (
-        ("learning_rate", "learning rate {:.1e}"), ("grad_norm", "gradient {:.2f}")) if last.get(name) is not None]
+    out = [
+        words.format(last[name])
+        for name, words in (
+            ("learning_rate", "learning rate {:.1e}"),
+            ("grad_norm", "gradient {:.2f}"),
+        )
+        if last.get(name) is not None
+    ]
     out += [f"memory {last['memory_bytes'] / 1e9:.2f} GB"] if last.get("memory_bytes") else []
     skipped = sum(bool(u.get("skipped")) for u in updates[-1000:])
     return out + ([f"{skipped} updates skipped"] if skipped else []) + cards.read()
@@ -151,10 +180,20 @@ class Cards:
             return self.known
         self._next = time.monotonic() + (10 if shutil.which("nvidia-smi") else 3600)
         try:
-            out = subprocess.run(["nvidia-smi", "--query-gpu=utilization.gpu,memory.used,memory.total",
-                                  "--format=csv,noheader,nounits"], capture_output=True, text=True, timeout=2).stdout
-            self.known = [f"GPU {use} %, {int(used) / 1024:.1f} of {int(of) / 1024:.1f} GiB" for use, used, of in
-                          (line.split(", ") for line in out.splitlines())]
+            out = subprocess.run(
+                [
+                    "nvidia-smi",
+                    "--query-gpu=utilization.gpu,memory.used,memory.total",
+                    "--format=csv,noheader,nounits",
+                ],
+                capture_output=True,
+                text=True,
+                timeout=2,
+            ).stdout
+            self.known = [
+                f"GPU {use} %, {int(used) / 1024:.1f} of {int(of) / 1024:.1f} GiB"
+                for use, used, of in (line.split(", ") for line in out.splitlines())
+            ]
         except (OSError, ValueError, subprocess.TimeoutExpired):
             self.known = []
         return self.known

@@ -1,7 +1,7 @@
 """The studio: a run from a file to an answer without writing code. A thin view over `desk`; a tab is a file of `tabs/`.
 
-    from lorakit.widgets.studio import Studio
-    Studio(lorakit.Run(data="data/triage.jsonl"))
+from lorakit.widgets.studio import Studio
+Studio(lorakit.Run(data="data/triage.jsonl"))
 """
 
 from __future__ import annotations
@@ -71,8 +71,12 @@ class Studio:
         self.message = widgets.HTML()
         modules = sorted(registry.modules("widgets.tabs").values(), key=lambda module: module.PLACE)
         self.tabs = {module.TITLE: module.Tab(self) for module in modules}
-        self.menu = widgets.ToggleButtons(options=list(self.tabs), style={"button_width": "auto"},
-                                          tooltips=list(self.tabs), layout=widgets.Layout(width="100%"))
+        self.menu = widgets.ToggleButtons(
+            options=list(self.tabs),
+            style={"button_width": "auto"},
+            tooltips=list(self.tabs),
+            layout=widgets.Layout(width="100%"),
+        )
         self.menu.observe(lambda change: self._turned(), "value")
         self.page = widgets.VBox([])
         self.box = widgets.VBox([widgets.HTML(STYLE), self.menu, self.message, self.page])
@@ -112,7 +116,9 @@ class Studio:
     def _tick(self) -> None:
         tick = getattr(self.tab, "tick", None)
         if tick:
-            with contextlib.suppress(Exception):  # a file that is just being replaced; the next second sees it
+            with contextlib.suppress(
+                Exception
+            ):  # a file that is just being replaced; the next second sees it
                 tick()
 
     # What the tabs use
@@ -149,8 +155,12 @@ class Studio:
                 where.value = words(error, "error")
             return None
 
-    def later(self, work: Callable[[], Any], then: Callable[[Any], Any], failed: Callable[[str], Any] | None = None
-              ) -> threading.Thread:
+    def later(
+        self,
+        work: Callable[[], Any],
+        then: Callable[[Any], Any],
+        failed: Callable[[str], Any] | None = None,
+    ) -> threading.Thread:
         """Does what takes long beside the page, then shows what came of it."""
         failed = failed or self.refused
 

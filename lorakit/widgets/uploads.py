@@ -28,12 +28,18 @@ INPUTS = ("/kaggle/input", DRIVE)  # where data are attached, beside the project
 def plain(name: str) -> str:
     """The same name. Raises `LorakitError` when it is more than the name of one data file."""
     shown = re.sub(r"[^\x20-\x7e]", "?", str(name))[:80]
-    if not name or re.search(r'[/\\:*?"<>|\x00-\x1f\x7f-\x9f\u2028-\u202e\ud800-\udfff]', name) or name[0] in ". ":
+    if (
+        not name
+        or re.search(r'[/\\:*?"<>|\x00-\x1f\x7f-\x9f\u2028-\u202e\ud800-\udfff]', name)
+        or name[0] in ". "
+    ):
         raise LorakitError(f"upload {shown!r}: this is no plain file name; rename the file")
     if len(name.encode()) > 200:
         raise LorakitError(f"upload {shown!r}: the name is too long; rename the file")
     if not name.lower().removesuffix(".gz").endswith(SUFFIXES):
-        raise LorakitError(f"upload {shown!r}: expected one of {', '.join(SUFFIXES)}, each also as .gz")
+        raise LorakitError(
+            f"upload {shown!r}: expected one of {', '.join(SUFFIXES)}, each also as .gz"
+        )
     return name
 
 
@@ -61,7 +67,9 @@ class Incoming:
         """Its place, never over another file: a second `rows.csv` becomes `rows-2.csv`."""
         self._file.close()
         if self.declared not in (None, self.size):
-            raise LorakitError(f"upload {self.name}: {self.size:,} of {self.declared:,} bytes came; send it again")
+            raise LorakitError(
+                f"upload {self.name}: {self.size:,} of {self.declared:,} bytes came; send it again"
+            )
         if not self.size:
             raise LorakitError(f"upload {self.name}: is empty")
         sized(self.name, self.part)
@@ -74,11 +82,15 @@ class Incoming:
 
     def _limit(self, size: int) -> None:
         if size > LIMIT:
-            raise LorakitError(f"upload {self.name}: {size / 1e6:,.0f} MB, and {LIMIT / 1e6:,.0f} MB is the most; "
-                               "put the file beside the notebook and name its path")
+            raise LorakitError(
+                f"upload {self.name}: {size / 1e6:,.0f} MB, and {LIMIT / 1e6:,.0f} MB is the most; "
+                "put the file beside the notebook and name its path"
+            )
 
 
-def receive(name: str, content: bytes | memoryview, folder: Path, declared: int | None = None) -> Path:
+def receive(
+    name: str, content: bytes | memoryview, folder: Path, declared: int | None = None
+) -> Path:
     """Keeps an upload that came whole in `folder`."""
     with contextlib.closing(Incoming(name, folder, declared)) as incoming:
         incoming.add(content)
@@ -114,7 +126,9 @@ def sized(name: str, path: Path) -> None:
         if name.lower().endswith(".parquet"):
             _parquet(name, file)
         elif file.read(4) == b"PK\x03\x04":
-            raise LorakitError(f"upload {name}: is a ZIP archive; unpack it and send the file inside")
+            raise LorakitError(
+                f"upload {name}: is a ZIP archive; unpack it and send the file inside"
+            )
 
 
 def _parquet(name: str, file: IO[bytes]) -> None:
@@ -123,11 +137,15 @@ def _parquet(name: str, file: IO[bytes]) -> None:
     try:
         about = pq.ParquetFile(file).metadata
     except Exception as error:  # of Arrow
-        raise LorakitError(f"upload {name}: cannot be read as Parquet ({str(error).splitlines()[0]})") from None
+        raise LorakitError(
+            f"upload {name}: cannot be read as Parquet ({str(error).splitlines()[0]})"
+        ) from None
     size = sum(about.row_group(i).total_byte_size for i in range(about.num_row_groups))
     if size > UNPACKED or about.num_rows * about.num_columns > CELLS:
-        raise LorakitError(f"upload {name}: holds {about.num_rows:,} rows of {about.num_columns} columns, "
-                           f"{size / 1e9:.1f} GB unpacked; send a part of it")
+        raise LorakitError(
+            f"upload {name}: holds {about.num_rows:,} rows of {about.num_columns} columns, "
+            f"{size / 1e9:.1f} GB unpacked; send a part of it"
+        )
 
 
 def unpack(name: str, packed: IO[bytes], into: IO[bytes]) -> None:
@@ -138,8 +156,10 @@ def unpack(name: str, packed: IO[bytes], into: IO[bytes]) -> None:
             while piece := file.read(1 << 20):
                 size += len(piece)
                 if size > min(UNPACKED, 200 * small + 10_000_000):
-                    raise LorakitError(f"upload {name}: unpacks to more than {size / 1e6:,.0f} MB from "
-                                       f"{small / 1e6:.1f} MB; unpack it yourself and send a part")
+                    raise LorakitError(
+                        f"upload {name}: unpacks to more than {size / 1e6:,.0f} MB from "
+                        f"{small / 1e6:.1f} MB; unpack it yourself and send a part"
+                    )
                 into.write(piece)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise LorakitError(f"upload {name}: cannot be unpacked as gzip ({error})") from None
@@ -162,8 +182,10 @@ def inside(path: str | os.PathLike, allowed: Sequence[Path]) -> Path:
         raise LorakitError(f"{text}: no such file or folder") from None
     home = next((root for root in allowed if found.is_relative_to(root)), None)
     if home is None:
-        raise LorakitError(f"{text}: lies outside of the project's folders ({', '.join(map(str, allowed))}); copy it "
-                           "there, or upload it")
+        raise LorakitError(
+            f"{text}: lies outside of the project's folders ({', '.join(map(str, allowed))}); copy it "
+            "there, or upload it"
+        )
     if any(part.startswith(".") for part in found.relative_to(home).parts):
         raise LorakitError(f"{text}: is hidden; name another file")
     if not found.is_file() and not found.is_dir():
@@ -176,10 +198,17 @@ def inside(path: str | os.PathLike, allowed: Sequence[Path]) -> Path:
 
 def known(folders: Sequence[Path]) -> list[str]:
     """Data files to choose from: those of these folders and of the folders in them."""
-    found = [p for folder in folders if folder.is_dir() for pattern in ("*", "*/*")
-             for p in itertools.islice(folder.glob(pattern), ENTRIES)
-             if p.is_file() and not p.is_symlink() and p.name.lower().removesuffix(".gz").endswith(SUFFIXES)
-             and not any(part.startswith(".") for part in p.relative_to(folder).parts)]
+    found = [
+        p
+        for folder in folders
+        if folder.is_dir()
+        for pattern in ("*", "*/*")
+        for p in itertools.islice(folder.glob(pattern), ENTRIES)
+        if p.is_file()
+        and not p.is_symlink()
+        and p.name.lower().removesuffix(".gz").endswith(SUFFIXES)
+        and not any(part.startswith(".") for part in p.relative_to(folder).parts)
+    ]
     return sorted(map(str, found))[:500]
 
 
@@ -187,4 +216,6 @@ def first_rows(rows: Sequence[Example], count: int = 5) -> tuple[list[str], list
     """(columns, cells) of the first rows, each cell cut to what one looks at."""
     rows = rows[:count]
     columns = list(dict.fromkeys(name for row in rows for name in row.fields))
-    return list(map(str, columns)), [[str(row.fields.get(c, ""))[:200] for c in columns] for row in rows]
+    return list(map(str, columns)), [
+        [str(row.fields.get(c, ""))[:200] for c in columns] for row in rows
+    ]

@@ -20,7 +20,9 @@ class Operators(MetaPathFinder):
             if torch.__version__.endswith("+cpu") and platform.machine() == "x86_64":
                 self.library = torch.library.Library("torchvision", "FRAGMENT")
                 for operator in ("nms", "qnms"):
-                    self.library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+                    self.library.define(
+                        f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+                    )
                 sys.modules[__name__].kept = self  # operators are gone with their library
         return None
 

@@ -44,11 +44,19 @@ def fits(facts: Any, spec: Any) -> str:
     if spec.stored == "nf4":
         return f"in {spec.name or spec.path} each expert is a layer of its own, which transformers' model has not"
     lost = next((c for c in facts.cards if not c.served(facts.torch_archs)), None)
-    return f"torch {facts.packages['torch']} was not built for {lost.name} ({lost.arch})" if lost else ""
+    return (
+        f"torch {facts.packages['torch']} was not built for {lost.name} ({lost.arch})"
+        if lost
+        else ""
+    )
 
 
 def suits(facts: Any) -> tuple[int, str]:
-    lost = ", what it lacks on the CPU: PYTORCH_ENABLE_MPS_FALLBACK is set" if facts.mps_fallback else ""
+    lost = (
+        ", what it lacks on the CPU: PYTORCH_ENABLE_MPS_FALLBACK is set"
+        if facts.mps_fallback
+        else ""
+    )
     return 1, f"it serves {facts.device}{lost}"
 
 
@@ -57,7 +65,12 @@ def forms(facts: Any) -> tuple[str, ...]:
     here = tuple(map(int, re.findall(r"\d+", facts.packages.get("bitsandbytes", "0.0"))[:2]))
     if facts.mps:
         return ("none",) if here < (0, 50) else ("nf4", "int8", "none")
-    return ("nf4", "int8", "fp8", "none")  # without FP8 units the same numbers, slowly: for rehearsal
+    return (
+        "nf4",
+        "int8",
+        "fp8",
+        "none",
+    )  # without FP8 units the same numbers, slowly: for rehearsal
 
 
 def device(crew: Crew) -> torch.device:
@@ -69,7 +82,9 @@ def device(crew: Crew) -> torch.device:
 @contextlib.contextmanager
 def hushed() -> Iterator[None]:
     """Inside, others do not say which tensors are new (`load` judges that), nor what they will rename one day."""
-    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)  # misses a kernel that is not used here
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(
+        logging.ERROR
+    )  # misses a kernel that is not used here
     before = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
     try:
@@ -81,7 +96,9 @@ def hushed() -> Iterator[None]:
 
 
 @hushed()
-def load(run: Run, *, adapter: str | Path | None = None, classes: Sequence[str] = ()) -> TorchEngine:
+def load(
+    run: Run, *, adapter: str | Path | None = None, classes: Sequence[str] = ()
+) -> TorchEngine:
     """The base with a new adapter to train, or with a saved one (`adapter`) to ask; of `classes` with a new head."""
     run = decided(run)
     path, spec = base.path(run.model), base.spec(run.model)
@@ -96,13 +113,21 @@ def load(run: Run, *, adapter: str | Path | None = None, classes: Sequence[str] 
     # Whole models train in fp32 under autocast; a frozen base is kept in the computing precision.
     options: dict[str, Any] = {
         "dtype": torch.float32 if run.method == "full" else dtype,
-        "attn_implementation": attention.NAME if packable else "eager" if kind is AutoModelForCausalLM else None,
+        "attn_implementation": attention.NAME
+        if packable
+        else "eager"
+        if kind is AutoModelForCausalLM
+        else None,
     }
     if classes:
         options |= {"config": config, "ignore_mismatched_sizes": True}
     if run.quantization in BITSANDBYTES:
-        options |= {"quantization_config": quantization(run.quantization, dtype, [*spec.unquantized, *heads]),
-                    "device_map": {"": where}}
+        options |= {
+            "quantization_config": quantization(
+                run.quantization, dtype, [*spec.unquantized, *heads]
+            ),
+            "device_map": {"": where},
+        }
     tokenizer, processor, _ = base.reader(run.model, config)
     torch.manual_seed(run.seed)
     source = str(adapter) if adapter and run.method == "full" else path
@@ -114,8 +139,10 @@ def load(run: Run, *, adapter: str | Path | None = None, classes: Sequence[str] 
         heads += beside_layers(loaded["missing_keys"], heads)
         model.config.pad_token_id = tokenizer.pad_token_id if tokenizer else None
     if lost := sorted(k for k in loaded["missing_keys"] if not inside(k, heads)):
-        raise LorakitError(f"{source}: the files lack {len(lost)} of the model's tensors, which would be random: "
-                           f"'{lost[0]}', …; download it again, or name the model that they belong to")
+        raise LorakitError(
+            f"{source}: the files lack {len(lost)} of the model's tensors, which would be random: "
+            f"'{lost[0]}', …; download it again, or name the model that they belong to"
+        )
     shard = run.shard and crew.size > 1
     if run.quantization not in BITSANDBYTES and not shard:
         model.to(where)
@@ -125,25 +152,45 @@ def load(run: Run, *, adapter: str | Path | None = None, classes: Sequence[str] 
             module.support_avx512bf16_for_cpu = False
     check(run, model, tokenizer)
     if run.fake_quantization != "none" and (kind is not AutoModelForCausalLM or stacks(model)):
-        raise LorakitError(f"fake_quantization={run.fake_quantization!r}: only models of words without stacked experts "
-                           f"are rounded as their export will be, and {run.model} is another; leave it out")
-    notes = {"fp8": in_fp8(model, where, [*spec.unquantized, *heads])} if run.quantization == "fp8" else {}
+        raise LorakitError(
+            f"fake_quantization={run.fake_quantization!r}: only models of words without stacked experts "
+            f"are rounded as their export will be, and {run.model} is another; leave it out"
+        )
+    notes = (
+        {"fp8": in_fp8(model, where, [*spec.unquantized, *heads])}
+        if run.quantization == "fp8"
+        else {}
+    )
     if run.method == "lora":
         model = with_adapter(model, run, spec, adapter, heads)
         form = run.fake_quantization
-        notes["kernels"] = (kernels.install(model, form), "they compute what the model's own modules do")
+        notes["kernels"] = (
+            kernels.install(model, form),
+            "they compute what the model's own modules do",
+        )
         if form != "none":
-            notes["fake_quantization"] = (form, "asked for; in training and in scoring every W + s B A computes as the "
-                                                "export will round it, and so do embeddings and head")
+            notes["fake_quantization"] = (
+                form,
+                "asked for; in training and in scoring every W + s B A computes as the "
+                "export will round it, and so do embeddings and head",
+            )
     compiled = fused.switch(run.compile and run.method == "lora", where)
     if run.compile:
-        notes["compile"] = compiled if run.method == "lora" else (False, "method=full trains the model's own modules")
-    if run.gradient_checkpointing:  # not before: PEFT would ask for gradients of what the layers are given
+        notes["compile"] = (
+            compiled
+            if run.method == "lora"
+            else (False, "method=full trains the model's own modules")
+        )
+    if (
+        run.gradient_checkpointing
+    ):  # not before: PEFT would ask for gradients of what the layers are given
         recompute(model, run.gradient_checkpointing)
     if shard:
         split_layers(model, where)
     machine.forget_peak()  # loading has held the files too
-    return TorchEngine(model, tokenizer, run, where, packable, crew, idle, notes, processor, len(classes))
+    return TorchEngine(
+        model, tokenizer, run, where, packable, crew, idle, notes, processor, len(classes)
+    )
 
 
 def quantization(name: str, dtype: torch.dtype, whole: Sequence[str]) -> BitsAndBytesConfig:
@@ -151,8 +198,13 @@ def quantization(name: str, dtype: torch.dtype, whole: Sequence[str]) -> BitsAnd
     skip = list(whole) or None
     if name == "int8":
         return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=skip)
-    return BitsAndBytesConfig(load_in_4bit=True, llm_int8_skip_modules=skip, bnb_4bit_quant_type="nf4",
-                              bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        llm_int8_skip_modules=skip,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+    )
 
 
 def packs(config: Any) -> bool:
@@ -169,11 +221,15 @@ def check(run: Run, model: Any, tokenizer: Any) -> None:
         return
     limit = getattr(model.config, "max_position_embeddings", None)
     if limit and run.max_length > limit:
-        raise LorakitError(f"max_length={run.max_length} is longer than the {limit} positions of {run.model}")
+        raise LorakitError(
+            f"max_length={run.max_length} is longer than the {limit} positions of {run.model}"
+        )
     rows = model.get_input_embeddings().weight.shape[0]
     if len(tokenizer) > rows:
-        raise LorakitError(f"{run.model}: the tokenizer has {len(tokenizer)} tokens, the model {rows}; they do not "
-                           "belong together")
+        raise LorakitError(
+            f"{run.model}: the tokenizer has {len(tokenizer)} tokens, the model {rows}; they do not "
+            "belong together"
+        )
 
 
 def working(run: Run, tokens: int) -> int:
@@ -185,7 +241,9 @@ def working(run: Run, tokens: int) -> int:
     config, dtype = base.sizes(run.model), DTYPES[run.precision]
     kind = base.maker(run.task, config, run.model)
     if getattr(config.get_text_config(), "num_local_experts", None):
-        raise NotImplementedError(f"{config.model_type}: which expert computes how much depends on the tokens")
+        raise NotImplementedError(
+            f"{config.model_type}: which expert computes how much depends on the tokens"
+        )
     # In the simulation every device is a CPU, and its autocast knows no fp16.
     precision = torch.bfloat16 if dtype == torch.float16 else dtype
     try:
@@ -194,8 +252,10 @@ def working(run: Run, tokens: int) -> int:
         with simulate.without_content():
             simulate.empty(model)
             model.train()
-            with (simulate.Live(model) as live,
-                  torch.autocast("cpu", dtype=precision, enabled=dtype != torch.float32)):
+            with (
+                simulate.Live(model) as live,
+                torch.autocast("cpu", dtype=precision, enabled=dtype != torch.float32),
+            ):
                 (packed if kind is AutoModelForCausalLM else padded)(run, bare, tokens).backward()
     except Exception as error:
         raise NotImplementedError(f"{config.model_type}: {error}") from None
@@ -205,10 +265,13 @@ def working(run: Run, tokens: int) -> int:
 
 def skeleton(run: Run, kind: Any, config: Any, dtype: torch.dtype) -> Any:
     """The model as it is trained, on the meta device: without weights."""
-    way = attention.NAME if kind is AutoModelForCausalLM else None  # what is never packed chooses, tower by tower
+    way = (
+        attention.NAME if kind is AutoModelForCausalLM else None
+    )  # what is never packed chooses, tower by tower
     with torch.device("meta"):
-        model = kind.from_config(config, attn_implementation=way,
-                                 dtype=torch.float32 if run.method == "full" else dtype)
+        model = kind.from_config(
+            config, attn_implementation=way, dtype=torch.float32 if run.method == "full" else dtype
+        )
     if run.quantization == "fp8":
         in_fp8(model, torch.device("cpu"), base.spec(run.model).unquantized)
     if run.method == "lora":

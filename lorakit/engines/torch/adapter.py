@@ -16,40 +16,60 @@ from lorakit.errors import LorakitError, first_line
 from lorakit.run import Run
 
 
-def with_adapter(model: Any, run: Run, spec: Any, adapter: str | Path | None, heads: Sequence[str] = ()) -> Any:
+def with_adapter(
+    model: Any, run: Run, spec: Any, adapter: str | Path | None, heads: Sequence[str] = ()
+) -> Any:
     """`heads`: modules that are trained whole beside the adapter, and saved with it."""
     from peft import LoraConfig, PeftModel, get_peft_model
 
     if adapter:
         try:
-            for name in ("adapter_config.json", "adapter_model.safetensors"):  # else PEFT would ask the hub for it
+            for name in (
+                "adapter_config.json",
+                "adapter_model.safetensors",
+            ):  # else PEFT would ask the hub for it
                 if not (Path(adapter) / name).is_file():
                     raise FileNotFoundError(f"{name} is missing")
             return PeftModel.from_pretrained(model, str(adapter))
         except Exception as error:  # PEFT checks little: damaged files raise almost anything
             words = first_line(error)
-            raise LorakitError(f"{adapter}: the adapter cannot be loaded onto {run.model}: {words}. Was it made for "
-                               "another base? Else start the run again under another name") from None
+            raise LorakitError(
+                f"{adapter}: the adapter cannot be loaded onto {run.model}: {words}. Was it made for "
+                "another base? Else start the run again under another name"
+            ) from None
     targets = targeted(model, run, spec)
-    experts = [] if isinstance(targets, str) else [t for t in targets if any(models.stacked([t], n)
-                                                                            for n in stacks(model))]
+    experts = (
+        []
+        if isinstance(targets, str)
+        else [t for t in targets if any(models.stacked([t], n) for n in stacks(model))]
+    )
     if experts and (run.dropout or run.use_dora):
-        raise LorakitError(f"target_modules={targets!r} and dropout={run.dropout:g}, use_dora={run.use_dora}: the "
-                           f"adapter of stacked experts has neither; leave those out, or '{experts[0]}'")
+        raise LorakitError(
+            f"target_modules={targets!r} and dropout={run.dropout:g}, use_dora={run.use_dora}: the "
+            f"adapter of stacked experts has neither; leave those out, or '{experts[0]}'"
+        )
     # Looked up by its configuration: to go through all values would import every model there is.
     causal = type(model) is MODEL_FOR_CAUSAL_LM_MAPPING.get(type(model.config), None)
     config = LoraConfig(
-        r=run.rank, lora_alpha=run.alpha, lora_dropout=run.dropout, use_rslora=run.use_rslora, use_dora=run.use_dora,
+        r=run.rank,
+        lora_alpha=run.alpha,
+        lora_dropout=run.dropout,
+        use_rslora=run.use_rslora,
+        use_dora=run.use_dora,
         target_modules=[t for t in targets if t not in experts] if experts else targets,
-        task_type="CAUSAL_LM" if causal else None, target_parameters=experts or None,
-        exclude_modules=excluded(targets, [*heads, *towers(model)]), modules_to_save=list(heads) or None)
+        task_type="CAUSAL_LM" if causal else None,
+        target_parameters=experts or None,
+        exclude_modules=excluded(targets, [*heads, *towers(model)]),
+        modules_to_save=list(heads) or None,
+    )
     try:
         return get_peft_model(model, config)  # adapters are fp32
     except ValueError as error:
         raise LorakitError(f"target_modules={targets!r}: {error}") from None
     except RuntimeError as error:
-        raise LorakitError(f"rank={run.rank}: the adapters cannot be made ({str(error).splitlines()[0]}); lower rank"
-                           ) from None
+        raise LorakitError(
+            f"rank={run.rank}: the adapters cannot be made ({str(error).splitlines()[0]}); lower rank"
+        ) from None
 
 
 def targeted(model: Any, run: Run, spec: Any) -> str | list[str]:
@@ -60,22 +80,38 @@ def targeted(model: Any, run: Run, spec: Any) -> str | list[str]:
     names = [name for name, _ in model.named_modules()] + stacks(model)
     lost = [t for t in targets if not any(n == t or n.endswith("." + t) for n in names)]
     if lost:
-        linear = sorted({n.rsplit(".", 1)[-1] for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)})
-        raise LorakitError(f"target_modules: {run.model} has no layer '{lost[0]}'; it has {', '.join(linear)}")
+        linear = sorted(
+            {
+                n.rsplit(".", 1)[-1]
+                for n, m in model.named_modules()
+                if isinstance(m, torch.nn.Linear)
+            }
+        )
+        raise LorakitError(
+            f"target_modules: {run.model} has no layer '{lost[0]}'; it has {', '.join(linear)}"
+        )
     return list(targets)
 
 
 def stacks(model: Any) -> list[str]:
     """The matrices of a model that hold one for each expert: (E, in, out)."""
-    return [name for name, p in model.named_parameters() if p.ndim == 3 and not name.endswith("weight")]
+    return [
+        name for name, p in model.named_parameters() if p.ndim == 3 and not name.endswith("weight")
+    ]
 
 
 def towers(model: Any) -> list[str]:
     """The parts of a model of words that see or hear for it: frozen, and never in training mode."""
-    kinds = tuple(type(part) for name in ("vision_config", "audio_config")
-                  if (part := getattr(model.config, name, None)) is not None)
-    found = [name for name, part in model.named_modules()
-             if name and isinstance(part, PreTrainedModel) and kinds and isinstance(part.config, kinds)]
+    kinds = tuple(
+        type(part)
+        for name in ("vision_config", "audio_config")
+        if (part := getattr(model.config, name, None)) is not None
+    )
+    found = [
+        name
+        for name, part in model.named_modules()
+        if name and isinstance(part, PreTrainedModel) and kinds and isinstance(part.config, kinds)
+    ]
     return [name for name in found if not inside(name, found)]
 
 
@@ -90,8 +126,11 @@ def new_heads(kind: Any, config: Any) -> list[str]:
     """The modules that a classifier has beside its base: trained whole, and kept out of quantization."""
     with torch.device("meta"):
         model = kind.from_config(config)
-    return [name for name, part in model.named_children()
-            if name != model.base_model_prefix and next(part.parameters(), None) is not None]
+    return [
+        name
+        for name, part in model.named_children()
+        if name != model.base_model_prefix and next(part.parameters(), None) is not None
+    ]
 
 
 def beside_layers(missing: Sequence[str], heads: list[str]) -> list[str]:

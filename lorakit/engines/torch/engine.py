@@ -33,9 +33,19 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 class TorchEngine:
     """See `lorakit.engines.Engine` for the contract."""
 
-    def __init__(self, model: Any, tokenizer: Any, run: Run, where: torch.device, packable: bool, crew: Crew,
-                 idle: int = 0, notes: dict[str, tuple[Any, str]] | None = None, processor: Any = None,
-                 classes: int = 0):
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        run: Run,
+        where: torch.device,
+        packable: bool,
+        crew: Crew,
+        idle: int = 0,
+        notes: dict[str, tuple[Any, str]] | None = None,
+        processor: Any = None,
+        classes: int = 0,
+    ):
         """`idle`: resident bytes before the model was loaded; `notes`: choices made until then; `classes`: how many
         there are to tell apart, 0 where words are learnt."""
         self.model, self.tokenizer, self.device = model, tokenizer, where
@@ -43,7 +53,9 @@ class TorchEngine:
         self.clip, self.method = run.max_grad_norm, run.method
         self.pad_id = tokenizer.pad_token_id if tokenizer else 0
         text = model.config.get_text_config(decoder=True)
-        self.positions = getattr(text, "max_position_embeddings", None) or getattr(text, "max_target_positions", None)
+        self.positions = getattr(text, "max_position_embeddings", None) or getattr(
+            text, "max_target_positions", None
+        )
         self.arguments = inspect.signature(self._bare().forward).parameters
         self.words = "decoder_input_ids" if model.config.is_encoder_decoder else "input_ids"
         self.drops_last = base.spec(run.model).drops_last
@@ -57,9 +69,16 @@ class TorchEngine:
         # Keeps summed losses in fp16's range; a power of two, so that in fp32 nothing is rounded.
         self.unit = 2.0 ** round(math.log2(run.micro_batch_tokens))
         self.idle = idle
-        self.worked, self.pending = 0, []  # targets trained on; the micro-batches since the last update
+        self.worked, self.pending = (
+            0,
+            [],
+        )  # targets trained on; the micro-batches since the last update
         self.recomputed = run.gradient_checkpointing
-        self.limit, self.offload, self.steps = None, run.offload is True, []  # tokens at a time; steps down taken
+        self.limit, self.offload, self.steps = (
+            None,
+            run.offload is True,
+            [],
+        )  # tokens at a time; steps down taken
         self.crew, self.sharded = crew, run.shard and crew.size > 1
         self.share = (0, 1) if self.sharded else (crew.rank, crew.size)
         self.keeps_logits = "logits_to_keep" in self.arguments
@@ -80,8 +99,12 @@ class TorchEngine:
         if not packable:
             return False, "padded: this model's attention has no form over packs here"
         config = self._bare().config.get_text_config()
-        window = max(getattr(config, name, None) or 0 for name in ("sliding_window", "attention_chunk_size"))
-        length = min(max_length, 24 + (window if max_length > window else 0))  # past the window, where rows get there
+        window = max(
+            getattr(config, name, None) or 0 for name in ("sliding_window", "attention_chunk_size")
+        )
+        length = min(
+            max_length, 24 + (window if max_length > window else 0)
+        )  # past the window, where rows get there
         vocabulary = self.model.get_input_embeddings().weight.shape[0]
         low, high, second = np.random.default_rng(0).integers(0, vocabulary, (3, length))
         # How many tokens an expert gets decides how its product is rounded, and that may send a token elsewhere.
@@ -90,36 +113,55 @@ class TorchEngine:
             plain = self._last(second, packed=False)
             try:
                 packed = self._last(low, second, packed=True)
-                crosses = self._crosses(low[:24], second[:24]) if experts else not torch.equal(
-                    packed, self._last(high, second, packed=True))
+                crosses = (
+                    self._crosses(low[:24], second[:24])
+                    if experts
+                    else not torch.equal(packed, self._last(high, second, packed=True))
+                )
             except (TypeError, ValueError, RuntimeError) as error:
                 return False, f"padded: this model does not run over packs ({error})"
         if crosses:
-            return False, "padded: in this model a document in a pack would see the one before it (tried at loading)"
+            return (
+                False,
+                "padded: in this model a document in a pack would see the one before it (tried at loading)",
+            )
         apart = (packed - plain).abs().amax(1)[-24:]
         noise = (1e-3 if self.autocast is None else 0.1) * max(1.0, plain.abs().max().item())
         if (apart.median() if experts else apart.max()) > noise:
-            return False, "padded: this model's own attention differs from the one over packs (tried at loading)"
-        return True, "packed: exact attention per document (tried at loading: no document sees another)"
+            return (
+                False,
+                "padded: this model's own attention differs from the one over packs (tried at loading)",
+            )
+        return (
+            True,
+            "packed: exact attention per document (tried at loading: no document sees another)",
+        )
 
     def _last(self, *documents: np.ndarray, packed: bool) -> torch.Tensor:
         """(length - 1, V) logits of the last of documents of one length."""
         number, length, self.packing = len(documents), len(documents[0]), packed
-        return self._logits(Batch(np.concatenate(documents), np.tile(np.arange(length) > 0, number),
-                                  np.full(number, length), np.arange(number)))[1 - length:].float()
+        return self._logits(
+            Batch(
+                np.concatenate(documents),
+                np.tile(np.arange(length) > 0, number),
+                np.full(number, length),
+                np.arange(number),
+            )
+        )[1 - length :].float()
 
     def _crosses(self, *documents: np.ndarray) -> bool:
         """Whether in a pack of two the second depends on the first: by its gradient, which rounding leaves zero."""
         seen: list[torch.Tensor] = []
         hook = self.model.get_input_embeddings().register_forward_hook(
-            lambda module, given, out: seen.append(out.detach().requires_grad_()) or seen[-1])
+            lambda module, given, out: seen.append(out.detach().requires_grad_()) or seen[-1]
+        )
         try:
             with torch.enable_grad():
                 logits = self._last(*documents, packed=True)
-                gradient, = torch.autograd.grad(logits.square().sum(), seen[0])
+                (gradient,) = torch.autograd.grad(logits.square().sum(), seen[0])
         finally:
             hook.remove()
-        return bool(gradient[0, :len(documents[0])].any())
+        return bool(gradient[0, : len(documents[0])].any())
 
     @contextlib.contextmanager
     def _evaluating(self):
@@ -138,22 +180,35 @@ class TorchEngine:
 
     def _find_head(self) -> dict[str, Any] | None:
         """What `kernels.loss` needs to stand for the model's own head; None where its logits differ: tried out."""
-        config, layer = self._bare().config.get_text_config(decoder=True), self._bare().get_output_embeddings()
+        config, layer = (
+            self._bare().config.get_text_config(decoder=True),
+            self._bare().get_output_embeddings(),
+        )
         if type(layer) is not torch.nn.Linear or layer.bias is not None:
             return None
-        head = {"weight": layer.weight, "softcap": getattr(config, "final_logit_softcapping", None),
-                "scale": getattr(config, "logit_scale", None) or 1 / (getattr(config, "logits_scaling", None) or 1)}
+        head = {
+            "weight": layer.weight,
+            "softcap": getattr(config, "final_logit_softcapping", None),
+            "scale": getattr(config, "logit_scale", None)
+            or 1 / (getattr(config, "logits_scaling", None) or 1),
+        }
         batch = Batch(np.arange(1, 9), np.arange(8) > 0, np.array([8]), np.array([0]))
         with torch.no_grad(), self._evaluating():
             try:
                 mine, own = loss.logits(self._hidden(batch), **head), self._logits(batch).float()
             except (AttributeError, TypeError, ValueError, RuntimeError):
                 return None
-        return head if torch.allclose(mine, own, rtol=0.02, atol=0.02 * float(own.abs().max())) else None
+        return (
+            head
+            if torch.allclose(mine, own, rtol=0.02, atol=0.02 * float(own.abs().max()))
+            else None
+        )
 
     def _hidden(self, batch: Batch) -> torch.Tensor:
         """(K, H): what the head sees where it predicts the K targets."""
-        return self._forward(getattr(self._bare(), self._bare().base_model_prefix), batch, "last_hidden_state")
+        return self._forward(
+            getattr(self._bare(), self._bare().base_model_prefix), batch, "last_hidden_state"
+        )
 
     def _logits(self, batch: Batch) -> torch.Tensor:
         """(K, V) logits that predict the K targets, in the batch's order."""
@@ -165,11 +220,20 @@ class TorchEngine:
             batch = batch.filled_up(grain(self.device, self.autocast))
             ids = torch.from_numpy(batch.ids).to(self.device)
             position = torch.from_numpy(batch.positions).to(self.device)
-            keep = {"logits_to_keep": places - 1} if self.keeps_logits and wanted == "logits" else {}
+            keep = (
+                {"logits_to_keep": places - 1} if self.keeps_logits and wanted == "logits" else {}
+            )
             with attention.packed():
-                out = model(input_ids=ids[None], position_ids=position[None], use_cache=False,
-                            documents=attention.Documents(batch.lengths, self.device), **keep)[wanted][0]
-            return out if len(out) == len(places) else out[places - 1]  # some models pay no heed to logits_to_keep
+                out = model(
+                    input_ids=ids[None],
+                    position_ids=position[None],
+                    use_cache=False,
+                    documents=attention.Documents(batch.lengths, self.device),
+                    **keep,
+                )[wanted][0]
+            return (
+                out if len(out) == len(places) else out[places - 1]
+            )  # some models pay no heed to logits_to_keep
         out = model(**self._padded(batch), use_cache=False)[wanted]
         document = torch.from_numpy(batch.documents).to(self.device)
         return out[document[places], torch.from_numpy(batch.positions).to(self.device)[places] - 1]
@@ -189,8 +253,11 @@ class TorchEngine:
         given = {self.words: ids, self.words.replace("input_ids", "attention_mask"): mask}
         picture = getattr(self.model.config, "image_token_id", None)
         if picture is not None:
-            given |= {name: (ids == picture).long() for name in ("token_type_ids", "mm_token_type_ids")
-                      if name in self.arguments}
+            given |= {
+                name: (ids == picture).long()
+                for name in ("token_type_ids", "mm_token_type_ids")
+                if name in self.arguments
+            }
         return {name: value.to(self.device) for name, value in given.items()}
 
     def _media(self, media: Sequence[dict[str, np.ndarray]]) -> dict[str, torch.Tensor]:
@@ -201,8 +268,17 @@ class TorchEngine:
                 continue
             parts = [torch.from_numpy(np.ascontiguousarray(one[name])) for one in media]
             most = [max(part.shape[axis] for part in parts) for axis in range(1, parts[0].ndim)]
-            parts = [F.pad(p, [n for m, s in zip(most[::-1], p.shape[:0:-1], strict=True) for n in (0, m - s)])
-                     for p in parts]
+            parts = [
+                F.pad(
+                    p,
+                    [
+                        n
+                        for m, s in zip(most[::-1], p.shape[:0:-1], strict=True)
+                        for n in (0, m - s)
+                    ],
+                )
+                for p in parts
+            ]
             value = torch.cat(parts).to(self.device)
             out[name] = value.to(self.model.dtype) if value.is_floating_point() else value
         return out
@@ -210,8 +286,11 @@ class TorchEngine:
     def _loss(self, batch: Batch) -> torch.Tensor:
         """The sum over the targets, in nats."""
         if batch.labels is not None:
-            return F.cross_entropy(self._class_logits(batch), torch.from_numpy(batch.labels).to(self.device),
-                                   reduction="sum")
+            return F.cross_entropy(
+                self._class_logits(batch),
+                torch.from_numpy(batch.labels).to(self.device),
+                reduction="sum",
+            )
         answers = torch.from_numpy(batch.ids[batch.targets]).to(self.device)
         if self.head is None:
             return F.cross_entropy(self._logits(batch).float(), answers, reduction="sum")
@@ -247,7 +326,11 @@ class TorchEngine:
         summed = 0.0
         for part in batch.parts(self.limit):
             torch.manual_seed(part.seed)
-            keep = torch.autograd.graph.save_on_cpu(self.device.type == "cuda") if self.offload else None
+            keep = (
+                torch.autograd.graph.save_on_cpu(self.device.type == "cuda")
+                if self.offload
+                else None
+            )
             with self._precision(), keep or contextlib.nullcontext():
                 total = self._loss(part) * (0.0 if part.idle else 1.0)
             self.scaler.scale(total / self.unit).backward()
@@ -258,8 +341,10 @@ class TorchEngine:
         """Out of memory: what was accumulated is dropped, and the next rung makes the same update in less."""
         longest, most = (max(int(f(b.lengths)) for b in self.pending) for f in (np.max, np.sum))
         if self.sharded:
-            raise LorakitError(f"out of memory with {most} tokens at a time, and processes that share the weights have "
-                               "to keep step; lower micro_batch_tokens and start again: the run goes on")
+            raise LorakitError(
+                f"out of memory with {most} tokens at a time, and processes that share the weights have "
+                "to keep step; lower micro_batch_tokens and start again: the run goes on"
+            )
         if most > longest and (self.limit is None or self.limit > longest):
             self.limit = max(longest, min(most, self.limit or most) // 2)
             step = f"at most {self.limit} tokens at a time"
@@ -269,8 +354,10 @@ class TorchEngine:
         elif not self.offload:
             self.offload, step = True, "activations kept in the host's memory"
         else:
-            raise LorakitError(f"out of memory with one row of {longest} tokens, recomputed and offloaded; lower "
-                               "max_length or rank, or take a smaller model")
+            raise LorakitError(
+                f"out of memory with one row of {longest} tokens, recomputed and offloaded; lower "
+                "max_length or rank, or take a smaller model"
+            )
         self.steps.append(step)
         self.optimizer.zero_grad(set_to_none=True)
         self._free()
@@ -287,14 +374,22 @@ class TorchEngine:
         def look(name: str, what: str):
             def hook(module: Any, _: Any, values: Any) -> None:
                 values = values if isinstance(values, (tuple, list)) else [values]
-                if not found and any(torch.is_tensor(v) and v.is_floating_point() and not v.isfinite().all()
-                                     for v in values):
+                if not found and any(
+                    torch.is_tensor(v) and v.is_floating_point() and not v.isfinite().all()
+                    for v in values
+                ):
                     found.append(f"{what} {name}")
+
             return hook
 
         leaves = [(n, m) for n, m in self.model.named_modules() if not list(m.children())]
-        hooks = [m.register_forward_hook(look(n, "the first layer that overflows is")) for n, m in leaves]
-        hooks += [m.register_full_backward_hook(look(n, "the gradient overflows first behind")) for n, m in leaves]
+        hooks = [
+            m.register_forward_hook(look(n, "the first layer that overflows is")) for n, m in leaves
+        ]
+        hooks += [
+            m.register_full_backward_hook(look(n, "the gradient overflows first behind"))
+            for n, m in leaves
+        ]
         head, self.head = self.head, None
         try:
             with lora.as_peft():
@@ -321,7 +416,9 @@ class TorchEngine:
         if whole:
             flat = torch.cat([p.grad.flatten() for p in whole])
             torch.distributed.all_reduce(flat)
-            for parameter, summed in zip(whole, flat.split([p.numel() for p in whole]), strict=True):
+            for parameter, summed in zip(
+                whole, flat.split([p.numel() for p in whole]), strict=True
+            ):
                 parameter.grad.copy_(summed.view_as(parameter))
         sums = torch.tensor([total, count], dtype=torch.float64)
         torch.distributed.all_reduce(sums)
@@ -336,8 +433,11 @@ class TorchEngine:
         self.scaler.unscale_(self.optimizer)
         gradients = [p.grad for p in self.trained.values() if p.grad is not None]
         share = self.unit / max(count, 1)
-        norm = share * float(torch.linalg.vector_norm(torch.stack([full(torch.linalg.vector_norm(g))
-                                                                   for g in gradients])))
+        norm = share * float(
+            torch.linalg.vector_norm(
+                torch.stack([full(torch.linalg.vector_norm(g)) for g in gradients])
+            )
+        )
         if self.clip is not None and math.isfinite(norm):
             share *= min(1.0, self.clip / (norm + 1e-6))
         for gradient in gradients:
@@ -359,7 +459,9 @@ class TorchEngine:
             return self._predict(batch)
         except torch.OutOfMemoryError:
             if self.sharded or len(batch.lengths) == 1:
-                raise LorakitError(f"out of memory with one row of {len(batch.ids)} tokens; lower max_length") from None
+                raise LorakitError(
+                    f"out of memory with one row of {len(batch.ids)} tokens; lower max_length"
+                ) from None
         self._free()
         return np.concatenate([self.predict(part) for part in batch.parts(len(batch.ids) // 2)])
 
@@ -371,12 +473,18 @@ class TorchEngine:
         with self._evaluating():
             if self.head is None:
                 logits = self._logits(batch).float()
-                losses, right = F.cross_entropy(logits, answers, reduction="none"), logits.argmax(-1) == answers
+                losses, right = (
+                    F.cross_entropy(logits, answers, reduction="none"),
+                    logits.argmax(-1) == answers,
+                )
             else:
                 losses, right = loss.scores(self._hidden(batch), answers=answers, **self.head)
         losses, right = losses.double().cpu().numpy(), right.cpu().numpy()
         document = batch.documents[batch.targets]
-        sums = [np.bincount(document, w, minlength=len(batch.lengths)) for w in (losses, np.ones_like(losses), right)]
+        sums = [
+            np.bincount(document, w, minlength=len(batch.lengths))
+            for w in (losses, np.ones_like(losses), right)
+        ]
         return np.stack(sums, axis=1)
 
     def _predict_labels(self, batch: Batch) -> np.ndarray:
@@ -384,41 +492,78 @@ class TorchEngine:
         with self._evaluating():
             logits = self._class_logits(batch).double().cpu()
         labels = torch.from_numpy(batch.labels)
-        losses, right = F.cross_entropy(logits, labels, reduction="none"), logits.argmax(-1) == labels
-        return torch.column_stack([losses, torch.ones_like(losses), right, logits.softmax(-1)]).numpy()
+        losses, right = (
+            F.cross_entropy(logits, labels, reduction="none"),
+            logits.argmax(-1) == labels,
+        )
+        return torch.column_stack(
+            [losses, torch.ones_like(losses), right, logits.softmax(-1)]
+        ).numpy()
 
-    def generate(self, prompts: list[list[int]], max_new_tokens: int, stop_ids: list[int],
-                 media: Sequence[dict[str, np.ndarray]] = ()) -> list[list[int]]:
+    def generate(
+        self,
+        prompts: list[list[int]],
+        max_new_tokens: int,
+        stop_ids: list[int],
+        media: Sequence[dict[str, np.ndarray]] = (),
+    ) -> list[list[int]]:
         try:
             return self._generate(prompts, max_new_tokens, stop_ids, media)
         except torch.OutOfMemoryError:
             if self.sharded or len(prompts) == 1:
-                raise LorakitError(f"out of memory while answering a prompt of {len(prompts[0])} tokens; lower "
-                                   "max_new_tokens or max_length") from None
+                raise LorakitError(
+                    f"out of memory while answering a prompt of {len(prompts[0])} tokens; lower "
+                    "max_new_tokens or max_length"
+                ) from None
         self._free()
         half = len(prompts) // 2
-        return [a for some in (slice(None, half), slice(half, None))
-                for a in self.generate(prompts[some], max_new_tokens, stop_ids, media[some])]
+        return [
+            a
+            for some in (slice(None, half), slice(half, None))
+            for a in self.generate(prompts[some], max_new_tokens, stop_ids, media[some])
+        ]
 
     @torch.no_grad()
-    def _generate(self, prompts: list[list[int]], max_new_tokens: int, stop_ids: list[int],
-                  media: Sequence[dict[str, np.ndarray]]) -> list[list[int]]:
+    def _generate(
+        self,
+        prompts: list[list[int]],
+        max_new_tokens: int,
+        stop_ids: list[int],
+        media: Sequence[dict[str, np.ndarray]],
+    ) -> list[list[int]]:
         width = max(map(len, prompts))
         if self.positions:  # the last new token needs no position
             if width > self.positions:
-                raise LorakitError(f"a prompt has {width} tokens, and the model {self.positions} positions")
+                raise LorakitError(
+                    f"a prompt has {width} tokens, and the model {self.positions} positions"
+                )
             max_new_tokens = min(max_new_tokens, self.positions - width + 1)
         unread = [self.pad_id] * self.drops_last
         ends = {} if unread else {"eos_token_id": stop_ids or None, "pad_token_id": self.pad_id}
         ids = torch.tensor([[self.pad_id] * (width - len(p)) + p + unread for p in prompts])
-        mask = torch.tensor([[0] * (width - len(p)) + [1] * (len(p) + len(unread)) for p in prompts])
+        mask = torch.tensor(
+            [[0] * (width - len(p)) + [1] * (len(p) + len(unread)) for p in prompts]
+        )
         # Models that hear have a `generate` of their own, which decides about language and length.
-        generate = partial(GenerationMixin.generate, self._bare()) if self.model.config.is_encoder_decoder else \
-            self.model.generate
+        generate = (
+            partial(GenerationMixin.generate, self._bare())
+            if self.model.config.is_encoder_decoder
+            else self.model.generate
+        )
         with self._evaluating(), self._dense_head(), lora.standing():
             out = generate(
-                **self._words(ids, mask), **self._media(media), **ends, max_new_tokens=max_new_tokens, do_sample=False,
-                num_beams=1, temperature=None, top_p=None, top_k=None, repetition_penalty=1.0, no_repeat_ngram_size=0)
+                **self._words(ids, mask),
+                **self._media(media),
+                **ends,
+                max_new_tokens=max_new_tokens,
+                do_sample=False,
+                num_beams=1,
+                temperature=None,
+                top_p=None,
+                top_k=None,
+                repetition_penalty=1.0,
+                no_repeat_ngram_size=0,
+            )
         answers = []
         for row in out[:, width:].tolist():
             end = next((i for i, token in enumerate(row) if token in stop_ids), len(row))
@@ -429,7 +574,11 @@ class TorchEngine:
     def _dense_head(self):
         """Inside, the head sees the last places in one piece: torch copies its weights for each row of a slice."""
         head = self._bare().get_output_embeddings()
-        hook = None if head is None else head.register_forward_pre_hook(lambda module, given: given[0].contiguous())
+        hook = (
+            None
+            if head is None
+            else head.register_forward_pre_hook(lambda module, given: given[0].contiguous())
+        )
         try:
             yield
         finally:
@@ -447,14 +596,23 @@ class TorchEngine:
         def size(parameter: torch.nn.Parameter) -> int:
             state = getattr(parameter, "quant_state", None)
             return int(np.prod(state.shape)) if state is not None else parameter.numel()
+
         return {n: (size(p), p.requires_grad) for n, p in self.model.named_parameters()}
 
     def fingerprint(self) -> dict[str, int]:
         whole = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
         tensors = [*self.model.named_parameters(), *self.model.named_buffers()]
         spread = {n for n, t in tensors if hasattr(t, "full_tensor")}
-        sums = {n: int(getattr(t, "_local_tensor", t).detach().contiguous().view(whole[t.element_size()])
-                       .sum(dtype=torch.int64)) for n, t in tensors}
+        sums = {
+            n: int(
+                getattr(t, "_local_tensor", t)
+                .detach()
+                .contiguous()
+                .view(whole[t.element_size()])
+                .sum(dtype=torch.int64)
+            )
+            for n, t in tensors
+        }
         each = self.gather(sums) if spread else [sums]
         return {n: sum(s[n] for s in each) if n in spread else mine for n, mine in sums.items()}
 
@@ -465,41 +623,59 @@ class TorchEngine:
     def set_weights(self, tensors: dict[str, np.ndarray]) -> None:
         if tensors.keys() != self.trained.keys():
             other = sorted(tensors.keys() ^ self.trained.keys())[0]
-            raise LorakitError(f"the checkpoint does not belong to this model and method: '{other}' is in one only")
+            raise LorakitError(
+                f"the checkpoint does not belong to this model and method: '{other}' is in one only"
+            )
         for name, parameter in self.trained.items():
             if tensors[name].shape != tuple(parameter.shape):
-                raise LorakitError(f"the checkpoint does not belong to this model: '{name}' has the shape "
-                                   f"{tensors[name].shape}, expected {tuple(parameter.shape)}")
+                raise LorakitError(
+                    f"the checkpoint does not belong to this model: '{name}' has the shape "
+                    f"{tensors[name].shape}, expected {tuple(parameter.shape)}"
+                )
             parameter.copy_(self._spread(torch.from_numpy(tensors[name]), parameter))
 
     def _spread(self, tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
         """On the device, and over the processes where `like` is."""
         if not hasattr(like, "full_tensor") or tensor.shape != like.shape:
             return tensor.to(self.device)
-        return torch.distributed.tensor.distribute_tensor(tensor.to(self.device), like.device_mesh, like.placements)
+        return torch.distributed.tensor.distribute_tensor(
+            tensor.to(self.device), like.device_mesh, like.placements
+        )
 
     def state(self) -> dict[str, np.ndarray]:
         out = {f"weight/{n}": w for n, w in self.weights().items()}
         for name, parameter in self.trained.items():
             for key, value in self.optimizer.state.get(parameter, {}).items():
-                value = full(value.detach()).cpu().numpy() if torch.is_tensor(value) else np.asarray(value)
+                value = (
+                    full(value.detach()).cpu().numpy()
+                    if torch.is_tensor(value)
+                    else np.asarray(value)
+                )
                 out[f"optimizer/{name}/{key}"] = value
         return out | {f"scaler/{k}": np.asarray(v) for k, v in self.scaler.state_dict().items()}
 
     def restore(self, state: dict[str, np.ndarray]) -> None:
-        self.set_weights({k.removeprefix("weight/"): v for k, v in state.items() if k.startswith("weight/")})
+        self.set_weights(
+            {k.removeprefix("weight/"): v for k, v in state.items() if k.startswith("weight/")}
+        )
         for name, parameter in self.trained.items():
             prefix = f"optimizer/{name}/"
             kept = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
             if kept:
-                self.optimizer.state[parameter] = {k: self._optimizer_value(k, v, parameter) for k, v in kept.items()}
-        scaler = {k.removeprefix("scaler/"): v.item() for k, v in state.items() if k.startswith("scaler/")}
+                self.optimizer.state[parameter] = {
+                    k: self._optimizer_value(k, v, parameter) for k, v in kept.items()
+                }
+        scaler = {
+            k.removeprefix("scaler/"): v.item() for k, v in state.items() if k.startswith("scaler/")
+        }
         if scaler:
             self.scaler.load_state_dict(scaler)
 
     def _optimizer_value(self, key: str, value: np.ndarray, parameter: torch.Tensor) -> Any:
         if key == "step":  # a tensor on the CPU for torch, a number for bitsandbytes
-            return torch.tensor(value) if isinstance(self.optimizer, torch.optim.AdamW) else int(value)
+            return (
+                torch.tensor(value) if isinstance(self.optimizer, torch.optim.AdamW) else int(value)
+            )
         return self._spread(torch.from_numpy(value.copy()), parameter)
 
     def save(self, path: Path) -> Path:
@@ -522,15 +698,23 @@ class TorchEngine:
 
 def make_optimizer(run: Run, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
     """Weight decay acts on matrices, not on biases and norms (of full fine-tuning)."""
-    groups = [{"params": [p for p in parameters if p.ndim >= 2], "weight_decay": run.weight_decay},
-              {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0}]
+    groups = [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": run.weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
     groups = [g for g in groups if g["params"]]
     if run.optimizer == "adamw":
-        on_cpu = parameters[0].device.type == "cpu"  # on a card a fused one takes the scaler's skipping into its hands
+        on_cpu = (
+            parameters[0].device.type == "cpu"
+        )  # on a card a fused one takes the scaler's skipping into its hands
         return torch.optim.AdamW(groups, lr=run.learning_rate, fused=on_cpu)
     import bitsandbytes
 
-    kind = {"adamw_8bit": "AdamW8bit", "paged_adamw_8bit": "PagedAdamW8bit", "paged_adamw_32bit": "PagedAdamW32bit"}
+    kind = {
+        "adamw_8bit": "AdamW8bit",
+        "paged_adamw_8bit": "PagedAdamW8bit",
+        "paged_adamw_32bit": "PagedAdamW32bit",
+    }
     return getattr(bitsandbytes.optim, kind[run.optimizer])(groups, lr=run.learning_rate)
 
 

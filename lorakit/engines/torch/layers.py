@@ -13,10 +13,16 @@ from lorakit.kernels import fp8
 
 def layers(model: Any) -> list[torch.nn.Module]:
     """The blocks that repeat: the longest list of modules of one kind."""
-    lists = [m for m in model.modules() if isinstance(m, torch.nn.ModuleList) and len({type(x) for x in m}) == 1]
+    lists = [
+        m
+        for m in model.modules()
+        if isinstance(m, torch.nn.ModuleList) and len({type(x) for x in m}) == 1
+    ]
     if not lists:
-        raise LorakitError("this model has no list of equal layers: leave shard out, and gradient_checkpointing is "
-                           "True or False")
+        raise LorakitError(
+            "this model has no list of equal layers: leave shard out, and gradient_checkpointing is "
+            "True or False"
+        )
     return list(max(lists, key=len))
 
 
@@ -43,7 +49,12 @@ def split_layers(model: Any, where: torch.device) -> None:
     mesh = init_device_mesh(where.type, (torch.distributed.get_world_size(),))
     lora = {p for n, p in model.named_parameters() if p.requires_grad and "lora_" in n}
     for layer in layers(model):
-        fully_shard(layer, mesh=mesh, reshard_after_forward=True, ignored_params=lora & set(layer.parameters()))
+        fully_shard(
+            layer,
+            mesh=mesh,
+            reshard_after_forward=True,
+            ignored_params=lora & set(layer.parameters()),
+        )
     model.to(where)
 
 
@@ -56,7 +67,12 @@ def in_fp8(model: Any, where: torch.device, whole: Sequence[str]) -> tuple[str, 
     """Puts the frozen layers into FP8 -> how many, and who multiplies. Raises `LorakitError` on a card that cannot."""
     why = fp8.tried(where)
     if why and where.type == "cuda":
-        raise LorakitError(f"quantization='fp8': torch {torch.__version__} cannot multiply it on "
-                           f"{torch.cuda.get_device_name(where)} ({why}); use nf4 or none")
-    return fp8.install(model, layers(model)[0], whole), "by FP8 units" if where.type == "cuda" else (
-        "there are no FP8 units here: the same numbers, slowly, good for a rehearsal")
+        raise LorakitError(
+            f"quantization='fp8': torch {torch.__version__} cannot multiply it on "
+            f"{torch.cuda.get_device_name(where)} ({why}); use nf4 or none"
+        )
+    return fp8.install(
+        model, layers(model)[0], whole
+    ), "by FP8 units" if where.type == "cuda" else (
+        "there are no FP8 units here: the same numbers, slowly, good for a rehearsal"
+    )

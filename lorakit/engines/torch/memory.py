@@ -38,7 +38,8 @@ def packed(run: Run, model: Any, tokens: int) -> torch.Tensor:
     documents = attention.Documents(lengths, ids.device, wide=not torch.cuda.is_available())
     with attention.packed():
         hidden = getattr(model, model.base_model_prefix)(
-            input_ids=ids, position_ids=ids, use_cache=False, documents=documents)["last_hidden_state"][0]
+            input_ids=ids, position_ids=ids, use_cache=False, documents=documents
+        )["last_hidden_state"][0]
     return loss.linear_cross_entropy(hidden, model.get_output_embeddings().weight, ids[0])
 
 
@@ -53,13 +54,16 @@ def padded(run: Run, model: Any, tokens: int) -> torch.Tensor:
     side = getattr(config.vision_config if captions(config) else config, "image_size", None)
     if heard:
         given = {"decoder_" + name: ids for name, ids in given.items()} | {
-            "input_features": torch.zeros(rows, config.num_mel_bins, 2 * heard, dtype=model.dtype)}
+            "input_features": torch.zeros(rows, config.num_mel_bins, 2 * heard, dtype=model.dtype)
+        }
     elif not base.reads_words(config):
         given = {}
     if side:
         given["pixel_values"] = torch.zeros(rows, 3, side, side, dtype=model.dtype)
     if getattr(config, "image_token_id", None) is not None:
         hidden = model.get_decoder()(**given, use_cache=False)["last_hidden_state"].flatten(0, 1)
-        return loss.linear_cross_entropy(hidden, model.get_output_embeddings().weight, words.flatten())
+        return loss.linear_cross_entropy(
+            hidden, model.get_output_embeddings().weight, words.flatten()
+        )
     logits = model(**given)["logits"].float().flatten(0, -2)
     return F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.long))

@@ -30,14 +30,21 @@ def pre(text: str) -> str:
 
 def table(columns: Iterable[Any], rows: Iterable[Sequence[Any]], caption: str = "") -> str:
     head = "".join(f'<th scope="col">{html.escape(str(c))}</th>' for c in columns)
-    body = "".join("<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows)
+    body = "".join(
+        "<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in row) + "</tr>"
+        for row in rows
+    )
     title = f"<caption>{html.escape(caption)}</caption>" if caption else ""
     return f'<div class="lk-scroll" tabindex="0"><table>{title}<tr>{head}</tr>{body}</table></div>'
 
 
 def button(title: str, call: Any, style: str = "", help: str = "") -> widgets.Button:
-    made = widgets.Button(description=title, button_style=style, tooltip=help or title,
-                          layout=widgets.Layout(width="auto", min_width="8rem"))
+    made = widgets.Button(
+        description=title,
+        button_style=style,
+        tooltip=help or title,
+        layout=widgets.Layout(width="auto", min_width="8rem"),
+    )
     made.on_click(lambda _: call())
     return made
 
@@ -45,8 +52,9 @@ def button(title: str, call: Any, style: str = "", help: str = "") -> widgets.Bu
 def fold(title: str, *children: widgets.Widget) -> widgets.VBox:
     """What is shown once its title is pressed; by keyboard too, which the headers of an `Accordion` do not take."""
     body = widgets.VBox(children, layout=widgets.Layout(display="none", width="100%"))
-    head = widgets.ToggleButton(description=title, tooltip=title, icon="caret-right",
-                                layout=widgets.Layout(width="100%"))
+    head = widgets.ToggleButton(
+        description=title, tooltip=title, icon="caret-right", layout=widgets.Layout(width="100%")
+    )
     head.add_class("lk-fold")
 
     def turned(change: dict) -> None:
@@ -67,8 +75,12 @@ def picture() -> tuple[widgets.Image, widgets.Box]:
 
 def line(*children: widgets.Widget) -> widgets.Box:
     """Side by side where there is room, below each other where there is none."""
-    return widgets.Box(children, layout=widgets.Layout(display="flex", flex_flow="row wrap", width="100%",
-                                                       align_items="center"))
+    return widgets.Box(
+        children,
+        layout=widgets.Layout(
+            display="flex", flex_flow="row wrap", width="100%", align_items="center"
+        ),
+    )
 
 
 def chooser(studio: Any, call: Any = None) -> widgets.Dropdown:

@@ -10,7 +10,7 @@ from lorakit import models
 from lorakit.widgets.tabs import WIDE, button, fold, layout, line, table, words
 
 TITLE, PLACE = "Configure", 2
-POWERS = [2 ** k for k in range(9)]
+POWERS = [2**k for k in range(9)]
 LENGTHS = [64, 128, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 8192]
 
 
@@ -19,21 +19,44 @@ def controls() -> dict[str, widgets.Widget]:
     same = {"style": WIDE, "layout": layout()}
     return {
         "name": widgets.Text(description="Name", continuous_update=False, **same),
-        "model": widgets.Combobox(description="Model", options=sorted(models.known()), ensure_option=False,
-                                  continuous_update=False, **same),
-        "method": widgets.Dropdown(description="Method", options=[("LoRA", "lora"), ("all weights", "full")], **same),
-        "quantization": widgets.Dropdown(description="Base in", options=[
-            ("as the machine allows", "auto"), ("4 bits (QLoRA)", "nf4"), ("8 bits", "int8"),
-            ("FP8, fast on Ada and Hopper", "fp8"), ("16 or 32 bits", "none")], **same),
+        "model": widgets.Combobox(
+            description="Model",
+            options=sorted(models.known()),
+            ensure_option=False,
+            continuous_update=False,
+            **same,
+        ),
+        "method": widgets.Dropdown(
+            description="Method", options=[("LoRA", "lora"), ("all weights", "full")], **same
+        ),
+        "quantization": widgets.Dropdown(
+            description="Base in",
+            options=[
+                ("as the machine allows", "auto"),
+                ("4 bits (QLoRA)", "nf4"),
+                ("8 bits", "int8"),
+                ("FP8, fast on Ada and Hopper", "fp8"),
+                ("16 or 32 bits", "none"),
+            ],
+            **same,
+        ),
         "rank": widgets.SelectionSlider(description="Rank", options=POWERS, **same),
-        "alpha": widgets.FloatLogSlider(description="Alpha", base=2, min=0, max=9, step=0.5, readout_format=".0f",
-                                        **same),
-        "learning_rate": widgets.FloatLogSlider(description="Learning rate", min=-6, max=-1, step=0.01,
-                                                readout_format=".1e", **same),
+        "alpha": widgets.FloatLogSlider(
+            description="Alpha", base=2, min=0, max=9, step=0.5, readout_format=".0f", **same
+        ),
+        "learning_rate": widgets.FloatLogSlider(
+            description="Learning rate", min=-6, max=-1, step=0.01, readout_format=".1e", **same
+        ),
         "epochs": widgets.IntSlider(description="Epochs", min=1, max=20, **same),
-        "max_updates": widgets.BoundedIntText(description="Updates at most", min=0, max=10**9, **same),
-        "max_length": widgets.SelectionSlider(description="Tokens per row", options=LENGTHS, **same),
-        "global_batch_size": widgets.SelectionSlider(description="Rows per update", options=POWERS, **same),
+        "max_updates": widgets.BoundedIntText(
+            description="Updates at most", min=0, max=10**9, **same
+        ),
+        "max_length": widgets.SelectionSlider(
+            description="Tokens per row", options=LENGTHS, **same
+        ),
+        "global_batch_size": widgets.SelectionSlider(
+            description="Rows per update", options=POWERS, **same
+        ),
     }
 
 
@@ -45,13 +68,22 @@ class Tab:
             control.observe(lambda change, name=name: self.moved(name, change["new"]), "value")
         self.plan = widgets.HTML()
         self.why = widgets.HTML()
-        self.text = widgets.Textarea(description="RUN.yaml", rows=18, style=WIDE, continuous_update=False,
-                                     layout=layout(max_width="60rem"))
+        self.text = widgets.Textarea(
+            description="RUN.yaml",
+            rows=18,
+            style=WIDE,
+            continuous_update=False,
+            layout=layout(max_width="60rem"),
+        )
         use = button("Use these settings", self.read)
-        more = [fold("All settings, as RUN.yaml", self.text, line(use)),
-                fold("What was chosen for this machine, and why", self.why)]
+        more = [
+            fold("All settings, as RUN.yaml", self.text, line(use)),
+            fold("What was chosen for this machine, and why", self.why),
+        ]
         hint = "Updates at most: 0 means by epochs."
-        self.box = widgets.VBox([self.plan, *self.controls.values(), widgets.HTML(words(hint, "quiet")), *more])
+        self.box = widgets.VBox(
+            [self.plan, *self.controls.values(), widgets.HTML(words(hint, "quiet")), *more]
+        )
 
     def shown(self) -> None:
         """Puts the settings into the controls."""
@@ -62,8 +94,11 @@ class Tab:
                 if isinstance(control, (widgets.SelectionSlider, widgets.Dropdown)):
                     known = [o[1] if isinstance(o, tuple) else o for o in control.options]
                     if value not in known:  # of the file: kept, and shown as one more choice
-                        control.options = [*control.options, value] if isinstance(control, widgets.Dropdown) \
+                        control.options = (
+                            [*control.options, value]
+                            if isinstance(control, widgets.Dropdown)
                             else sorted([*known, value])
+                        )
                 control.value = value
             self.text.value = self.desk.text()
         self.studio.estimate()
@@ -72,7 +107,9 @@ class Tab:
         if self.studio.filling:
             return
         value = None if name == "max_updates" and not value else value
-        value = float(f"{value:.2g}") if isinstance(value, float) else value  # a slider's steps are no round numbers
+        value = (
+            float(f"{value:.2g}") if isinstance(value, float) else value
+        )  # a slider's steps are no round numbers
         if self.studio.tried(lambda: self.desk.change(**{name: value}), self.plan):
             with self.studio.quiet():
                 self.text.value = self.desk.text()
@@ -95,5 +132,7 @@ class Tab:
         more = f"\n{found.refusal}" if found.refusal else ""
         self.plan.value = words(verdict + found.words + (" …" if counting else "") + more, kind)
         if not counting:
-            self.why.value = table(["setting", "value", "why"], [
-                [name, value, why] for name, (value, why) in self.desk.estimator.choices.items()])
+            self.why.value = table(
+                ["setting", "value", "why"],
+                [[name, value, why] for name, (value, why) in self.desk.estimator.choices.items()],
+            )

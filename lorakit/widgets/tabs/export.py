@@ -19,9 +19,13 @@ class Tab:
     def __init__(self, studio: Any):
         self.studio, self.desk = studio, studio.desk
         self.menu = chooser(studio)
-        self.target = widgets.Dropdown(description="As", options=self.desk.targets(), style=WIDE, layout=layout())
+        self.target = widgets.Dropdown(
+            description="As", options=self.desk.targets(), style=WIDE, layout=layout()
+        )
         self.made = widgets.HTML()
-        self.box = widgets.VBox([self.menu, self.target, line(button("Export", self.export, "primary")), self.made])
+        self.box = widgets.VBox(
+            [self.menu, self.target, line(button("Export", self.export, "primary")), self.made]
+        )
 
     def shown(self) -> None:
         refill(self.studio, self.menu)
@@ -46,8 +50,12 @@ class Tab:
 def link(file: Path) -> str:
     """A link that holds the file itself: it works wherever the page is shown, and needs no server for files."""
     if size(file) > EMBEDDED:
-        return words(f"{file} is too large to travel in this page; take it from the file browser", "quiet")
+        return words(
+            f"{file} is too large to travel in this page; take it from the file browser", "quiet"
+        )
     content = base64.b64encode(file.read_bytes()).decode()
     name = html.escape(file.name, quote=True)
-    return (f'<a class="lk-download" download="{name}" href="data:application/octet-stream;base64,{content}">Download '
-            f"{name} ({size(file) / 1e6:,.1f} MB)</a>")
+    return (
+        f'<a class="lk-download" download="{name}" href="data:application/octet-stream;base64,{content}">Download '
+        f"{name} ({size(file) / 1e6:,.1f} MB)</a>"
+    )

@@ -15,16 +15,31 @@ class Tab:
     def __init__(self, studio: Any):
         self.studio, self.desk = studio, studio.desk
         self.list = widgets.HTML()
-        self.chosen = widgets.SelectMultiple(description="Runs", options=[], rows=6, style=WIDE, layout=layout())
+        self.chosen = widgets.SelectMultiple(
+            description="Runs", options=[], rows=6, style=WIDE, layout=layout()
+        )
         self.words, self.question = widgets.HTML(), widgets.HTML()
         self.picture, scrolled = picture()
-        self.sure = line(self.question, button("Yes, delete", self.delete, "danger"), button("No, keep", self.keep))
+        self.sure = line(
+            self.question,
+            button("Yes, delete", self.delete, "danger"),
+            button("No, keep", self.keep),
+        )
         self.sure.layout.display = "none"
-        self.box = widgets.VBox([
-            self.list, self.chosen, line(button("Show", self.show, help="Show the progress of the run chosen"),
-                                         button("Compare", self.compare, "primary", "Lay the runs chosen side by side"),
-                                         button("Delete", self.ask, "", "Delete the runs chosen, after a question")),
-            self.sure, self.words, scrolled])
+        self.box = widgets.VBox(
+            [
+                self.list,
+                self.chosen,
+                line(
+                    button("Show", self.show, help="Show the progress of the run chosen"),
+                    button("Compare", self.compare, "primary", "Lay the runs chosen side by side"),
+                    button("Delete", self.ask, "", "Delete the runs chosen, after a question"),
+                ),
+                self.sure,
+                self.words,
+                scrolled,
+            ]
+        )
 
     def shown(self) -> None:
         self.tick()
@@ -32,9 +47,18 @@ class Tab:
     def tick(self) -> None:
         found = self.desk.jobs()
         names = [job["name"] for job in found]
-        self.studio.put(self.list, table(["run", "status", "model", "updates", "why"], [
-            [job["name"], job["status"], job["model"], job["updates"], job["error"][:200]] for job in found])
-            if found else words("no run yet", "quiet"))
+        self.studio.put(
+            self.list,
+            table(
+                ["run", "status", "model", "updates", "why"],
+                [
+                    [job["name"], job["status"], job["model"], job["updates"], job["error"][:200]]
+                    for job in found
+                ],
+            )
+            if found
+            else words("no run yet", "quiet"),
+        )
         if list(self.chosen.options) != names:
             kept = [name for name in self.chosen.value if name in names]
             self.chosen.options = names
@@ -59,8 +83,11 @@ class Tab:
 
     def ask(self) -> None:
         if self.chosen.value:
-            self.question.value = words(f"Delete {', '.join(self.chosen.value)} with all that is in it? It cannot be "
-                                        "brought back.", "error")
+            self.question.value = words(
+                f"Delete {', '.join(self.chosen.value)} with all that is in it? It cannot be "
+                "brought back.",
+                "error",
+            )
             self.sure.layout.display = "flex"
 
     def keep(self) -> None:
@@ -69,5 +96,7 @@ class Tab:
     def delete(self) -> None:
         self.keep()
         for name in self.chosen.value:
-            self.studio.tried(lambda name=name: (self.desk.delete(name), self.studio.say(f"{name} is deleted")))
+            self.studio.tried(
+                lambda name=name: (self.desk.delete(name), self.studio.say(f"{name} is deleted"))
+            )
         self.tick()

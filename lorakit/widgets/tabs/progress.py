@@ -19,8 +19,15 @@ class Tab:
         self.menu = chooser(studio, self.tick)
         self.line, self.curve, self.answers, self.log = (widgets.HTML() for _ in range(4))
         self.panel: Panel | None = None
-        self.box = widgets.VBox([self.menu, self.line, self.curve, fold("Answers to the same prompts", self.answers),
-                                 fold("The log", self.log)])
+        self.box = widgets.VBox(
+            [
+                self.menu,
+                self.line,
+                self.curve,
+                fold("Answers to the same prompts", self.answers),
+                fold("The log", self.log),
+            ]
+        )
 
     def shown(self) -> None:
         refill(self.studio, self.menu)
@@ -38,9 +45,14 @@ class Tab:
             updates, validations = self.panel.tail.read()
             said = self.panel.line(job.status, updates, validations)
             error = str(job.folder.record.get("error") or "")
-            self.studio.put(self.line, words(said) + words(error, "error" if job.status == "failed" else "quiet"))
+            self.studio.put(
+                self.line,
+                words(said) + words(error, "error" if job.status == "failed" else "quiet"),
+            )
             self.studio.put(self.curve, self.panel.picture(said) if updates else "")
-            self.studio.put(self.log, pre(job.log(40)) or words("none: it was not started from here", "quiet"))
+            self.studio.put(
+                self.log, pre(job.log(40)) or words("none: it was not started from here", "quiet")
+            )
             self.studio.put(self.answers, self.samples(name))
         except LorakitError as error:
             self.studio.put(self.line, words(error, "error"))
@@ -52,5 +64,11 @@ class Tab:
         by = {(row["prompt"], row["update"]): row["answer"] for row in found}
         prompts = list(dict.fromkeys(row["prompt"] for row in found))
         heads = [f"update {w}" if isinstance(w, int) else w for w in when]
-        return table(["prompt", *heads], [[p[:200], *(by.get((p, w), "") for w in when)] for p in prompts]) if found \
+        return (
+            table(
+                ["prompt", *heads],
+                [[p[:200], *(by.get((p, w), "") for w in when)] for p in prompts],
+            )
+            if found
             else words("none yet", "quiet")
+        )
