@@ -25,7 +25,7 @@ import torch
 
 from lorakit import Run
 from lorakit.engines.torch import load
-from lorakit.kernels import lora
+from lorakit.engines.torch.kernels import lora
 
 
 def main() -> None:

@@ -7,18 +7,20 @@ import argparse
 import json
 from pathlib import Path
 
-from lorakit import machine, plan, registry
-from lorakit.finetune import batches_of
-from lorakit.prepare import prepare
+from lorakit.common import registry
+from lorakit.machine import hardware
+from lorakit.planning import choose
 from lorakit.run import Run
-from lorakit.train import State, train
+from lorakit.tasks.dataset import prepare
+from lorakit.training.finetune import batches_of
+from lorakit.training.loop import State, train
 
 LAYOUTS = [(size, packing) for packing in (True, False) for size in (8, 4, 2)]
 
 
 def curve(run: Run) -> list[dict]:
     """The lines of 30 updates at a constant rate."""
-    run, _ = plan.resolve(run, machine.facts())
+    run, _ = choose.resolve(run, hardware.facts())
     engine = registry.load("engines", run.engine).load(run)
     lines: list[dict] = []
     train(

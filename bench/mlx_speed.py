@@ -22,12 +22,16 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from lorakit import base, convert, machine, plan, registry
-from lorakit.batches import Batches
-from lorakit.finetune import batches_of
-from lorakit.prepare import prepare
+from lorakit.common import registry
+from lorakit.engines.mlx import convert
+from lorakit.machine import hardware
+from lorakit.models import base_model
+from lorakit.planning import choose
 from lorakit.run import Run
-from lorakit.train import State, train
+from lorakit.tasks.batches import Batches
+from lorakit.tasks.dataset import prepare
+from lorakit.training.finetune import batches_of
+from lorakit.training.loop import State, train
 
 PAD_TO = 32  # as mlx_lm.tuner.trainer.iterate_batches pads
 clock = time.perf_counter if mx.metal.is_available() else time.process_time
@@ -61,7 +65,7 @@ def theirs(engine: Any, batches: Batches, run: Run, own_order: bool) -> Trained:
     from mlx_lm.tuner import train as mlx_train
     from mlx_lm.tuner.trainer import iterate_batches
 
-    model, _ = convert.read_base(convert.files(run.model), base.config(run.model))
+    model, _ = convert.read_base(convert.files(run.model), base_model.config(run.model))
     if run.quantization == "affine4":
         convert.quantize(model)
     model.set_dtype({"fp32": mx.float32, "bf16": mx.bfloat16}[run.precision])
@@ -147,7 +151,7 @@ WAYS = {
 
 def one(run: Run, way: str) -> dict[str, Any]:
     """One run of one way; loading is not counted, tracing and compiling are."""
-    run, _ = plan.resolve(run, machine.facts())
+    run, _ = choose.resolve(run, hardware.facts())
     engine = registry.load("engines", run.engine).load(run)
     batches = batches_of(prepare(run).rows["train"], run, engine.packing)
     go = WAYS[way](engine, batches, run)

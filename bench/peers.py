@@ -98,8 +98,8 @@ def lay(
     from transformers import AutoModelForCausalLM, LlamaConfig
 
     from lorakit import Run, prepare
-    from lorakit.base import tokenizer
-    from lorakit.batches import Batches
+    from lorakit.models.base_model import tokenizer
+    from lorakit.tasks.batches import Batches
 
     tok, _ = tokenizer("tiny")
     config = LlamaConfig(
@@ -308,12 +308,14 @@ def begun(model: Any) -> dict[str, torch.Tensor]:
 
 def lorakit(work: Work, quantization: str = "none", compiled: bool = False) -> None:
     """Its own engine, batches and loop."""
-    from lorakit import Run, machine, plan
-    from lorakit.batches import Batches, collate
+    from lorakit import Run
     from lorakit.engines.torch import load
-    from lorakit.train import State, train
+    from lorakit.machine import hardware
+    from lorakit.planning import choose
+    from lorakit.tasks.batches import Batches, collate
+    from lorakit.training.loop import State, train
 
-    run, _ = plan.resolve(
+    run, _ = choose.resolve(
         Run(
             model=work.base,
             data="-",
@@ -327,7 +329,7 @@ def lorakit(work: Work, quantization: str = "none", compiled: bool = False) -> N
             global_batch_size=work.size,
             max_length=work.longest,
         ),
-        machine.facts(),
+        hardware.facts(),
     )
     engine = load(run)
     engine.set_weights(start({n: w.shape for n, w in engine.weights().items()}))

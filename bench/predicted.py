@@ -48,8 +48,8 @@ TABLE = [
 
 def measured(run, batch) -> int:
     """Bytes at the peak of two updates; on a CPU above the process that has everything imported, and no model."""
-    from lorakit import registry
-    from lorakit.batches import collate
+    from lorakit.common import registry
+    from lorakit.tasks.batches import collate
 
     module = registry.load("engines", run.engine)
     engine = module.load(run.with_(model="tiny", task="chat"))
@@ -67,7 +67,7 @@ def rows_of(run, processor) -> tuple[list[dict], object]:
     import numpy as np
     from PIL import Image
 
-    from lorakit import registry
+    from lorakit.common import registry
 
     if run.task == "chat":
         return [{"ids": np.arange(512) % 250, "targets": np.ones(512, bool)}] * (
@@ -94,9 +94,10 @@ def rows_of(run, processor) -> tuple[list[dict], object]:
 
 
 def one(config: dict, changes: dict) -> dict:
-    from lorakit import base, cost
-    from lorakit.batches import collate
+    from lorakit.models import base_model
+    from lorakit.planning import memory
     from lorakit.run import Run
+    from lorakit.tasks.batches import collate
 
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run(
@@ -116,8 +117,8 @@ def one(config: dict, changes: dict) -> dict:
             **changes,
         }
         run = Run(model=folder, data="-", engine="torch", **settings)
-        rows, inputs = rows_of(run, base.reader(folder)[1])
-        predicted = cost.memory(run)
+        rows, inputs = rows_of(run, base_model.reader(folder)[1])
+        predicted = memory.memory(run)
         found = measured(run, collate(rows, range(len(rows)), inputs=inputs))
     return {
         "settings": changes,

@@ -145,11 +145,14 @@ def first_update(folder: Path, name: str) -> dict[str, float]:
 
 def speed(file: str, folder: str) -> dict[str, float]:
     """Rows from the cache: input tokens per CPU second of training, and the cost of putting an epoch together."""
-    from lorakit import Run, machine, plan, prepare, registry
-    from lorakit.finetune import batches_of
-    from lorakit.train import State, train
+    from lorakit import Run, prepare
+    from lorakit.common import registry
+    from lorakit.machine import hardware
+    from lorakit.planning import choose
+    from lorakit.training.finetune import batches_of
+    from lorakit.training.loop import State, train
 
-    run, _ = plan.resolve(Run(**SETTINGS, data=file, output_dir=folder), machine.facts())
+    run, _ = choose.resolve(Run(**SETTINGS, data=file, output_dir=folder), hardware.facts())
     rows = prepare(run).rows["train"]
     engine = registry.load("engines", run.engine).load(run)
     batches = batches_of(rows, run, engine.packing)
@@ -170,7 +173,7 @@ def speed(file: str, folder: str) -> dict[str, float]:
     return {
         "tokens/CPU s": tokens / (clock[-1] - clock[WARM - 1]),
         "ms a row and epoch": 1e3 * each,
-        "MB held": machine.peak_resident() / 1e6,
+        "MB held": hardware.peak_resident() / 1e6,
     }
 
 

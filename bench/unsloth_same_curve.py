@@ -20,11 +20,12 @@ from typing import Any
 
 import numpy as np
 
-from lorakit import base, registry
-from lorakit.finetune import batches_of, finetune
-from lorakit.machine import child_environment
+from lorakit.common import registry
+from lorakit.machine.hardware import child_environment
+from lorakit.models import base_model
 from lorakit.run import Run
-from lorakit.train import State, train
+from lorakit.training.finetune import batches_of, finetune
+from lorakit.training.loop import State, train
 
 ROOT = Path(__file__).parents[1]
 ENGINES = ("torch", "unsloth")
@@ -72,7 +73,7 @@ def make(folder: Path, small: bool) -> None:
     import torch
     from transformers import AutoModelForCausalLM, LlamaConfig
 
-    tokenizer, _ = base.tokenizer("tiny")
+    tokenizer, _ = base_model.tokenizer("tiny")
     ids = {
         f"{kind}_token_id": getattr(tokenizer, f"{kind}_token_id") for kind in ("bos", "eos", "pad")
     }

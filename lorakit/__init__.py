@@ -5,48 +5,78 @@ job = lorakit.launch(run).watch()      # in a child process; lorakit.finetune(ru
 job.result()                           # scores before and after, with intervals
 """
 
-import sys
 from importlib import import_module
-from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
-_WHERE = {
+if TYPE_CHECKING:
+    from lorakit.common.errors import LorakitError
+    from lorakit.data.loading import example_data
+    from lorakit.exporting.round_trip import export
+    from lorakit.notebook.bundle.pack import bundle
+    from lorakit.notebook.rehearse import rehearse
+    from lorakit.planning.check import check
+    from lorakit.planning.doctor import examine
+    from lorakit.results.ask import ask, tuned
+    from lorakit.results.compare import compare
+    from lorakit.results.evaluate_again import rescore
+    from lorakit.results.report import curve
+    from lorakit.run import Run
+    from lorakit.runs.folder import Folder
+    from lorakit.tasks.dataset import prepare
+    from lorakit.training.finetune import finetune
+    from lorakit.training.launch import Job, attach, launch
+
+# Imported on first use, so that `import lorakit` and `lorakit --help` load neither torch nor transformers.
+_MODULES = {
     "Run": "run",
-    "LorakitError": "errors",
-    "finetune": "finetune",
-    "prepare": "prepare",
-    "ask": "ask",
-    "tuned": "ask",
-    "launch": "launch",
-    "attach": "launch",
-    "Job": "launch",
-    "Folder": "record",
-    "compare": "compare",
-    "check": "check",
-    "examine": "doctor",
-    "example_data": "data",
-    "curve": "report",
-    "rescore": "rescore",
-    "rehearse": "rehearse",
-    "export": "export",
-    "bundle": "bundle",
+    "LorakitError": "common.errors",
+    "finetune": "training.finetune",
+    "prepare": "tasks.dataset",
+    "ask": "results.ask",
+    "tuned": "results.ask",
+    "launch": "training.launch",
+    "attach": "training.launch",
+    "Job": "training.launch",
+    "Folder": "runs.folder",
+    "compare": "results.compare",
+    "check": "planning.check",
+    "examine": "planning.doctor",
+    "example_data": "data.loading",
+    "curve": "results.report",
+    "rescore": "results.evaluate_again",
+    "rehearse": "notebook.rehearse",
+    "export": "exporting.round_trip",
+    "bundle": "notebook.bundle.pack",
 }
-__all__ = sorted(_WHERE)
+__all__ = [
+    "Folder",
+    "Job",
+    "LorakitError",
+    "Run",
+    "ask",
+    "attach",
+    "bundle",
+    "check",
+    "compare",
+    "curve",
+    "examine",
+    "example_data",
+    "export",
+    "finetune",
+    "launch",
+    "prepare",
+    "rehearse",
+    "rescore",
+    "tuned",
+]
 
 
-class _Package(ModuleType):
-    """`lorakit.finetune` is the function, also after something imported the module `lorakit.finetune`."""
-
-    def __setattr__(self, name, value):
-        if not (name in _WHERE and isinstance(value, ModuleType)):
-            super().__setattr__(name, value)
-
-    def __getattr__(self, name):
-        if name not in _WHERE:
-            raise AttributeError(f"lorakit has no '{name}'; it has {', '.join(__all__)}")
-        return getattr(import_module(f"lorakit.{_WHERE[name]}"), name)
-
-    def __dir__(self):
-        return [*super().__dir__(), *__all__]
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"lorakit has no '{name}'; it has {', '.join(__all__)}")
+    value = globals()[name] = getattr(import_module(f"lorakit.{_MODULES[name]}"), name)
+    return value
 
 
-sys.modules[__name__].__class__ = _Package
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -9,8 +9,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from lorakit.errors import LorakitError
-from lorakit.machine import HELD
+from lorakit.common.errors import LorakitError
+from lorakit.machine.hardware import HELD
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -155,7 +155,7 @@ def parser() -> argparse.ArgumentParser:
         "--to",
         required=True,
         metavar="TARGET",
-        help="a file of lorakit/export/: adapter, merged, gguf, …",
+        help="a file of lorakit/exporting/targets/: adapter, merged, gguf, …",
     )
     it.add_argument(
         "--type", help="precision, e.g. bf16, q8_0, int8, 4bit; each target names its own"
@@ -234,7 +234,7 @@ def _run(options: argparse.Namespace):
 
 
 def doctor(options: argparse.Namespace) -> int:
-    from lorakit.doctor import examine
+    from lorakit.planning.doctor import examine
 
     found = examine()
     print(json.dumps(found, indent=1) if options.json else "\n".join(found["lines"]))
@@ -242,8 +242,8 @@ def doctor(options: argparse.Namespace) -> int:
 
 
 def check(options: argparse.Namespace) -> int:
-    from lorakit.check import check as look
-    from lorakit.check import fix
+    from lorakit.planning.check import check as look
+    from lorakit.planning.check import fix
 
     run = _checked_run(options)
     if options.fix:
@@ -288,18 +288,19 @@ def _checked_run(options: argparse.Namespace):
 
 
 def plan(options: argparse.Namespace) -> int:
-    from lorakit import cost, machine
-    from lorakit import plan as planning
-    from lorakit.prepare import prepare
+    from lorakit.machine import hardware
+    from lorakit.planning import choose as planning
+    from lorakit.planning import memory
+    from lorakit.tasks.dataset import prepare
 
     wanted = _run(options)
-    facts = machine.facts(wanted.output_dir)
+    facts = hardware.facts(wanted.output_dir)
     resolved, choices = planning.resolve(wanted, facts)
     prepared = prepare(wanted)
     for name, (value, reason) in choices.items():
         print(f"{name} = {value}: {reason}")
-    shape = cost.shape(resolved)
-    parts = cost.memory(resolved, shape)
+    shape = memory.shape(resolved)
+    parts = memory.memory(resolved, shape)
     print(
         f"memory: {parts['total'] / 1e9:.2f} GB at the peak ("
         + ", ".join(f"{k} {v / 1e9:.2f}" for k, v in parts.items() if k != "total")
@@ -310,7 +311,7 @@ def plan(options: argparse.Namespace) -> int:
     if resolved.max_updates is not None:
         rows = resolved.max_updates * resolved.global_batch_size
     tokens = int(rows * lengths.mean())
-    seconds = cost.seconds(resolved, shape, tokens, cost.matmul_rate())
+    seconds = memory.seconds(resolved, shape, tokens, memory.matmul_rate())
     print(
         f"time: about {seconds:.0f} s for {tokens:,} tokens in {-(-rows // resolved.global_batch_size)} updates, "
         "from this machine's measured matrix products; evaluation comes on top"
@@ -320,28 +321,29 @@ def plan(options: argparse.Namespace) -> int:
 
 
 def train(options: argparse.Namespace) -> int:
-    from lorakit import machine, plan, processes
-    from lorakit.finetune import finetune
-    from lorakit.launch import together
-    from lorakit.report import verdict
+    from lorakit.machine import distributed, hardware
+    from lorakit.planning import choose as plan
+    from lorakit.results.report import verdict
+    from lorakit.training.finetune import finetune
+    from lorakit.training.launch import together
 
-    if options.queue and not processes.started():
-        from lorakit import turns
+    if options.queue and not distributed.started():
+        from lorakit.training import gpu_queue
 
         asked = _run(options)
         options.queue = False
-        with turns.on_cards(
+        with gpu_queue.on_cards(
             str(asked.folder.resolve()), None if asked.processes == "auto" else asked.processes
         ):
             return train(options)
     wanted, alone = _run(options), ""
-    if not processes.started():
-        count, _ = plan.processes(wanted, machine.facts(wanted.output_dir))
+    if not distributed.started():
+        count, _ = plan.processes(wanted, hardware.facts(wanted.output_dir))
         alone = together(wanted, count) if count > 1 else ""
         if count > 1 and not alone:
             return 0
     folder = finetune(wanted, alone)
-    if not processes.join().first:
+    if not distributed.join().first:
         return 0
     found = folder.record
     print(
@@ -354,10 +356,10 @@ def train(options: argparse.Namespace) -> int:
 
 
 def run(options: argparse.Namespace) -> int:
-    from lorakit.notebook import execute
+    from lorakit.notebook.execute import execute
 
     if options.over:
-        from lorakit.over import over
+        from lorakit.notebook.grid import over
 
         found = over(options.notebook, options.over, dict(options.parameters), options.output_dir)
         print(found)
@@ -367,15 +369,15 @@ def run(options: argparse.Namespace) -> int:
 
 
 def rehearse(options: argparse.Namespace) -> int:
-    from lorakit.rehearse import rehearse as whole
+    from lorakit.notebook.rehearse import rehearse as whole
 
     whole(options.what, {**_changes(options), **dict(options.parameters)})
     return 0
 
 
 def bundle(options: argparse.Namespace) -> int:
-    from lorakit.bundle import bundle as pack
-    from lorakit.bundle import verify
+    from lorakit.notebook.bundle.pack import bundle as pack
+    from lorakit.notebook.bundle.pack import verify
 
     if options.verify:
         print(verify(options.what))
@@ -396,7 +398,7 @@ def bundle(options: argparse.Namespace) -> int:
 
 
 def evaluate(options: argparse.Namespace) -> int:
-    from lorakit.rescore import rescore
+    from lorakit.results.evaluate_again import rescore
 
     metrics = options.metrics.split(",") if options.metrics else None
     path, lines = rescore(options.run, data=options.data, metrics=metrics)
@@ -405,22 +407,22 @@ def evaluate(options: argparse.Namespace) -> int:
 
 
 def report(options: argparse.Namespace) -> int:
-    from lorakit.report import write
+    from lorakit.results.report import write
 
     print(write(options.run))
     return 0
 
 
 def convert(options: argparse.Namespace) -> int:
-    from lorakit.convert import convert as other_format
+    from lorakit.engines.mlx.convert import convert as other_format
 
     print(other_format(options.source, options.target, four_bit=options.four_bit))
     return 0
 
 
 def export(options: argparse.Namespace) -> int:
-    from lorakit.export import export as to
-    from lorakit.export import words
+    from lorakit.exporting.round_trip import export as to
+    from lorakit.exporting.round_trip import words
 
     folder = to(options.run, options.to, options.out, type=options.type, also=options.also)
     print(folder, *words(folder), sep="\n")
@@ -428,21 +430,21 @@ def export(options: argparse.Namespace) -> int:
 
 
 def serve(options: argparse.Namespace) -> int:
-    from lorakit.serve import serve as until_stopped
+    from lorakit.exporting.serve import serve as until_stopped
 
     return until_stopped(options.run, options.port)
 
 
 def push(options: argparse.Namespace) -> int:
-    from lorakit.card import push as upload
+    from lorakit.exporting.model_card import push as upload
 
     print(upload(options.folder, options.repository, private=not options.public))
     return 0
 
 
 def compare(options: argparse.Namespace) -> int:
-    from lorakit.compare import compare as side_by_side
-    from lorakit.compare import plot
+    from lorakit.results.compare import compare as side_by_side
+    from lorakit.results.compare import plot
 
     print(side_by_side(*options.runs, unscored=options.curves))
     if options.plot:
@@ -451,7 +453,7 @@ def compare(options: argparse.Namespace) -> int:
 
 
 def ask(options: argparse.Namespace) -> int:
-    from lorakit.ask import ask as answer
+    from lorakit.results.ask import ask as answer
 
     for name, adapted in (("base: ", False), ("tuned: ", True)) if options.base else (("", True),):
         print(

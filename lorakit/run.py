@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from lorakit.errors import LorakitError, did_you_mean
+from lorakit.common.errors import LorakitError, did_you_mean
 
 Auto = Literal["auto"]
 KEPT = (
@@ -51,7 +51,9 @@ class Run(BaseModel):
 
     # what is tuned, on what
     name: str = "run"  # the run's folder is output_dir/name
-    model: str = Field("tiny", min_length=1)  # hub id, local folder, or a name from lorakit/models/
+    model: str = Field(
+        "tiny", min_length=1
+    )  # hub id, local folder, or a name from lorakit/models/families/
     data: str = Field(min_length=1)  # file, folder or hub id
     validation_data: str | None = None  # file of its own; else taken from `data`
     validation_fraction: float = Field(0.1, ge=0, lt=1)  # share of the rows of `data`
@@ -61,7 +63,7 @@ class Run(BaseModel):
         None, ge=1
     )  # of each file at most so many rows, drawn by seed; None: all
     format: str | dict[str, dict[str, Any]] = (
-        "auto"  # a name from lorakit/formats/, or {name: options}
+        "auto"  # a name from lorakit/data/formats/, or {name: options}
     )
     columns: dict[
         str, str
@@ -141,9 +143,11 @@ class Run(BaseModel):
     samples: int = Field(
         0, ge=0
     )  # so many validation questions are answered at every validation, to watch
-    log_to: list[str] = []  # names from lorakit/trackers/: the curve goes there too
+    log_to: list[str] = []  # names from lorakit/training/trackers/: the curve goes there too
     # evidence
-    metrics: list[str | dict[str, dict[str, Any]]] | Auto = "auto"  # names from lorakit/metrics/
+    metrics: list[str | dict[str, dict[str, Any]]] | Auto = (
+        "auto"  # names from lorakit/results/metrics/
+    )
     max_new_tokens: int = Field(128, ge=1)  # per generated answer
 
     def __init__(self, **settings: Any):

@@ -170,20 +170,22 @@ def repeat_here(command, **_):
     """Stands in for the fresh process that repeats what was said: the same code, six seconds less."""
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
-        sys.modules["lorakit.prove"]._repeat(command[-1])
+        sys.modules["lorakit.training.proof"]._repeat(command[-1])
     return types.SimpleNamespace(returncode=0, stdout=out.getvalue(), stderr="")
 
 
 def without_fresh_process():
     """For children that are not to start a process of their own."""
-    importlib.import_module("lorakit.prove").subprocess = types.SimpleNamespace(run=repeat_here)
+    importlib.import_module("lorakit.training.proof").subprocess = types.SimpleNamespace(
+        run=repeat_here
+    )
 
 
 @pytest.fixture
 def quick(monkeypatch):
     """Runs in this test repeat their answers in this process."""
     monkeypatch.setattr(
-        importlib.import_module("lorakit.prove"),
+        importlib.import_module("lorakit.training.proof"),
         "subprocess",
         types.SimpleNamespace(run=repeat_here),
     )
@@ -192,7 +194,7 @@ def quick(monkeypatch):
 @pytest.fixture
 def here(monkeypatch):
     """The round trip of an export in this process: what a fresh one computes, some seconds faster."""
-    exporting = importlib.import_module("lorakit.export")
+    exporting = importlib.import_module("lorakit.exporting.round_trip")
 
     def again(part, found, target, kind):
         return json.loads(json.dumps(exporting.measure(part, found, target)))

@@ -10,9 +10,10 @@ from types import SimpleNamespace
 import pyarrow as pa
 from pyarrow import parquet
 
-from lorakit import data, registry
-from lorakit.errors import BadRow, LorakitError
-from lorakit.example import Example
+from lorakit.common import registry
+from lorakit.common.errors import BadRow, LorakitError
+from lorakit.data import loading
+from lorakit.data.example import Example
 
 FORMATS, SCHEMAS, TASKS = (registry.modules(folder) for folder in ("formats", "schemas", "tasks"))
 TURNS = [
@@ -187,7 +188,7 @@ def tried(name, options, path, tokenizer):
         assert str(error).strip()
     for row in used[:2]:
         pickle.dumps(row.fields)  # as it is put aside
-        data.fingerprint(row)
+        loading.fingerprint(row)
         try:
             encoded = task.encode(row, tokenizer, 64)
         except BadRow:
@@ -213,8 +214,10 @@ def converted(row):
 
 def streamed(rows):
     """(task, usable rows) as a run finds them; each row is usable or rejected."""
-    report = data.DataReport("")
-    found = list(data.stream(SimpleNamespace(name="f", format="", read=lambda: iter(rows)), report))
+    report = loading.DataReport("")
+    found = list(
+        loading.stream(SimpleNamespace(name="f", format="", read=lambda: iter(rows)), report)
+    )
     assert report.rows == len(rows) == len(found)
     task = next(task for task in TASKS.values() if task.GIVES == SCHEMAS[report.schema].GIVES)
     return task, [row for row in found if isinstance(row, Example)]

@@ -14,9 +14,10 @@ from conftest import TEMPLATE, byte_tokenizer, save_base, tiny_run
 from test_bad_data import lines, put, qa, refused, said
 from transformers import LlamaConfig
 
-from lorakit import checkpoint, rows
-from lorakit.errors import LorakitError
-from lorakit.record import Folder, read_lines
+from lorakit.common.errors import LorakitError
+from lorakit.runs.folder import Folder, read_lines
+from lorakit.tasks import rows
+from lorakit.training import checkpoint
 
 
 def contents(folder, *but):
@@ -836,7 +837,7 @@ def test_a_full_disk_when_the_history_is_written(
         return open(file, *more, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr("lorakit.record.open", failing, raising=False)
+        patch.setattr("lorakit.runs.folder.open", failing, raising=False)
         refused(
             capsys,
             f"{folder.path}/history.jsonl: could not be written: No space left on device; free some space "
@@ -971,7 +972,7 @@ def test_bad_rows_are_left_out_of_a_run_and_named(capsys, quick, settings, rows_
 
 def test_notebooks_that_are_none(tmp_path):
     pytest.importorskip("papermill")
-    from lorakit.notebook import execute
+    from lorakit.notebook.execute import execute
 
     (tmp_path / "bad.ipynb").write_text("{")
     with pytest.raises(LorakitError, match="bad.ipynb: cannot be read as a notebook"):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lorakit.batches import Batches, collate, in_order, pieces
+from lorakit.tasks.batches import Batches, collate, in_order, pieces
 
 lengths = st.lists(st.integers(1, 40), max_size=30)
 

@@ -18,14 +18,14 @@ import yaml
 from packaging.markers import default_environment
 
 import lorakit
-from lorakit import install, packed, wheels
 from lorakit.cli import main
-from lorakit.data import example_data
-from lorakit.data import source as found
-from lorakit.errors import LorakitError
-from lorakit.notebook import execute
+from lorakit.common.errors import LorakitError
+from lorakit.data.loading import example_data
+from lorakit.data.loading import source as found
+from lorakit.notebook.bundle import installer, rewrite, wheels
+from lorakit.notebook.execute import execute
 
-packing = importlib.import_module("lorakit.bundle")
+packing = importlib.import_module("lorakit.notebook.bundle.pack")
 ROOT = Path(__file__).parents[1]
 QUICKSTART = ROOT / "notebooks" / "quickstart.ipynb"
 NAME = "lorakit-0.1.0-py3-none-any.whl"
@@ -117,7 +117,7 @@ def test_every_file_is_in_the_manifest_with_size_and_hash(made, base, rows_file)
         "bytes": len(rows),
         "sha256": hashlib.sha256(rows).hexdigest(),
     }
-    assert (manifest["python"], manifest["platform"]) == install.machine()
+    assert (manifest["python"], manifest["platform"]) == installer.machine()
     assert manifest["copies"] == {
         f"model/{Path(base).name}": Path(base).name,
         "data/rows.jsonl": "rows.jsonl",
@@ -143,8 +143,8 @@ def test_kaggle_takes_the_metadata(made):
 
 def test_the_notebook_names_the_copies_and_finds_them(made, base):
     first, settings, finds, *rest = notebook_cells(made / "quickstart.ipynb")
-    assert first == packed.FIRST_CELL
-    assert f'model = "model/{Path(base).name}"  # a name from lorakit/models/' in settings
+    assert first == rewrite.FIRST_CELL
+    assert f'model = "model/{Path(base).name}"  # a name from lorakit/models/families/' in settings
     assert (
         'data = "data/rows.jsonl"\n' in settings
         and "rank = 4\n" in settings
@@ -211,15 +211,15 @@ def test_settings_become_a_notebook_and_settings(registry, tmp_path, base, rows_
 
 def test_literals_are_replaced_and_nothing_else():
     source = 'a = "é"  # "é" = 1\nb: int = 2\nc = [1,\n     2]  # two\nd = f(1)\na2 = "é"\n'
-    assert packed.assigned(
+    assert rewrite.assigned(
         source, {"a": 'x"y', "b": None, "c": {"k": (1,)}, "d": 0, "a2": "é"}
     ) == ('a = "x\\"y"  # "é" = 1\nb: int = None\nc = {\'k\': (1,)}  # two\nd = 0\na2 = "é"\n')
 
 
 def test_an_older_notebook_gets_the_first_cell():
     old = {"cells": [{"cell_type": "code", "metadata": {}, "source": ["import lorakit"]}]}
-    made = packed.rewritten(old, {}, [])
-    assert ["".join(c["source"]) for c in made["cells"]] == [packed.FIRST_CELL, "import lorakit"]
+    made = rewrite.rewritten(old, {}, [])
+    assert ["".join(c["source"]) for c in made["cells"]] == [rewrite.FIRST_CELL, "import lorakit"]
     assert len(old["cells"]) == 1
 
 
@@ -301,7 +301,7 @@ def test_what_changed_on_the_way_is_named(made, capsys):
     assert "data/rows.jsonl: 2 bytes, packed were" in said
     assert "model.safetensors: its content is not what was packed (SHA-256)" in said
     with pytest.raises(SystemExit, match="3 of"):
-        install.main(["--verify"], made)
+        installer.main(["--verify"], made)
     (made / "bundle.json").write_text("[]")
     assert main(["bundle", str(made), "--verify"]) == 1
     assert "is no manifest of a bundle" in capsys.readouterr().err
@@ -505,7 +505,7 @@ def test_the_installer_says_why_it_cannot(made):
         ["tor-ch-of-nobody is not installed here, and this bundle was made without it"],
         needs=["tor-ch-of-nobody"],
     )
-    version, platform = install.machine()
+    version, platform = installer.machine()
     ends(["pip could not install lorakit from these wheels", "ERROR: "], needs=[])
     ends(
         [
@@ -518,17 +518,17 @@ def test_the_installer_says_why_it_cannot(made):
     )
     path.write_text(json.dumps(content))
     assert "The wheels are for" not in "".join(
-        install.refusal(made, install.manifest(made), "ERROR: none fits")
+        installer.refusal(made, installer.manifest(made), "ERROR: none fits")
     )
     assert (
-        install.kind("manylinux2014_aarch64")
-        == install.kind("linux_aarch64")
-        != install.kind("linux_x86_64")
+        installer.kind("manylinux2014_aarch64")
+        == installer.kind("linux_aarch64")
+        != installer.kind("linux_x86_64")
     )
     assert (
-        install.kind("macosx_11_0_arm64")
-        == install.kind("macosx_14_2_arm64")
-        != install.kind("linux_aarch64")
+        installer.kind("macosx_11_0_arm64")
+        == installer.kind("macosx_14_2_arm64")
+        != installer.kind("linux_aarch64")
     )
     (made / "wheels" / NAME).write_bytes(b"cut")
     ends(["wheels are damaged", f"wheels/{NAME}: 3 bytes, packed were"], needs=[])
@@ -543,11 +543,11 @@ def test_the_first_cell_installs_from_an_attached_bundle(tmp_path, monkeypatch, 
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("LORAKIT_SOURCE", raising=False)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    exec(packed.FIRST_CELL, {})
+    exec(rewrite.FIRST_CELL, {})
     assert capsys.readouterr().out == f"installed from {tmp_path / 'mine/install_lorakit.py'}\n"
     (tmp_path / "mine/install_lorakit.py").unlink()
     with pytest.raises(ModuleNotFoundError, match="attach a clone or a bundle"):
-        exec(packed.FIRST_CELL, {})
+        exec(rewrite.FIRST_CELL, {})
 
 
 # The whole way

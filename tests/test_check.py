@@ -18,14 +18,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lorakit
-from lorakit import data, example, files, registry, rows
-from lorakit.checks import scripts
 from lorakit.cli import main
-from lorakit.errors import LorakitError
-from lorakit.example import Example, Examples
-from lorakit.schemas import turns
+from lorakit.common import files, registry
+from lorakit.common.errors import LorakitError
+from lorakit.data import example, loading
+from lorakit.data.example import Example, Examples
+from lorakit.data.quality import scripts
+from lorakit.data.schemas import turns
+from lorakit.tasks import rows
 
-checking = importlib.import_module("lorakit.check")  # lorakit.check is the function
+checking = importlib.import_module("lorakit.planning.check")  # lorakit.check is the function
 MESSY = Path(__file__).parents[1] / "data" / "messy.jsonl"
 WORDS = [
     "river",
@@ -59,7 +61,7 @@ def looked(tokenizer, tmp_path):
             name: save(tmp_path / f"{name}.jsonl", given)
             for name, given in {"train": lines, **others}.items()
         }
-        given = data.sources(sets["train"], sets.get("validation"), sets.get("test"))
+        given = loading.sources(sets["train"], sets.get("validation"), sets.get("test"))
 
         def choose(schema):
             found = registry.load("schemas", schema).GIVES
@@ -663,7 +665,7 @@ def test_a_clean_copy_holds_what_the_file_held(base, tmp_path):
         tmp_path / "new" / "rows.clean.jsonl",
         tmp_path / "new" / "rows.rejected.jsonl",
     )
-    assert [r.fields for r in data.source(str(clean)).read()] == [half]
+    assert [r.fields for r in loading.source(str(clean)).read()] == [half]
     assert json.loads(left.read_text()) == {
         "file": "rows.jsonl",
         "row": 2,
@@ -685,7 +687,7 @@ def test_a_clean_copy_that_cannot_be_made_leaves_nothing(command, base, tmp_path
     def broken(*args, **kwargs):
         yield Example({**turns("a", "b"), "columns": {"picture": b"\x89PNG"}}, "rows.jsonl", 1)
 
-    monkeypatch.setattr(data, "stream", broken)
+    monkeypatch.setattr(loading, "stream", broken)
     monkeypatch.setattr(
         checking, "_chooser", lambda run: (lambda schema: lambda example, max_length: [], [])
     )

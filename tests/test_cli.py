@@ -11,7 +11,7 @@ import yaml
 
 import lorakit
 from lorakit.cli import main
-from lorakit.record import read_lines
+from lorakit.runs.folder import read_lines
 
 
 @pytest.fixture
@@ -133,19 +133,19 @@ def test_settings_on_the_command_line(command, tmp_path):
 
 def test_the_number_of_processes(command, tmp_path, monkeypatch):
     """Asked for on the command line; with several cards not more than there are."""
-    from lorakit import machine
+    from lorakit.machine import hardware
 
     started = []
     monkeypatch.setattr(
-        import_module("lorakit.launch"),
+        import_module("lorakit.training.launch"),
         "together",
         lambda run, count: started.append((run.processes, count)) or "",
     )
     path = write_yaml(tmp_path / "run.yaml", data="x.jsonl", output_dir=str(tmp_path), processes=3)
     assert command("train", path) == command("train", path, "--processes", "2") == (0, "", "")
-    card = machine.Card("Tesla T4", 15 * 10**9, (7, 5))
+    card = hardware.Card("Tesla T4", 15 * 10**9, (7, 5))
     monkeypatch.setattr(
-        machine, "facts", lambda folder=".": machine.Facts(memory=10**10, cards=(card, card))
+        hardware, "facts", lambda folder=".": hardware.Facts(memory=10**10, cards=(card, card))
     )
     refused(command, "processes=3, and this machine has 2 cards; lower it", "train", path)
     assert command("train", path, "--set", "processes=auto") == (0, "", "")
@@ -168,18 +168,18 @@ def test_paths_that_are_not_what_they_should_be(command, tmp_path, rows_file):
 
 
 def test_a_full_disk_and_an_interrupt_are_one_line(command, monkeypatch, rows_file):
-    from lorakit import data
+    from lorakit.data import loading
 
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device", "x")
 
-    monkeypatch.setattr(data, "stream", full)
+    monkeypatch.setattr(loading, "stream", full)
     refused(command, "No space left on device: 'x'", "check", rows_file)
 
     def interrupted(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(data, "stream", interrupted)
+    monkeypatch.setattr(loading, "stream", interrupted)
     refused(command, "interrupted; what was saved is kept", "check", rows_file)
 
 
@@ -253,13 +253,13 @@ def test_doctor(command):
 
 
 def test_doctor_names_the_cure(command, monkeypatch):
-    from lorakit import machine
+    from lorakit.machine import hardware
 
     packages = {"torch": "2.13.0", "transformers": "5.23", "datasets": "5.2"}
     monkeypatch.setattr(
-        machine,
+        hardware,
         "facts",
-        lambda folder=".": machine.Facts(
+        lambda folder=".": hardware.Facts(
             python="3.9.1", memory=2 * 10**9, disk_free=10**9, packages=packages
         ),
     )
@@ -284,25 +284,28 @@ def test_doctor_names_the_cure(command, monkeypatch):
     ],
 )
 def test_precision_is_chosen_by_the_card(base, card, expected):
-    from lorakit import machine, plan
+    from lorakit.machine import hardware
+    from lorakit.planning import choose
 
-    cards = (machine.Card(card[0], card[1] * 10**9, card[2]),) if card else ()
-    facts = machine.Facts(memory=8 * 10**9, cards=cards, packages={"torch": "2.13"})
-    run, choices = plan.resolve(lorakit.Run(data="-", model=base), facts)
+    cards = (hardware.Card(card[0], card[1] * 10**9, card[2]),) if card else ()
+    facts = hardware.Facts(memory=8 * 10**9, cards=cards, packages={"torch": "2.13"})
+    run, choices = choose.resolve(lorakit.Run(data="-", model=base), facts)
     assert (choices["precision"], run.precision) == (expected, expected[0])
 
 
 def test_quantization_and_checkpointing_are_chosen_by_the_room(base, monkeypatch):
     """The parts add up; a base that does not fit is quantized, activations that do not fit are recomputed."""
-    from lorakit import cost, machine, plan
+    from lorakit.machine import hardware
+    from lorakit.planning import choose
+    from lorakit.planning import memory as cost
 
     wanted = lorakit.Run(data="-", model=base, max_length=512)
-    facts = lambda memory: machine.Facts(memory=memory, packages={"torch": "2.13"})
-    run, choices = plan.resolve(wanted, facts(10**12))
+    facts = lambda memory: hardware.Facts(memory=memory, packages={"torch": "2.13"})
+    run, choices = choose.resolve(wanted, facts(10**12))
     assert (run.quantization, run.gradient_checkpointing) == ("none", False)
     parts = cost.memory(run)
     assert parts["total"] == pytest.approx(sum(v for k, v in parts.items() if k != "total"), abs=4)
-    run, choices = plan.resolve(wanted, facts(10**6))
+    run, choices = choose.resolve(wanted, facts(10**6))
     assert (run.quantization, run.gradient_checkpointing) == ("nf4", True)
     assert "may be used" in choices["quantization"][1]
     assert cost.memory(run)["working"] < parts["working"]
@@ -327,13 +330,13 @@ def test_plan(command, tmp_path, base, rows_file):
 
 
 def test_plan_refuses_what_does_not_fit(command, tmp_path, base, rows_file, monkeypatch):
-    from lorakit import machine
+    from lorakit.machine import hardware
 
     path = write_yaml(
         tmp_path / "run.yaml", model=base, data=rows_file, max_length=128, output_dir=str(tmp_path)
     )
     monkeypatch.setattr(
-        machine, "facts", lambda folder=".": machine.Facts(memory=10**6, packages={"torch": "2"})
+        hardware, "facts", lambda folder=".": hardware.Facts(memory=10**6, packages={"torch": "2"})
     )
     refused(
         command,

@@ -6,10 +6,11 @@ import shutil
 import pytest
 
 import lorakit
-from lorakit import logs, rows
 from lorakit.cli import main
-from lorakit.compare import figure, said
-from lorakit.errors import LorakitError
+from lorakit.common.errors import LorakitError
+from lorakit.results import logs
+from lorakit.results.compare import figure, said
+from lorakit.tasks import rows
 
 STATE = {
     "global_step": 40,

@@ -11,10 +11,10 @@ from safetensors.numpy import load_file, save_file
 from test_engine import SMALL, batches, history, learnable, settings
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from lorakit import convert
 from lorakit.cli import main
+from lorakit.common.errors import LorakitError
 from lorakit.engines import mlx as engines
-from lorakit.errors import LorakitError
+from lorakit.engines.mlx import convert
 
 mx = pytest.importorskip("mlx.core")
 pytest.importorskip("mlx_lm")

@@ -12,9 +12,10 @@ from conftest import save_base, tiny_run
 from transformers import AutoConfig, LlamaConfig
 
 import lorakit
-from lorakit import cost, models
-from lorakit.batches import Batches
-from lorakit.kernels import simulate
+from lorakit.engines.torch.kernels import simulate
+from lorakit.models import spec as models
+from lorakit.planning import memory
+from lorakit.tasks.batches import Batches
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "bench"))
@@ -38,11 +39,11 @@ def test_tensors_without_content_are_counted_while_they_live():
 
 def test_memory_counts_what_a_plain_pass_counts():
     """One linear layer under LoRA, full fine-tuning of it, and NF4: by hand."""
-    of = cost.Shape(
+    of = memory.Shape(
         linear=10**6, other=10**5, adapter=10**4, layers=1, hidden=1, wide=1, vocabulary=1, widest=0
     )
     run = lorakit.Run(data="-", model="tiny", precision="bf16", quantization="none", max_length=64)
-    parts = lambda **changes: cost.memory(run.with_(**changes), of)
+    parts = lambda **changes: memory.memory(run.with_(**changes), of)
     assert parts()["weights"] == 2 * 1_100_000 and parts()["trained"] == 16 * 10**4
     assert parts(quantization="nf4")["weights"] == 10**6 * 4.127 // 8 + 2 * 10**5
     assert parts(optimizer="adamw_8bit")["trained"] == int(10.03 * 10**4)
@@ -71,12 +72,13 @@ def test_every_known_model_is_counted(name, tmp_path):
         if isinstance(spec.target_modules, str)
         else list(spec.target_modules),
     )
-    of = cost.shape(run)
+    of = memory.shape(run)
     assert of.adapter > 0 and of.linear > 0
     few, many = (
-        cost.working(run.with_(micro_batch_tokens=128 * n, micro_batch_size=n), of) for n in (1, 8)
+        memory.working(run.with_(micro_batch_tokens=128 * n, micro_batch_size=n), of)
+        for n in (1, 8)
     )
-    again = cost.working(
+    again = memory.working(
         run.with_(micro_batch_tokens=1024, micro_batch_size=8, gradient_checkpointing=True), of
     )
     assert few < many and again < many
@@ -102,12 +104,12 @@ def test_a_shape_is_what_peft_makes(base):
             packing=True,
         )
         engine = load(run)
-        assert cost.shape(run).adapter == sum(p.numel() for p in engine.trained.values())
+        assert memory.shape(run).adapter == sum(p.numel() for p in engine.trained.values())
         engine.close()
 
 
 def test_time_after_a_few_updates():
-    assert cost.total_seconds(
+    assert memory.total_seconds(
         [(100, 5.0), (100, 1.0), (200, 2.0), (50, 0.5), (100, 9.0)], 1000
     ) == pytest.approx(14.0)
     batches = Batches(

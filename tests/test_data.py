@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lorakit import data, near
-from lorakit.errors import LorakitError
-from lorakit.example import Example
+from lorakit.common.errors import LorakitError
+from lorakit.data import loading
+from lorakit.data import minhash as near
+from lorakit.data.example import Example
 
 WORDS = [
     "river",
@@ -77,7 +78,7 @@ def test_every_row_is_used_or_named(tmp_path):
             {"prompt": "q", "completion": "d"},
         ],
     )
-    examples, report = data.load(path)
+    examples, report = loading.load(path)
     assert [(e.where, e.fields["messages"][0]["content"]) for e in examples] == [
         ("rows.jsonl:1", "p"),
         ("rows.jsonl:6", "q"),
@@ -113,7 +114,7 @@ rows_of_any_kind = st.lists(
 def test_nothing_vanishes(tmp_path_factory, rows):
     lines = [*rows, {"prompt": "p", "completion": "c"}]
     present = [i for i, r in enumerate(lines, 1) if not isinstance(r, str) or r.strip()]
-    examples, report = data.load(write(tmp_path_factory.getbasetemp(), lines))
+    examples, report = loading.load(write(tmp_path_factory.getbasetemp(), lines))
     assert sorted([e.row for e in examples] + [r.row for r in report.rejected]) == present
     assert report.rows == len(present)
 
@@ -133,7 +134,7 @@ def test_nothing_vanishes(tmp_path_factory, rows):
     ],
 )
 def test_schemas_are_found_with_a_reason(row, schema, because, tmp_path):
-    _, report = data.load(write(tmp_path, [row]))
+    _, report = loading.load(write(tmp_path, [row]))
     assert (report.schema, report.reason) == (
         schema,
         f"schema {schema}, because the rows have {because}",
@@ -142,16 +143,16 @@ def test_schemas_are_found_with_a_reason(row, schema, because, tmp_path):
 
 def test_a_task_restricts_the_schemas(tmp_path):
     path = write(tmp_path, [{"text": "t", "prompt": "p", "response": "r"}])
-    assert data.load(path, gives="text")[1].schema == "text"
+    assert loading.load(path, gives="text")[1].schema == "text"
     with pytest.raises(
         LorakitError, match=r"columns prompt fit no schema \(text: text\)\. Name them"
     ):
-        data.load(write(tmp_path, [{"prompt": "p"}]), gives="text")
+        loading.load(write(tmp_path, [{"prompt": "p"}]), gives="text")
 
 
 def test_the_schema_of_most_rows_counts(tmp_path):
     path = write(tmp_path, [{"text": "t"}, *pairs(3)])
-    examples, report = data.load(path)
+    examples, report = loading.load(path)
     assert report.schema == "prompt_completion" and len(examples) == 3
     assert [(r.row, r.reason) for r in report.rejected] == [(1, LOST_PROMPT)]
 
@@ -163,7 +164,7 @@ def test_columns_rename(tmp_path):
         {"body": "c", "genre": "h"},
     ]
     path = write(tmp_path, rows)
-    examples, report = data.load(path, columns={"prompt": "body", "answer": "genre"})
+    examples, report = loading.load(path, columns={"prompt": "body", "answer": "genre"})
     assert [(e.row, *asked([e]), *answered([e])) for e in examples] == [
         (1, "b", "g"),
         (3, "c", "h"),
@@ -172,12 +173,12 @@ def test_columns_rename(tmp_path):
     with pytest.raises(
         LorakitError, match=r"columns names 'boddy', which no row has; did you mean 'body'\?"
     ):
-        data.load(path, columns={"prompt": "boddy"})
+        loading.load(path, columns={"prompt": "boddy"})
 
 
 def test_columns_can_be_swapped(tmp_path):
     path = write(tmp_path, [{"prompt": "a", "completion": "q"}])
-    swapped, _ = data.load(path, columns={"prompt": "completion", "completion": "prompt"})
+    swapped, _ = loading.load(path, columns={"prompt": "completion", "completion": "prompt"})
     assert (asked(swapped), answered(swapped)) == (["q"], ["a"])
 
 
@@ -191,27 +192,27 @@ def test_files_that_cannot_be_used(tmp_path):
     ):
         (tmp_path / name).write_text(content)
         with pytest.raises(LorakitError, match=words):
-            data.load(str(tmp_path / name))
+            loading.load(str(tmp_path / name))
     with pytest.raises(LorakitError, match=r"none\.jsonl: no such file \(looked from "):
-        data.load(str(tmp_path / "none.jsonl"))
+        loading.load(str(tmp_path / "none.jsonl"))
     (tmp_path / "nothing").mkdir()
     with pytest.raises(
         LorakitError,
         match=r"nothing: no file in it can be read \(it has none; known endings: \.aif",
     ):
-        data.load(str(tmp_path / "nothing"))
+        loading.load(str(tmp_path / "nothing"))
 
 
 def test_the_example_data_is_found_from_anywhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert data.load("data/relief.jsonl")[1].rows >= 200
+    assert loading.load("data/relief.jsonl")[1].rows >= 200
     with pytest.raises(LorakitError, match=r"data/none\.jsonl: no such file"):
-        data.load("data/none.jsonl")
+        loading.load("data/none.jsonl")
 
 
 def test_the_hash_is_the_files(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"text": "a"}\n')
-    assert data.load(str(tmp_path / "a.jsonl"))[1].sha256 == (
+    assert loading.load(str(tmp_path / "a.jsonl"))[1].sha256 == (
         "7c24616314d4c7ddcc755cd2cb42baf4e49ac41b1492fa02c30adc34e1cb2e5d"
     )
 
@@ -221,21 +222,21 @@ def test_the_hash_is_the_files(tmp_path):
 
 def test_split_is_seeded_disjoint_and_of_the_sizes_asked_for():
     rows = [qa(f"question number {i}", row=i) for i in range(100)]
-    sets = data.split(rows, validation_fraction=0.2, test_fraction=0.1, seed=3)
+    sets = loading.split(rows, validation_fraction=0.2, test_fraction=0.1, seed=3)
     assert {n: len(s) for n, s in sets.items()} == {"train": 70, "validation": 20, "test": 10}
     assert sorted(e.row for s in sets.values() for e in s) == list(range(100))
     again, other = (
-        data.split(rows, validation_fraction=0.2, test_fraction=0.1, seed=s) for s in (3, 4)
+        loading.split(rows, validation_fraction=0.2, test_fraction=0.1, seed=s) for s in (3, 4)
     )
     listed = [{name: list(rows) for name, rows in s.items()} for s in (sets, again, other)]
     assert listed[1] == listed[0] != listed[2]
     assert [e.row for e in sets["train"]] != sorted(e.row for e in sets["train"])
-    whole = data.split(rows, validation_fraction=0, test_fraction=0)
+    whole = loading.split(rows, validation_fraction=0, test_fraction=0)
     assert {n: len(s) for n, s in whole.items()} == {"train": 100, "validation": 0, "test": 0}
 
 
 def test_a_share_is_at_least_one_row():
-    sets = data.split([qa(f"question number {i}", row=i) for i in range(3)])
+    sets = loading.split([qa(f"question number {i}", row=i) for i in range(3)])
     assert {n: len(s) for n, s in sets.items()} == {"train": 1, "validation": 1, "test": 1}
 
 
@@ -254,13 +255,13 @@ def test_a_share_is_at_least_one_row():
 )
 def test_too_few_rows(n, fractions, words):
     with pytest.raises(LorakitError, match=words):
-        data.split([qa(f"question number {i}") for i in range(n)], **fractions)
+        loading.split([qa(f"question number {i}") for i in range(n)], **fractions)
 
 
 def test_one_large_group_leaves_no_row_to_test():
     rows = [qa(f"question number {i}", row=i, leaf="a") for i in range(20)]
     with pytest.raises(LorakitError, match="20 rows in 1 groups leave no test row"):
-        data.split(rows, group_by="leaf")
+        loading.split(rows, group_by="leaf")
 
 
 def test_repeated_rows_are_named_with_the_first():
@@ -271,8 +272,8 @@ def test_repeated_rows_are_named_with_the_first():
         qa("Who comes?", "They.", 4),
         qa("Is the well safe?", "Yes.", 5),
     ]
-    report = data.DataReport(file="f")
-    sets = data.split(rows, report=report, validation_fraction=0, test_fraction=0.25)
+    report = loading.DataReport(file="f")
+    sets = loading.split(rows, report=report, validation_fraction=0, test_fraction=0.25)
     assert [(r.where, r.reason) for r in report.rejected] == [("f:2", "repeats f:1")]
     assert sorted(e.row for s in sets.values() for e in s) == [1, 3, 4, 5]
     assert report.sets == {"train": 3, "validation": 0, "test": 1}
@@ -293,11 +294,11 @@ def test_near_duplicates_never_stand_in_two_sets(seed, families, size):
             family[len(rows)] = f
             rows.append(qa(" ".join(copy), "yes it is", len(rows)))
     rng.shuffle(rows)
-    report = data.DataReport(file="f")
+    report = loading.DataReport(file="f")
     rows += [
         qa(sentence(rng, 120), row=1000 + i) for i in range(2)
     ]  # so that no set can stay empty
-    sets = data.split(rows, seed=seed, validation_fraction=0.2, test_fraction=0.2, report=report)
+    sets = loading.split(rows, seed=seed, validation_fraction=0.2, test_fraction=0.2, report=report)
     homes = Counter((family.get(e.row, e.row), name) for name, s in sets.items() for e in s)
     assert len({f for f, _ in homes}) == len(homes) == families + 2
     assert sum(homes.values()) + len(report.rejected) == len(rows)
@@ -319,9 +320,9 @@ def test_pairs_around_the_border_of_near():
             for place in range(6, 6 + 10 * changes, 10):
                 other[place] = "changed"
             one, two = qa(" ".join(words)), qa(" ".join(other))
-            assert 0.85 < jaccard(data.text(one), data.text(two)) < 0.87 or kind == "apart"
-            assert 0.55 < jaccard(data.text(one), data.text(two)) < 0.62 or kind == "near"
-            found[kind] += bool(data.near_pairs([one, two]))
+            assert 0.85 < jaccard(loading.text(one), loading.text(two)) < 0.87 or kind == "apart"
+            assert 0.55 < jaccard(loading.text(one), loading.text(two)) < 0.62 or kind == "near"
+            found[kind] += bool(loading.near_pairs([one, two]))
     assert found["near"] >= 54 and found["apart"] == 0
 
 
@@ -332,7 +333,7 @@ def test_many_that_resemble_each_other_cost_little():
         f"{i} other words than {i * 7} there" for i in range(50)
     ]
     start = time.process_time()
-    homes = data.joined(len(texts), near.pairs(texts, 0.8))
+    homes = loading.joined(len(texts), near.pairs(texts, 0.8))
     assert time.process_time() - start < 10
     assert homes.tolist() == [0] * 3000 + list(range(3000, 3050))
     assert near.pairs([], 0.8) == near.pairs(["", "one"], 0.8) == []
@@ -345,13 +346,13 @@ def test_rows_without_three_words_are_compared_whole():
         e.with_fields({"text": t})
         for e, t in zip(rows, ("yes", "no", "yes no", "maybe"), strict=True)
     ]
-    assert data.near_pairs(rows) == []
+    assert loading.near_pairs(rows) == []
 
 
 def test_group_by_keeps_equal_values_together():
     rng = random.Random(1)
     rows = [qa(sentence(rng), row=i, leaf=f"leaf {i % 12}", none=None) for i in range(60)]
-    sets = data.split(rows, seed=1, validation_fraction=0.2, test_fraction=0.2, group_by="leaf")
+    sets = loading.split(rows, seed=1, validation_fraction=0.2, test_fraction=0.2, group_by="leaf")
     homes = {e.fields["columns"]["leaf"]: set() for e in rows}
     for name, examples in sets.items():
         for e in examples:
@@ -360,7 +361,7 @@ def test_group_by_keeps_equal_values_together():
     assert {n: len(s) for n, s in sets.items()} == {"train": 40, "validation": 10, "test": 10}
     for column in ("leef", "none"):
         with pytest.raises(LorakitError, match=f"group_by='{column}': no row has that column"):
-            data.split(rows, group_by=column)
+            loading.split(rows, group_by=column)
 
 
 def test_groups_and_near_duplicates_join():
@@ -375,7 +376,7 @@ def test_groups_and_near_duplicates_join():
         *(qa(sentence(rng), row=i, leaf=i) for i in range(5, 17)),
     ]
     for seed in range(5):
-        sets = data.split(
+        sets = loading.split(
             rows, seed=seed, validation_fraction=0.25, test_fraction=0.25, group_by="leaf"
         )
         assert len({n for n, s in sets.items() for e in s if e.row <= 4}) == 1
@@ -390,8 +391,8 @@ def test_given_sets_are_taken_whole_and_nothing_leaks(tmp_path):
     train = [*pairs(20), {"prompt": near[0], "completion": "x"}]
     test = [*pairs(4, "t"), {"prompt": near[1], "completion": "x"}, pairs(20)[7]]
     validation = [*pairs(3, "v"), {"prompt": near[2], "completion": "x"}, pairs(4, "t")[0]]
-    sets, report = data.prepare(
-        data.sources(
+    sets, report = loading.prepare(
+        loading.sources(
             write(tmp_path, train, "train.jsonl"),
             test_data=write(tmp_path, test, "t.jsonl"),
             validation_data=write(tmp_path, validation, "v.jsonl"),
@@ -414,14 +415,16 @@ def test_given_sets_are_taken_whole_and_nothing_leaks(tmp_path):
 def test_a_bad_row_of_a_given_set_is_named_and_its_content_is_part_of_the_hash(tmp_path):
     train = write(tmp_path, pairs(20), "train.jsonl")
     test = write(tmp_path, [*pairs(2, "t"), "{"], "t.jsonl")
-    sets, report = data.prepare(data.sources(train, test_data=test))
+    sets, report = loading.prepare(loading.sources(train, test_data=test))
     assert len(sets["test"]) == 2 and [r.where for r in report.rejected] == ["t.jsonl:3"]
     write(tmp_path, [*pairs(2, "u"), "{"], "t.jsonl")
-    assert data.prepare(data.sources(train, test_data=test))[1].sha256 != report.sha256
+    assert loading.prepare(loading.sources(train, test_data=test))[1].sha256 != report.sha256
     with pytest.raises(
         LorakitError, match=r"t\.jsonl: the columns text fit no schema \(.*prompt_completion"
     ):
-        data.prepare(data.sources(train, test_data=write(tmp_path, [{"text": "t"}], "t.jsonl")))
+        loading.prepare(
+            loading.sources(train, test_data=write(tmp_path, [{"text": "t"}], "t.jsonl"))
+        )
 
 
 # A control
@@ -431,7 +434,7 @@ def test_shuffled_answers_are_the_same_answers_elsewhere():
     rows = [qa(f"question {i}", f"answer {i}", i) for i in range(40)]
     rows[0].fields["messages"][:0] = [{"role": "system", "content": "be brief"}]
     rows[1].fields["messages"] += qa("more?", "last").fields["messages"]
-    shuffled = data.shuffle_answers(rows, seed=5)
+    shuffled = loading.shuffle_answers(rows, seed=5)
     turns = [
         [[(m["role"], m["content"]) for m in e.fields["messages"]] for e in s]
         for s in (rows, shuffled)
@@ -441,15 +444,17 @@ def test_shuffled_answers_are_the_same_answers_elsewhere():
     assert questions[0] == questions[1] and [e.row for e in shuffled] == [e.row for e in rows]
     assert sorted(answers[0]) == sorted(answers[1]) and len(answers[0]) == 41
     assert sum(a == b for a, b in zip(*answers, strict=True)) <= 4
-    assert data.shuffle_answers(rows, seed=5) == shuffled != data.shuffle_answers(rows, seed=6)
+    assert (
+        loading.shuffle_answers(rows, seed=5) == shuffled != loading.shuffle_answers(rows, seed=6)
+    )
     with pytest.raises(LorakitError, match="leave it out for plain text"):
-        data.shuffle_answers([Example({"text": "t"}, "f", 1)], seed=0)
+        loading.shuffle_answers([Example({"text": "t"}, "f", 1)], seed=0)
 
 
 def test_a_control_leaves_the_test_rows_alone(tmp_path):
     path = write(tmp_path, pairs(40))
-    plain, _ = data.prepare(data.sources(path))
-    control, report = data.prepare(data.sources(path), shuffled=True)
+    plain, _ = loading.prepare(loading.sources(path))
+    control, report = loading.prepare(loading.sources(path), shuffled=True)
     assert list(control["test"]) == list(plain["test"])
     for name in ("train", "validation"):
         assert asked(control[name]) == asked(plain[name])
@@ -460,6 +465,8 @@ def test_a_control_leaves_the_test_rows_alone(tmp_path):
 
 @pytest.mark.parametrize("name", ["relief.jsonl", "triage.jsonl"])
 def test_shipped_data_splits(name):
-    sets, report = data.prepare(data.sources(str(Path(__file__).parent.parent / "data" / name)))
+    sets, report = loading.prepare(
+        loading.sources(str(Path(__file__).parent.parent / "data" / name))
+    )
     assert sum(map(len, sets.values())) + len(report.rejected) == report.rows
     assert min(map(len, sets.values())) >= 20

@@ -13,13 +13,13 @@ import torch.nn.functional as F
 from conftest import byte_tokenizer, distance, save_base
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from lorakit import checkpoint
-from lorakit.batches import Batches, collate
+from lorakit.common.errors import LorakitError
 from lorakit.engines.torch import load
-from lorakit.errors import LorakitError
-from lorakit.kernels import attention, lora
+from lorakit.engines.torch.kernels import attention, lora
 from lorakit.run import Run
-from lorakit.train import State, train
+from lorakit.tasks.batches import Batches, collate
+from lorakit.training import checkpoint
+from lorakit.training.loop import State, train
 
 END, RATE = 257, 1e-3
 SMALL = {

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from tuned import content, left, shrunken, tuned_run
 
-from lorakit import cli, registry
-from lorakit.errors import LorakitError
+from lorakit import cli
+from lorakit.common import registry
+from lorakit.common.errors import LorakitError
 
-exporting = importlib.import_module("lorakit.export")
+exporting = importlib.import_module("lorakit.exporting.round_trip")
 SLOW = {("onnx", "int8"), ("merged", "fp16")}  # as the other type of their target
 EVERY = [
     (target, kind)
@@ -123,7 +124,7 @@ def test_16_bits_are_merged_in_fp32_and_cast_once(mistral, tmp_path, here):
     """W + s B A of fp32 numbers, rounded to bf16: not a sum of rounded ones."""
     from safetensors.torch import load_file
 
-    from lorakit import convert
+    from lorakit.engines.mlx import convert
 
     exporting.export(mistral, "merged", tmp_path / "out", type="bf16")
     name = "model.layers.1.self_attn.q_proj"
@@ -173,7 +174,7 @@ def test_adapters_of_one_base_go_together_and_are_switched(mistral, tmp_path, he
 
 
 def test_rows_of_a_head_are_interleaved():
-    from lorakit.export.gguf import interleave
+    from lorakit.exporting.targets.gguf import interleave
 
     rows = np.arange(8).reshape(8, 1)  # two heads of four: halves (0 1 | 2 3), (4 5 | 6 7)
     assert interleave(rows, 2).ravel().tolist() == [0, 2, 1, 3, 4, 6, 5, 7]
@@ -185,7 +186,7 @@ def test_rows_of_a_head_are_interleaved():
 def test_k_types_are_what_the_package_gguf_reads(kind, bits, error):
     import gguf
 
-    from lorakit.export.gguf import packed
+    from lorakit.exporting.targets.gguf import packed
 
     tensor = np.random.default_rng(0).normal(size=(3, 16, 512)).astype(np.float32)
     stored = gguf.GGMLQuantizationType[kind]
@@ -196,7 +197,7 @@ def test_k_types_are_what_the_package_gguf_reads(kind, bits, error):
 
 
 def test_q4_k_m_gives_more_bits_where_llama_cpp_does():
-    from lorakit.export.gguf import mixed
+    from lorakit.exporting.targets.gguf import mixed
 
     more = [0, 1, 4, 7, 10, 13, 14, 15]
     for part in ("ffn_down", "attn_v", "attn_qkv"):

@@ -9,10 +9,10 @@ from test_tasks import CLASSES, leaves, made, trained  # noqa: F401
 from tuned import content, left
 
 from lorakit import cli
-from lorakit.errors import LorakitError
-from lorakit.serve import serve
+from lorakit.common.errors import LorakitError
+from lorakit.exporting.serve import serve
 
-exporting = importlib.import_module("lorakit.export")
+exporting = importlib.import_module("lorakit.exporting.round_trip")
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,9 @@ def classifiers(made, leaves, tmp_path_factory):  # noqa: F811
             task = "classify_image" if name.startswith("vit") else "classify_text"
             data = leaves if task == "classify_image" else str(folder / "rows.jsonl")
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(importlib.import_module("lorakit.prove"), "repeated", lambda *_: {})
+                patch.setattr(
+                    importlib.import_module("lorakit.training.proof"), "repeated", lambda *_: {}
+                )
                 known[name] = trained(
                     name,
                     made(name),
@@ -120,7 +122,7 @@ def test_a_fresh_process_repeats_the_classes(classifiers, tmp_path, capsys):
 
 
 def test_another_head_is_not_called_done(classifiers, tmp_path, here, monkeypatch):
-    from lorakit.export.merged import Plain
+    from lorakit.exporting.targets.merged import Plain
 
     def tilted(self, given, plain=Plain.probabilities):
         found = plain(self, given)

@@ -6,9 +6,9 @@ import shutil
 import pytest
 from tuned import FAMILIES, content, shrunken, tuned_run
 
-from lorakit import registry
+from lorakit.common import registry
 
-exporting = importlib.import_module("lorakit.export")
+exporting = importlib.import_module("lorakit.exporting.round_trip")
 EVERY = [
     (target, kind)
     for target in registry.names("export")

@@ -21,13 +21,14 @@ from huggingface_hub import ModelCard
 from huggingface_hub.repocard_data import model_index_to_eval_results
 
 import lorakit
-from lorakit import cli, registry
-from lorakit.errors import LorakitError
-from lorakit.machine import child_environment
+from lorakit import cli
+from lorakit.common import registry
+from lorakit.common.errors import LorakitError
+from lorakit.machine.hardware import child_environment
 
 cards, exporting = (
-    importlib.import_module("lorakit.card"),
-    importlib.import_module("lorakit.export"),
+    importlib.import_module("lorakit.exporting.model_card"),
+    importlib.import_module("lorakit.exporting.round_trip"),
 )
 
 
@@ -48,7 +49,7 @@ def run(tmp_path_factory):
     here = tmp_path_factory.mktemp("card")
     shutil.copy(Path(__file__).parents[1] / "data" / "triage.jsonl", here)
     with contextlib.chdir(here):
-        prove = importlib.import_module("lorakit.prove")
+        prove = importlib.import_module("lorakit.training.proof")
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(prove, "repeated", lambda *_: {})
             folder = lorakit.finetune(lorakit.Run(**settings, output_dir=str(here / "outputs")))

@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 from tuned import left
 
-from lorakit import registry
-from lorakit.errors import LorakitError
-from lorakit.machine import child_environment
+from lorakit.common import registry
+from lorakit.common.errors import LorakitError
+from lorakit.machine.hardware import child_environment
 
-exporting = importlib.import_module("lorakit.export")
+exporting = importlib.import_module("lorakit.exporting.round_trip")
 
 
 @pytest.fixture
@@ -160,9 +160,9 @@ def test_other_tokens_are_not_called_done(mistral, tmp_path, here, monkeypatch):
 def test_killed_in_mid_export(mistral, tmp_path, here):
     out = tmp_path / "at" / "out"
     code = (
-        "import importlib, sys, time; g = importlib.import_module('lorakit.export.gguf'); g.write = lambda m, s, "
+        "import importlib, sys, time; g = importlib.import_module('lorakit.exporting.targets.gguf'); g.write = lambda m, s, "
         "path, kind: (path.write_bytes(b'half'), print('writing', flush=True), time.sleep(60)); "
-        "importlib.import_module('lorakit.export').export(*sys.argv[1:])"
+        "importlib.import_module('lorakit.exporting.round_trip').export(*sys.argv[1:])"
     )
     child = subprocess.Popen(
         [sys.executable, "-c", code, str(mistral), "gguf", str(out)],

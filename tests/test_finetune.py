@@ -21,12 +21,14 @@ from conftest import repeat_here, save_base, tiny_run
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 import lorakit
-from lorakit import prove, report, rows
-from lorakit.batches import Batch
 from lorakit.engines.torch.engine import TorchEngine
-from lorakit.record import Folder, read_lines
+from lorakit.results import report
+from lorakit.runs.folder import Folder, read_lines
+from lorakit.tasks import rows
+from lorakit.tasks.batches import Batch
+from lorakit.training import proof
 
-module = import_module("lorakit.finetune")
+module = import_module("lorakit.training.finetune")
 UPDATE_KEYS = {
     "update",
     "loss",
@@ -461,7 +463,7 @@ def test_refused_when_the_fresh_process_answers_otherwise(run, monkeypatch):
         said["answers"][1] = [1, 2, 3]
         return SimpleNamespace(returncode=0, stdout=json.dumps(said), stderr="")
 
-    monkeypatch.setattr(prove, "subprocess", SimpleNamespace(run=other))
+    monkeypatch.setattr(proof, "subprocess", SimpleNamespace(run=other))
     refused(
         run, "done is refused: the saved adapter, loaded in a fresh process, gives other answers"
     )
@@ -485,7 +487,7 @@ def test_refused_when_nothing_can_be_loaded(run, monkeypatch):
 
 def test_refused_when_the_fresh_process_dies(run, monkeypatch):
     dead = SimpleNamespace(returncode=1, stdout="", stderr="Traceback …\nOSError: no such file\n")
-    monkeypatch.setattr(prove, "subprocess", SimpleNamespace(run=lambda *args, **more: dead))
+    monkeypatch.setattr(proof, "subprocess", SimpleNamespace(run=lambda *args, **more: dead))
     refused(
         run.with_(max_updates=2), "could not be loaded in a fresh process: OSError: no such file$"
     )
@@ -651,7 +653,7 @@ def test_an_interactive_curve(finished):
 def second(base, rows_file, tmp_path_factory):
     """The same rows, another rank and another global batch."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(prove, "subprocess", SimpleNamespace(run=repeat_here))
+        patch.setattr(proof, "subprocess", SimpleNamespace(run=repeat_here))
         return finetune(
             tiny_run(
                 base,

@@ -21,12 +21,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lorakit import data, formats, registry
-from lorakit.errors import LorakitError
-from lorakit.example import Example, Rejected
-from lorakit.formats import csv as csv_format
-from lorakit.formats import folder, jsonl, parallel, parquet, saved, tsv, txt
-from lorakit.formats import json as json_format
+from lorakit.common import registry
+from lorakit.common.errors import LorakitError
+from lorakit.data import formats
+from lorakit.data import loading as data
+from lorakit.data.example import Example, Rejected
+from lorakit.data.formats import csv as csv_format
+from lorakit.data.formats import folder, jsonl, parallel, parquet, saved, tsv, txt
+from lorakit.data.formats import json as json_format
 
 DATA = Path(__file__).parent.parent / "data"
 SHIPPED = sorted(

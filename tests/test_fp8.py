@@ -10,13 +10,13 @@ from test_engine import batches, gradients, history, learnable, noise, settings,
 from test_plan import A100, H100, L4, RTX, T4, facts
 
 import lorakit
-from lorakit import cost, plan
-from lorakit.batches import Batches, collate
 from lorakit.engines.torch import load, working
-from lorakit.finetune import method
-from lorakit.kernels import fp8, lora
-from lorakit.prepare import prepare
-from lorakit.train import State
+from lorakit.engines.torch.kernels import fp8, lora
+from lorakit.planning import choose, memory
+from lorakit.tasks.batches import Batches, collate
+from lorakit.tasks.dataset import prepare
+from lorakit.training.finetune import method
+from lorakit.training.loop import State
 
 CPU = torch.device("cpu")
 multiplies = pytest.mark.skipif(
@@ -231,7 +231,7 @@ def test_a_whole_run(base, rows_file, tmp_path):
 
 @pytest.mark.parametrize("card", [L4, H100, RTX], ids=lambda c: c.name)
 def test_served_on_cards_with_fp8_units(card, base):
-    resolved, choices = plan.resolve(
+    resolved, choices = choose.resolve(
         lorakit.Run(data="-", model=base, quantization="fp8"), facts(card)
     )
     assert (resolved.quantization, resolved.engine) == ("fp8", "torch") and choices["quantization"][
@@ -245,22 +245,22 @@ def test_served_on_cards_with_fp8_units(card, base):
 def test_refused_by_name_on_others(cards, name, base):
     words = rf"quantization='fp8' needs a card of compute capability 8.9 or later .*{name}; use nf4 or none"
     with pytest.raises(lorakit.LorakitError, match=words):
-        plan.resolve(lorakit.Run(data="-", model=base, quantization="fp8"), facts(*cards))
+        choose.resolve(lorakit.Run(data="-", model=base, quantization="fp8"), facts(*cards))
 
 
 def test_refused_on_a_mac_and_rehearsed_on_a_cpu(base):
     run = lorakit.Run(data="-", model=base, quantization="fp8")
     with pytest.raises(lorakit.LorakitError, match="it has no fp8, but nf4, int8, none"):
-        plan.resolve(run, facts(place="mac", mps=True))
-    assert plan.resolve(run, facts())[0].quantization == "fp8"
+        choose.resolve(run, facts(place="mac", mps=True))
+    assert choose.resolve(run, facts())[0].quantization == "fp8"
 
 
 def test_never_chosen_by_itself(base):
     """It takes the room of bf16."""
-    assert plan.resolve(lorakit.Run(data="-", model=base), facts(H100))[0].quantization == "none"
+    assert choose.resolve(lorakit.Run(data="-", model=base), facts(H100))[0].quantization == "none"
     sizes = {
-        q: cost.memory(
-            plan.resolve(lorakit.Run(data="-", model=base, quantization=q), facts(H100))[0]
+        q: memory.memory(
+            choose.resolve(lorakit.Run(data="-", model=base, quantization=q), facts(H100))[0]
         )
         for q in ("fp8", "none")
     }

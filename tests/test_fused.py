@@ -5,7 +5,7 @@ import torch
 from test_engine import batches, curve, history, rows, settings  # noqa: F401  (two are fixtures)
 
 from lorakit.engines.torch import load
-from lorakit.kernels import fused, gated, norm, rotary
+from lorakit.engines.torch.kernels import fused, gated, norm, rotary
 
 CPU = torch.device("cpu")
 

@@ -14,8 +14,8 @@ from conftest import byte_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lorakit import data
-from lorakit.errors import LorakitError
+from lorakit.common.errors import LorakitError
+from lorakit.data import loading
 
 SLOWEST = 1.0  # CPU seconds that one file of a few kilobytes may take
 
@@ -66,7 +66,7 @@ def test_every_seed_is_whole(tmp_path, tokenizer):
             found = list(
                 fuzz.FORMATS[name].read(path, **{"target": "target"} if name == "parallel" else {})
             )
-            assert found and any(isinstance(row, data.Example) for row in found), content
+            assert found and any(isinstance(row, loading.Example) for row in found), content
 
 
 # No row vanishes
@@ -102,7 +102,7 @@ def counted(name, content, given):
         path = Path(folder) / name
         path.write_bytes(content)
         try:
-            examples, report = data.load(str(path))
+            examples, report = loading.load(str(path))
         except LorakitError as error:
             assert name in str(error)
             return

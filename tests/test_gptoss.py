@@ -10,13 +10,15 @@ from test_engine import settings as plain_settings
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import lorakit
-from lorakit import cost, models, registry
-from lorakit.batches import collate
+from lorakit.common import registry
+from lorakit.common.errors import LorakitError
 from lorakit.engines.torch import load
-from lorakit.errors import LorakitError
+from lorakit.models import spec
+from lorakit.planning import memory
+from lorakit.tasks.batches import collate
 
 EXPERTS = ["experts.gate_up_proj", "experts.down_proj"]
-SPEC = models.known()["gpt-oss-20b"]
+SPEC = spec.known()["gpt-oss-20b"]
 
 
 def settings(base, **changes):
@@ -26,7 +28,7 @@ def settings(base, **changes):
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
     """As rehearsal shrinks it, with the byte tokenizer's 300 ids: 2 layers, 4 experts, 2 of them a token."""
-    small = models.shrunk(SPEC.config, SPEC.small)
+    small = spec.shrunk(SPEC.config, SPEC.small)
     config = AutoConfig.for_model(
         **{
             **small,
@@ -243,10 +245,10 @@ def test_experts_in_mxfp4_take_what_their_files_do(base, tmp_path):
         "its weights are stored in 4 bits (mxfp4, groups of 32) already",
     )
     assert (
-        cost.memory(run)["weights"]
+        memory.memory(run)["weights"]
         == (packed / "model.safetensors").stat().st_size
         == pytest.approx(held, rel=0.01)
     )
-    whole = cost.memory(settings(base, engine="mlx"))["weights"]
-    experts = cost.shape(run).experts
+    whole = memory.memory(settings(base, engine="mlx"))["weights"]
+    experts = memory.shape(run).experts
     assert whole - held == pytest.approx(experts * (32 - 4.25) / 8, rel=0.001)

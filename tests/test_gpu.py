@@ -16,11 +16,12 @@ from test_engine import batches, history, learnable, noise, settings, shaken
 from transformers import LlamaConfig
 
 import lorakit
-from lorakit import cost, machine, plan
-from lorakit.batches import collate
 from lorakit.engines.torch import load
-from lorakit.kernels import fp8
-from lorakit.train import State
+from lorakit.engines.torch.kernels import fp8
+from lorakit.machine import hardware
+from lorakit.planning import choose, memory
+from lorakit.tasks.batches import collate
+from lorakit.training.loop import State
 
 DRY = os.environ.get("LORAKIT_GPU_TESTS") == "cpu"
 CARD = torch.cuda.is_available()
@@ -84,14 +85,16 @@ def test_half_precision_follows_the_curve(base, precision):
 
 @card_only
 def test_an_old_card_gets_fp16(base, monkeypatch):
-    old = machine.Card("Tesla T4", 15 * 10**9, (7, 5))
-    run, choices = plan.resolve(
+    old = hardware.Card("Tesla T4", 15 * 10**9, (7, 5))
+    run, choices = choose.resolve(
         lorakit.Run(data="-", model=base),
-        machine.Facts(cards=(old,), packages={"torch": torch.__version__}),
+        hardware.Facts(cards=(old,), packages={"torch": torch.__version__}),
     )
     assert run.precision == "fp16" and choices["precision"][1] == "Tesla T4 has no bf16 hardware"
     with pytest.raises(lorakit.LorakitError, match="overflows in"):
-        plan.resolve(lorakit.Run(data="-", model="gemma-3-1b", precision="fp16"), machine.facts())
+        choose.resolve(
+            lorakit.Run(data="-", model="gemma-3-1b", precision="fp16"), hardware.facts()
+        )
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", pytest.param("fp16", marks=card_only)])
@@ -239,11 +242,11 @@ def test_two_cards(rows_file, base, tmp_path):
 
 
 @card_only
-@pytest.mark.skipif(not machine.facts().packages.get("unsloth"), reason="unsloth is not installed")
+@pytest.mark.skipif(not hardware.facts().packages.get("unsloth"), reason="unsloth is not installed")
 @pytest.mark.parametrize("name", ["qwen2.5-vl-3b", "gemma-3-4b"])
 def test_unsloth_sees(name, tmp_path):
     """Pictures through its FastVisionModel, in a child: the loss falls, what sees stays frozen."""
-    from lorakit.rehearse import stand_in
+    from lorakit.notebook.rehearse import stand_in
 
     run = lorakit.Run(
         model=stand_in(name, tmp_path)[0],
@@ -316,7 +319,7 @@ def test_memory_is_what_was_predicted(tmp_path_factory, what, changes):
     for _ in range(2):
         _, count = engine.backward(collate(rows, range(4)))
         engine.update(1e-4, count)
-    measured, predicted = engine.memory(), cost.memory(run)["total"]
+    measured, predicted = engine.memory(), memory.memory(run)["total"]
     engine.close()
     noted(
         f"memory, {what}: predicted against measured",

@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lorakit import base, registry
-from lorakit.errors import BadRow, LorakitError
-from lorakit.example import Rejected
-from lorakit.models import Spec
-from lorakit.packed import FIRST_CELL
+from lorakit.common import registry
+from lorakit.common.errors import BadRow, LorakitError
+from lorakit.data.example import Rejected
+from lorakit.models import base_model
+from lorakit.models.spec import Spec
+from lorakit.notebook.bundle.rewrite import FIRST_CELL
 from lorakit.run import Run
 
 ROOT = Path(__file__).parent.parent
@@ -25,10 +26,8 @@ FILES = sorted(p for p in PACKAGE.rglob("*.py") if p != PACKAGE / "__init__.py")
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 # A module imports, when it is loaded, only what stands before it. A folder is one entry.
-ORDER = """errors install registry hub files wheels processes run machine turns example media formats schemas near
-    data checks tasks models base check rows batches kernels convert engines cost plan checkpoint train metrics
-    intervals evaluate record report trackers logs compare preview prepare ask prove folds finetune rescore perturb
-    card export serve launch doctor notebook over search rehearse packed bundle widgets cli""".split()
+ORDER = """common machine run runs data models tasks engines planning results training exporting
+    notebook cli""".split()
 
 
 def tree(path):
@@ -78,7 +77,7 @@ def test_modules_import_only_what_stands_above_them(path):
 
 # The exceptions state which packages are installed.
 @pytest.mark.parametrize(
-    "path", [p for p in FILES if place(p) not in ("machine", "doctor")], ids=named
+    "path", [p for p in FILES if p.stem not in ("hardware", "doctor")], ids=named
 )
 def test_an_engine_is_named_only_in_its_own_file(path):
     engines = {*registry.names("engines"), "torch", "mlx", "unsloth"}
@@ -94,14 +93,14 @@ def test_an_engine_is_named_only_in_its_own_file(path):
 
 
 def test_the_loop_fits_a_screen_and_knows_nothing_else():
-    found = tree(PACKAGE / "train.py")
+    found = tree(PACKAGE / "training/loop.py")
     (loop,) = (n for n in found.body if isinstance(n, ast.FunctionDef) and n.name == "train")
     assert loop.end_lineno - loop.lineno < 60
     modules = {a.name for n in ast.walk(found) if isinstance(n, ast.Import) for a in n.names}
     modules |= {n.module for n in ast.walk(found) if isinstance(n, ast.ImportFrom)}
     assert {m for m in modules if m.split(".")[0] not in sys.stdlib_module_names} == {
-        "lorakit.batches",
-        "lorakit.errors",
+        "lorakit.tasks.batches",
+        "lorakit.common.errors",
     }
     names = {n.id for n in ast.walk(found) if isinstance(n, ast.Name)}
     names |= {n.attr for n in ast.walk(found) if isinstance(n, ast.Attribute)}
@@ -224,9 +223,9 @@ def test_tasks(name):
     assert module.OBJECTIVE in ("tokens", "labels") and module.UNIT
     assert set(module.METRICS) <= set(registry.names("metrics"))
     reader = "processor" if module.MEDIUM else "tokenizer"
-    assert (module.OBJECTIVE, module.MEDIUM) in base.CLASSES and hasattr(module, "inputs") == bool(
-        module.MEDIUM
-    )
+    assert (module.OBJECTIVE, module.MEDIUM) in base_model.CLASSES and hasattr(
+        module, "inputs"
+    ) == bool(module.MEDIUM)
     settings = [*getattr(module, "SETTINGS", ())]
     assert (
         parameters(module.encode) == ["example", reader, "max_length", *settings] and module.COLUMNS

@@ -9,9 +9,9 @@ from concurrent.futures import ProcessPoolExecutor
 import pytest
 from hub_stand_in import Hub
 
-from lorakit.errors import LorakitError
-from lorakit.formats import hub as hub_format
-from lorakit.formats import saved
+from lorakit.common.errors import LorakitError
+from lorakit.data.formats import hub as hub_format
+from lorakit.data.formats import saved
 
 CARD = """---
 configs:

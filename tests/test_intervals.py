@@ -5,7 +5,7 @@ import time
 import numpy as np
 import pytest
 
-from lorakit.intervals import Interval, paired_difference, single
+from lorakit.results.intervals import Interval, paired_difference, single
 
 
 def mean(rows):
@@ -80,7 +80,7 @@ def test_coverage():
 
 def test_coverage_of_a_ratio():
     """The same for nats per token, a corpus value of two columns."""
-    loss = importlib.import_module("lorakit.metrics.loss")
+    loss = importlib.import_module("lorakit.results.metrics.loss")
     covered = 0
     for seed in range(200):
         rng = np.random.default_rng(seed)
@@ -176,7 +176,8 @@ def seconds(score, before, after):
 
 def test_speed():
     metric = {
-        name: importlib.import_module(f"lorakit.metrics.{name}") for name in ("f1", "roc_auc")
+        name: importlib.import_module(f"lorakit.results.metrics.{name}")
+        for name in ("f1", "roc_auc")
     }
     rng = np.random.default_rng(0)
     classes = list("abcd")

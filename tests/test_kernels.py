@@ -20,12 +20,12 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
 )
 
-from lorakit import kernels, models
-from lorakit.batches import collate
-from lorakit.engines.torch import load
+from lorakit.engines.torch import kernels, load
 from lorakit.engines.torch.adapter import with_adapter
-from lorakit.kernels import attention, gated, lora, loss, norm, rotary
+from lorakit.engines.torch.kernels import attention, gated, lora, loss, norm, rotary
+from lorakit.models import spec as models
 from lorakit.run import Run
+from lorakit.tasks.batches import collate
 
 on_card = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA card")
 

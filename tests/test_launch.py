@@ -14,9 +14,9 @@ import pytest
 from conftest import tiny_run
 
 import lorakit
-from lorakit import checkpoint
-from lorakit.record import Folder
-from lorakit.widgets import live
+from lorakit.notebook import live
+from lorakit.runs.folder import Folder
+from lorakit.training import checkpoint
 
 
 def until(true, seconds=120):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lorakit import data, media
+from lorakit.data import loading, media
 
 DATA = Path(__file__).parent.parent / "data"
 LEAF = {"folder": {"options": {"images": {"names": "{label}_{leaf}_{shot}"}}}}
@@ -55,8 +55,8 @@ def test_leaves_are_all_there():
 
 
 def test_no_leaf_is_in_two_sets_and_none_resembles_another():
-    source = data.source(str(DATA / "leaves"), LEAF)
-    sets, report = data.prepare(
+    source = loading.source(str(DATA / "leaves"), LEAF)
+    sets, report = loading.prepare(
         {"train": source}, group_by="leaf", validation_fraction=0.15, test_fraction=0.2
     )
     leaves = [{row.fields["columns"]["leaf"] for row in rows} for rows in sets.values()]
@@ -83,7 +83,9 @@ def test_the_digits_are_what_their_program_sings(maker):
 
 
 def test_digits_are_heard_with_their_words_and_speakers():
-    rows, report = data.load(data.source(str(DATA / "digits"), DIGIT), columns={"text": "word"})
+    rows, report = loading.load(
+        loading.source(str(DATA / "digits"), DIGIT), columns={"text": "word"}
+    )
     assert (report.schema, report.rows, report.rejected) == ("sound_text", 80, [])
     (row,) = [r for r in rows if r.file.endswith("seven_ben_1.wav")]
     assert row.fields["text"] == "seven" and row.fields["columns"]["speaker"] == "ben"

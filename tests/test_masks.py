@@ -14,12 +14,12 @@ from PIL import Image
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from lorakit import base, rows
-from lorakit.batches import collate
-from lorakit.errors import BadRow, LorakitError
-from lorakit.example import Example
-from lorakit.preview import Preview
-from lorakit.tasks import chat, text
+from lorakit.common.errors import BadRow, LorakitError
+from lorakit.data.example import Example
+from lorakit.models import base_model
+from lorakit.tasks import chat, rows, text
+from lorakit.tasks.batches import collate
+from lorakit.tasks.preview import Preview
 
 TURNS = (
     "{{ bos_token }}{% for m in messages %}{{ m['role'][0] }}:{{ m['content'] }}"
@@ -178,7 +178,7 @@ def test_generation_is_asked_with_the_prompt_of_the_row():
 
 
 def test_the_template_for_a_base_without_one():
-    tokenizer = bytewise(base.PLAIN_TEMPLATE)
+    tokenizer = bytewise(base_model.PLAIN_TEMPLATE)
     (row,) = encode(tokenizer, talk("hi", "ok", "no", " so", system="Be brief."))
     assert letters(row)[0] == "▲Be brief.\nQuestion: hi\nAnswer: ok▼\nQuestion: no\nAnswer:  so▼"
     assert trained(tokenizer, row) == [" ok</s>", "  so</s>"]
@@ -599,7 +599,7 @@ def test_control_characters_of_the_data_do_not_reach_the_terminal():
 
 
 def test_a_row_shows_its_picture_its_sound_and_its_class():
-    from lorakit import media
+    from lorakit.data import media
 
     picture = media.packed(Image.new("RGB", (4, 4)), 8)
     shown = Preview([], [], None, {"media": [picture], "reference": "<rust>"})

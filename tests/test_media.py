@@ -8,10 +8,10 @@ import pytest
 import soundfile
 from PIL import Image
 
-from lorakit import data, media
-from lorakit.errors import BadRow, LorakitError
-from lorakit.example import Example, Rejected
-from lorakit.schemas import image_messages
+from lorakit.common.errors import BadRow, LorakitError
+from lorakit.data import loading, media
+from lorakit.data.example import Example, Rejected
+from lorakit.data.schemas import image_messages
 from lorakit.tasks.classify_image import augmented
 
 
@@ -171,7 +171,7 @@ def test_a_folder_per_class(tmp_path):
     (folder / "README.md").write_text("about")
     (folder / "SOURCE.txt").write_text("from where")
     (folder / "spot" / "spot_1_a.png").write_bytes(b"")
-    examples, report = data.load(str(folder))
+    examples, report = loading.load(str(folder))
     assert report.schema == "image_label" and report.rows == 8 and len(examples) == 7
     assert [e.fields["label"] for e in examples] == ["rust"] * 4 + ["spot"] * 3
     assert examples[0].fields["media"][0]["path"] == str(folder / "rust" / "rust_0_a.png")
@@ -183,14 +183,16 @@ def test_a_folder_per_class(tmp_path):
 def test_columns_from_the_names_of_files(tmp_path):
     folder = leaves(tmp_path / "leaves")
     (folder / "rust" / "strange.png").write_bytes((folder / "rust" / "rust_0_a.png").read_bytes())
-    it = data.source(
+    it = loading.source(
         str(folder), {"folder": {"options": {"images": {"names": "{kind}_{leaf}_{shot}"}}}}
     )
-    examples, report = data.load(it)
+    examples, report = loading.load(it)
     assert [e.fields["columns"]["leaf"] for e in examples][:3] == ["0", "1", "2"]
     assert report.rejected[0].reason == "the name is none of the form '{kind}_{leaf}_{shot}'"
     with pytest.raises(LorakitError, match="finds no column"):
-        data.load(data.source(str(folder), {"folder": {"options": {"images": {"names": "leaf"}}}}))
+        loading.load(
+            loading.source(str(folder), {"folder": {"options": {"images": {"names": "leaf"}}}})
+        )
 
 
 def test_a_table_beside_its_pictures_speaks_for_them(tmp_path):
@@ -198,7 +200,7 @@ def test_a_table_beside_its_pictures_speaks_for_them(tmp_path):
     (folder / "all.csv").write_text(
         "image,caption\nrust/rust_0_a.png,Brown pustules.\nspot/gone.png,Grey spots.\n"
     )
-    examples, report = data.load(str(folder))
+    examples, report = loading.load(str(folder))
     assert report.schema == "image_text" and [e.fields["text"] for e in examples] == [
         "Brown pustules."
     ]
@@ -206,7 +208,7 @@ def test_a_table_beside_its_pictures_speaks_for_them(tmp_path):
         report.rejected[0].where == "leaves/all.csv:3"
         and "gone.png: no such file" in report.rejected[0].reason
     )
-    alone, _ = data.load(str(folder / "all.csv"))
+    alone, _ = loading.load(str(folder / "all.csv"))
     assert alone[0].fields["media"][0]["name"] == "rust_0_a.png"
 
 
@@ -221,7 +223,7 @@ def test_pictures_inside_a_parquet_file(tmp_path):
     )
     table = datasets.Dataset.from_dict(rows, features)
     table.to_parquet(tmp_path / "rows.parquet")
-    examples, report = data.load(str(tmp_path / "rows.parquet"))
+    examples, report = loading.load(str(tmp_path / "rows.parquet"))
     assert (
         report.schema == "image_label"
         and [e.fields["label"] for e in examples] == ["rust"] * 4 + ["spot"] * 4
@@ -237,11 +239,13 @@ def test_recordings_with_their_words_in_the_name_or_beside(tmp_path):
     for name in ("7_ann_0", "3_ben_1"):
         soundfile.write(folder / f"{name}.wav", tone(8000), 8000)
     settings = {"folder": {"options": {"sounds": {"names": "{digit}_{speaker}_{take}"}}}}
-    examples, report = data.load(data.source(str(folder), settings), columns={"text": "{digit}"})
+    examples, report = loading.load(
+        loading.source(str(folder), settings), columns={"text": "{digit}"}
+    )
     assert report.schema == "sound_text" and [e.fields["text"] for e in examples] == ["3", "7"]
     for name, words in {"7_ann_0": "seven", "3_ben_1": "three"}.items():
         (folder / f"{name}.txt").write_text(words + "\n")
-    examples, _ = data.load(str(folder))
+    examples, _ = loading.load(str(folder))
     assert [e.fields["text"] for e in examples] == ["three", "seven"]
 
 
@@ -252,8 +256,8 @@ def test_equal_pictures_are_dropped_and_like_ones_stay_together(tmp_path):
         leaf.save(folder / ("rust", "spot")[i % 2] / f"{i}.png")
         leaf.resize((48, 48)).save(folder / ("rust", "spot")[i % 2] / f"{i}_small.jpg", quality=70)
     (folder / "rust" / "0_again.png").write_bytes((folder / "rust" / "0.png").read_bytes())
-    examples, report = data.load(str(folder))
-    sets = data.split(examples, report=report, validation_fraction=0.2, test_fraction=0.2)
+    examples, report = loading.load(str(folder))
+    sets = loading.split(examples, report=report, validation_fraction=0.2, test_fraction=0.2)
     assert [r.reason for r in report.rejected] == [
         "repeats leaves/rust/0.png:1"
     ] and report.near_duplicates == 24
@@ -299,7 +303,7 @@ def test_folds_hold_every_row_once_and_whole_groups():
     ]
     tests = []
     for fold in (1, 2, 3, 4, None):
-        sets = data.split(rows, group_by="leaf", folds=4, fold=fold, validation_fraction=0.1)
+        sets = loading.split(rows, group_by="leaf", folds=4, fold=fold, validation_fraction=0.1)
         tests.append({row.row for row in sets["test"]})
         leaf = {
             name: {row.fields["columns"]["leaf"] for row in some} for name, some in sets.items()
@@ -311,11 +315,11 @@ def test_folds_hold_every_row_once_and_whole_groups():
     )
     assert max(map(len, tests[:4])) - min(map(len, tests[:4])) <= 3
     with pytest.raises(LorakitError, match="cannot be parted into folds=30"):
-        data.split(rows, group_by="leaf", folds=30, fold=1)
+        loading.split(rows, group_by="leaf", folds=30, fold=1)
 
 
 def test_a_file_that_is_no_picture_is_a_row_left_out(tmp_path):
     folder = leaves(tmp_path / "leaves")
     (folder / "rust" / "rust_9_a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(40))
-    found = list(data.stream(data.source(str(folder)), data.DataReport("")))
+    found = list(loading.stream(loading.source(str(folder)), loading.DataReport("")))
     assert [type(row) for row in found].count(Rejected) == 1

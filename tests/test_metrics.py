@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import lorakit.metrics as folder
+import lorakit.results.metrics as folder
 
 KINDS = {"answers", "tokens", "labels", "probabilities"}
 NAMES = sorted(p.stem for p in Path(folder.__path__[0]).glob("*.py") if not p.stem.startswith("_"))
@@ -32,7 +32,7 @@ WORDS = [
 
 
 def metric(name):
-    return importlib.import_module(f"lorakit.metrics.{name}")
+    return importlib.import_module(f"lorakit.results.metrics.{name}")
 
 
 def value(name, references, predictions, **options):
@@ -131,8 +131,8 @@ def test_direction(name):
 def test_imports_are_cheap():
     code = "; ".join(
         [
-            *(f"import lorakit.metrics.{name}" for name in NAMES),
-            "import lorakit.intervals, sys",
+            *(f"import lorakit.results.metrics.{name}" for name in NAMES),
+            "import lorakit.results.intervals, sys",
             "print(*sorted({m.split('.')[0] for m in sys.modules}))",
         ]
     )

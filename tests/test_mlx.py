@@ -17,22 +17,24 @@ from test_engine import SMALL, batches, history, learnable, noise, settings
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 import lorakit
-from lorakit import base as bases
-from lorakit import checkpoint, models, plan
-from lorakit.batches import Batch, collate
+from lorakit.common.errors import LorakitError
 from lorakit.engines import mlx as engines
 from lorakit.engines.torch import load as load_torch
-from lorakit.errors import LorakitError
-from lorakit.machine import Facts
-from lorakit.models import Spec
-from lorakit.record import Folder
-from lorakit.train import State
+from lorakit.machine.hardware import Facts
+from lorakit.models import base_model as bases
+from lorakit.models import spec as models
+from lorakit.models.spec import Spec
+from lorakit.planning import choose
+from lorakit.runs.folder import Folder
+from lorakit.tasks.batches import Batch, collate
+from lorakit.training import checkpoint
+from lorakit.training.loop import State
 
 mx = pytest.importorskip("mlx.core")
 pytest.importorskip("mlx_lm")
 tree_flatten = pytest.importorskip("mlx.utils").tree_flatten
 mlx_loss, mlx_rows = (
-    pytest.importorskip(f"lorakit.kernels.{name}") for name in ("mlx_loss", "mlx_rows")
+    pytest.importorskip(f"lorakit.engines.mlx.{name}") for name in ("loss", "rows")
 )
 
 # Small forms of what people tune; windows shorter than the rows.
@@ -676,17 +678,17 @@ MAC = Facts(
 
 def test_a_mac_chooses_it_and_linux_only_when_asked(base):
     run = given(base, engine="auto", quantization="auto")
-    name, why = plan.engine(run, MAC, bases.spec(base))
+    name, why = choose.engine(run, MAC, bases.spec(base))
     assert name == "mlx" and why.startswith(
         "it is made for Apple Silicon: one memory, 4-bit weights, compiled steps"
     )
-    assert plan.precision(given(base, precision="auto"), MAC, Spec())[0] == "bf16"
+    assert choose.precision(given(base, precision="auto"), MAC, Spec())[0] == "bf16"
     linux = Facts(system="Linux x86_64", packages=MAC.packages)
-    assert plan.precision(given(base, precision="auto"), linux, Spec())[0] == "fp32"
-    assert plan.engine(run, linux, bases.spec(base))[0] == "torch"
-    assert plan.engine(run.with_(engine="mlx"), linux, bases.spec(base)) == ("mlx", "asked for")
+    assert choose.precision(given(base, precision="auto"), linux, Spec())[0] == "fp32"
+    assert choose.engine(run, linux, bases.spec(base))[0] == "torch"
+    assert choose.engine(run.with_(engine="mlx"), linux, bases.spec(base)) == ("mlx", "asked for")
     assert (
-        plan.engine(
+        choose.engine(
             run, Facts(system="Darwin arm64", packages={"torch": "2.13.0"}), bases.spec(base)
         )[0]
         == "torch"
@@ -696,12 +698,12 @@ def test_a_mac_chooses_it_and_linux_only_when_asked(base):
 def test_four_bits_are_the_engines_own(base):
     """bitsandbytes' NF4 has no form in MLX: asked for by name it goes to the engine that has it."""
     run = given(base, engine="auto", quantization="nf4")
-    assert plan.engine(run, MAC, bases.spec(base))[0] == "torch"
+    assert choose.engine(run, MAC, bases.spec(base))[0] == "torch"
     with pytest.raises(LorakitError, match="mlx: it has no nf4, but affine4, none"):
-        plan.engine(run.with_(engine="mlx"), MAC, bases.spec(base))
+        choose.engine(run.with_(engine="mlx"), MAC, bases.spec(base))
     small = Facts(system="Darwin arm64", memory=10**5, packages=MAC.packages)
-    assert plan.quantization(given(base, quantization="auto"), small, Spec())[0] == "affine4"
-    assert plan.quantization(settings(base, quantization="auto"), small, Spec())[0] == "nf4"
+    assert choose.quantization(given(base, quantization="auto"), small, Spec())[0] == "affine4"
+    assert choose.quantization(settings(base, quantization="auto"), small, Spec())[0] == "nf4"
 
 
 def test_what_fits(base, tmp_path):
@@ -741,7 +743,9 @@ def test_a_model_whose_layers_have_no_counterpart_is_left_to_another_engine(tmp_
         ),
     )
     assert re.match(words.replace("(", r"\("), engines.fits(MAC, bases.spec(base)))
-    name, why = plan.engine(given(base, engine="auto", quantization="auto"), MAC, bases.spec(base))
+    name, why = choose.engine(
+        given(base, engine="auto", quantization="auto"), MAC, bases.spec(base)
+    )
     assert name == "torch" and f"(mlx: {engines.fits(MAC, bases.spec(base))}" in why
     with pytest.raises(
         LorakitError, match=f"cannot load this {kind}|is no layer of mlx-lm's model"
@@ -775,10 +779,11 @@ def test_every_known_model_fits_or_says_why():
 
 def test_the_bytes_of_a_frozen_base(base, tmp_path):
     """As counted before training, and as they are."""
-    from lorakit import convert, cost
+    from lorakit.engines.mlx import convert
+    from lorakit.planning import memory
 
     def weights(**changes):
-        return cost.memory(given(base, **changes))["weights"]
+        return memory.memory(given(base, **changes))["weights"]
 
     def held(engine):
         return sum(
@@ -792,7 +797,7 @@ def test_the_bytes_of_a_frozen_base(base, tmp_path):
     assert weights(**four) == int(values * 4.5 / 8)
     assert held(load(base, **four)) == pytest.approx(weights(**four), rel=0.02)
     folder = convert.base_to_mlx(base, tmp_path / "four", four_bit=True)
-    stored = cost.memory(given(str(folder)))["weights"]
+    stored = memory.memory(given(str(folder)))["weights"]
     assert stored == (folder / "model.safetensors").stat().st_size < weights(precision="bf16")
 
 

@@ -4,12 +4,14 @@ import numpy as np
 import pytest
 
 import lorakit
-from lorakit import base, models, registry
-from lorakit.batches import Batches
-from lorakit.errors import LorakitError
-from lorakit.models import Spec
-from lorakit.rehearse import stand_in
-from lorakit.train import State, train
+from lorakit.common import registry
+from lorakit.common.errors import LorakitError
+from lorakit.models import base_model
+from lorakit.models import spec as models
+from lorakit.models.spec import Spec
+from lorakit.notebook.rehearse import stand_in
+from lorakit.tasks.batches import Batches
+from lorakit.training.loop import State, train
 
 KNOWN = {name: spec for name, spec in models.known().items() if spec.config}
 WEIGHTS = {  # as published; input and output embeddings count once where they are one matrix
@@ -64,7 +66,7 @@ def skeleton(config):
 
     config = AutoConfig.for_model(**config)
     with torch.device("meta"):
-        return base.maker("auto", config, "").from_config(config)
+        return base_model.maker("auto", config, "").from_config(config)
 
 
 def linear(model):
@@ -228,7 +230,7 @@ def test_the_small_copy_trains_and_everything_expected_moves(name, tmp_path):
     after = engine.fingerprint()
     assert {n for n in after if after[n] != before[n]} == {
         f"base_model.model.{n}.lora_{x}.default.weight"
-        for n in linear(skeleton(base.config(folder).to_dict()))
+        for n in linear(skeleton(base_model.config(folder).to_dict()))
         if models.adapts(KNOWN[name].target_modules, n)
         for x in "AB"
     }
@@ -240,10 +242,10 @@ def test_the_small_copy_trains_and_everything_expected_moves(name, tmp_path):
 
 def test_a_name_and_a_hub_id_mean_the_same():
     for name, spec in models.known().items():
-        assert base.spec(name) == base.spec(spec.path) == spec
-    assert base.spec("qwen3-0.6b").path == "Qwen/Qwen3-0.6B"
-    assert base.spec("llama-3.2-3b").config["rope_parameters"]["factor"] == 32
-    assert base.spec("gemma-3-4b").config["text_config"]["hidden_size"] == 2560
+        assert base_model.spec(name) == base_model.spec(spec.path) == spec
+    assert base_model.spec("qwen3-0.6b").path == "Qwen/Qwen3-0.6B"
+    assert base_model.spec("llama-3.2-3b").config["rope_parameters"]["factor"] == 32
+    assert base_model.spec("gemma-3-4b").config["text_config"]["hidden_size"] == 2560
 
 
 def test_an_unknown_name_lists_those_that_users_type():
@@ -252,7 +254,7 @@ def test_an_unknown_name_lists_those_that_users_type():
         match=r"model='qwen3-0.5b': no such folder, and not a hub id \(owner/name\)\. "
         r"Known by name: blip-base, .*, tiny, .*; did you mean 'qwen3-0.6b'\?",
     ):
-        base.path("qwen3-0.5b")
+        base_model.path("qwen3-0.5b")
 
 
 @pytest.mark.parametrize(
@@ -278,7 +280,7 @@ def test_an_attached_folder_is_treated_as_its_family(config, fp16, targets, tmp_
     import json
 
     (tmp_path / "config.json").write_text(json.dumps(config))
-    found = base.spec(str(tmp_path))
+    found = base_model.spec(str(tmp_path))
     assert (found.fp16, found.target_modules, found.path) == (fp16, targets, str(tmp_path))
     assert found.licence == Spec.licence and found.config == {}
 
@@ -301,12 +303,12 @@ def test_how_a_folders_weights_are_stored_is_what_its_config_says(said, stored, 
     """Of gpt-oss the hub has several forms; a copy in 16 bits can still be quantized."""
     import json
 
-    from lorakit import plan
+    from lorakit.planning import choose
 
     for kind, expected in (("gpt_oss", stored), ("llama", "")):
         content = {"model_type": kind, "quantization_config": said}
         (tmp_path / "config.json").write_text(json.dumps({k: v for k, v in content.items() if v}))
-        assert base.spec(str(tmp_path)).stored == expected
+        assert base_model.spec(str(tmp_path)).stored == expected
     found = models.family({"model_type": "gpt_oss", "quantization_config": said}, str(tmp_path))
     assert not found.fp16 and found.target_modules == KNOWN["gpt-oss-20b"].target_modules
     run = lorakit.Run(data="-", model=str(tmp_path), quantization="nf4")
@@ -314,9 +316,9 @@ def test_how_a_folders_weights_are_stored_is_what_its_config_says(said, stored, 
         with pytest.raises(
             LorakitError, match=f"are stored as {stored} already and cannot be quantized again"
         ):
-            plan.quantization(run, None, found)
+            choose.quantization(run, None, found)
     else:
-        assert plan.quantization(run, None, found) == ("nf4", "asked for")
+        assert choose.quantization(run, None, found) == ("nf4", "asked for")
 
 
 def test_what_is_shared_by_a_family_and_what_is_not():

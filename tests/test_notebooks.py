@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from lorakit.notebook import execute
-from lorakit.rehearse import parameters, rehearse
+from lorakit.notebook.execute import execute
+from lorakit.notebook.rehearse import parameters, rehearse
 
 papermill = pytest.importorskip("papermill")
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))

@@ -15,10 +15,11 @@ import pytest
 from conftest import tiny_run
 
 import lorakit
-from lorakit import over, turns
 from lorakit.cli import main
-from lorakit.errors import LorakitError
-from lorakit.record import Folder
+from lorakit.common.errors import LorakitError
+from lorakit.notebook import grid as over
+from lorakit.runs.folder import Folder
+from lorakit.training import gpu_queue
 
 pytest.importorskip("papermill")
 ROOT = Path(__file__).parents[1]
@@ -156,7 +157,7 @@ output_dir = 'outputs'
         if str(tmp_path) in " ".join(process.info["cmdline"] or []):
             process.kill()
     assert first.wait() == -signal.SIGKILL and 20 < len(lines("lora", "nf4")) < 300
-    until(lambda: not turns.busy())
+    until(lambda: not gpu_queue.busy())
     log = next(root.glob("runs/fit-method-lora-quantization-none-*/log.txt")).read_text()
 
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
@@ -264,8 +265,8 @@ def take(tmp_path):
         until(
             lambda: (
                 child.poll() is not None
-                or name in [w.what for w in turns.waiting(tmp_path)]
-                or len(turns.busy(tmp_path)) >= sum(c.poll() is None for c in children)
+                or name in [w.what for w in gpu_queue.waiting(tmp_path)]
+                or len(gpu_queue.busy(tmp_path)) >= sum(c.poll() is None for c in children)
             )
         )
         return child
@@ -288,23 +289,23 @@ def test_first_come_first_served_and_a_crash_frees_the_card(take, tmp_path):
     first = take("first")
     assert first.stdout.readline() == "0\n"
     second, third = take("second"), take("third")
-    assert [(w.what, w.pid) for w in turns.waiting(tmp_path)] == [
+    assert [(w.what, w.pid) for w in gpu_queue.waiting(tmp_path)] == [
         ("second", second.pid),
         ("third", third.pid),
     ]
-    assert turns.busy(tmp_path) == [0]
+    assert gpu_queue.busy(tmp_path) == [0]
     second.kill()  # in the queue
     second.wait()
-    assert [w.what for w in turns.waiting(tmp_path)] == ["third"]
+    assert [w.what for w in gpu_queue.waiting(tmp_path)] == ["third"]
     fourth = take("fourth")
     first.send_signal(signal.SIGKILL)  # at work
     assert third.stdout.readline() == "0\n"
-    until(lambda: [w.what for w in turns.waiting(tmp_path)] == ["fourth"])
+    until(lambda: [w.what for w in gpu_queue.waiting(tmp_path)] == ["fourth"])
     third.kill()
     assert fourth.stdout.readline() == "0\n"
     fourth.kill()
     fourth.wait()
-    until(lambda: turns.busy(tmp_path) == [])
+    until(lambda: gpu_queue.busy(tmp_path) == [])
     assert not list(tmp_path.glob("*.ticket"))
 
 
@@ -312,8 +313,8 @@ def test_two_cards_and_one_that_wants_both(take, tmp_path):
     one = take("one", 2)
     assert one.stdout.readline() == "0\n"
     both, late = take("both", 2, 2), take("late", 2)
-    time.sleep(3 * turns.LOOK)
-    assert [w.what for w in turns.waiting(tmp_path)] == ["both", "late"]  # nobody overtakes
+    time.sleep(3 * gpu_queue.LOOK)
+    assert [w.what for w in gpu_queue.waiting(tmp_path)] == ["both", "late"]  # nobody overtakes
     one.kill()
     assert both.stdout.readline() == "0 1\n"
     both.kill()
@@ -323,14 +324,14 @@ def test_two_cards_and_one_that_wants_both(take, tmp_path):
 def test_a_ticket_that_is_taken_away(take, tmp_path):
     assert take("first").stdout.readline() == "0\n"
     second = take("second")
-    turns.waiting(tmp_path)[0].ticket.unlink()
+    gpu_queue.waiting(tmp_path)[0].ticket.unlink()
     assert "second: was called off while it waited" in second.communicate(timeout=60)[1]
 
 
 def test_cards_are_counted_among_those_that_were_visible():
-    assert turns.seen([0, 1], None) == "0,1"
-    assert turns.seen([1], "2,5") == "5"
-    assert turns.seen([1], "GPU-a,GPU-b") == "GPU-b"
+    assert gpu_queue.seen([0, 1], None) == "0,1"
+    assert gpu_queue.seen([1], "2,5") == "5"
+    assert gpu_queue.seen([1], "GPU-a,GPU-b") == "GPU-b"
 
 
 @pytest.mark.slow
@@ -338,13 +339,13 @@ def test_a_run_waits_its_turn_and_is_attached_to(base, rows_file, tmp_path, monk
     monkeypatch.setenv("LORAKIT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     run = tiny_run(base, rows_file, tmp_path / "runs", max_updates=2)
-    with turns.on_cards("somebody else"):
+    with gpu_queue.on_cards("somebody else"):
         job = lorakit.launch(run, queued=True)
         again = lorakit.launch(run, queued=True)
         assert again._child is None and (again.status, again.running) == ("queued", True)
         assert (job.status, job.running, job.queued.pid) == ("queued", True, job._child.pid)
         other = lorakit.launch(run.with_(name="other"), queued=True)
-        assert [w.what for w in turns.waiting()] == [
+        assert [w.what for w in gpu_queue.waiting()] == [
             str(j.folder.path.resolve()) for j in (job, other)
         ]
         other.stop()
@@ -352,6 +353,7 @@ def test_a_run_waits_its_turn_and_is_attached_to(base, rows_file, tmp_path, monk
         assert not (run.folder / "history.jsonl").exists()
     assert job.watch(every=0.2).status == "done"
     assert (
-        turns.busy() == [] and json.loads((run.folder / "record.json").read_text())["updates"] == 2
+        gpu_queue.busy() == []
+        and json.loads((run.folder / "record.json").read_text())["updates"] == 2
     )
     assert os.environ["CUDA_VISIBLE_DEVICES"] == ""

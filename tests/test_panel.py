@@ -7,8 +7,8 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from lorakit.record import Folder
-from lorakit.widgets import curve, live
+from lorakit.notebook import curve, live
+from lorakit.runs.folder import Folder
 
 
 def line(update, loss=2.0, **more):
@@ -146,7 +146,7 @@ def test_a_panel_takes_a_hundredth_of_the_time(tmp_path, monkeypatch):
 
 def test_the_studio_looks_less_often_where_looking_takes_long():
     pytest.importorskip("ipywidgets")
-    from lorakit.widgets.studio import paced
+    from lorakit.notebook.studio.app import paced
 
     def look():
         end = time.thread_time() + 0.05

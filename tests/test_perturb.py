@@ -8,9 +8,9 @@ import pytest
 from conftest import tiny_run
 
 import lorakit
-from lorakit import perturb
-from lorakit.errors import LorakitError
-from lorakit.record import Folder
+from lorakit.common.errors import LorakitError
+from lorakit.results import robustness
+from lorakit.runs.folder import Folder
 
 WORDS = "Trucks cannot pass; 400 people wait, since Sunday, in Vonville."
 
@@ -26,13 +26,15 @@ WORDS = "Trucks cannot pass; 400 people wait, since Sunday, in Vonville."
     ],
 )
 def test_what_a_change_does(kind, share, expected):
-    assert perturb.changed(WORDS, kind, share) == expected
+    assert robustness.changed(WORDS, kind, share) == expected
 
 
-@pytest.mark.parametrize("kind", perturb.KINDS)
+@pytest.mark.parametrize("kind", robustness.KINDS)
 def test_a_share_of_zero_changes_nothing_and_one_changes_something(kind):
-    assert perturb.changed(WORDS, kind, 0) == WORDS != perturb.changed(WORDS, kind, 1)
-    assert perturb.changed(WORDS, kind, 0.4, seed=3) == perturb.changed(WORDS, kind, 0.4, seed=3)
+    assert robustness.changed(WORDS, kind, 0) == WORDS != robustness.changed(WORDS, kind, 1)
+    assert robustness.changed(WORDS, kind, 0.4, seed=3) == robustness.changed(
+        WORDS, kind, 0.4, seed=3
+    )
 
 
 def test_each_kind_of_typing_error():
@@ -48,19 +50,19 @@ def test_each_kind_of_typing_error():
         def integers(self, high, size):
             return np.full(size, self.kind)
 
-    assert [perturb.typos("bOat", 0.5, Draws(kind)) for kind in range(4)] == [
+    assert [robustness.typos("bOat", 0.5, Draws(kind)) for kind in range(4)] == [
         "baOt",
         "bat",
         "bOOat",
         "bPat",
     ]
-    assert perturb.typos("a1", 0.5, Draws(1)) == "a1"  # digits stay
-    assert perturb._neighbour("m") == "n" and perturb._neighbour("é") == "é"
+    assert robustness.typos("a1", 0.5, Draws(1)) == "a1"  # digits stay
+    assert robustness._neighbour("m") == "n" and robustness._neighbour("é") == "é"
 
 
 def test_typing_errors_hit_about_their_share_and_no_digit():
     text = "abcdefghij 0123456789 " * 200
-    hit = perturb.changed(text, "typos", 0.1)
+    hit = robustness.changed(text, "typos", 0.1)
     letters = sum(c.isalpha() for c in text)
     assert sum(c.isdigit() for c in hit) == 2000
     changed = sum(a != b for a, b in zip(text.split(), hit.split(), strict=True))
@@ -70,7 +72,7 @@ def test_typing_errors_hit_about_their_share_and_no_digit():
 
 
 def test_words_out_of_order_are_the_same_words():
-    mixed = perturb.changed(WORDS, "order", 1)
+    mixed = robustness.changed(WORDS, "order", 1)
     assert sorted(mixed.split()) == sorted(WORDS.split()) and mixed != WORDS
 
 
@@ -83,7 +85,7 @@ def test_only_questions_change():
         ],
         "columns": {"a": 1},
     }
-    assert perturb.asked(fields, str.upper) == {
+    assert robustness.asked(fields, str.upper) == {
         "messages": [
             {"role": "system", "content": "Be brief"},
             {"role": "user", "content": "WHO"},
@@ -91,23 +93,23 @@ def test_only_questions_change():
         ],
         "columns": {"a": 1},
     }
-    assert perturb.asked({"text": "Who", "label": "me"}, str.upper) == {
+    assert robustness.asked({"text": "Who", "label": "me"}, str.upper) == {
         "text": "WHO",
         "label": "me",
     }
     with pytest.raises(LorakitError, match="plain text has neither"):
-        perturb.asked({"text": "Who"}, str.upper)
+        robustness.asked({"text": "Who"}, str.upper)
 
 
 def test_what_there_is_not_is_named():
     with pytest.raises(LorakitError, match="no change 'typo'; did you mean 'typos'"):
-        perturb.changed(WORDS, "typo", 0.1)
+        robustness.changed(WORDS, "typo", 0.1)
     with pytest.raises(LorakitError, match="share=2 must lie between 0 and 1"):
-        perturb.changed(WORDS, "typos", 2)
+        robustness.changed(WORDS, "typos", 2)
 
 
 def test_a_finished_run_answers_again_and_the_unchanged_rows_get_the_same_answers(finished):
-    references, found = perturb.answered(
+    references, found = robustness.answered(
         finished.path, {"same": ("upper", 0.0), "loud": ("upper", 1.0)}
     )
     assert (
@@ -131,16 +133,16 @@ def test_data_that_changed_since_is_refused(base, rows_file, tmp_path, quick):
     rows = [json.loads(line) for line in mine.read_text().splitlines()]
     mine.write_text("".join(json.dumps({**r, "prompt": r["prompt"] + "!"}) + "\n" for r in rows))
     with pytest.raises(LorakitError, match="rows are not those that .* was tested on"):
-        perturb.answered(folder.path, {})
+        robustness.answered(folder.path, {})
     mine.write_text(json.dumps(rows[0]) + "\n")
     with pytest.raises(LorakitError, match="is a test row, and not to be found"):
-        perturb.answered(folder.path, {})
+        robustness.answered(folder.path, {})
 
 
 def test_a_run_without_test_rows_has_nothing_to_ask(base, rows_file, tmp_path, quick):
     run = tiny_run(base, rows_file, tmp_path, test_fraction=0, max_updates=2)
     with pytest.raises(LorakitError, match="it had no test rows"):
-        perturb.answered(lorakit.finetune(run).path, {})
+        robustness.answered(lorakit.finetune(run).path, {})
     assert Folder(run.folder).record["status"] == "done"
 
 
@@ -165,7 +167,7 @@ def test_a_classifier_of_texts_answers_again(tmp_path, quick):
             max_length=64,
         )
     )
-    references, found = perturb.answered(folder.path, {"loud": ("upper", 1.0)})
+    references, found = robustness.answered(folder.path, {"loud": ("upper", 1.0)})
     assert set(references) == {"no", "yes"} and found["loud"].probabilities.shape == (
         len(references),
         2,

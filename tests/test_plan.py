@@ -8,12 +8,14 @@ import pytest
 import torch
 
 import lorakit
-from lorakit import doctor, machine, plan, registry
-from lorakit.batches import Batch
+from lorakit.common import registry
 from lorakit.engines.torch import load
 from lorakit.engines.torch.layers import layers, recompute
-from lorakit.machine import Facts
-from lorakit.record import Folder
+from lorakit.machine import hardware
+from lorakit.machine.hardware import Facts
+from lorakit.planning import choose, doctor
+from lorakit.runs.folder import Folder
+from lorakit.tasks.batches import Batch
 
 GB = 10**9
 PACKAGES = {
@@ -25,7 +27,7 @@ PACKAGES = {
 }
 ARCHS = ("sm_70", "sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120", "compute_120")
 # As nvidia-smi reports them.
-T4, P100, V100, L4, A10, A100, H100, H200, RTX = machine.read_cards("""\
+T4, P100, V100, L4, A10, A100, H100, H200, RTX = hardware.read_cards("""\
 Tesla T4, 15360, 7.5
 Tesla P100-PCIE-16GB, 16384, 6.0
 Tesla V100-SXM2-16GB, 16384, 7.0
@@ -73,7 +75,7 @@ MACHINES = {
 @pytest.mark.parametrize("name", MACHINES)
 def test_choices(name, base):
     here, device, processes, precision, tokens = MACHINES[name]
-    run, choices = plan.resolve(lorakit.Run(data="-", model=base, max_length=512), here)
+    run, choices = choose.resolve(lorakit.Run(data="-", model=base, max_length=512), here)
     assert here.device == device
     assert (run.processes, run.precision, run.micro_batch_tokens) == (processes, precision, tokens)
     assert (run.engine, run.quantization, run.gradient_checkpointing, run.offload) == (
@@ -88,7 +90,7 @@ def test_choices(name, base):
 
 def test_reasons_are_those_of_the_machine(base):
     def reason(here, name, **settings):
-        return plan.resolve(lorakit.Run(data="-", model=base, **settings), here)[1][name][1]
+        return choose.resolve(lorakit.Run(data="-", model=base, **settings), here)[1][name][1]
 
     assert reason(facts(T4), "precision") == "Tesla T4 has no bf16 hardware"
     assert reason(facts(T4, T4), "processes") == "one for each of 2 cards"
@@ -105,7 +107,7 @@ def test_a_card_that_torch_was_not_built_for_is_refused(base):
         lorakit.LorakitError,
         match=r"torch 2\.13\.0 was not built for Tesla P100-PCIE-16GB \(sm_60\)",
     ):
-        plan.resolve(lorakit.Run(data="-", model=base), facts(P100))
+        choose.resolve(lorakit.Run(data="-", model=base), facts(P100))
     (wrong,) = doctor.problems(facts(P100))
     assert "sm_60" in wrong["what"] and "P100 (sm_60) needs torch < 2.8" in wrong["cure"]
     assert not doctor.problems(facts(T4)) and P100.served(("sm_60",)) and P100.served(())
@@ -117,20 +119,20 @@ def test_the_ladder_goes_down_in_its_order(base):
     wanted = lorakit.Run(
         data="-", model=base, max_length=256, quantization="none", precision="fp32"
     )
-    from lorakit import cost
+    from lorakit.planning import memory
 
     seen = []
     for room in np.geomspace(3e9, 1e6, 60):
-        run, _ = plan.resolve(wanted, facts(memory=int(room)))
+        run, _ = choose.resolve(wanted, facts(memory=int(room)))
         again = run.gradient_checkpointing if isinstance(run.gradient_checkpointing, bool) else 0.5
         rung = (again, run.offload, -run.micro_batch_tokens)
         seen += [rung] if rung not in seen else []
         if run.micro_batch_tokens > 256 or not run.offload:
-            assert cost.memory(run)["total"] <= 0.85 * room
+            assert memory.memory(run)["total"] <= 0.85 * room
     assert (
         seen == sorted(seen) and seen[0] == (False, False, -4096) and seen[-1] == (True, True, -256)
     )
-    run, _ = plan.resolve(
+    run, _ = choose.resolve(
         wanted.with_(micro_batch_tokens=512, gradient_checkpointing=False), facts(memory=10**6)
     )
     assert (run.micro_batch_tokens, run.gradient_checkpointing) == (512, False)
@@ -138,17 +140,17 @@ def test_the_ladder_goes_down_in_its_order(base):
 
 def test_as_few_layers_as_it_takes_are_recomputed(base, monkeypatch):
     """Where every layer takes a tenth of 100 MB: of ten, three for a room of 71."""
-    from lorakit import cost
+    from lorakit.planning import memory
 
-    takes = lambda run: int(1e8 - 1e7 * cost.recomputed(run, SHAPE) * 10)
-    SHAPE = cost.Shape(1, 1, 1, layers=10, hidden=1, wide=1, vocabulary=1, widest=1)
-    monkeypatch.setattr(cost, "shape", lambda run: SHAPE)
-    monkeypatch.setattr(cost, "memory", lambda run, of=None: {"total": takes(run)})
+    takes = lambda run: int(1e8 - 1e7 * memory.recomputed(run, SHAPE) * 10)
+    SHAPE = memory.Shape(1, 1, 1, layers=10, hidden=1, wide=1, vocabulary=1, widest=1)
+    monkeypatch.setattr(memory, "shape", lambda run: SHAPE)
+    monkeypatch.setattr(memory, "memory", lambda run, of=None: {"total": takes(run)})
     wanted = lorakit.Run(
         data="-", model=base, max_length=256, quantization="none", precision="fp32"
     )
     for room, expected in ((101e6, False), (71e6, 3), (12e6, 9), (9e6, True)):
-        run, choices = plan.resolve(wanted, facts(memory=int(room / 0.85) + 1))
+        run, choices = choose.resolve(wanted, facts(memory=int(room / 0.85) + 1))
         assert run.gradient_checkpointing is expected or run.gradient_checkpointing == expected > 1
     assert "may be used; without it" in choices["gradient_checkpointing"][1]
 
@@ -183,29 +185,29 @@ def test_recomputing_some_layers_changes_nothing(base):
 
 
 def test_what_cannot_fit_is_refused_with_settings_that_would(base):
-    run, _ = plan.resolve(
+    run, _ = choose.resolve(
         lorakit.Run(data="-", model=base, max_length=512, rank=64), facts(memory=10**12)
     )
-    from lorakit import cost
+    from lorakit.planning import memory
 
-    need = cost.memory(run)["total"]
-    plan.refuse(run, facts(memory=need))
+    need = memory.memory(run)["total"]
+    choose.refuse(run, facts(memory=need))
     with pytest.raises(
         lorakit.LorakitError,
         match=r"are needed and .* are there, one row at a time; it would fit with "
         r".*max_length=",
     ):
-        plan.refuse(run, facts(memory=int(need * 0.9)))
+        choose.refuse(run, facts(memory=int(need * 0.9)))
     with pytest.raises(lorakit.LorakitError, match="take a smaller model"):
-        plan.refuse(run, facts(memory=1000))
+        choose.refuse(run, facts(memory=1000))
 
 
 def test_more_processes_than_cards_or_rows(base):
     with pytest.raises(lorakit.LorakitError, match="processes=3, and this machine has 2 cards"):
-        plan.resolve(lorakit.Run(data="-", model=base, processes=3), facts(T4, T4))
+        choose.resolve(lorakit.Run(data="-", model=base, processes=3), facts(T4, T4))
     with pytest.raises(lorakit.LorakitError, match="processes=2 and global_batch_size=1: some"):
-        plan.resolve(lorakit.Run(data="-", model=base, processes=2, global_batch_size=1), facts())
-    assert plan.processes(lorakit.Run(data="-", global_batch_size=4), facts(*[H100] * 8))[0] == 4
+        choose.resolve(lorakit.Run(data="-", model=base, processes=2, global_batch_size=1), facts())
+    assert choose.processes(lorakit.Run(data="-", global_batch_size=4), facts(*[H100] * 8))[0] == 4
 
 
 @pytest.mark.parametrize(
@@ -213,7 +215,7 @@ def test_more_processes_than_cards_or_rows(base):
     [(None, 2), ("", 0), ("1", 1), ("0,1", 2), ("0,7", 1), ("-1", 0), ("GPU-8d5c4a3e", 1)],
 )
 def test_visible_cards(wanted, left):
-    assert len(machine.visible([T4, L4], wanted)) == left
+    assert len(hardware.visible([T4, L4], wanted)) == left
 
 
 def test_facts_of_cards_need_no_cuda(monkeypatch, tmp_path):
@@ -224,9 +226,9 @@ def test_facts_of_cards_need_no_cuda(monkeypatch, tmp_path):
     smi.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert machine.cards() == (T4, T4) and 15.4e9 < T4.memory < 15.7e9
+    assert hardware.cards() == (T4, T4) and 15.4e9 < T4.memory < 15.7e9
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
-    assert machine.facts().cards == (T4,)
+    assert hardware.facts().cards == (T4,)
 
 
 def test_doctor_says_what_is_wrong_and_what_is_good_to_know():
@@ -280,33 +282,33 @@ MACS = {
 def test_gpt_oss_on_macs(size):
     """Its experts stay in MXFP4 (4.25 bits), the rest in 16: 13.76 GB, as the hub's files are."""
     pytest.importorskip("mlx_lm")
-    from lorakit import cost
+    from lorakit.planning import memory
 
     room, chosen = MACS[size]
     here = mac(size)
     wanted = lorakit.Run(
         data="-", model="gpt-oss-20b", target_modules=["q_proj", "v_proj"], rank=8, max_length=512
     )
-    run, choices = plan.resolve(wanted, here)
+    run, choices = choose.resolve(wanted, here)
     assert here.device_memory / 1e9 == pytest.approx(room, abs=0.01)
     assert (run.engine, run.precision) == ("mlx", "bf16") and choices["quantization"] == (
         "none",
         "its weights are stored as mxfp4",
     )
-    assert cost.memory(run)["weights"] == 13_761_264_768
+    assert memory.memory(run)["weights"] == 13_761_264_768
     if chosen is None:
         with pytest.raises(
             lorakit.LorakitError, match=r"16\.\d GB are needed and 11\.5 GB are there, .* smaller"
         ):
-            plan.refuse(run, here)
+            choose.refuse(run, here)
     else:
-        plan.refuse(run, here)
+        choose.refuse(run, here)
         assert (run.gradient_checkpointing, run.micro_batch_tokens) == chosen
 
 
 def test_gpt_oss_on_a_t4():
     """In NF4, by the engine that reads it; its embeddings and head stay in 16 bits."""
-    from lorakit import cost
+    from lorakit.planning import memory
 
     wanted = lorakit.Run(
         data="-",
@@ -316,20 +318,20 @@ def test_gpt_oss_on_a_t4():
         max_length=512,
     )
     here = facts(T4, packages={**PACKAGES, "unsloth": "2026.10.9"})
-    run, choices = plan.resolve(wanted, here)
+    run, choices = choose.resolve(wanted, here)
     assert (run.engine, run.precision) == ("unsloth", "fp32")
     assert choices["quantization"] == ("none", "its weights are stored as nf4")
-    assert cost.memory(run)["weights"] == pytest.approx(12.5e9, rel=0.01)
-    plan.refuse(run, here)
+    assert memory.memory(run)["weights"] == pytest.approx(12.5e9, rel=0.01)
+    choose.refuse(run, here)
     with pytest.raises(
         lorakit.LorakitError,
         match="torch: in gpt-oss-20b-nf4 each expert is a layer of its own, .*; "
         "unsloth: unsloth is not installed",
     ):
-        plan.resolve(wanted, facts(T4))
-    run, _ = plan.resolve(wanted.with_(model="gpt-oss-20b"), facts(T4))
+        choose.resolve(wanted, facts(T4))
+    run, _ = choose.resolve(wanted.with_(model="gpt-oss-20b"), facts(T4))
     with pytest.raises(lorakit.LorakitError, match=r"GB are needed and 15\.6 GB are there"):
-        plan.refuse(run, facts(T4))
+        choose.refuse(run, facts(T4))
 
 
 def test_what_a_mac_lets_its_gpu_hold_and_how_to_raise_it(base):
@@ -342,14 +344,14 @@ def test_what_a_mac_lets_its_gpu_hold_and_how_to_raise_it(base):
     )
     assert mac(16, gpu_memory=13 * 2**30).more == "" == facts(T4).more == facts().more
     assert facts(memory=GB).device_memory == facts(memory=GB).most_memory == GB
-    run, _ = plan.resolve(lorakit.Run(data="-", model=base, max_length=512), mac(64))
-    from lorakit import cost
+    run, _ = choose.resolve(lorakit.Run(data="-", model=base, max_length=512), mac(64))
+    from lorakit.planning import memory
 
-    need = cost.memory(run)["total"]
+    need = memory.memory(run)["total"]
     with pytest.raises(
         lorakit.LorakitError, match=r"or give the GPU more of this Mac's memory: sudo sysctl iogpu"
     ):
-        plan.refuse(run, mac(16, gpu_memory=int(need * 0.9)))
+        choose.refuse(run, mac(16, gpu_memory=int(need * 0.9)))
 
 
 def test_the_second_choice_on_a_mac_says_why_the_first_does_not_serve(tmp_path):
@@ -371,7 +373,7 @@ def test_the_second_choice_on_a_mac_says_why_the_first_does_not_serve(tmp_path):
     wanted = lorakit.Run(data="-", model=other, max_length=64)
 
     def choices(here):
-        return plan.resolve(wanted, here)[1]
+        return choose.resolve(wanted, here)[1]
 
     pytest.importorskip("mlx_lm")
     found = choices(mac(24))
@@ -398,7 +400,7 @@ def test_the_second_choice_on_a_mac_says_why_the_first_does_not_serve(tmp_path):
         lorakit.LorakitError,
         match="optimizer='paged_adamw_8bit': bitsandbytes has none for Apple's",
     ):
-        plan.resolve(wanted.with_(optimizer="paged_adamw_8bit"), mac(24))
+        choose.resolve(wanted.with_(optimizer="paged_adamw_8bit"), mac(24))
 
 
 def test_four_bits_on_apple_s_gpu_are_those_of_the_cpu(monkeypatch):
@@ -458,7 +460,7 @@ def test_rosetta_is_asked_from_the_system(answer, said, monkeypatch, tmp_path):
     sysctl.write_text(f'#!/bin/sh\n[ "$*" = "-n sysctl.proc_translated" ] && {answer}\n')
     sysctl.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    assert machine.translated() is said
+    assert hardware.translated() is said
 
 
 # When memory runs out all the same
@@ -479,7 +481,7 @@ def documents(*lengths, seed=0):
 
 @pytest.fixture
 def engine(base):
-    run, _ = plan.resolve(
+    run, _ = choose.resolve(
         lorakit.Run(
             data="-",
             model=base,

@@ -23,11 +23,13 @@ from conftest import tiny_run
 from test_resume import child, evidence
 from test_resume import processes as server  # noqa: F401
 
-from lorakit import finetune, processes, rows
+from lorakit import finetune
 from lorakit.cli import main
-from lorakit.errors import LorakitError
-from lorakit.launch import _died, together
-from lorakit.record import Folder, Onlooker
+from lorakit.common.errors import LorakitError
+from lorakit.machine import distributed
+from lorakit.runs.folder import Folder, Onlooker
+from lorakit.tasks import rows
+from lorakit.training.launch import _died, together
 
 STARTED = {  # configuration -> (processes, settings)
     "1": (1, {}),
@@ -56,7 +58,7 @@ def _nobody_is_left(request):
 def repeat_alone(command, real=conftest.repeat_here, **more):
     """A fresh process is one of no crew; this one stands in for it when the others have left."""
     os.environ["WORLD_SIZE"] = "1"
-    processes.join.cache_clear()
+    distributed.join.cache_clear()
     return real(command, **more)
 
 
@@ -294,7 +296,7 @@ def test_cut_and_resumed_on_another_number(
 
 def stop_while_talking(update):
     """The first process is asked to stop when the others have just answered whether to stop after an update."""
-    real, talks = processes.Crew.gather, []
+    real, talks = distributed.Crew.gather, []
 
     def gather(crew, value):
         said = real(crew, value)
@@ -304,7 +306,7 @@ def stop_while_talking(update):
                 signal.raise_signal(signal.SIGTERM)
         return said
 
-    processes.Crew.gather = gather
+    distributed.Crew.gather = gather
 
 
 def test_a_request_to_stop_is_not_lost_at_any_moment(finish, run):
@@ -490,7 +492,7 @@ def test_the_first_to_die_is_named(tmp_path):
             failures[rank] = SimpleNamespace(exitcode=code, timestamp=7)
         return _died(failures, tmp_path, len(codes))
 
-    lost = (1, f"lorakit: {processes.LOST}; start again\n")
+    lost = (1, f"lorakit: {distributed.LOST}; start again\n")
     assert died(a=lost, b=(-9, "")).startswith("process 1 of 2 was killed by SIGKILL")
     assert died(a=(-15, ""), b=(-11, "Fatal Python error: Segmentation fault\n")) == (
         "process 1 of 2 was killed by SIGSEGV. Its last words: Fatal Python error: Segmentation fault"
@@ -502,7 +504,7 @@ def test_the_first_to_die_is_named(tmp_path):
     )
     assert died(a=lost, b=(2, "")) == "process 1 of 2 ended with exit code 2. Its last words: none"
     assert died(a=(-15, ""), b=(-15, "")) == ""  # asked to
-    assert processes.LOST in died(a=lost, b=lost)
+    assert distributed.LOST in died(a=lost, b=lost)
     with pytest.raises(LorakitError, match="^x.jsonl: no such file$"):
         died(a=lost, b=(1, "lorakit: x.jsonl: no such file\n"))
 
@@ -568,7 +570,7 @@ def test_more_processes_than_rows_are_refused(finish, run, tmp_path):
 )
 def test_an_environment_that_names_no_place_to_meet(monkeypatch, place, words):
     whole = {"WORLD_SIZE": "2", "RANK": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
-    processes.join.cache_clear()
+    distributed.join.cache_clear()
     for name, value in (whole | place).items():
         monkeypatch.delenv(name, raising=False) if value is None else monkeypatch.setenv(
             name, value
@@ -576,7 +578,7 @@ def test_an_environment_that_names_no_place_to_meet(monkeypatch, place, words):
     with pytest.raises(
         LorakitError, match=f"^WORLD_SIZE=2, and the processes do not meet: .*{words}.*torchrun"
     ):
-        processes.join()
+        distributed.join()
 
 
 @pytest.mark.slow

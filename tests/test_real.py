@@ -10,8 +10,8 @@ import pytest
 
 import lorakit
 from lorakit.cli import main
-from lorakit.record import read_lines
-from lorakit.rehearse import stand_in
+from lorakit.notebook.rehearse import stand_in
+from lorakit.runs.folder import read_lines
 
 BASE = {
     "model": "stories260K/hf",

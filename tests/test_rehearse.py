@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 
 import lorakit
-from lorakit import base, cli, data
-from lorakit.errors import LorakitError
-from lorakit.record import Folder, read_lines
-from lorakit.rehearse import clear, rehearse, stand_in, template_of
+from lorakit import cli
+from lorakit.common.errors import LorakitError
+from lorakit.data import loading
+from lorakit.models import base_model
+from lorakit.notebook.rehearse import clear, rehearse, stand_in, template_of
 from lorakit.run import Run
+from lorakit.runs.folder import Folder, read_lines
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -127,7 +129,7 @@ def attached(folder, tokenizer_of=None, **config):
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(config))
     if tokenizer_of:
-        base.tokenizer(tokenizer_of)[0].save_pretrained(folder)
+        base_model.tokenizer(tokenizer_of)[0].save_pretrained(folder)
     return str(folder)
 
 
@@ -149,21 +151,22 @@ def test_a_large_model_keeps_its_own_tokenizer(base, here):
         and len(notes) == 1
         and notes[0].startswith("REHEARSAL: ")
     )
-    config = lorakit.base.config(path)
+    config = base_model.config(path)
     assert (config.vocab_size, config.hidden_size, config.num_hidden_layers) == (262, 96, 2)
     assert (config.num_attention_heads, config.num_key_value_heads, config.eos_token_id) == (
         4,
         2,
         257,
     )
-    tokenizer, said = lorakit.base.tokenizer(path)
+    tokenizer, said = base_model.tokenizer(path)
     assert tokenizer("hi")["input_ids"] == [71, 72] and said == notes
 
 
 def test_what_cannot_be_rehearsed_says_why(here):
     bloom = attached(here / "bloom", model_type="bloom", hidden_size=1024, n_layer=24, n_head=16)
     with pytest.raises(
-        LorakitError, match=r"bloom: no file in lorakit/models/ says how to shrink a bloom; add one"
+        LorakitError,
+        match=r"bloom: no file in lorakit/models/families/ says how to shrink a bloom; add one",
     ):
         stand_in(bloom, here / "models")
     with pytest.raises(LorakitError, match=r"large could not be loaded: .*"):
@@ -190,14 +193,14 @@ def test_the_tokenizer_in_the_hubs_cache_is_found(base, here, monkeypatch):
     (repo / "snapshots").mkdir()
     attached(repo / "snapshots" / ("a" * 40), base, model_type="qwen3")
     path, notes = stand_in("qwen3-0.6b", here / "small")
-    assert len(notes) == 1 and lorakit.base.config(path).vocab_size == 262
-    assert lorakit.base.tokenizer(path)[0]("hi")["input_ids"] == [71, 72]
+    assert len(notes) == 1 and base_model.config(path).vocab_size == 262
+    assert base_model.tokenizer(path)[0]("hi")["input_ids"] == [71, 72]
 
 
 def test_the_template_of_the_model_where_it_can_be_had(here, monkeypatch):
     pytest.importorskip("trl")
     path, notes = stand_in("qwen3-0.6b", here)
-    tokenizer, _ = base.tokenizer(path)
+    tokenizer, _ = base_model.tokenizer(path)
     asked = [{"role": "user", "content": "Hi"}]
     assert tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True) == (
         "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
@@ -205,10 +208,12 @@ def test_the_template_of_the_model_where_it_can_be_had(here, monkeypatch):
     assert {"<|im_end|>", "<think>"} <= set(tokenizer.all_special_tokens)
     assert "the chat template of the model" in notes[1]
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert template_of(base.spec("qwen3-0.6b")) == ""
+    assert template_of(base_model.spec("qwen3-0.6b")) == ""
     path, notes = stand_in("qwen3-0.6b", here)
     assert "a chat template of its own" in notes[1]
-    assert base.tokenizer(path)[0].chat_template == base.tokenizer("tiny")[0].chat_template
+    assert (
+        base_model.tokenizer(path)[0].chat_template == base_model.tokenizer("tiny")[0].chat_template
+    )
 
 
 # A sample of the rows
@@ -225,14 +230,16 @@ def written(path, n):
 
 def test_max_rows_draws_by_seed_each_row_as_often(tmp_path):
     file = written(tmp_path / "f.jsonl", 20)
-    drawn = [tuple(e.row for e in data.load(file, max_rows=5, seed=seed)[0]) for seed in range(200)]
+    drawn = [
+        tuple(e.row for e in loading.load(file, max_rows=5, seed=seed)[0]) for seed in range(200)
+    ]
     assert all(len(set(rows)) == 5 and list(rows) == sorted(rows) for rows in drawn)
     often = Counter(row for rows in drawn for row in rows)  # 50 times each
     assert set(often) == set(range(1, 21)) and all(27 <= n <= 77 for n in often.values())
-    assert tuple(e.row for e in data.load(file, max_rows=5, seed=3)[0]) == drawn[3]
-    everything, report = data.load(file, max_rows=20)
+    assert tuple(e.row for e in loading.load(file, max_rows=5, seed=3)[0]) == drawn[3]
+    everything, report = loading.load(file, max_rows=20)
     assert [e.row for e in everything] == list(range(1, 21)) and not report.notes
-    report = data.load(file, max_rows=5)[1]
+    report = loading.load(file, max_rows=5)[1]
     assert (report.rows, report.notes) == (20, ["max_rows=5: a sample of 5 of the 20 usable rows"])
 
 
@@ -357,7 +364,7 @@ def test_what_trains_hands_the_four_on(path):
 def test_a_stand_in_is_the_whole_model(tmp_path):
     """Not the decoder alone, which transformers knows as a language model."""
     folder, _ = stand_in("whisper-tiny", tmp_path)
-    assert base.config(folder).architectures == ["WhisperForConditionalGeneration"]
+    assert base_model.config(folder).architectures == ["WhisperForConditionalGeneration"]
 
 
 @pytest.mark.slow
@@ -388,5 +395,5 @@ def test_every_notebook_is_rehearsed(path, here):
 )
 def test_a_whole_run_of_each_family(model, here, quick):
     """Scored, trained, saved, loaded again; in NF4 where the hub's weights allow it."""
-    run_yaml(model=model, quantization="none" if base.spec(model).stored else "nf4")
+    run_yaml(model=model, quantization="none" if base_model.spec(model).stored else "nf4")
     assert Folder(rehearse("RUN.yaml")).record["status"] == "done"

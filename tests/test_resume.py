@@ -22,14 +22,14 @@ from safetensors.numpy import load_file
 from tqdm import tqdm
 
 import lorakit
-from lorakit import checkpoint
-from lorakit.record import Folder, read_lines
+from lorakit.runs.folder import Folder, read_lines
+from lorakit.training import checkpoint
 
 HEAVY = [
     "lorakit.cli",
-    "lorakit.finetune",
+    "lorakit.training.finetune",
     "lorakit.engines.torch",
-    "lorakit.report",
+    "lorakit.results.report",
     "bitsandbytes",
     "datasets",
     "matplotlib.figure",
@@ -209,17 +209,17 @@ def test_twenty_kills(processes, uncut, run, optimizer):
 
 
 POINTS = {
-    "the record of the start is there, no row yet": ("lorakit.rows:write", 1),
+    "the record of the start is there, no row yet": ("lorakit.tasks.rows:write", 1),
     "half of the rows are written": ("datasets:Dataset.save_to_disk", 2),
-    "the base was asked, its answers not kept": ("lorakit.evaluate:Outcome.write", 1),
-    "before the first update": ("lorakit.record:Folder.rewind", 1),
-    "an update is done, its line is not written": ("lorakit.record:Folder.append", 5),
-    "the best is kept, the last is not": ("lorakit.checkpoint:write", 7),
-    "amid a checkpoint": ("lorakit.checkpoint:os.fsync", 4),
-    "training is over, nothing is scored": ("lorakit.prove:unchanged", 1),
+    "the base was asked, its answers not kept": ("lorakit.results.evaluate:Outcome.write", 1),
+    "before the first update": ("lorakit.runs.folder:Folder.rewind", 1),
+    "an update is done, its line is not written": ("lorakit.runs.folder:Folder.append", 5),
+    "the best is kept, the last is not": ("lorakit.training.checkpoint:write", 7),
+    "amid a checkpoint": ("lorakit.training.checkpoint:os.fsync", 4),
+    "training is over, nothing is scored": ("lorakit.training.proof:unchanged", 1),
     "the adapter is half written": ("transformers:PreTrainedTokenizerBase.save_pretrained", 1),
-    "the scores are written, the answers are not": ("lorakit.record:write_lines", 3),
-    "done is said, the report is missing": ("lorakit.report:write", 1),
+    "the scores are written, the answers are not": ("lorakit.runs.folder:write_lines", 3),
+    "done is said, the report is missing": ("lorakit.results.report:write", 1),
 }
 
 
@@ -322,7 +322,7 @@ def test_a_second_interrupt_ends_at_once(quick, whole, run, monkeypatch):
 
 
 def test_an_interrupt_outside_of_training(quick, whole, run, monkeypatch):
-    from lorakit import evaluate
+    from lorakit.results import evaluate
 
     def interrupted(*args, **kwargs):
         raise KeyboardInterrupt
@@ -729,7 +729,7 @@ def test_early_stopping_keeps_the_best(quick, overfitting):
 def test_a_run_cut_after_early_stopping_trains_no_further(quick, overfitting, monkeypatch):
     expected = evidence(finetune(overfitting.with_(name="whole")))
     with monkeypatch.context() as patch:
-        patch.setattr(sys.modules["lorakit.prove"], "unchanged", lambda *x: 1 / 0)
+        patch.setattr(sys.modules["lorakit.training.proof"], "unchanged", lambda *x: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             finetune(overfitting)
     assert evidence(finetune(overfitting)) == expected

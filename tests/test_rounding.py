@@ -12,16 +12,18 @@ from test_kernels import adapted, same, step
 from tuned import content, shrunken, tuned_run
 
 import lorakit
-from lorakit import cost, kernels, plan, registry
+from lorakit.common import registry
+from lorakit.common.errors import LorakitError
 from lorakit.engines import torch as engines
+from lorakit.engines.torch import kernels
 from lorakit.engines.torch.engine import coarse_zero
-from lorakit.errors import LorakitError
-from lorakit.kernels import lora, rounding
-from lorakit.kernels.rounding import rounded
-from lorakit.machine import facts
+from lorakit.engines.torch.kernels import lora, rounding
+from lorakit.engines.torch.kernels.rounding import rounded
+from lorakit.machine.hardware import facts
+from lorakit.planning import choose, memory
 from lorakit.run import Run
 
-exporting = importlib.import_module("lorakit.export")
+exporting = importlib.import_module("lorakit.exporting.round_trip")
 FORMS = sorted(rounding.FORMS)
 
 
@@ -57,7 +59,7 @@ def read_back(weight, form):
         )
     import gguf
 
-    from lorakit.export.gguf import packed
+    from lorakit.exporting.targets.gguf import packed
 
     kind = gguf.GGMLQuantizationType[form.upper()]
     return gguf.quants.dequantize(packed(weight, kind), kind)
@@ -150,8 +152,8 @@ def test_it_computes_with_the_weights_that_stand_in_the_file(aware):
     """All matrices of the exported file, embeddings and head too, are those of the model that is scored."""
     import gguf
 
-    from lorakit.export.gguf import FAMILIES, interleave, rotated, write
-    from lorakit.export.merged import merged
+    from lorakit.exporting.targets.gguf import FAMILIES, interleave, rotated, write
+    from lorakit.exporting.targets.merged import merged
 
     found = exporting.source(aware)
     path = aware / "rows" / "model.gguf"
@@ -273,8 +275,8 @@ def test_what_it_is_not_for(base, tmp_path):
     with pytest.raises(
         LorakitError, match="no engine can serve here: .*it has no fake_quantization"
     ):
-        plan.resolve(run, facts(tmp_path))
-    resolved, choices = plan.resolve(run.with_(engine="auto"), facts(tmp_path))
+        choose.resolve(run, facts(tmp_path))
+    resolved, choices = choose.resolve(run.with_(engine="auto"), facts(tmp_path))
     assert (
         resolved.quantization == "none"
         and "the export rounds unquantized weights" in choices["quantization"][1]
@@ -299,9 +301,9 @@ def test_the_plan_counts_the_weights_kept_while_it_answers(base):
         micro_batch_size=1,
         micro_batch_tokens=8,
     )
-    of = cost.shape(run)
+    of = memory.shape(run)
     assert (
-        cost.memory(run.with_(fake_quantization="q4_0"))["working"]
+        memory.memory(run.with_(fake_quantization="q4_0"))["working"]
         >= 4 * of.linear
-        > cost.memory(run)["working"]
+        > memory.memory(run)["working"]
     )

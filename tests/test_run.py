@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lorakit.errors import LorakitError, did_you_mean
+from lorakit.common.errors import LorakitError, did_you_mean
 from lorakit.run import FREE_TO_CHANGE, Run
 
 CONTRADICTIONS = [

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lorakit import registry
-from lorakit.data import find_schema
-from lorakit.errors import BadRow, LorakitError
-from lorakit.example import Example
-from lorakit.schemas import (
+from lorakit.common import registry
+from lorakit.common.errors import BadRow, LorakitError
+from lorakit.data.example import Example
+from lorakit.data.loading import find_schema
+from lorakit.data.schemas import (
     alpaca,
     fill,
     holes,

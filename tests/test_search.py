@@ -7,9 +7,9 @@ import signal
 import pytest
 from conftest import tiny_run
 
-from lorakit import search
-from lorakit.errors import LorakitError
-from lorakit.record import Folder
+from lorakit.common.errors import LorakitError
+from lorakit.runs.folder import Folder
+from lorakit.training import search
 
 optuna = pytest.importorskip("optuna")
 SPACE = {
@@ -35,7 +35,7 @@ def found(base, rows_file, tmp_path_factory):
 
 
 def test_a_trial_reads_no_test_row_and_gives_the_lowest_validation_loss(asked, monkeypatch):
-    seen, evaluate = [], importlib.import_module("lorakit.evaluate")
+    seen, evaluate = [], importlib.import_module("lorakit.results.evaluate")
     sums = evaluate.token_sums
     monkeypatch.setattr(
         evaluate,

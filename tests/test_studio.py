@@ -15,16 +15,17 @@ import pytest
 from conftest import tiny_run
 
 import lorakit
-from lorakit import cost, machine, plan
-from lorakit.errors import LorakitError
-from lorakit.launch import Job
-from lorakit.record import Folder, write_json
+from lorakit.common.errors import LorakitError
+from lorakit.machine import hardware
+from lorakit.planning import choose, memory
+from lorakit.runs.folder import Folder, write_json
+from lorakit.training.launch import Job
 
 pytest.importorskip("ipywidgets")
-from lorakit.widgets import desk, tabs, uploads
-from lorakit.widgets.desk import Desk
-from lorakit.widgets.estimate import Estimator
-from lorakit.widgets.studio import Studio
+from lorakit.notebook.studio import controller, tabs, uploads
+from lorakit.notebook.studio.app import Studio
+from lorakit.notebook.studio.controller import Desk
+from lorakit.notebook.studio.estimate import Estimator
 
 HOSTILE = '<img src=x onerror="hacked()"><script>hacked()</script>"\'&'
 ROWS = b"prompt,completion\na?,b\n"
@@ -156,7 +157,7 @@ def test_small_files_that_would_become_huge(at, monkeypatch):
 def zone(at, monkeypatch):
     """Sends messages as a browser does: `zone(id, step, ...)` returns whether it was refused."""
     pytest.importorskip("anywidget")
-    from lorakit.widgets.drop import Drop
+    from lorakit.notebook.studio.drop import Drop
 
     answers, came, said = [], [], []
     drop = Drop(at.incoming, lambda incoming: came.append(at.keep(incoming).data), said.append)
@@ -227,7 +228,7 @@ def test_uploads_whose_page_is_gone_are_given_up(zone, at, monkeypatch):
     for i in range(8):
         assert not zone(f"{i}", "begin", name=f"{i}.csv", size=9)
     assert zone("8", "begin", name="8.csv", size=9) and "8 others are on their way" in zone.said[0]
-    monkeypatch.setattr("lorakit.widgets.drop.IDLE", -1)
+    monkeypatch.setattr("lorakit.notebook.studio.drop.IDLE", -1)
     assert (
         not zone("8", "begin", name="8.csv", size=9)
         and len(list((at.folder / "uploads").iterdir())) == 1
@@ -354,7 +355,7 @@ def html_of(widget):
 
 def test_nothing_that_a_user_wrote_becomes_markup(at, base, monkeypatch):
     monkeypatch.setattr(
-        "lorakit.widgets.studio.threading",
+        "lorakit.notebook.studio.app.threading",
         SimpleNamespace(
             Thread=lambda target, daemon: SimpleNamespace(
                 start=lambda: None if "_live" in target.__qualname__ else target()
@@ -362,8 +363,8 @@ def test_nothing_that_a_user_wrote_becomes_markup(at, base, monkeypatch):
         ),
     )
     at.folder.joinpath("uploads").mkdir(parents=True)
-    monkeypatch.setattr("lorakit.widgets.studio.Desk", lambda *_: at)
-    monkeypatch.setattr("lorakit.widgets.studio.PAUSE", 0)
+    monkeypatch.setattr("lorakit.notebook.studio.app.Desk", lambda *_: at)
+    monkeypatch.setattr("lorakit.notebook.studio.app.PAUSE", 0)
     run = Folder(at.home / "bad")
     write_json(
         run / "record.json",
@@ -401,7 +402,7 @@ def test_nothing_that_a_user_wrote_becomes_markup(at, base, monkeypatch):
     configure.text.value = f"{HOSTILE}: ["
     configure.read()
     studio.looked_at = "bad"
-    monkeypatch.setattr(desk, "_answers", lambda code, asked: [HOSTILE, HOSTILE])
+    monkeypatch.setattr(controller, "_answers", lambda code, asked: [HOSTILE, HOSTILE])
     for title, tab in studio.tabs.items():
         studio.show(title)
         getattr(tab, "tick", lambda: None)()
@@ -419,7 +420,7 @@ def test_nothing_that_a_user_wrote_becomes_markup(at, base, monkeypatch):
 def test_every_control_has_a_label_and_every_tab_a_place(at, monkeypatch):
     import ipywidgets
 
-    monkeypatch.setattr("lorakit.widgets.studio.Desk", lambda *_: at)
+    monkeypatch.setattr("lorakit.notebook.studio.app.Desk", lambda *_: at)
     studio = Studio(at.run)
     assert list(studio.tabs) == [
         "Upload",
@@ -476,11 +477,11 @@ def test_a_page_that_is_opened_again_has_the_settings_of_before(at, base, rows_f
 
 # The plan
 
-FACTS = machine.Facts(memory=2**30, cores=2, disk_free=10**11, packages={"torch": "2.13.0"})
+FACTS = hardware.Facts(memory=2**30, cores=2, disk_free=10**11, packages={"torch": "2.13.0"})
 
 
 def test_a_slider_is_answered_at_once_and_exactly(at):
-    estimator = Estimator(str(at.home), machine.facts(str(at.home)))
+    estimator = Estimator(str(at.home), hardware.facts(str(at.home)))
     run = at.run.with_(max_length=512, micro_batch_tokens=512, micro_batch_size=1)
     assert estimator.quick(run) is None  # nothing counted yet
     exact = estimator.learn(run)
@@ -496,19 +497,19 @@ def test_a_slider_is_answered_at_once_and_exactly(at):
         begun = time.perf_counter()
         found = estimator.quick(moved)
         assert time.perf_counter() - begun < 0.15
-        want = cost.memory(plan.resolve(moved, estimator.facts)[0])["total"]
+        want = memory.memory(choose.resolve(moved, estimator.facts)[0])["total"]
         assert found.memory == pytest.approx(want, rel=0.02), change
     assert estimator.quick(run) == exact and exact.fits
     assert estimator.quick(run.with_(method="full")) is None  # to be counted first
 
 
 def test_a_refusal_stays_when_an_estimate_comes_in_later(at, monkeypatch):
-    monkeypatch.setattr("lorakit.widgets.studio.Desk", lambda *_: at)
+    monkeypatch.setattr("lorakit.notebook.studio.app.Desk", lambda *_: at)
     late = []
     monkeypatch.setattr(
         Studio, "later", lambda self, work, then, failed=None: late.append(lambda: then(work()))
     )
-    monkeypatch.setattr("lorakit.widgets.studio.PAUSE", 0)
+    monkeypatch.setattr("lorakit.notebook.studio.app.PAUSE", 0)
     configure = Studio(at.run).tabs["Configure"]
     configure.controls["rank"].value = 32
     configure.controls["name"].value = "a/b"
@@ -522,7 +523,7 @@ def test_a_refusal_stays_when_an_estimate_comes_in_later(at, monkeypatch):
 def test_what_cannot_fit_is_refused_before_it_starts_with_what_would(at):
     at.estimator = Estimator(
         str(at.home),
-        machine.Facts(
+        hardware.Facts(
             memory=12_000_000,
             cores=2,
             disk_free=10**11,

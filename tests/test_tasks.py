@@ -11,12 +11,16 @@ import soundfile
 from PIL import Image
 
 import lorakit
-from lorakit import base, machine, plan, registry, report, rows
-from lorakit.batches import Batches, collate, in_order
-from lorakit.errors import BadRow, LorakitError
-from lorakit.example import Example
-from lorakit.rehearse import stand_in
-from lorakit.tasks import caption, chat_images, classify_image, classify_text, transcribe
+from lorakit.common import registry
+from lorakit.common.errors import BadRow, LorakitError
+from lorakit.data.example import Example
+from lorakit.machine import hardware
+from lorakit.models import base_model
+from lorakit.notebook.rehearse import stand_in
+from lorakit.planning import choose
+from lorakit.results import report
+from lorakit.tasks import caption, chat_images, classify_image, classify_text, rows, transcribe
+from lorakit.tasks.batches import Batches, collate, in_order
 
 CLASSES = {"rust": (200, 90, 40), "spot": (90, 140, 60), "blight": (150, 150, 120)}
 SETTINGS = {
@@ -88,7 +92,7 @@ def shown(tmp_path, **fields):
 
 
 def test_a_captions_row(made, tmp_path):
-    tokenizer, processor, _ = base.reader(made("blip-base"))
+    tokenizer, processor, _ = base_model.reader(made("blip-base"))
     (row,) = caption.encode(shown(tmp_path, text="a leaf"), processor, 64)
     words = tokenizer("a leaf", add_special_tokens=False)["input_ids"]
     assert row["ids"] == [processor.start_id, *words, tokenizer.sep_token_id]
@@ -97,7 +101,7 @@ def test_a_captions_row(made, tmp_path):
 
 
 def test_a_recordings_row(made, tmp_path):
-    tokenizer, processor, _ = base.reader(made("whisper-small"))
+    tokenizer, processor, _ = base_model.reader(made("whisper-small"))
     soundfile.write(tmp_path / "a.wav", np.sin(np.arange(16000) / 9).astype(np.float32) / 2, 16000)
     example = Example(
         {"media": [{"path": str(tmp_path / "a.wav"), "name": "a.wav"}], "text": "up  we go"}, "f", 1
@@ -119,7 +123,7 @@ def test_a_recordings_row(made, tmp_path):
 
 @pytest.mark.parametrize("name", SEEING)
 def test_of_a_conversation_about_pictures_the_answers_alone_are_trained(made, tmp_path, name):
-    tokenizer, processor, _ = base.reader(made(name))
+    tokenizer, processor, _ = base_model.reader(made(name))
     media = [picture(tmp_path / "a.png"), picture(tmp_path / "b.png", (9, 9, 9))]
     turns = [
         {"role": "user", "content": "What is this?", "images": 1},
@@ -152,7 +156,7 @@ def test_of_a_conversation_about_pictures_the_answers_alone_are_trained(made, tm
 
 
 def test_a_picture_that_max_length_cuts_through(made, tmp_path):
-    _, processor, _ = base.reader(made("qwen2.5-vl-3b"))
+    _, processor, _ = base_model.reader(made("qwen2.5-vl-3b"))
     example = shown(tmp_path, text="Rust.")
     (whole,) = chat_images.encode(example, processor, 4096, "What?")
     with pytest.raises(BadRow, match="no answer token within max_length"):
@@ -161,7 +165,7 @@ def test_a_picture_that_max_length_cuts_through(made, tmp_path):
 
 @pytest.mark.parametrize("task, name", [(chat_images, "smolvlm-256m"), (caption, "blip-base")])
 def test_the_answer_is_no_part_of_what_is_asked(made, tmp_path, task, name):
-    processor = base.reader(made(name))[1]
+    processor = base_model.reader(made(name))[1]
     one, two = (
         task.encode(shown(tmp_path, text=words), processor, 512)[0]
         for words in ("Rust.", "No, it is blight!")
@@ -178,7 +182,7 @@ def test_the_answer_is_no_part_of_what_is_asked(made, tmp_path, task, name):
 
 
 def test_a_class_is_no_part_of_what_the_model_sees(made, tmp_path):
-    tokenizer = base.reader(made("distilbert"))[0]
+    tokenizer = base_model.reader(made("distilbert"))[0]
     turn = {"role": "user", "content": "no water"}
     rows_ = [
         Example({"messages": [turn, {"role": "assistant", "content": c}], "label": c}, "f", 1)
@@ -189,7 +193,7 @@ def test_a_class_is_no_part_of_what_the_model_sees(made, tmp_path):
         one["ids"] == two["ids"] == tokenizer("no water")["input_ids"]
         and one["reference"] == "need"
     )
-    processor = base.reader(made("vit-base"))[1]
+    processor = base_model.reader(made("vit-base"))[1]
     seen = [
         classify_image.encode(shown(tmp_path, label=c), processor, 64)[0] for c in ("rust", "spot")
     ]
@@ -197,7 +201,7 @@ def test_a_class_is_no_part_of_what_the_model_sees(made, tmp_path):
 
 
 def test_a_picture_reaches_the_model_as_its_processor_makes_it(made, tmp_path):
-    processor = base.reader(made("vit-base"))[1]
+    processor = base_model.reader(made("vit-base"))[1]
     rough = Image.fromarray(np.random.default_rng(0).integers(0, 255, (50, 70, 3), dtype=np.uint8))
     rough.save(tmp_path / "a.png")
     example = Example(
@@ -501,7 +505,7 @@ def test_towers_stay_frozen_and_in_evaluation(made, leaves, tmp_path, name):
         target_modules="all-linear",
         **SETTINGS | {"max_length": 128},
     )
-    engine = registry.load("engines", "torch").load(plan.resolve(run, machine.facts("."))[0])
+    engine = registry.load("engines", "torch").load(choose.resolve(run, hardware.facts("."))[0])
     seeing = {type(tower).__name__ for tower in engine.towers}
     assert seeing and not [
         n
@@ -534,7 +538,7 @@ def test_recomputed_activations_give_the_same_gradients(made, leaves, name, task
         )
         prepared = lorakit.prepare(run)
         engine = registry.load("engines", "torch").load(
-            plan.resolve(run, machine.facts("."))[0], classes=prepared.meta["classes"]
+            choose.resolve(run, hardware.facts("."))[0], classes=prepared.meta["classes"]
         )
         some = [prepared.rows["train"][i] for i in range(3)]
         engine.backward(collate(some, range(3), inputs=prepared.rows["train"].inputs))
@@ -575,7 +579,7 @@ def test_padded_together_or_alone_is_one_loss(made, leaves, tmp_path):
     for i, size in enumerate(((56, 56), (112, 84), (84, 112))):
         picture(tmp_path / f"{i}.png", (i, 90, 200), size)
     run = lorakit.Run(model=made("qwen2.5-vl-3b"), data=leaves, task="chat_images", **SETTINGS)
-    engine = registry.load("engines", "torch").load(plan.resolve(run, machine.facts("."))[0])
+    engine = registry.load("engines", "torch").load(choose.resolve(run, hardware.facts("."))[0])
     examples = [
         Example(
             {

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from lorakit import logs, registry
-from lorakit.errors import LorakitError
-from lorakit.trackers import Trackers
+from lorakit.common import registry
+from lorakit.common.errors import LorakitError
+from lorakit.results import logs
+from lorakit.training.trackers import Trackers
 
 LINES = [
     {"update": 1, "loss": 3.0, "target_tokens": 5, "skipped": 0},

@@ -18,14 +18,16 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 import lorakit
-from lorakit import machine, plan, registry
+from lorakit.common import registry
+from lorakit.common.errors import LorakitError
 from lorakit.engines import unsloth as engine
-from lorakit.errors import LorakitError
-from lorakit.machine import Facts
-from lorakit.models import Spec
+from lorakit.machine import hardware
+from lorakit.machine.hardware import Facts
+from lorakit.models.spec import Spec
+from lorakit.planning import choose
 
 ROOT = Path(__file__).parent.parent
-T4, P100, H200 = machine.read_cards(
+T4, P100, H200 = hardware.read_cards(
     "Tesla T4, 15360, 7.5\nTesla P100-PCIE-16GB, 16384, 6.0\nNVIDIA H200, 143771, 9.0"
 )
 # What unsloth 2026.10.9 and unsloth_zoo 2026.10.9 say of themselves.
@@ -96,7 +98,7 @@ def torch_everywhere(monkeypatch):
 
 
 def choice(here, **settings):
-    return plan.engine(lorakit.Run(data="-", **settings), here, Spec())
+    return choose.engine(lorakit.Run(data="-", **settings), here, Spec())
 
 
 def test_it_is_chosen_on_a_card_and_else_the_reason_is_said(torch_everywhere):
@@ -163,9 +165,9 @@ def test_imported_too_late_it_is_left_out_in_words(torch_everywhere, monkeypatch
     monkeypatch.setattr(engine, "refused", [])
     monkeypatch.delitem(sys.modules, "unsloth", raising=False)
     monkeypatch.setitem(sys.modules, "transformers", sys)
-    plan.first(lorakit.Run(data="-", engine="torch"), facts(H200))
+    choose.first(lorakit.Run(data="-", engine="torch"), facts(H200))
     assert engine.refused == []  # nobody asked
-    plan.first(lorakit.Run(data="-"), facts(H200))
+    choose.first(lorakit.Run(data="-"), facts(H200))
     name, words = choice(facts(H200))
     assert name == "torch" and "transformers was imported before unsloth in this process" in words
     with pytest.raises(

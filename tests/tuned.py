@@ -9,8 +9,9 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import lorakit
-from lorakit import base, models
-from lorakit.rehearse import SPECIAL, fitted, template_of
+from lorakit.models import base_model
+from lorakit.models import spec as models
+from lorakit.notebook.rehearse import SPECIAL, fitted, template_of
 
 FAMILIES = {
     "llama": "llama-3.2-1b",
@@ -26,7 +27,7 @@ PLACES = "north south east west bridge harbour school market river station chape
 def shrunken(family, folder, **changes):
     """A base of random weights of this architecture with lorakit's tokenizer and the family's chat template."""
     spec = models.known()[FAMILIES[family]]
-    tokenizer, _ = base.tokenizer("tiny")
+    tokenizer, _ = base_model.tokenizer("tiny")
     if template := template_of(spec):
         tokenizer.chat_template = template
         tokenizer.add_special_tokens(
@@ -80,7 +81,9 @@ def tuned_run(model, folder, name="run", shift=0, **changes):
             **changes,
         }
     )
-    with mock.patch.object(importlib.import_module("lorakit.prove"), "repeated", return_value={}):
+    with mock.patch.object(
+        importlib.import_module("lorakit.training.proof"), "repeated", return_value={}
+    ):
         return lorakit.finetune(run)
 
 

@@ -12,10 +12,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lorakit import base, files, machine, processes
-from lorakit.engines import decided
-from lorakit.errors import LorakitError, first_line
-from lorakit.models import Spec
+from lorakit.common import files
+from lorakit.common.errors import LorakitError, first_line
+from lorakit.engines.protocol import decided
+from lorakit.machine import distributed, hardware
+from lorakit.models import base_model
+from lorakit.models.spec import Spec
 from lorakit.run import Run
 
 if TYPE_CHECKING:
@@ -86,9 +88,9 @@ def load(
     run: Run, *, adapter: str | Path | None = None, classes: Sequence[str] = ()
 ) -> TorchEngine:
     """Unsloth's model with a new adapter to train, or with a saved one (`adapter`) to ask, in the torch engine."""
-    run, facts = decided(run), machine.facts()
+    run, facts = decided(run), hardware.facts()
     first(facts)
-    if words := fits(facts, base.spec(run.model)):
+    if words := fits(facts, base_model.spec(run.model)):
         raise LorakitError(f"engine={run.engine!r}: {words}; or leave engine out")
     from lorakit.engines import torch as plain
     from lorakit.engines.torch.adapter import targeted
@@ -102,16 +104,16 @@ def load(
             f"engine={run.engine!r} and task='chat_images': on a CPU unsloth serves text alone; leave "
             "engine out"
         )
-    crew, idle = processes.join(), machine.resident()
-    where, config = plain.device(crew), base.config(run.model)
-    tokenizer, processor, _ = base.reader(run.model, config)
+    crew, idle = distributed.join(), hardware.resident()
+    where, config = plain.device(crew), base_model.config(run.model)
+    tokenizer, processor, _ = base_model.reader(run.model, config)
     model, kind, room = from_files(run, where)
     plain.check(run, model, tokenizer)
-    model = with_adapter(model, kind, run, targeted(model, run, base.spec(run.model)))
+    model = with_adapter(model, kind, run, targeted(model, run, base_model.spec(run.model)))
     if adapter:
         put(model, Path(adapter), run)
     model.generate = restoring(model, kind, run)
-    machine.forget_peak()  # loading has held the files too
+    hardware.forget_peak()  # loading has held the files too
     engine = plain.TorchEngine(
         model, tokenizer, run, where, packable(run, config), crew, idle, processor=processor
     )
@@ -148,9 +150,9 @@ def from_files(run: Run, where: Any) -> tuple[Any, Any, int]:
     import unsloth
 
     from lorakit.engines import torch as plain
-    from lorakit.kernels import attention
+    from lorakit.engines.torch.kernels import attention
 
-    config = base.config(run.model)
+    config = base_model.config(run.model)
     text = config.get_text_config()
     kind = (
         unsloth.FastLanguageModel if text is config else unsloth.FastVisionModel
@@ -159,9 +161,9 @@ def from_files(run: Run, where: Any) -> tuple[Any, Any, int]:
         run.max_length + run.max_new_tokens,
         getattr(text, "max_position_embeddings", None) or sys.maxsize,
     )
-    spec, way = base.spec(run.model), attention.NAME if packable(run, config) else "eager"
+    spec, way = base_model.spec(run.model), attention.NAME if packable(run, config) else "eager"
     if run.task == "chat_images":
-        made = base.maker(run.task, config, run.model)._model_mapping[type(config)]
+        made = base_model.maker(run.task, config, run.model)._model_mapping[type(config)]
         way = "sdpa" if getattr(made, "_supports_sdpa", False) else "eager"
     # Where a card has no bf16 and fp16 overflows it keeps weights in fp16 and computes in fp32: when nothing is asked.
     dtype = (
@@ -171,7 +173,7 @@ def from_files(run: Run, where: Any) -> tuple[Any, Any, int]:
     )
     try:
         model, _ = kind.from_pretrained(
-            base.path(run.model),
+            base_model.path(run.model),
             max_seq_length=room,
             dtype=dtype,
             device_map={"": str(where)},
@@ -184,7 +186,7 @@ def from_files(run: Run, where: Any) -> tuple[Any, Any, int]:
             use_gradient_checkpointing=recomputing(run),
         )
     except Exception as error:  # damaged files raise almost anything
-        raise base.unusable(run.model, error) from None
+        raise base_model.unusable(run.model, error) from None
     return model, kind, room
 
 

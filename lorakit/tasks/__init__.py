@@ -24,7 +24,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from lorakit.errors import LorakitError
+from lorakit.common.errors import LorakitError
+
+# Modules of this package that are not tasks.
+HELPERS = ("batches", "dataset", "preview", "rows")
 
 
 def settings_of(task: Any, run: Any) -> dict[str, Any]:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from lorakit import media
-from lorakit.errors import BadRow
-from lorakit.example import Example
+from lorakit.common.errors import BadRow
+from lorakit.data import media
+from lorakit.data.example import Example
 from lorakit.tasks import chat, chat_images, classify_image
 
 GIVES = "image"

@@ -11,8 +11,8 @@ import os
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from lorakit.errors import BadRow, LorakitError
-from lorakit.example import Example
+from lorakit.common.errors import BadRow, LorakitError
+from lorakit.data.example import Example
 
 GIVES = "messages"
 OBJECTIVE = "tokens"

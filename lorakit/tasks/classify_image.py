@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from lorakit import media
-from lorakit.errors import BadRow
-from lorakit.example import Example
+from lorakit.common.errors import BadRow
+from lorakit.data import media
+from lorakit.data.example import Example
 from lorakit.tasks import guard_classes, none
 
 GIVES = "image"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lorakit.example import Example
+from lorakit.data.example import Example
 from lorakit.tasks import guard_classes, none
 
 GIVES = "messages"

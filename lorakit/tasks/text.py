@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from lorakit.errors import BadRow, LorakitError
-from lorakit.example import Example
+from lorakit.common.errors import BadRow, LorakitError
+from lorakit.data.example import Example
 
 GIVES = "text"
 OBJECTIVE = "tokens"

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from lorakit import media
-from lorakit.errors import BadRow
-from lorakit.example import Example
+from lorakit.common.errors import BadRow
+from lorakit.data import media
+from lorakit.data.example import Example
 from lorakit.tasks import chat
 
 GIVES = "sound"

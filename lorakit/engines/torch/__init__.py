@@ -20,19 +20,21 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from transformers.utils import logging as transformers_logging
 
-from lorakit import base, kernels, machine, processes
-from lorakit.engines import decided
+from lorakit.common.errors import LorakitError
+from lorakit.engines.protocol import decided
+from lorakit.engines.torch import kernels
 from lorakit.engines.torch.adapter import beside_layers, inside, new_heads, stacks, with_adapter
 from lorakit.engines.torch.engine import DTYPES, TorchEngine
+from lorakit.engines.torch.kernels import attention, fused, simulate
 from lorakit.engines.torch.layers import in_fp8, recompute, split_layers
 from lorakit.engines.torch.memory import packed, padded, places  # noqa: F401
-from lorakit.errors import LorakitError
-from lorakit.kernels import attention, fused, simulate
-from lorakit.processes import Crew
+from lorakit.machine import distributed, hardware
+from lorakit.machine.distributed import Crew
+from lorakit.models import base_model
 from lorakit.run import Run
 
 BITSANDBYTES = ("nf4", "int8")
-SERVES = tuple(base.CLASSES)  # objectives and media
+SERVES = tuple(base_model.CLASSES)  # objectives and media
 ROUNDS = True  # fake_quantization
 HEAP = 1.05  # what glibc's heap takes for each byte alive (bench/predicted.py)
 
@@ -101,13 +103,13 @@ def load(
 ) -> TorchEngine:
     """The base with a new adapter to train, or with a saved one (`adapter`) to ask; of `classes` with a new head."""
     run = decided(run)
-    path, spec = base.path(run.model), base.spec(run.model)
-    crew, idle = processes.join(), machine.resident()
+    path, spec = base_model.path(run.model), base_model.spec(run.model)
+    crew, idle = distributed.join(), hardware.resident()
     dtype, where = DTYPES[run.precision], device(crew)
     if where.type == "cpu":
-        machine.return_large_blocks()
-    config = base.labelled(base.config(run.model), classes)
-    kind = base.maker(run.task, config, run.model)
+        hardware.return_large_blocks()
+    config = base_model.labelled(base_model.config(run.model), classes)
+    kind = base_model.maker(run.task, config, run.model)
     heads = new_heads(kind, config) if classes else []
     packable = kind is AutoModelForCausalLM and packs(config)
     # Whole models train in fp32 under autocast; a frozen base is kept in the computing precision.
@@ -128,13 +130,13 @@ def load(
             ),
             "device_map": {"": where},
         }
-    tokenizer, processor, _ = base.reader(run.model, config)
+    tokenizer, processor, _ = base_model.reader(run.model, config)
     torch.manual_seed(run.seed)
     source = str(adapter) if adapter and run.method == "full" else path
     try:
         model, loaded = kind.from_pretrained(source, output_loading_info=True, **options)
     except Exception as error:  # transformers checks little: damaged files raise almost anything
-        raise base.unusable(run.model, error) from None
+        raise base_model.unusable(run.model, error) from None
     if classes:
         heads += beside_layers(loaded["missing_keys"], heads)
         model.config.pad_token_id = tokenizer.pad_token_id if tokenizer else None
@@ -187,7 +189,7 @@ def load(
         recompute(model, run.gradient_checkpointing)
     if shard:
         split_layers(model, where)
-    machine.forget_peak()  # loading has held the files too
+    hardware.forget_peak()  # loading has held the files too
     return TorchEngine(
         model, tokenizer, run, where, packable, crew, idle, notes, processor, len(classes)
     )
@@ -238,8 +240,8 @@ def working(run: Run, tokens: int) -> int:
     Found by going through forward and backward of this very model with tensors that have no content. Raises
     `NotImplementedError` for a model whose way depends on its values.
     """
-    config, dtype = base.sizes(run.model), DTYPES[run.precision]
-    kind = base.maker(run.task, config, run.model)
+    config, dtype = base_model.sizes(run.model), DTYPES[run.precision]
+    kind = base_model.maker(run.task, config, run.model)
     if getattr(config.get_text_config(), "num_local_experts", None):
         raise NotImplementedError(
             f"{config.model_type}: which expert computes how much depends on the tokens"
@@ -273,10 +275,10 @@ def skeleton(run: Run, kind: Any, config: Any, dtype: torch.dtype) -> Any:
             config, attn_implementation=way, dtype=torch.float32 if run.method == "full" else dtype
         )
     if run.quantization == "fp8":
-        in_fp8(model, torch.device("cpu"), base.spec(run.model).unquantized)
+        in_fp8(model, torch.device("cpu"), base_model.spec(run.model).unquantized)
     if run.method == "lora":
         heads = new_heads(kind, config) if run.task.startswith("classify") else []
-        model = with_adapter(model, run, base.spec(run.model), None, heads)
+        model = with_adapter(model, run, base_model.spec(run.model), None, heads)
         kernels.install(model, run.fake_quantization)
     if run.gradient_checkpointing:
         recompute(model, run.gradient_checkpointing)

@@ -11,8 +11,8 @@ import torch
 from transformers import PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
-from lorakit import models
-from lorakit.errors import LorakitError, first_line
+from lorakit.common.errors import LorakitError, first_line
+from lorakit.models import spec as models
 from lorakit.run import Run
 
 

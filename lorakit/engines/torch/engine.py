@@ -17,15 +17,16 @@ import torch
 import torch.nn.functional as F
 from transformers import GenerationMixin
 
-from lorakit import base, machine
-from lorakit.batches import Batch
+from lorakit.common.errors import LorakitError
+from lorakit.common.files import whole
 from lorakit.engines.torch.adapter import stacks, towers
+from lorakit.engines.torch.kernels import attention, grain, lora, loss
 from lorakit.engines.torch.layers import full, recompute
-from lorakit.errors import LorakitError
-from lorakit.files import whole
-from lorakit.kernels import attention, grain, lora, loss
-from lorakit.processes import Crew
+from lorakit.machine import hardware
+from lorakit.machine.distributed import Crew
+from lorakit.models import base_model
 from lorakit.run import Run
+from lorakit.tasks.batches import Batch
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -58,7 +59,7 @@ class TorchEngine:
         )
         self.arguments = inspect.signature(self._bare().forward).parameters
         self.words = "decoder_input_ids" if model.config.is_encoder_decoder else "input_ids"
-        self.drops_last = base.spec(run.model).drops_last
+        self.drops_last = base_model.spec(run.model).drops_last
         self.towers = [self._bare().get_submodule(name) for name in towers(self._bare())]
         self.trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
         for parameter in self.trained.values():
@@ -590,7 +591,7 @@ class TorchEngine:
             return torch.cuda.max_memory_allocated(self.device)
         if self.device.type == "mps":
             return torch.mps.driver_allocated_memory()
-        return max(0, machine.peak_resident() - self.idle)
+        return max(0, hardware.peak_resident() - self.idle)
 
     def parameters(self) -> dict[str, tuple[int, bool]]:
         def size(parameter: torch.nn.Parameter) -> int:

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from lorakit.errors import LorakitError
-from lorakit.kernels import fp8
+from lorakit.common.errors import LorakitError
+from lorakit.engines.torch.kernels import fp8
 
 
 def layers(model: Any) -> list[torch.nn.Module]:

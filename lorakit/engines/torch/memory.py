@@ -7,8 +7,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from lorakit import base
-from lorakit.kernels import attention, loss
+from lorakit.engines.torch.kernels import attention, loss
+from lorakit.models import base_model
 from lorakit.run import Run
 
 PATCH = 256  # pixels that make a place of a picture to classify
@@ -17,7 +17,7 @@ CAPTION = 64  # tokens of a caption, where the picture's places are none of the 
 
 def places(run: Run) -> int:
     """Of one row, where not its words decide how far the model goes: the places that it is counted with; else 0."""
-    config = base.sizes(run.model)
+    config = base_model.sizes(run.model)
     if hasattr(config, "max_source_positions"):
         return config.max_source_positions + min(run.max_length, config.max_target_positions)
     if side := getattr(config, "image_size", None):
@@ -56,7 +56,7 @@ def padded(run: Run, model: Any, tokens: int) -> torch.Tensor:
         given = {"decoder_" + name: ids for name, ids in given.items()} | {
             "input_features": torch.zeros(rows, config.num_mel_bins, 2 * heard, dtype=model.dtype)
         }
-    elif not base.reads_words(config):
+    elif not base_model.reads_words(config):
         given = {}
     if side:
         given["pixel_values"] = torch.zeros(rows, 3, side, side, dtype=model.dtype)

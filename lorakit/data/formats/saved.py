@@ -1,0 +1,105 @@
+"""A folder that `save_to_disk` of `datasets` wrote (https://huggingface.co/docs/datasets/process#save). A row:
+
+{"prompt": "When is maize ripe?", "completion": "When a black layer shows at the foot of the kernel."}
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lorakit.common.errors import LorakitError, did_you_mean
+from lorakit.data.example import Example, Rejected
+from lorakit.data.formats import parquet
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+SUFFIXES = ()
+SPLITS = "dataset_dict.json"
+TABLE = ("dataset_info.json", "state.json")
+
+
+def takes(path: str | Path) -> bool:
+    return _has(path, SPLITS) or _has(path, *TABLE)
+
+
+def read(path: str | Path, *, split: str | None = None) -> Iterator[Example | Rejected]:
+    """Rows are numbered by their place in the split. Images and sounds stay as they are stored.
+
+    Of several splits it is "train" unless `split` names another.
+    """
+    from datasets import load_from_disk
+
+    path = Path(path)
+    folder = _folder(path, split)
+    name = path.resolve().name if folder == path else f"{path.resolve().name}/{folder.name}"
+    try:
+        table = load_from_disk(str(folder)).with_format(
+            "arrow"
+        )  # memory-mapped, and nothing is decoded
+        yield from parquet.rows(map(_sound, table.iter(parquet.BATCH)), folder, name)
+    except LorakitError:
+        raise
+    except Exception as error:  # the library checks little: a damaged folder raises almost anything
+        raise LorakitError(
+            f"{folder}: what `save_to_disk` wrote is incomplete or damaged "
+            f"({type(error).__name__}: {error}); write it again"
+        ) from None
+
+
+def files(path: str | Path, *, split: str | None = None) -> list[Path]:
+    """The Arrow files that hold the rows, in their order."""
+    folder = _folder(Path(path), split)
+    state = folder / "state.json"
+    try:
+        return [folder / file["filename"] for file in _json(state)["_data_files"]]
+    except (KeyError, TypeError):
+        raise LorakitError(f"{state}: does not list its files; write the folder again") from None
+
+
+def _sound(table: pa.Table) -> pa.Table:
+    """The same table. Arrow trusts the offsets in a file: a damaged one would end the process without a word."""
+    table.validate(full=True)
+    return table
+
+
+def _folder(path: Path, split: str | None) -> Path:
+    """The folder of one split. Raises `LorakitError` listing the splits when there is no such one."""
+    if not takes(path):
+        raise LorakitError(
+            f"{path}: is no folder that `save_to_disk` wrote (it has neither {SPLITS} nor "
+            f"{' and '.join(TABLE)})"
+        )
+    if not _has(path, SPLITS):
+        if split is not None:
+            raise LorakitError(f"{path}: has no splits; leave split={split!r} away")
+        return path
+    try:
+        splits = [str(name) for name in _json(path / SPLITS)["splits"]]
+    except (KeyError, TypeError):
+        raise LorakitError(
+            f"{path / SPLITS}: does not list its splits; write the folder again"
+        ) from None
+    name = split or (splits[0] if len(splits) == 1 else "train")
+    if name not in splits:
+        hint = (
+            did_you_mean(name, splits)
+            if split
+            else "; name one, e.g. format: {saved: {split: test}}"
+        )
+        raise LorakitError(f"{path}: has no split '{name}'{hint} (splits: {', '.join(splits)})")
+    return path / name
+
+
+def _has(path: str | Path, *names: str) -> bool:
+    return all((Path(path) / name).is_file() for name in names)
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise LorakitError(f"{path}: cannot be read ({error}); write the folder again") from None

@@ -1,0 +1,102 @@
+"""Balance of the labels, or of answers that are few and short."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from lorakit.data.example import Example
+from lorakit.data.loading import CLASS_LENGTH, CLASSES, normal
+from lorakit.data.quality import BLUE, YELLOW, Finding, bars, some
+
+TITLE = "classes"
+SAMPLED = False
+FEW, MANY = 10, 1000  # rows of a class that are too few to score it; labels that are kept count of
+NAMED = 8  # small classes named in a finding
+
+
+class Check:
+    def __init__(self, encode: Any, max_length: int):
+        self.counts: Counter[str] | None = Counter()
+        self.labelled = False
+
+    def see(self, example: Example, set: str) -> None:
+        if self.counts is None:
+            return
+        fields = example.fields
+        self.labelled |= "label" in fields
+        answer = (
+            fields["label"]
+            if "label" in fields
+            else fields.get("messages", [{}])[-1].get("content")
+        )
+        if (
+            not answer
+            or len(self.counts) > (MANY if self.labelled else CLASSES)
+            or (not self.labelled and len(answer) > CLASS_LENGTH)
+        ):
+            self.counts = None
+        else:
+            self.counts[answer] += 1
+
+    @property
+    def classes(self) -> Counter[str]:
+        few = self.counts and (self.labelled or len(self.counts) <= self.counts.total() / 10)
+        return self.counts if few else Counter()
+
+    def findings(self) -> list[Finding]:
+        found = self.classes
+        if not found:
+            return []
+        (most, n), rows = found.most_common(1)[0], found.total()
+        if len(found) == 1:
+            return [
+                Finding(
+                    "wrong" if self.labelled else "warning",
+                    f"every row has the class {most!r}: there is nothing to tell apart",
+                    count=rows,
+                )
+            ]
+        out = [
+            Finding(
+                "note",
+                f"{some(len(found), 'class')}; always saying {most!r} would be right in {n / rows:.1%} "
+                "of the rows",
+            )
+        ]
+        rare = dict(sorted(((k, c) for k, c in found.items() if c < FEW), key=lambda item: item[1]))
+        if rare:
+            words = ", ".join(f"{k!r} {c}" for k, c in [*rare.items()][:NAMED]) + ", …" * (
+                len(rare) > NAMED
+            )
+            out.append(
+                Finding(
+                    "warning",
+                    f"{some(len(rare), 'class')} of fewer than {FEW} rows ({words}): a score on "
+                    "so few says little; add rows, or join classes",
+                    count=sum(rare.values()),
+                )
+            )
+        for names in self._alike().values():
+            words = ", ".join(f"{name!r} {found[name]:,}" for name in names)
+            words = f"{len(names)} classes differ in case or blanks alone ({words}); use one name"
+            out.append(Finding("warning", words, count=sum(found[name] for name in names[1:])))
+        return out
+
+    def _alike(self) -> dict[str, list[str]]:
+        """Spellings of a class that has several, the commonest first."""
+        spellings: dict[str, list[str]] = {}
+        for name, _ in self.classes.most_common():
+            spellings.setdefault(normal(name), []).append(name)
+        return {name: found for name, found in spellings.items() if len(found) > 1}
+
+    def facts(self) -> dict[str, Any]:
+        return dict(self.classes.most_common())
+
+    def draw(self, axes: Any) -> int:
+        found = self.classes
+        return (
+            bars(axes, found, TITLE, {k: YELLOW if c < FEW else BLUE for k, c in found.items()})
+            if found
+            else 0
+        )

@@ -1,0 +1,117 @@
+"""What the columns of a row mean, one module each.
+
+Contract: `GIVES`, what a task asks for (`messages`, `text`, or what comes with the words: `image`, `sound`);
+`REQUIRED`, a tuple of columns, each a tuple of the names it may have; `OPTIONAL`, names of columns that are used where
+they are; `convert(fields)` returns plain JSON values, `{GIVES: …}` (of pictures and sounds a list of them, `media`,
+with `text` or `turns`) and, where the schema knows the row's class (it says so by `LABELS`), `label` (a str), or raises
+`BadRow` saying what is wrong. The schema whose columns are all there is taken; of several, the one that explains the
+most columns; of equals, the first by name.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from lorakit.common.errors import BadRow, LorakitError, did_you_mean
+
+SYSTEM = ("system", "system_prompt")  # columns of what the model is told before everything else
+HOLE = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
+
+
+def column(fields: Mapping[str, Any], names: tuple[str, ...]) -> str:
+    """The first of these names that the row has. Raises `BadRow` when it has none."""
+    for name in names:
+        if name in fields:
+            return name
+    others = f" (or {', '.join(names[1:])})" if names[1:] else ""
+    raise BadRow(f"column {names[0]!r}{others} is missing")
+
+
+def text_of(
+    fields: Mapping[str, Any], names: tuple[str, ...], *, empty: bool = False, number: bool = False
+) -> str:
+    """The text of the first of these columns that is there. Raises `BadRow` when missing, null, blank or not text.
+
+    With `empty` it may be missing, null or blank; with `number` it may be a number.
+    """
+    if empty and not any(name in fields for name in names):
+        return ""
+    name = column(fields, names)
+    value = fields[name]
+    if value is None or value != value:  # NaN is the null of tables
+        if empty:
+            return ""
+        raise BadRow(f"{name!r} is {'null' if value is None else 'NaN'}")
+    if number and type(value) in (int, float):
+        return str(value)
+    if not isinstance(value, str):
+        raise BadRow(f"{name!r} is {type(value).__name__}, expected text")
+    if not empty and not value.strip():
+        raise BadRow(f"{name!r} is empty")
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        raise BadRow(f"{name!r} holds half a character (a lone surrogate)") from None
+    return value
+
+
+def medium_of(fields: Mapping[str, Any], names: tuple[str, ...]) -> Any:
+    """A path, or the bytes of a picture or sound as `datasets` stores them. Raises `BadRow` for what is neither."""
+    name = column(fields, names)
+    value = fields[name]
+    held = isinstance(value, dict) and (value.get("bytes") or value.get("path"))
+    if not held and not (isinstance(value, str) and value.strip()):
+        raise BadRow(f"{name!r} is {type(value).__name__}, expected a path")
+    return value
+
+
+def turns(prompt: str, answer: str, system: str = "") -> dict[str, list[dict[str, str]]]:
+    """One question and its answer as `messages`, after what the model is told, where it is told something."""
+    first = [{"role": "system", "content": system}] if system.strip() else []
+    return {
+        "messages": [
+            *first,
+            {"role": "user", "content": prompt},
+            {"role": "assistant", "content": answer},
+        ]
+    }
+
+
+def holes(template: str) -> list[str]:
+    """The columns that a template names. Raises `LorakitError` for a brace without its partner."""
+    found = [(match[0], match[1]) for match in HOLE.finditer(template)]
+    for brace, name in found:
+        if name is None and len(brace) == 1:
+            raise LorakitError(
+                f"the template {template!r} has a single '{brace}'; write '{brace * 2}' for the "
+                "character, {name} for a column"
+            )
+    return [name for _, name in found if name is not None]
+
+
+def fill(template: str, fields: Mapping[str, Any]) -> str:
+    """The template with each `{name}` replaced by that column's text; `{{` and `}}` are braces.
+
+    "Message: {message}" -> "Message: We need water". What stands in braces is a column's name and nothing else.
+    Raises `BadRow` for a column that is not there, null, blank or nested.
+    """
+    for name in holes(template):
+        if name not in fields:
+            raise BadRow(
+                f"the template {template!r} names {name!r}, which the row has not"
+                f"{did_you_mean(name, fields)} (columns: {', '.join(sorted(map(str, fields)))})"
+            )
+
+    def words(match: re.Match) -> str:
+        name = match[1]
+        if name is None:
+            return match[0][0]
+        return (
+            str(fields[name])
+            if isinstance(fields[name], bool)
+            else text_of(fields, (name,), number=True)
+        )
+
+    return HOLE.sub(words, template)

@@ -1,0 +1,59 @@
+"""A conversation about pictures: a part of type image, or <image>, stands for each of them, in their order; where
+none does, they stand before the first question.
+
+{"image": "rust.jpg", "messages": [{"role": "user", "content": "What?"}, {"role": "assistant", "content": "Rust."}]}
+"""
+
+from __future__ import annotations
+
+from lorakit.common.errors import BadRow
+from lorakit.data.schemas import column, medium_of, messages
+
+GIVES = "image"
+REQUIRED = (messages.REQUIRED[0], ("images", "image"))
+OPTIONAL = messages.OPTIONAL
+
+
+def convert(fields: dict) -> dict:
+    name = column(fields, REQUIRED[1])
+    given = fields[name] if isinstance(fields[name], list) else [fields[name]]
+    pictures = [medium_of({name: one}, (name,)) for one in given]
+    turns, counts = fields[column(fields, REQUIRED[0])], []
+    words = messages.convert(
+        {
+            **fields,
+            "messages": [_without_pictures(turn, counts) for turn in turns]
+            if isinstance(turns, list)
+            else turns,
+        }
+    )["messages"]
+    users = [turn for turn in words if turn["role"] == "user"]
+    counts = [n for role, n in counts if role in ("user", "human")]
+    if sum(counts) == 0 and users:
+        counts[0] = len(pictures)  # no mark says where they belong: at the beginning
+    if sum(counts) != len(pictures):
+        raise BadRow(
+            f"{len(pictures)} pictures, and {sum(counts)} parts of type image in the user's turns"
+        )
+    for turn, count in zip(users, counts, strict=True):
+        turn["images"] = count
+    return {"media": pictures, "turns": words}
+
+
+def _without_pictures(turn: object, counts: list[tuple[object, int]]) -> object:
+    """The turn's words; how many pictures it showed is noted in `counts`."""
+    if not isinstance(turn, dict):
+        return turn
+    name = "content" if "content" in turn else "value"
+    parts = turn.get(name)
+    if isinstance(parts, str):
+        counts.append((turn.get("role", turn.get("from")), parts.count("<image>")))
+        return {**turn, name: parts.replace("<image>", "").strip()}
+    if not isinstance(parts, list):
+        counts.append((turn.get("role", turn.get("from")), 0))
+        return turn
+    words = [
+        p for p in parts if not (isinstance(p, dict) and p.get("type") in ("image", "image_url"))
+    ]
+    counts.append((turn.get("role", turn.get("from")), len(parts) - len(words)))
+    return {**turn, name: words}

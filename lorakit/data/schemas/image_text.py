@@ -1,0 +1,19 @@
+"""A picture and what is to be said about it; what was asked, where something was.
+
+{"image": "leaves/rust_12.jpg", "caption": "A maize leaf with brown pustules on both sides."}
+"""
+
+from lorakit.data.schemas import image_label, medium_of, text_of
+
+GIVES = "image"
+WORDS = ("caption", "description", "answer", "completion", "response", "text")
+REQUIRED = (image_label.PICTURE, WORDS)
+OPTIONAL = image_label.QUESTION
+
+
+def convert(fields: dict) -> dict:
+    return {
+        "media": [medium_of(fields, REQUIRED[0])],
+        "question": text_of(fields, OPTIONAL, empty=True),
+        "text": text_of(fields, WORDS),
+    }

@@ -1,0 +1,135 @@
+"""OpenAI's chat form (https://platform.openai.com/docs/api-reference/chat): a list of turns.
+
+{"messages": [{"role": "user", "content": "Is the well safe?"}, {"role": "assistant", "content": "Boil it first."}]}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lorakit.common.errors import BadRow
+from lorakit.data.schemas import SYSTEM, column, text_of
+
+GIVES = "messages"
+REQUIRED = (("messages",),)
+OPTIONAL = SYSTEM
+ROLES = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "human": "user",
+    **dict.fromkeys(("assistant", "gpt", "chatgpt", "bing", "bard", "model"), "assistant"),
+}
+TOOLS = (
+    "tool",
+    "tool_call",
+    "tool_response",
+    "function",
+    "function_call",
+    "function_response",
+    "observation",
+)
+THOUGHTS = ("reasoning_content", "thinking")
+TEXT = ("text", "input_text", "output_text")  # types of parts
+MEDIA = {
+    "image": "an image part",
+    "audio": "an audio part",
+    "video": "a video part",
+    "file": "a file part",
+}
+CURE = "leave the row out or put it in words"
+
+
+def convert(fields: dict) -> dict:
+    return conversation(fields, column(fields, REQUIRED[0]))
+
+
+def conversation(fields: Mapping[str, Any], name: str) -> dict[str, list[dict[str, str]]]:
+    """`messages` of a column of turns: an optional system turn, then user and assistant in turn, an assistant last.
+
+    A turn says who speaks in `role` or `from`, and what in `content` or `value`. A blank system turn is none.
+    """
+    given = fields[name]
+    if not isinstance(given, list) or not given:
+        raise BadRow(
+            f"{name!r} is {'empty' if given == [] else type(given).__name__}, expected a list of turns"
+        )
+    for offered in ("tools", "functions"):
+        if fields.get(offered) not in (None, [], {}, "", "[]"):
+            raise BadRow(
+                f"{offered!r} offers tools to the model, which cannot be trained; remove the column to train "
+                "the words alone"
+            )
+    kept = [_turn(turn, number) for number, turn in enumerate(given, 1)]
+    _check_order([turn["role"] for turn in kept])
+    told = text_of(fields, SYSTEM, empty=True)
+    if kept[0]["role"] != "system":
+        kept.insert(0, {"role": "system", "content": told})
+    return {"messages": [turn for turn in kept if turn["content"].strip()]}
+
+
+def _turn(turn: Any, number: int) -> dict[str, str]:
+    if not isinstance(turn, dict):
+        raise BadRow(
+            f"turn {number} is {type(turn).__name__}, expected an object with role and content"
+        )
+    said = turn.get("role", turn.get("from"))
+    if said in TOOLS or turn.get("tool_calls") or turn.get("function_call"):
+        raise BadRow(f"turn {number} calls a tool or is a tool's; tools cannot be trained: {CURE}")
+    if not isinstance(said, str) or said not in ROLES:
+        shown = f"the role {said[:40]!r}" if isinstance(said, str) else "no role"
+        raise BadRow(f"turn {number} has {shown}; known: {', '.join(ROLES)}")
+    role = ROLES[said]
+    if role == "assistant" and turn.get("weight") not in (None, 1):
+        raise BadRow(
+            f"turn {number} has a weight other than 1, but every answer is trained alike: remove the weight, "
+            "or leave the row out"
+        )
+    for part in _parts(turn):
+        _check_part(part, number)
+    try:
+        return {"role": role, **_words(turn, blank=role == "system")}
+    except BadRow as error:
+        raise BadRow(f"turn {number} ({role}): {error}") from None
+
+
+def _parts(turn: dict) -> list:
+    content = turn.get("content", turn.get("value"))
+    return content if isinstance(content, list) else []
+
+
+def _check_part(part: Any, number: int) -> None:
+    kind = part.get("type") if isinstance(part, dict) else None
+    if kind in TEXT:
+        return
+    named = f"a part of type {kind[:40]!r}" if isinstance(kind, str) else "a part without a type"
+    named = next((words for medium, words in MEDIA.items() if medium in named), named)
+    raise BadRow(f"turn {number} has {named}; only text can be trained: {CURE}")
+
+
+def _words(turn: dict, blank: bool) -> dict[str, str]:
+    if parts := _parts(turn):  # a line each, as vLLM and llama.cpp serve them
+        content = "\n".join(text_of(part, ("text",)) for part in parts)
+    else:
+        content = text_of(turn, ("content", "value"), empty=blank)
+    return {
+        "content": content,
+        **{k: text_of(turn, (k,), empty=True) for k in THOUGHTS if turn.get(k) is not None},
+    }
+
+
+def _check_order(roles: list[str]) -> None:
+    if "assistant" not in roles:
+        raise BadRow("no assistant turn: there is nothing to train")
+    if "system" in roles[1:]:
+        raise BadRow("a system turn stands first, and once")
+    start = roles.index("system") + 1 if "system" in roles else 0
+    for place, role in enumerate(roles[start:]):
+        if role != ("user", "assistant")[place % 2]:
+            raise BadRow(
+                f"roles out of order: turn {start + place + 1} is {role}, expected "
+                f"{('user', 'assistant')[place % 2]}"
+            )
+    if roles[-1] != "assistant":
+        raise BadRow("the last turn is the user's: there is no answer to it")

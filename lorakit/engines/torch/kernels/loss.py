@@ -1,0 +1,133 @@
+"""The head and its cross entropy in one: logits exist for a few tokens at a time, and their gradient replaces them.
+
+Memory beyond the hidden states is one chunk of logits, whatever the vocabulary times tokens. The plain form is
+`F.cross_entropy(head(hidden).float(), answers, reduction="sum")`.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from lorakit.engines.torch.kernels import GRAIN, grain
+
+CHUNK = 2**26  # logits at a time: 128 MB in bf16
+SMALL = 2**24  # on a CPU
+CACHED = 2**18  # of those, on a CPU, as many are widened to fp32 at a time: 1 MB
+
+
+def linear_cross_entropy(
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    answers: torch.Tensor,
+    scale: float = 1.0,
+    softcap: float | None = None,
+) -> torch.Tensor:
+    """hidden (K, H), weight (V, H), answers (K,) -> summed loss in nats, fp32, differentiable.
+
+    Logits are `scale` · hidden · weightᵀ; with `softcap` c (Gemma 2) they become c · tanh(logits / c).
+    """
+    return _Sum.apply(hidden, weight, answers, scale, softcap)
+
+
+def logits(
+    hidden: torch.Tensor, weight: torch.Tensor, scale: float = 1.0, softcap: float | None = None
+) -> torch.Tensor:
+    """(K, V) in fp32."""
+    return capped((hidden @ weight.t().to(hidden.dtype)).float(), scale, softcap)
+
+
+def capped(found: torch.Tensor, scale: float, softcap: float | None) -> torch.Tensor:
+    """Products in fp32 -> logits, in place."""
+    if scale != 1.0:
+        found.mul_(scale)
+    return found if softcap is None else found.div_(softcap).tanh_().mul_(softcap)
+
+
+@torch.no_grad()
+def scores(
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    answers: torch.Tensor,
+    scale: float = 1.0,
+    softcap: float | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(K,) losses in nats, fp32; (K,) whether the answer is the most likely token."""
+    losses, right = [], []
+    for rows, wanted in zip(
+        hidden.split(step(hidden, weight)), answers.split(step(hidden, weight)), strict=True
+    ):
+        found = logits(rows, weight, scale, softcap)
+        losses.append(F.cross_entropy(found, wanted, reduction="none"))
+        right.append(found.argmax(-1) == wanted)
+    return torch.cat(losses), torch.cat(right)
+
+
+def step(hidden: torch.Tensor, weight: torch.Tensor) -> int:
+    """Tokens at a time."""
+    found = max(16, (SMALL if hidden.device.type == "cpu" else CHUNK) // len(weight))
+    return found - found % GRAIN or found
+
+
+def narrow(hidden: torch.Tensor, weight: torch.Tensor) -> int:
+    """Tokens at a time whose logits a CPU's cache holds; a card takes all there are."""
+    return max(1, CACHED // len(weight)) if hidden.device.type == "cpu" else len(hidden)
+
+
+class _Sum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, hidden, weight, answers, scale, softcap):
+        with torch.autocast(hidden.device.type, enabled=False):
+            size, few, count = step(hidden, weight), narrow(hidden, weight), len(hidden)
+            if lacking := -count % grain(hidden.device, hidden.dtype):
+                hidden = F.pad(hidden, (0, 0, 0, lacking))
+            needs, trained = ctx.needs_input_grad[:2]
+            weight = weight if weight.dtype == hidden.dtype else weight.to(hidden.dtype)
+            gradient = torch.empty_like(hidden) if needs else None
+            of_weight = torch.zeros_like(weight, dtype=torch.float32) if trained else None
+            room = hidden.new_empty(min(size, len(hidden)), len(weight))
+            total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+            for first in range(0, count, size):
+                rows, asked = slice(first, first + size), answers[first : first + size, None]
+                found = torch.mm(hidden[rows], weight.t(), out=room[: len(hidden[rows])])
+                for some, wanted in zip(
+                    found[: len(asked)].split(few), asked.split(few), strict=True
+                ):
+                    wide = some.float()
+                    total += differentiated(wide, wanted, scale, softcap, needs or trained)
+                    if needs or trained:
+                        some.copy_(wide)
+                if needs:
+                    torch.mm(found, weight, out=gradient[rows])
+                if trained:
+                    of_weight += (found.t() @ hidden[rows]).float()
+        ctx.save_for_backward(gradient if gradient is None else gradient[:count], of_weight)
+        return total
+
+    @staticmethod
+    def backward(ctx, upstream):
+        gradient, of_weight = ctx.saved_tensors
+        return (
+            None if gradient is None else gradient * upstream.to(gradient.dtype),
+            None if of_weight is None else of_weight * upstream,
+            None,
+            None,
+            None,
+        )
+
+
+def differentiated(
+    found: torch.Tensor, wanted: torch.Tensor, scale: float, softcap: float | None, needed: bool
+) -> torch.Tensor:
+    """Products (n, V) in fp32, answers (n, 1) -> their summed loss; in place the products become its gradient."""
+    found = capped(found, scale, softcap)
+    slope = None if softcap is None or not needed else 1 - (found / softcap).square_()
+    at, top = found.gather(1, wanted), found.amax(1, keepdim=True)
+    norm = found.sub_(top).exp_().sum(1, keepdim=True)
+    if needed:  # softmax minus one-hot
+        found.div_(norm).scatter_add_(1, wanted, torch.full_like(at, -1.0))
+        if slope is not None:
+            found.mul_(slope)
+        if scale != 1.0:
+            found.mul_(scale)
+    return (norm.log() + top - at).sum()

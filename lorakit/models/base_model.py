@@ -1,0 +1,285 @@
+"""The base model of a run: what is known of it, where its files are, its tokenizer."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from lorakit.common import hub, registry
+from lorakit.common.errors import LorakitError, did_you_mean
+from lorakit.data.loading import sha256
+from lorakit.models import spec as models
+from lorakit.models.spec import Spec
+
+NOTES = "lorakit_notes"  # what a tokenizer's own file has to say to whoever uses it
+# For a base without a chat template: plain words around the turns, the tokenizer's own end token after an answer.
+PLAIN_TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}"
+    "{% if m['role'] == 'system' %}{{ m['content'] }}\n"
+    "{% elif m['role'] == 'user' %}Question: {{ m['content'] }}\n"
+    "{% else %}Answer: {{ m['content'] }}{{ eos_token }}\n{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}Answer:{% endif %}"
+)
+
+
+def spec(model: str) -> Spec:
+    """What is known of a name or a hub id in models/, or of a folder's family; else a general `Spec`."""
+    known = models.known()
+    if model in known:
+        return known[model]
+    found = next((s for s in known.values() if s.path == model), None)
+    if found:
+        return found
+    try:
+        file = Path(model) / "config.json" if Path(model).is_dir() else _config_at_hub(model)
+        return models.family(json.loads(file.read_text(encoding="utf-8")), model)
+    except (
+        OSError,
+        ValueError,
+        AttributeError,
+    ):  # no such folder, or `config` will say what is wrong with it
+        return Spec(path=model)
+
+
+@cache
+def _config_at_hub(model: str) -> Path | None:
+    """config.json of a hub id, downloaded once; None where it cannot be had."""
+    if not re.fullmatch(r"[\w.\-]+/[\w.\-]+", model):
+        return None
+    from huggingface_hub import hf_hub_download
+
+    hub.find_token()
+    try:
+        return Path(hf_hub_download(model, "config.json"))
+    except Exception:  # offline, gated, wrong name: `config` will say it in full
+        return None
+
+
+def path(model: str) -> str:
+    """Folder or hub id to load from. Raises `LorakitError` for what can be neither."""
+    found = spec(model).path
+    if Path(found).is_dir():
+        if not (Path(found) / "config.json").is_file():
+            raise LorakitError(
+                f"model={model!r}: {found} holds no config.json, so it is not a saved model"
+            )
+        return found
+    if not re.fullmatch(r"[\w.\-]+/[\w.\-]+", found):
+        names = models.known()
+        raise LorakitError(
+            f"model={model!r}: no such folder, and not a hub id (owner/name). Known by name: "
+            f"{', '.join(names)}{did_you_mean(model, names)}"
+        )
+    hub.find_token()
+    return found
+
+
+def unusable(model: str, error: Exception) -> LorakitError:
+    """Why a base could not be loaded, with the cure."""
+    here = Path(spec(model).path).is_dir()
+    if not here and hub.from_hub(error):
+        return hub.refused(model, "model", error)
+    cure = (
+        "Its files may be cut, or of several models: download it again"
+        if here
+        else "Without internet, name a local folder instead"
+    )
+    return LorakitError(f"{model} could not be loaded: {hub.reason(error).rstrip('.')}. {cure}")
+
+
+def config(model: str) -> Any:
+    """transformers' configuration of a base. Raises `LorakitError` when it cannot be had or makes no sense."""
+    from transformers import AutoConfig
+
+    where = path(model)
+    try:
+        return AutoConfig.from_pretrained(where)
+    except Exception as error:  # transformers checks little: damaged files raise almost anything
+        raise unusable(model, error) from None
+
+
+def labelled(config: Any, classes: Sequence[str]) -> Any:
+    """The configuration with these classes, where there are some."""
+    if classes:
+        config.id2label, config.label2id = (
+            dict(enumerate(classes)),
+            {name: i for i, name in enumerate(classes)},
+        )
+    return config
+
+
+def sizes(model: str) -> Any:
+    """The configuration that decides a model's sizes: of one known by name without asking the hub."""
+    from transformers import AutoConfig
+
+    known = spec(model).config
+    return AutoConfig.for_model(**known) if known else config(model)
+
+
+# transformers' class that loads a base, by what is learnt and what comes with the words.
+CLASSES = {
+    ("tokens", ""): "AutoModelForCausalLM",
+    ("tokens", "image"): "AutoModelForImageTextToText",
+    ("tokens", "sound"): "AutoModelForSpeechSeq2Seq",
+    ("labels", ""): "AutoModelForSequenceClassification",
+    ("labels", "image"): "AutoModelForImageClassification",
+}
+
+
+def serves(config: Any, objective: str, medium: str) -> bool:
+    """Whether transformers has this architecture in that form."""
+    import transformers
+
+    return type(config) in getattr(transformers, CLASSES[objective, medium])._model_mapping
+
+
+def reads_words(config: Any) -> bool:
+    """False for a classifier of pictures."""
+    return any(serves(config, *kind) for kind in CLASSES if kind != ("labels", "image"))
+
+
+def maker(task: str, config: Any, model: str) -> Any:
+    """transformers' class that makes a base for a task; for `auto` the whole of it, the parts that see and hear too."""
+    import transformers
+
+    kind = None if task == "auto" else registry.load("tasks", task)
+    kinds = [(kind.OBJECTIVE, kind.MEDIUM)] if kind else sorted(CLASSES, key=lambda k: not k[1])
+    found = next((k for k in kinds if serves(config, *k)), None)
+    if found is None:
+        can = [
+            n for n, t in registry.modules("tasks").items() if serves(config, t.OBJECTIVE, t.MEDIUM)
+        ]
+        raise LorakitError(
+            f"model={model!r} and task={task!r} do not go together: transformers' {config.model_type} "
+            f"serves {', '.join(can) or 'no task of lorakit'}"
+        )
+    return getattr(transformers, CLASSES[found])
+
+
+def task_for(schema: Any, config: Any, processor: Any, model: str) -> str:
+    """The first task for rows of this schema that a model can do; classes are learnt where the rows name them."""
+    able = {
+        name: task
+        for name, task in registry.modules("tasks").items()
+        if task.GIVES == schema.GIVES
+        and (task.OBJECTIVE != "labels" or getattr(schema, "LABELS", False))
+    }
+    found = next(
+        (
+            name
+            for name, task in able.items()
+            if serves(config, task.OBJECTIVE, task.MEDIUM)
+            and getattr(task, "suits", lambda _: True)(processor)
+        ),
+        None,
+    )
+    if found is None:
+        raise LorakitError(
+            f"these rows and model={model!r} do not go together: they are for "
+            f"{' or '.join(able)}, which a {config.model_type} cannot do"
+        )
+    return found
+
+
+def reader(model: str, given: Any = None) -> tuple[Any, Any, list[str]]:
+    """(tokenizer or None, processor or None, notes): what makes of words, pictures and sounds what a base reads.
+
+    A classifier of pictures has no tokenizer, a model of words no processor. `given`: its configuration.
+    """
+    given = config(model) if given is None else given
+    words = reads_words(given)
+    hears = any(serves(given, *k) for k in CLASSES if k[1])
+    pictures = processor(model, given) if hears else None
+    if not words:
+        return None, pictures, []
+    tok, notes = tokenizer(model, ends=serves(given, "tokens", "") and not hears)
+    if hasattr(pictures, "tokenizer"):
+        tok.chat_template = (
+            getattr(pictures, "chat_template", None)
+            or pictures.tokenizer.chat_template
+            or tok.chat_template
+        )
+        pictures.tokenizer = tok
+    return tok, pictures, notes
+
+
+def processor(model: str, given: Any) -> Any:
+    """The model's own processor of pictures or sound. Raises `LorakitError` when it cannot be had."""
+    from transformers import AutoProcessor
+
+    where = path(model)
+    try:
+        found = AutoProcessor.from_pretrained(where)
+    except ImportError as error:
+        raise LorakitError(
+            f"{model}: its processor needs a package that is not installed: {hub.reason(error)}"
+        ) from None
+    except Exception as error:  # see `config`
+        raise unusable(model, error) from None
+    # BLIP begins a caption with a token that only its configuration names.
+    start = getattr(getattr(given, "text_config", None), "bos_token_id", None)
+    if start is not None:
+        found.start_id = start
+    return found
+
+
+def tokenizer(model: str, ends: bool = True) -> tuple[Any, list[str]]:
+    """(tokenizer, notes on what had to be added to it); with `ends` it must have a token that ends an answer."""
+    from transformers import AutoTokenizer
+
+    where = path(model)
+    try:
+        tok = AutoTokenizer.from_pretrained(where)
+    except Exception as error:  # see `config`
+        raise unusable(model, error) from None
+    notes = list(tok.init_kwargs.get(NOTES, []))
+    if not tok.is_fast:
+        raise LorakitError(
+            f"{model}: its tokenizer has no fast version, which the mask needs for its offsets"
+        )
+    if tok.eos_token is None and ends:
+        raise LorakitError(
+            f"{model}: its tokenizer has no end-of-sequence token, so a trained answer could never end"
+        )
+    if tok.pad_token is None and tok.eos_token:
+        tok.pad_token = tok.eos_token
+        notes.append(
+            "the tokenizer has no padding token; the end token pads, and padding is never a target"
+        )
+    if not tok.chat_template and ends:
+        tok.chat_template = (
+            PLAIN_TEMPLATE if tok.bos_token else PLAIN_TEMPLATE.replace("{{ bos_token }}", "")
+        )
+        notes.append(
+            "the base has no chat template; turns are written as 'Question: …' and 'Answer: …', "
+            f"an answer ends with {tok.eos_token!r}"
+        )
+    return tok, notes
+
+
+def hash_of(model: str) -> str:
+    """SHA-256 over the weights' own SHA-256, or the hub id where the files are not at hand."""
+    folder = Path(path(model))
+    if not folder.is_dir():
+        from huggingface_hub import snapshot_download
+
+        try:
+            folder = Path(
+                snapshot_download(
+                    str(folder), local_files_only=True, allow_patterns=["*.safetensors"]
+                )
+            )
+        except OSError:
+            return model
+    files = sorted(folder.glob("*.safetensors"))
+    # In the hub's cache a large file is a link to a blob named by its SHA-256.
+    parts = [
+        f.resolve().name if re.fullmatch(r"[0-9a-f]{64}", f.resolve().name) else sha256(f)
+        for f in files
+    ]
+    return hashlib.sha256("".join(parts).encode()).hexdigest() if parts else model

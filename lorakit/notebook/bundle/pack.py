@@ -1,0 +1,394 @@
+"""A folder that trains without a network: wheels, base, data and notebook, with their SHA-256; a Kaggle data set too.
+
+quickstart.ipynb         its parameters name the copies here, found at run time wherever the folder is attached
+run.yaml                 the same as settings, where a RUN.yaml was packed
+model/ data/ …           the copies, each in a folder of its setting's name; `tiny` is inside lorakit's wheel
+wheels/                  lorakit and what it needs
+install_lorakit.py       `install.py`: installs from wheels/ alone
+bundle.json              the manifest: what for, what is left out, size and SHA-256 of every file
+dataset-metadata.json    for Kaggle's command, which keeps it to itself: not in the manifest
+README.md
+"""
+
+from __future__ import annotations
+
+import glob
+import json
+import os
+import re
+import shutil
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lorakit.common import registry
+from lorakit.common.errors import LorakitError
+from lorakit.common.files import sweep, whole
+from lorakit.common.locations import PACKAGE
+from lorakit.data.example import Example
+from lorakit.data.loading import HEAD, Source, places_of, source
+from lorakit.machine.hardware import HELD
+from lorakit.models import base_model
+from lorakit.notebook.bundle import installer
+from lorakit.notebook.bundle.rewrite import notebook_of, rewritten
+from lorakit.notebook.bundle.wheels import Wanted
+from lorakit.notebook.execute import refuse, value_of
+from lorakit.notebook.rehearse import parameters
+from lorakit.run import Run
+
+DATA = ("data", "validation_data", "test_data")  # settings that name files; `model` names the base
+ATTACHED = "/kaggle/input"
+INSTALLER, KAGGLE = "install_lorakit.py", "dataset-metadata.json"
+RUNNER = "notebooks"  # the extra whose wheels come along: what runs a notebook, and what its cells draw with
+
+
+def bundle(
+    what: str | os.PathLike,
+    out: str | os.PathLike | None = None,
+    changes: Mapping[str, Any] | None = None,
+    *,
+    without: Collection[str] = HELD,
+    extras: Sequence[str] = (),
+    python: str = "",
+    platform: str = "",
+    name: str = "",
+    say: Any = print,
+) -> Path:
+    """The folder, `outputs/bundle/<name of the notebook or of the RUN.yaml>` unless `out` names one.
+
+    `changes` are settings or parameters; `without` what the target has already; `extras` those of lorakit that the
+    notebook needs, e.g. images; `python` ("3.12") and `platform` ("manylinux_2_35_x86_64") the target's, where they
+    are not this machine's; `name` Kaggle's OWNER/NAME. Raises `LorakitError` for what is missing, before anything is
+    written, and when pip fails; a bundle that was cut leaves nothing.
+    """
+    path = Path(what)
+    name = _slug(path, name)
+    settings = _settings(path, changes or {})
+    target = Path(out or Path("outputs/bundle") / path.stem)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise LorakitError(
+            f"{target}: is there and not empty; remove it, or name another folder with --out"
+        )
+    files, sets, placed = gathered(settings)
+    say("asking pip what lorakit needs …")
+    wheels = Wanted([*extras, RUNNER], without, python, platform)
+    room(target, files, wheels.bytes)
+    sweep(target.parent, glob.escape(target.name))
+    with whole(target, "name another folder with --out, then start again") as part:
+        part.mkdir()
+        left = (
+            f", without {', '.join(wheels.needs)}: the target must have it" if wheels.needs else ""
+        )
+        say(f"fetching {len(wheels.versions)} wheels{left} …")
+        wheels.fetch(part / "wheels")
+        for place, file in files.items():
+            (part / place).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, part / place)
+        for place, each in sets.items():
+            each.module.save(each.path, part / place, **each.options)
+        # Of what is at the hub its id, of a file or a folder the name: a data set may become public.
+        copies = {
+            placed[key]: _last(settings[key]) if Path(settings[key]).exists() else settings[key]
+            for key in ("model", *DATA)
+            if key in placed
+        }
+        about = {
+            "lorakit": wheels.versions["lorakit"],
+            "python": python or installer.machine()[0],
+            "platform": platform or installer.machine()[1],
+            "extras": list(extras),
+            "needs": wheels.needs,
+            "lends": wheels.members(RUNNER),
+            "start": _start(path, part, settings, placed),
+            "copies": copies,
+            "packages": wheels.versions,
+        }
+        _describe(part, about, name, path.suffix != ".ipynb")
+    return target
+
+
+def verify(folder: str | os.PathLike) -> str:
+    """A line that says how much is as it was packed. Raises `LorakitError` naming each file that is not."""
+    folder = Path(folder)
+    try:
+        files = installer.manifest(folder)["files"]
+    except SystemExit as error:
+        raise LorakitError(str(error)) from None
+    if broken := installer.flaws(folder, files):
+        raise LorakitError(
+            "\n".join(
+                [
+                    f"{folder}: {len(broken)} of {len(files)} files differ from the manifest; copy "
+                    "or upload the bundle again",
+                    *broken,
+                ]
+            )
+        )
+    return f"{folder}: {len(files)} files, {sum(f['bytes'] for f in files.values()) / 1e6:,.1f} MB, all as packed"
+
+
+def unpacked(path: str) -> str:
+    """The bundle's copy of what a packed notebook names, or the path itself where no bundle here has one.
+
+    Bundles are looked for in this folder, those above it, those in it, and among what is attached on Kaggle.
+    """
+    here = Path.cwd()
+    places = [
+        *(p / installer.MANIFEST for p in (here, *here.parents)),
+        *here.glob(f"*/{installer.MANIFEST}"),
+        *sorted(Path(ATTACHED).glob(f"**/{installer.MANIFEST}")),
+    ]
+    return next(
+        (str(p.parent / path) for p in places if p.is_file() and (p.parent / path).exists()), path
+    )
+
+
+def gathered(
+    settings: Mapping[str, Any],
+) -> tuple[dict[str, Path], dict[str, Source], dict[str, Any]]:
+    """(place in the bundle -> file, place -> data set of the hub, the settings that change with it).
+
+    Raises `LorakitError` naming what cannot be found or would not be found on another machine.
+    """
+    files, sets, placed = {}, {}, {}
+    if settings.get("model") and (folder := base_folder(settings["model"])):
+        placed["model"] = f"model/{_last(settings['model'])}"
+        files |= tree(folder, placed["model"])
+    for key in DATA:
+        if not settings.get(key):
+            continue
+        it = source(settings[key], settings.get("format") or "auto")
+        placed[key] = (
+            f"{key}/{it.name.replace('/', '--') if it.format == 'hub' else _last(it.path)}"
+        )
+        if it.format == "hub":
+            sets[placed[key]] = it
+        else:
+            files |= files_of(it, placed[key])
+        if it.format == "hub" and isinstance(settings.get("format"), Mapping):
+            placed["format"] = "auto"
+        if "target" in it.options:  # parallel text
+            placed["format"] = {
+                it.format: {**it.options, "target": Path(it.options["target"]).name}
+            }
+    return files, sets, placed
+
+
+def base_folder(model: str) -> Path | None:
+    """Where a base's files are on this machine; None for one inside lorakit's own wheel."""
+    where = base_model.path(model)
+    folder = Path(where)
+    if folder.resolve().is_relative_to(PACKAGE):
+        return None
+    if not folder.is_dir():
+        from huggingface_hub import snapshot_download
+
+        try:
+            folder = Path(snapshot_download(where, local_files_only=True))
+        except OSError:
+            raise LorakitError(
+                f"{model} is not on this machine; first: hf download {where}"
+            ) from None
+    index = next(folder.glob("*.safetensors.index.json"), None)
+    try:
+        shards = (
+            {*json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()} if index else ()
+        )
+    except (OSError, ValueError, LookupError, AttributeError) as error:
+        raise LorakitError(f"{index}: cannot be read ({error}); download the base again") from None
+    lost = sorted(shard for shard in shards if not (folder / shard).is_file())
+    if lost or not any(any(folder.glob(kind)) for kind in ("*.safetensors", "*.bin")):
+        raise LorakitError(
+            f"{model}: {folder} lacks {lost[0] if lost else 'its weights'}; the download is not whole: "
+            f"hf download {where}"
+        )
+    base_model.reader(str(folder))  # its tokenizer, or what else it reads with, is there as well
+    return folder
+
+
+def tree(folder: Path, place: str) -> dict[str, Path]:
+    """Every file of a folder but hidden ones, at its place in the bundle; links are followed."""
+    found = {path.relative_to(folder): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {
+        f"{place}/{inside.as_posix()}": path
+        for inside, path in found.items()
+        if not any(part.startswith(".") for part in inside.parts)
+    }
+
+
+def files_of(it: Source, place: str) -> dict[str, Path]:
+    """The files of a data set, and the pictures and sounds that its rows speak of."""
+    path = Path(it.path)
+    if path.is_dir():
+        files = tree(path, place)
+        more = it.module.files(path, **it.options) if hasattr(it.module, "files") else []
+        files |= {f"{place}/{file.relative_to(path).as_posix()}": file for file in more}
+        return files | {f"{place}/{inside}": file for inside, file in spoken_of(it)}
+    files = it.module.files(path, **it.options) if hasattr(it.module, "files") else [path]
+    home = place.rpartition("/")[0]
+    found = {f"{home}/{file.name}": file for file in files}
+    if len(found) < len(files):
+        raise LorakitError(
+            f"{', '.join(map(str, files))}: have one name; a bundle keeps them in one folder, so rename "
+            "one"
+        )
+    return found | {f"{home}/{inside}": file for inside, file in spoken_of(it)}
+
+
+def spoken_of(it: Source) -> Iterator[tuple[str, Path]]:
+    """(path from the data's own folder, file) of each picture and sound that rows name by a path.
+
+    Raises `LorakitError` for a path that no other machine would have.
+    """
+    media = tuple(
+        s for m in registry.modules("formats").values() if hasattr(m, "MEDIUM") for s in m.SUFFIXES
+    )
+    top = (Path(it.path) if Path(it.path).is_dir() else Path(it.path).parent).absolute()
+    rows = (
+        row
+        for row in it.read()
+        if isinstance(row, Example) and not row.file.lower().endswith(media)
+    )
+    named = lambda row: [v for v in strings(row.fields) if v.lower().endswith(media)]
+    head = list(islice(rows, HEAD))
+    if not any(map(named, head)):  # as for the schema, the first rows tell
+        return
+    for row in (*head, *rows):
+        for value in named(row):
+            places = [place for place in (*places_of(it, row), Path()) if _is_file(place / value)]
+            if not places:
+                continue
+            start = places[0].absolute() if places[0].absolute().is_relative_to(top) else top
+            inside = Path(os.path.normpath(start.relative_to(top) / value))
+            if inside.is_absolute() or inside.parts[0] == "..":
+                raise LorakitError(
+                    f"{row.where}: {value} is outside {top}, where another machine would not find it; "
+                    "put it into that folder and name it from there"
+                )
+            yield inside.as_posix(), places[0] / value
+
+
+def strings(value: Any) -> Iterator[str]:
+    """Every text in a row, however deep."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (dict, list)):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from strings(inner)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # longer than a name may be, or with a NUL in it
+        return False
+
+
+def _last(path: str) -> str:
+    """The name of a file or folder, also where it is named as `.`"""
+    return Path(os.path.abspath(path)).name
+
+
+def room(target: Path, files: Mapping[str, Path], wheels: int) -> None:
+    """Raises `LorakitError` when the disk has not enough for the copies and the wheels."""
+    home = target.absolute()
+    while not home.exists():
+        home = home.parent
+    wanted, free = (
+        sum(file.stat().st_size for file in files.values()) + wheels,
+        shutil.disk_usage(home).free,
+    )
+    if wanted > free:
+        raise LorakitError(
+            f"{target}: needs up to {wanted / 1e9:.1f} GB (wheels {wheels / 1e9:.1f}), and {home} has "
+            f"{free / 1e9:.1f} GB left; free some space, or name a folder on another disk with --out"
+        )
+
+
+def _settings(path: Path, changes: Mapping[str, Any]) -> dict[str, Any]:
+    if path.suffix != ".ipynb":
+        return Run.read(path, **changes).given()
+    known = parameters(path)
+    refuse(path, changes, known)
+    return {**known, **{k: value_of(k, v) if isinstance(v, str) else v for k, v in changes.items()}}
+
+
+def _start(path: Path, part: Path, settings: Mapping[str, Any], placed: Mapping[str, Any]) -> str:
+    """Writes what is opened or run; the notebook's name."""
+    if path.suffix == ".ipynb":
+        content = json.loads(path.read_text(encoding="utf-8"))
+    else:
+        settings = {k: v for k, v in settings.items() if k != "output_dir"}
+        text = yaml.safe_dump({**settings, **placed}, sort_keys=False, allow_unicode=True)
+        (part / "run.yaml").write_text(text, encoding="utf-8")
+        content = notebook_of({"name": Run.model_fields["name"].default, **settings})
+    paths = [key for key in ("model", *DATA) if key in placed]
+    # Relative, as in most notebooks, it is beside what is open: on Kaggle in /kaggle/working.
+    where = (
+        {"output_dir": "outputs"} if Path(settings.get("output_dir") or "").is_absolute() else {}
+    )
+    content = rewritten(content, {**settings, **placed, **where}, paths)
+    start = f"{path.stem}.ipynb"
+    (part / start).write_text(
+        json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
+    return start
+
+
+def _slug(path: Path, name: str) -> str:
+    """Kaggle's name of the data set: OWNER/NAME, of 6 to 50 letters, digits and dashes."""
+    if name and not re.fullmatch(r"[\w-]+/[a-z0-9-]{6,50}", name):
+        raise LorakitError(
+            f"--name {name}: Kaggle names a data set OWNER/NAME, NAME of 6 to 50 small letters, digits "
+            "and dashes"
+        )
+    words = re.sub("[^a-z0-9]+", "-", path.stem.lower()).strip("-")
+    return name or f"INSERT_OWNER_HERE/{f'lorakit-{words}'[:50].strip('-')}"
+
+
+def _describe(part: Path, about: dict[str, Any], name: str, settings: bool) -> None:
+    """Installer, README, Kaggle's metadata and, last, the manifest of all that lies there."""
+    shutil.copyfile(installer.__file__, part / INSTALLER)
+    (part / "README.md").write_text(_readme(about, name, settings), encoding="utf-8")
+    # https://github.com/Kaggle/kaggle-api/blob/main/docs/datasets_metadata.md: a title of 6 to 50 characters
+    (part / KAGGLE).write_text(
+        json.dumps(
+            {
+                "title": f"lorakit {name.rpartition('/')[2].removeprefix('lorakit-')}"[:50],
+                "id": name,
+                "licenses": [{"name": "other"}],
+                "description": "Packed by lorakit to train without internet. The wheels, the "
+                "base model and the data keep their own licences.",
+            },
+            indent=1,
+        )
+        + "\n",
+        encoding="utf-8",
+    )
+    files = {
+        path.relative_to(part).as_posix(): {
+            "bytes": path.stat().st_size,
+            "sha256": installer.digest(path),
+        }
+        for path in sorted(part.rglob("*"))
+        if path.is_file() and path.name != KAGGLE
+    }
+    (part / installer.MANIFEST).write_text(
+        json.dumps({**about, "files": files}, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
+
+
+def _readme(about: Mapping[str, Any], name: str, settings: bool) -> str:
+    needs = f", and {', '.join(about['needs'])} installed already" if about["needs"] else ""
+    yaml_too = ", or `cd` here and `lorakit train run.yaml`" if settings else ""
+    return f"""# {about["start"].removesuffix(".ipynb")}, to be run without internet
+
+1. Needs Python {about["python"]} on {about["platform"]}{needs}. In `wheels/`: lorakit {about["lorakit"]} and all else.
+2. To Kaggle: put your name into `{KAGGLE}` ({name}), then `kaggle datasets create -p . --dir-mode zip --keep-tabular`.
+3. There: import `{about["start"]}`, attach the data set, internet off, run all; results in `/kaggle/working/outputs`.
+4. Elsewhere: `python {INSTALLER}`, then here `jupyter lab` or `lorakit run {about["start"]}`{yaml_too}.
+5. Is it whole? `python {INSTALLER} --verify` compares every file with `{installer.MANIFEST}`.
+"""

@@ -1,0 +1,347 @@
+"""What the studio knows and does, without a widget: settings, data, runs, questions, exports. All of it in files."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lorakit.common import registry
+from lorakit.common.errors import LorakitError
+from lorakit.common.files import remove, sweep, whole
+from lorakit.data import loading
+from lorakit.data.example import Example
+from lorakit.machine.hardware import child_environment
+from lorakit.models import spec
+from lorakit.notebook.studio import uploads
+from lorakit.notebook.studio.estimate import Estimate, Estimator
+from lorakit.planning.check import Checked, check, fix
+from lorakit.results.logs import read as read_log
+from lorakit.run import Run
+from lorakit.runs.folder import read_lines
+from lorakit.tasks.dataset import prepare
+from lorakit.training.launch import Job, launch
+
+HUB = re.compile(r"[\w][\w.\-]*/[\w][\w.\-]*")  # owner/name
+EMBEDDED = 100_000_000  # bytes of a download that travels inside the page
+
+ASK = """
+import json, sys, lorakit
+asked = json.load(sys.stdin)
+for adapted in (False, True):
+    print("ANSWER", json.dumps(lorakit.ask(asked["run"], asked["question"], adapted=adapted)[0]), flush=True)
+"""
+EXPORT = """
+import json, sys
+from lorakit.export import export
+asked = json.load(sys.stdin)
+print("ANSWER", json.dumps(str(export(asked["run"], asked["target"]))), flush=True)
+"""
+
+
+class Desk:
+    """One folder of runs, `home`, and the settings of the next one."""
+
+    def __init__(self, run: Run, folders: Sequence[str | os.PathLike] = ()):
+        self.home = Path(run.output_dir).resolve()
+        self.folder = self.home / "studio"  # uploads and the settings that are being made
+        self.roots = uploads.roots(
+            Path.cwd(), loading.example_data("triage.jsonl").parent, *folders
+        )
+        self.home.mkdir(parents=True, exist_ok=True)
+        self.roots.append(self.home)
+        self.run = run.with_(output_dir=str(self.home))
+        self.estimator = Estimator(str(self.home))
+        sweep(self.folder)  # what was on its way when a page or a kernel ended
+        self._restore()
+
+    # Settings
+
+    def change(self, **changes: Any) -> Run:
+        """Some settings; None takes one back to its default. Raises `LorakitError` and changes nothing when refused."""
+        given = {**self.run.given(), **changes}
+        run = Run(**{k: v for k, v in given.items() if v is not None or k not in changes})
+        return self._take(run)
+
+    def text(self) -> str:
+        """Every setting as YAML, for the view that hides none."""
+        return yaml.safe_dump(self.run.model_dump(), sort_keys=False, allow_unicode=True)
+
+    def read(self, text: str) -> Run:
+        """All settings from YAML. Raises `LorakitError` naming the line or the setting."""
+        try:
+            found = yaml.safe_load(text)
+        except Exception as error:  # YAML's values raise almost anything
+            raise LorakitError(
+                f"the settings cannot be read as YAML: {str(error).splitlines()[0]}"
+            ) from None
+        if not isinstance(found, dict):
+            raise LorakitError("expected 'setting: value' lines")
+        default = Run(data="-").model_dump()
+        return self._take(
+            Run(**{str(k): v for k, v in found.items() if default.get(k, self) != v or k == "data"})
+        )
+
+    def _take(self, run: Run) -> Run:
+        """These settings from now on, once nothing in them leaves the project's folders."""
+        if Path(run.output_dir).resolve() != self.home:
+            raise LorakitError(
+                f"output_dir={run.output_dir!r}: this studio keeps its runs in {self.home}; leave it"
+            )
+        for name in ("data", "validation_data", "test_data", "model"):
+            value = getattr(run, name)
+            if value and not self._elsewhere(name, value):
+                found = value if name == "model" else loading.find(value) or value
+                run = run.with_(**{name: str(uploads.inside(found, self.roots))})
+        self._inside(run.format)
+        self.run = run
+        with whole(self.folder / "settings.yaml") as part:
+            run.write(part)
+        return run
+
+    def _elsewhere(self, name: str, value: str) -> bool:
+        """Whether a name stands for something that is no file here: a known model, an id of the hub."""
+        if name == "model" and value in spec.known():
+            return True
+        return bool(HUB.fullmatch(value)) and not os.path.lexists(value) and ".." not in value
+
+    def _inside(self, value: Any) -> None:
+        """Refuses a path out of the project's folders in the options of a format."""
+        if isinstance(value, dict):
+            value = list(value.values())
+        if isinstance(value, list):
+            for one in value:
+                self._inside(one)
+        elif isinstance(value, str) and (os.path.lexists(value) or os.sep in value):
+            uploads.inside(value, self.roots)
+
+    def _restore(self) -> None:
+        """The settings of last time, also of a page that was closed."""
+        kept = self.folder / "settings.yaml"
+        if kept.is_file():
+            try:
+                self._take(Run.read(kept))
+            except LorakitError:
+                remove(kept)
+
+    # Data
+
+    def receive(self, name: str, content: bytes | memoryview, declared: int | None = None) -> Run:
+        """An upload that came whole becomes the data of the run."""
+        return self._take_up(uploads.receive(name, content, self.folder / "uploads", declared))
+
+    def incoming(self, name: str, size: int) -> uploads.Incoming:
+        """An upload that comes in pieces, for `keep`."""
+        return uploads.Incoming(name, self.folder / "uploads", size)
+
+    def keep(self, incoming: uploads.Incoming) -> Run:
+        """An upload whose pieces are all there becomes the data of the run."""
+        with contextlib.closing(incoming):
+            return self._take_up(incoming.keep())
+
+    def _take_up(self, file: Path) -> Run:
+        return self.change(data=str(file), columns=None, format=None, task=None)
+
+    def files(self) -> list[str]:
+        """Data files to choose from."""
+        return uploads.known(
+            [
+                self.folder / "uploads",
+                *(root / "data" for root in self.roots),
+                *(Path(f) for f in uploads.INPUTS),
+            ]
+        )
+
+    def head(self) -> tuple[list[str], list[list[str]]]:
+        """(columns, cells) of the first rows of the data, as they stand in the file."""
+        rows = loading.source(self.run.data, self.run.format).read()
+        return uploads.first_rows([row for row in islice(rows, 200) if isinstance(row, Example)])
+
+    def check(self) -> Checked:
+        """What `lorakit check` finds; the lengths of the rows make the plan's time."""
+        found = check(self.run)
+        self.estimator.lengths = None
+        return found
+
+    def estimate(self, run: Run) -> Estimate:
+        """Memory, and time where the data can be read. Raises `LorakitError` when the machine cannot do it at all."""
+        if self.estimator.lengths is None:
+            with contextlib.suppress(LorakitError):
+                self.estimator.lengths = prepare(run).rows["train"].lengths
+        return self.estimator.learn(run)
+
+    def leave_out(self) -> Run:
+        """A clean copy without the rows that cannot be used, as the data from now on."""
+        folder = self.folder / "uploads" / f"clean-{time.strftime('%Y%m%d-%H%M%S')}"
+        folder.mkdir(parents=True)
+        clean, _ = fix(self.run, folder)
+        return self.change(data=str(clean), format=None)
+
+    # Runs
+
+    def start(self) -> Job:
+        """Trains in a process of its own, after those that wait already. Raises `LorakitError` when it cannot fit."""
+        refusal = self.estimate(self.run).refusal
+        if refusal:
+            raise LorakitError(refusal)
+        return launch(self.run, queued=True)
+
+    def resume(self, name: str) -> Job:
+        """Goes on with a run where its checkpoint stands."""
+        asked = self.job(name).folder / "asked.json"
+        if not asked.is_file():
+            raise LorakitError(
+                f"{name}: does not say how it was started; start it from where it was"
+            )
+        return launch(Run(**json.loads(asked.read_text(encoding="utf-8"))), queued=True)
+
+    def job(self, name: str) -> Job:
+        """A run of this folder by its name, which is never a path."""
+        if name not in self.names():
+            raise LorakitError(f"{name}: there is no such run in {self.home}")
+        return Job(self.home / name)
+
+    def names(self) -> list[str]:
+        """The runs, the latest first."""
+        found = (
+            [
+                p
+                for p in self.home.iterdir()
+                if p.is_dir()
+                and not p.is_symlink()
+                and ((p / "record.json").is_file() or (p / "asked.json").is_file())
+            ]
+            if self.home.is_dir()
+            else []
+        )
+        return [p.name for p in sorted(found, key=lambda p: p.stat().st_mtime, reverse=True)]
+
+    def jobs(self) -> list[dict[str, Any]]:
+        """A line per run. One whose files are damaged is shown as that, and hides no other."""
+        return [self._line(name) for name in self.names()]
+
+    def _line(self, name: str) -> dict[str, Any]:
+        job = Job(self.home / name)
+        try:
+            record = job.folder.record
+            status = job.status
+            if status == "queued" and not job.queued:
+                status = "not started"
+            return {
+                "name": name,
+                "status": status,
+                "model": record.get("model", ""),
+                "updates": record.get("updates") or record.get("updates_planned") or "",
+                "error": str(record.get("error") or ""),
+            }
+        except LorakitError as error:
+            return {
+                "name": name,
+                "status": "damaged",
+                "model": "",
+                "updates": "",
+                "error": str(error),
+            }
+
+    def delete(self, name: str) -> None:
+        """A run's folder, whole. Raises `LorakitError` while it is going."""
+        job = self.job(name)
+        if job.running:
+            raise LorakitError(f"{name}: is {job.status}; stop it first")
+        gone = job.folder.path.with_name(f".{name}.deleted{os.getpid()}")
+        job.folder.path.rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)
+
+    def compare(self, names: Sequence[str]) -> tuple[str, bytes]:
+        """(words, PNG) of runs side by side; of one alone its curve."""
+        import io
+
+        from lorakit.results.compare import compare, figure
+
+        folders = [self.job(name).folder.path for name in names]
+        if not folders:
+            raise LorakitError("choose two runs or more")
+        logs = [read_log(folder) for folder in folders]
+        figure(logs, list(names)).savefig(out := io.BytesIO(), format="png", dpi=100)
+        words = str(compare(*folders, unscored=True)) if len(folders) > 1 else ""
+        return words, out.getvalue()
+
+    def samples(self, name: str) -> list[dict[str, Any]]:
+        """Answers to the same prompts as training went on, where the run keeps them; else before and after."""
+        folder = self.job(name).folder
+        found = read_lines(folder / "samples.jsonl", "update", "prompt", "answer")
+        return found or [
+            {"update": when, "prompt": row["prompt"], "answer": row[when]}
+            for row in read_lines(folder / "answers.jsonl", "prompt", "before", "after")[:3]
+            for when in ("before", "after")
+        ]
+
+    # What comes after
+
+    def ask(self, name: str, question: str) -> tuple[str, str]:
+        """(answer of the base, answer of the tuned model), from a process that gives its memory back."""
+        if not question.strip():
+            raise LorakitError("write a question first")
+        asked = {"run": str(self.job(name).folder.path), "question": question}
+        base, tuned = _answers(ASK, asked)
+        return base, tuned
+
+    def targets(self) -> list[str]:
+        """What a run can be exported to."""
+        return registry.names("export")
+
+    def export(self, name: str, target: str) -> Path:
+        """Writes and verifies an export; the folder or file that it made, in the run's folder."""
+        if target not in self.targets():
+            raise LorakitError(
+                f"there is no export '{target}'; there are {', '.join(self.targets())}"
+            )
+        (path,) = _answers(EXPORT, {"run": str(self.job(name).folder.path), "target": target})
+        return uploads.inside(path, [self.home])
+
+    def packed(self, path: Path) -> Path:
+        """One file to download: the file itself, or a ZIP of the folder beside it."""
+        path = uploads.inside(path, [self.home])
+        if path.is_file():
+            return path
+        target = path.with_name(f"{path.name}.zip")
+        with whole(target) as part:
+            shutil.make_archive(str(part), "zip", root_dir=path)
+            os.replace(f"{part}.zip", part)
+        return target
+
+
+def _answers(code: str, asked: dict[str, Any]) -> list[Any]:
+    """What a process of our own answers. Raises `LorakitError` with its last words when it fails or is killed."""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        input=json.dumps(asked),
+        capture_output=True,
+        text=True,
+        env=child_environment(),
+    )
+    if done.returncode:
+        words = [line for line in done.stderr.splitlines() if line.strip()]
+        last = words[-1] if words else "no word; perhaps memory ran out"
+        raise LorakitError(last.removeprefix("lorakit.common.errors.LorakitError: "))
+    return [json.loads(line[7:]) for line in done.stdout.splitlines() if line.startswith("ANSWER ")]
+
+
+def size(path: Path) -> int:
+    """Bytes of a file, or of all files of a folder."""
+    return (
+        path.stat().st_size
+        if path.is_file()
+        else sum(p.stat().st_size for p in path.rglob("*") if p.is_file())
+    )

@@ -1,0 +1,335 @@
+"""Looks at a data file before anything is trained on it: every bad row located, and what the good ones are like."""
+
+from __future__ import annotations
+
+import io
+import json
+import random
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from lorakit import tasks
+from lorakit.common import registry
+from lorakit.common.errors import BadRow, LorakitError
+from lorakit.common.files import whole
+from lorakit.data import loading
+from lorakit.data.example import Example, Rejected
+from lorakit.data.loading import DataReport, Source
+from lorakit.data.quality import LEVELS, Finding, some
+from lorakit.models import base_model
+from lorakit.run import Run
+
+Encode = Callable[[Example, int], list[dict]]
+Choose = Callable[[str], Encode | None]
+SAMPLE = 10_000  # rows for the checks that need not see all
+WIDE, BAR, TITLED = (
+    5.5,
+    0.27,
+    2,
+)  # inches of a picture's column and of a bar; bars that a title takes
+
+
+@dataclass
+class Checked:
+    """What was found, for a terminal (`lines`), a notebook (`words`, `picture`) and a program (`as_dict`)."""
+
+    report: DataReport
+    rows: dict[str, int]  # usable rows of each file, by the set it is for
+    sampled: int  # rows that the sampled checks saw
+    found: dict[str, list[Finding]]
+    checks: dict[str, Any]
+
+    @property
+    def usable(self) -> bool:
+        """Whether every row can be used and nothing is wrong with the sets."""
+        return not any(f.level == "wrong" for _, f in self.findings())
+
+    def findings(self, *names: str) -> list[tuple[str, Finding]]:
+        """(check, finding) of these checks, or of all: what is wrong first, of equals what concerns the most rows."""
+        found = [(n, f) for n in _known(names) or self.found for f in self.found.get(n, ())]
+        return sorted(found, key=lambda pair: (LEVELS.index(pair[1].level), -pair[1].count))
+
+    def words(self, *names: str) -> str:
+        """The findings of these checks, or of all, with the rows they name."""
+        return "\n".join(self._all(*names))
+
+    def _all(self, *names: str) -> Iterator[str]:
+        return (line for name, f in self.findings(*names) for line in self._lines(name, f))
+
+    def _lines(self, name: str, f: Finding) -> Iterator[str]:
+        total, mark = sum(self.rows.values()), "" if f.level == "note" else f"{f.level.upper()}: "
+        seen = f" (among {self.sampled:,} of {total:,} rows, drawn at random)"
+        yield f"{mark}{f.text}{seen if _module(name).SAMPLED and self.sampled < total else ''}"
+        yield from (f"    {row}" for row in f.rows)
+        if f.rows and f.count > len(f.rows):
+            yield f"    … and {f.count - len(f.rows):,} more"
+
+    def lines(self) -> list[str]:
+        """What was read, how much of it is usable, then the findings, the worst first."""
+        levels = Counter(f.level for _, f in self.findings())
+        return [
+            f"{self.report.file}: {some(self.report.rows)}, {self.report.format}; {self.report.reason}",
+            f"{sum(self.rows.values()):,} usable, {len(self.report.rejected):,} not; by set: "
+            + ", ".join(f"{n} {c:,}" for n, c in self.rows.items()),
+            f"{some(levels['wrong'], 'thing') if levels['wrong'] else 'nothing'} wrong, "
+            f"{levels['warning'] or 'nothing'} to look at",
+            *self._all(),
+            *self.report.notes,
+        ]
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines())
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON: report, findings and the figures behind them."""
+        return {
+            "usable": self.usable,
+            "rows": self.rows,
+            "sampled": self.sampled,
+            "report": asdict(self.report),
+            "findings": [{"check": n, **asdict(f)} for n, f in self.findings()],
+            "facts": {n: c.facts() for n, c in self.checks.items()},
+        }
+
+    def picture(self, *names: str) -> Any:
+        """A matplotlib figure of these checks, or of all that have something to show."""
+        from matplotlib.figure import Figure
+
+        class Picture(Figure):
+            def savefig(self, *args: Any, **kwargs: Any) -> None:
+                with warnings.catch_warnings():  # letters that the font lacks become boxes
+                    warnings.filterwarnings("ignore", "Glyph .* missing from")
+                    super().savefig(*args, **kwargs)
+
+            def _repr_png_(self) -> bytes:
+                self.savefig(out := io.BytesIO(), format="png", dpi=90)
+                return out.getvalue()
+
+        bars = {n: self.checks[n].draw(Figure().subplots()) for n in _known(names) or self.checks}
+        columns = _columns({n: high for n, high in bars.items() if high})
+        high = max((sum(TITLED + bars[n] for n in names) for names in columns), default=2)
+        figure = Picture(figsize=(WIDE * max(1, len(columns)), BAR * high), layout="constrained")
+        parts = figure.subfigures(1, max(1, len(columns)), squeeze=False)[0]
+        for part, names in zip(parts, columns):
+            rest = high - sum(
+                TITLED + bars[n] for n in names
+            )  # left blank, so that all bars are alike
+            grid = part.add_gridspec(
+                len(names) + 1, 1, height_ratios=[*(bars[n] for n in names), max(rest, 0.01)]
+            )
+            for place, name in enumerate(names):
+                self.checks[name].draw(axes := part.add_subplot(grid[place]))
+                axes.spines[["top", "right"]].set_visible(False)
+        if not columns:
+            parts[0].text(
+                0.5, 0.5, "nothing was found to draw", ha="center", va="center", color="gray"
+            )
+        return figure
+
+
+def _columns(bars: Mapping[str, int]) -> list[list[str]]:
+    """Names in at most two columns of about the same height, the tallest first."""
+    columns: list[list[str]] = [[], []]
+    for name in sorted(bars, key=bars.get, reverse=True):
+        min(columns, key=lambda names: sum(TITLED + bars[n] for n in names)).append(name)
+    return [names for names in columns if names]
+
+
+def _module(name: str) -> ModuleType:
+    return registry.load("checks", name)
+
+
+def _known(names: tuple[str, ...]) -> tuple[str, ...]:
+    """The same names. Raises `LorakitError` for one that no check has."""
+    for name in names:
+        _module(name)
+    return names
+
+
+def _chooser(run: Run) -> tuple[Choose, list[str]]:
+    """(what finds how the run would encode rows of a schema, notes on the model's tokenizer)."""
+    config = base_model.config(run.model)
+    tokenizer, processor, notes = base_model.reader(run.model, config)
+
+    def choose(schema: str) -> Encode | None:
+        given = registry.load("schemas", schema)
+        try:
+            name = (
+                run.task
+                if run.task != "auto"
+                else base_model.task_for(given, config, processor, run.model)
+            )
+        except LorakitError:
+            if "model" in run.model_fields_set:
+                raise
+            return None  # nobody has named a model, and lorakit's own cannot see or hear
+        task = registry.load("tasks", name)
+        reader, settings = processor if task.MEDIUM else tokenizer, tasks.settings_of(task, run)
+        return lambda example, max_length: task.encode(example, reader, max_length, **settings)
+
+    return choose, notes
+
+
+def _gives(task: str) -> str | None:
+    return None if task == "auto" else registry.load("tasks", task).GIVES
+
+
+def check(run: Run) -> Checked:
+    """The data of a run, for its model and `max_length`. Raises `LorakitError` when a file cannot be read at all."""
+    choose, notes = _chooser(run)
+    found = look(
+        loading.sources(run.data, run.validation_data, run.test_data, run.format),
+        choose=choose,
+        columns=run.columns,
+        gives=_gives(run.task),
+        max_length=run.max_length,
+        seed=run.seed,
+    )
+    found.report.notes += notes
+    return found
+
+
+def look(
+    sources: Mapping[str, Source],
+    *,
+    choose: Choose,
+    columns: Mapping[str, str] | None = None,
+    gives: str | None = None,
+    max_length: int = 1024,
+    seed: int = 0,
+    sample: int = SAMPLE,
+) -> Checked:
+    """Reads each file once, a row at a time. `choose` finds what encodes the rows of a schema."""
+    report, rows, kept, checks = DataReport(""), Counter(), _Sample(sample, seed), {}
+    for name, it in sources.items():
+        here, before = report if name == "train" else DataReport(""), len(report.rejected)
+        for row in loading.stream(it, here, columns=columns, gives=gives):
+            if isinstance(row, Rejected):
+                report.rejected.append(row)
+                continue
+            if not checks:
+                known, encode = registry.modules("checks"), choose(here.schema)
+                checks = {n: m.Check(encode, max_length) for n, m in known.items()}
+                every = [c for n, c in checks.items() if not known[n].SAMPLED]
+            rows[name] += 1
+            kept.see(row, name)
+            for one in every:
+                one.see(row, name)
+        if not rows[name]:
+            bad = report.rejected[before]
+            raise LorakitError(f"{it.name}: no usable row; the first: {bad.where}: {bad.reason}")
+        if name != "train":
+            report.notes.append(
+                f"{name} rows: {here.file}: {some(here.rows)}, {here.format}; {here.reason}"
+            )
+        gives = registry.load("schemas", here.schema).GIVES
+    report.sha256 = loading.identity(sources)
+    _finish(checks, report.rejected, kept.rows())
+    return Checked(
+        report, dict(rows), len(kept.kept), {n: c.findings() for n, c in checks.items()}, checks
+    )
+
+
+def _finish(
+    checks: Mapping[str, Any], rejected: list[Rejected], sample: list[tuple[Example, str]]
+) -> None:
+    """Shows the sample to the checks that look at one, the rejected rows to those that count them."""
+    sampled = [one for name, one in checks.items() if _module(name).SAMPLED]
+    for row, name in loading.shown(sample, "a closer look"):
+        for one in sampled:
+            one.see(row, name)
+    for one in checks.values():
+        if hasattr(one, "reject"):
+            for bad in rejected:
+                one.reject(bad)
+
+
+class _Sample:
+    """So many rows, each as likely as any other, in the order of the files (algorithm R, Vitter 1985)."""
+
+    def __init__(self, size: int, seed: int):
+        self.size, self.seen, self.random = size, 0, random.Random(seed)
+        self.kept: list[tuple[int, Example, str]] = []
+
+    def see(self, row: Example, name: str) -> None:
+        place = self.seen if self.seen < self.size else self.random.randrange(self.seen + 1)
+        if self.seen < self.size:
+            self.kept.append((self.seen, row, name))
+        elif place < self.size:
+            self.kept[place] = (self.seen, row, name)
+        self.seen += 1
+
+    def rows(self) -> list[tuple[Example, str]]:
+        return [(row, name) for _, row, name in sorted(self.kept, key=lambda k: k[0])]
+
+
+def fix(run: Run, folder: str | Path | None = None) -> tuple[Path, Path]:
+    """(a clean copy as JSON Lines, the rows left out with their reasons), beside the file or in `folder`.
+
+    Left out is what the run would leave out: rows that cannot be read, exact repetitions, rows with nothing to train.
+    Raises `LorakitError` when either file is there already: nothing is written over.
+    """
+    it = loading.source(run.data, run.format)
+    path = Path(it.path) if Path(it.path).exists() else Path(Path(it.path).name)
+    stem = path.name.removesuffix(".gz").rpartition(".")[0] or path.name
+    targets = [
+        (Path(folder) if folder else path.parent) / f"{stem}.{kind}.jsonl"
+        for kind in ("clean", "rejected")
+    ]
+    for target in targets:
+        if target.exists():
+            raise LorakitError(
+                f"{target}: is there already; move it away first, nothing is written over"
+            )
+    with ExitStack() as stack:
+        parts = [stack.enter_context(whole(target)) for target in targets]
+        kept, rest = (stack.enter_context(open(part, "w", encoding="utf-8")) for part in parts)
+        for row in _sifted(run, it):
+            if isinstance(row, Rejected):
+                rest.write(_line(asdict(row), row))
+            else:
+                kept.write(_line(row.fields["columns"], row))
+    return targets[0], targets[1]
+
+
+def _sifted(run: Run, it: Source) -> Iterator[Example | Rejected]:
+    """The rows of a file, those that a run would not train on as `Rejected`."""
+    (choose, _), report, encode, seen = _chooser(run), DataReport(""), None, {}
+    for row in loading.stream(it, report, columns=run.columns, gives=_gives(run.task)):
+        if encode is None:
+            encode = choose(report.schema)
+            if encode is None:
+                raise LorakitError(
+                    f"{it.name}: name the model that these rows are for, e.g. --set model=vit-base"
+                )
+        if isinstance(row, Example):
+            try:
+                encode(row, run.max_length)
+            except BadRow as error:
+                row = Rejected(row.file, row.row, str(error))
+            else:
+                before = seen.setdefault(loading.fingerprint(row), row.where)
+                row = (
+                    row if before == row.where else Rejected(row.file, row.row, f"repeats {before}")
+                )
+        yield row
+
+
+def _line(fields: dict, row: Example | Rejected) -> str:
+    """One line of JSON, escaped where UTF-8 cannot write it."""
+    try:
+        words = json.dumps(fields, ensure_ascii=False) + "\n"
+        words.encode("utf-8")
+        return words
+    except UnicodeEncodeError:
+        return json.dumps(fields) + "\n"
+    except TypeError as error:
+        raise LorakitError(
+            f"{row.where}: cannot be written as JSON ({error}); only text can be copied"
+        ) from None

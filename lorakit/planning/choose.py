@@ -1,0 +1,338 @@
+"""Chooses what the user left open, each choice with its reason."""
+
+from __future__ import annotations
+
+from math import ceil
+from typing import Any
+
+from lorakit.common import registry
+from lorakit.common.errors import LorakitError
+from lorakit.machine.hardware import DRIVE, Facts
+from lorakit.models import base_model
+from lorakit.models.spec import Spec
+from lorakit.planning import memory
+from lorakit.run import Run
+
+Choices = dict[str, tuple[Any, str]]  # setting -> (value, reason)
+
+
+def resolve(run: Run, facts: Facts, started: tuple[int, str] | None = None) -> tuple[Run, Choices]:
+    """The run with every `auto` that the machine decides replaced, and why; `started`: see `here`.
+
+    Raises `LorakitError` when the machine cannot do what was asked for.
+    """
+    spec, chosen = base_model.spec(run.model), {}
+    chosen["processes"] = started or processes(run, facts)
+    if chosen["processes"][0] > run.global_batch_size:
+        raise LorakitError(
+            f"processes={chosen['processes'][0]} and global_batch_size={run.global_batch_size}: some "
+            "processes would have no row; raise global_batch_size or lower processes"
+        )
+    chosen["engine"] = engine(run, facts, spec)
+    if facts.device == "mps" and run.optimizer != "adamw":
+        raise LorakitError(
+            f"optimizer={run.optimizer!r}: bitsandbytes has none for Apple's GPU; use optimizer=adamw"
+        )
+    chosen["precision"] = precision(run.with_(engine=chosen["engine"][0]), facts, spec)
+    run = run.with_(**{name: value for name, (value, _) in chosen.items()})
+    chosen["quantization"] = quantization(run, facts, spec)
+    run = run.with_(quantization=chosen["quantization"][0])
+    chosen["output_dir"] = home(run, facts)
+    if run.shard and run.processes == 1:
+        chosen["shard"] = (False, "one process: there is nobody to share the weights with")
+    if run.packing == "auto":
+        chosen["packing"] = (
+            True,
+            "no padding is computed; the engine tries out that no document sees another",
+        )
+    if run.micro_batch_size == "auto":
+        chosen["micro_batch_size"] = (run.global_batch_size, "the tokens at a time are the limit")
+    run = run.with_(**{n: v for n, (v, _) in chosen.items()})
+    chosen |= ladder(run, facts)
+    return run.with_(**{n: v for n, (v, _) in chosen.items()}), chosen
+
+
+def ladder(run: Run, facts: Facts) -> Choices:
+    """Down from the fastest way to the one that fits: fewer tokens at a time, then recomputing activations (of as few
+    layers as it takes), then keeping them in the host's memory. What the user has set stays as it is."""
+    room, of = 0.85 * facts.device_memory, memory.shape(run)
+    again = (False, True) if run.gradient_checkpointing == "auto" else (run.gradient_checkpointing,)
+    away = (False, True) if run.offload == "auto" else (run.offload,)
+    rungs = [
+        run.with_(micro_batch_tokens=tokens, gradient_checkpointing=a, offload=b)
+        for b in away
+        for a in again
+        for tokens in _tokens(run, facts)
+        if a or not b or len(away) == 1
+    ]  # offloading comes after recomputing, unless it is asked for
+    tried: list[tuple[Run, int]] = []
+    for rung in rungs:
+        tried.append((rung, memory.memory(rung, of)["total"]))
+        if tried[-1][1] <= room:
+            break
+        fewest = rung.micro_batch_tokens == rungs[-1].micro_batch_tokens
+        if (
+            fewest
+            and len(again) == 2
+            and not (rung.gradient_checkpointing or rung.offload)
+            and (some := _some_layers(rung, of, tried[-1][1], room))
+        ):
+            tried.append(some)
+            break
+    best, need = tried[-1]
+    words = f"{need / 1e9:.1f} GB of the {room / 1e9:.1f} GB that may be used"
+    above = f"; without it {tried[-2][1] / 1e9:.1f} GB" if len(tried) > 1 else ""
+    return {
+        name: (getattr(best, name), words + above)
+        for name in ("micro_batch_tokens", "gradient_checkpointing", "offload")
+        if getattr(run, name) == "auto"
+    }
+
+
+def _some_layers(run: Run, of: memory.Shape, need: int, room: float) -> tuple[Run, int] | None:
+    """Recomputing as few layers as it takes, where that is not all of them."""
+    least = memory.memory(run.with_(gradient_checkpointing=True), of)["total"]
+    if least >= room:
+        return None
+    for count in range(ceil(of.layers * (need - room) / (need - least)), of.layers):
+        some = run.with_(gradient_checkpointing=count)
+        if (takes := memory.memory(some, of)["total"]) <= room:
+            return some, takes
+    return None
+
+
+def _tokens(run: Run, facts: Facts) -> list[int]:
+    """Tokens at a time to try, the most first; a row of full length has to fit."""
+    if run.micro_batch_tokens != "auto":
+        return [run.micro_batch_tokens]
+    most = 16384 if facts.device == "cuda" and facts.device_memory >= 40e9 else 4096
+    return [
+        max(most >> k, run.max_length)
+        for k in range(8)
+        if k == 0 or most >> k > run.max_length // 2
+    ]
+
+
+def refuse(run: Run, facts: Facts) -> None:
+    """Raises `LorakitError` when a resolved run cannot fit, with the nearest settings that do."""
+    need = memory.memory(run)["total"]
+    if need <= facts.device_memory:
+        return
+    small = served(registry.load("engines", run.engine), facts)[:1]
+    proposals = {
+        "quantization": small if run.method == "lora" and run.quantization == "none" else [],
+        "max_length": [n for n in (2048, 1024, 512, 256, 128) if n < run.max_length],
+        "rank": [n for n in (32, 16, 8, 4) if n < run.rank and run.method == "lora"],
+    }
+    found = []
+    for name, values in proposals.items():
+        for value in values:
+            smaller = run.with_(
+                **{name: value, **({"micro_batch_tokens": value} if name == "max_length" else {})}
+            )
+            if memory.memory(smaller)["total"] <= 0.85 * facts.device_memory:
+                found.append(f"{name}={value}")
+                break
+    cure = (
+        f"it would fit with {' or '.join(found)}"
+        if found
+        else "take a smaller model or a larger card"
+    )
+    if facts.device_memory < need <= facts.most_memory:
+        cure += f", or give the GPU more of this Mac's memory: {facts.more}"
+    raise LorakitError(
+        f"{run.model}: about {need / 1e9:.1f} GB are needed and {facts.device_memory / 1e9:.1f} GB are "
+        f"there, one row at a time; {cure}"
+    )
+
+
+def home(run: Run, facts: Facts) -> tuple[str, str]:
+    """Where the runs are kept, and whether that outlives the session."""
+    if facts.place == "colab" and not run.output_dir.startswith(DRIVE):
+        return run.output_dir, (
+            "Colab deletes this disk with the session; "
+            + (
+                f"Drive is mounted, output_dir={DRIVE}/outputs would outlive it"
+                if facts.drive
+                else "to keep checkpoints, mount Google Drive before: from google.colab import drive; "
+                "drive.mount('/content/drive')"
+            )
+        )
+    if facts.place == "kaggle":
+        return run.output_dir, (
+            "kept with the notebook's version (19.5 GB)"
+            if str(run.folder.absolute()).startswith("/kaggle/working")
+            else "Kaggle keeps only /kaggle/working; name it in output_dir"
+        )
+    return run.output_dir, f"{facts.disk_free / 1e9:.0f} GB free"
+
+
+def here(run: Run, facts: Facts, size: int, alone: str = "") -> tuple[int, str]:
+    """How many processes there are already, and why: `alone` is the reason for one where several were to be.
+
+    Raises `LorakitError` when the settings ask for several, and nobody has started them.
+    """
+    if size > 1:
+        return size, "as they were started"
+    count, why = processes(run, facts)
+    if run.processes not in ("auto", 1):
+        raise LorakitError(
+            f"processes={run.processes}, and this is one process: start them by lorakit.launch(run), or "
+            f"by lorakit train RUN.yaml --processes {run.processes}"
+        )
+    if count > 1 and not alone:
+        alone = f"this is one process; lorakit.launch(run) takes all {count} cards"
+    return 1, alone or why
+
+
+def processes(run: Run, facts: Facts) -> tuple[int, str]:
+    """One per card."""
+    if run.folds:
+        return 1, "folds are trained one after the other"
+    if run.processes != "auto":
+        if len(facts.cards) not in (0, 1) and run.processes > len(facts.cards):
+            raise LorakitError(
+                f"processes={run.processes}, and this machine has {len(facts.cards)} cards; lower it"
+            )
+        if facts.mps and run.processes > 1:
+            raise LorakitError(
+                f"processes={run.processes}: a Mac's GPU serves one process; leave processes out"
+            )
+        return run.processes, "asked for"
+    count = max(1, min(len(facts.cards), run.global_batch_size))
+    return (
+        count,
+        f"one for each of {count} cards"
+        if count > 1
+        else "one card"
+        if facts.cards
+        else "one process",
+    )
+
+
+def first(run: Run, facts: Facts) -> None:
+    """Where a run begins: an engine that may be chosen imports what has to be imported before all else."""
+    for name in registry.defining("engines", "first"):
+        module = registry.load("engines", name)
+        if run.engine == name or (run.engine == "auto" and module.suits(facts)[0]):
+            module.first(facts)
+
+
+def engine(run: Run, facts: Facts, spec: Spec) -> tuple[str, str]:
+    """The one asked for; else of those that serve here the one that suits this machine best, by its own word."""
+    old = next((c for c in facts.cards if not c.fp8), None)
+    if run.quantization == "fp8" and old:
+        raise LorakitError(
+            f"quantization='fp8' needs a card of compute capability 8.9 or later (Ada, Hopper), and "
+            f"{old.name} has {'.'.join(map(str, old.capability))}; use nf4 or none"
+        )
+    modules = (
+        registry.modules("engines")
+        if run.engine == "auto"
+        else {run.engine: registry.load("engines", run.engine)}
+    )
+    reasons = {
+        name: module.fits(facts, spec)
+        or unserved(module, run.task)
+        or (
+            ""
+            if run.quantization in ("auto", *served(module, facts))
+            else f"it has no {run.quantization}, but {', '.join(served(module, facts))}"
+        )
+        or (
+            ""
+            if run.fake_quantization == "none" or getattr(module, "ROUNDS", False)
+            else "it has no fake_quantization"
+        )
+        for name, module in modules.items()
+    }
+    suited = {name: modules[name].suits(facts) for name, reason in reasons.items() if not reason}
+    refused = "; ".join(f"{n}: {r}" for n, r in reasons.items() if r)
+    if run.engine != "auto" and suited:
+        return run.engine, "asked for"
+    best = max((n for n in suited if suited[n][0]), key=lambda n: suited[n][0], default=None)
+    if best is None:
+        raise LorakitError(f"no engine can serve here: {refused}")
+    return best, suited[best][1] + (f" ({refused})" if refused else "")
+
+
+def unserved(module: Any, task: str) -> str:
+    """Why an engine cannot do a task; "" when it can, or when the task is not known yet."""
+    if task == "auto":
+        return ""
+    kind, refused = registry.load("tasks", task), getattr(module, "REFUSES", {})
+    if (kind.OBJECTIVE, kind.MEDIUM) in getattr(module, "SERVES", (("tokens", ""),)):
+        return refused.get(task, "")
+    return f"it does not serve {task}"
+
+
+def served(module: Any, facts: Facts) -> list[str]:
+    """What an engine can keep a frozen base in here, the smallest first."""
+    return list(module.forms(facts) if hasattr(module, "forms") else ("nf4", "int8", "none"))
+
+
+def precision(run: Run, facts: Facts, spec: Spec) -> tuple[str, str]:
+    if run.precision == "fp16" and facts.device == "cpu":
+        raise LorakitError("precision='fp16' needs a CUDA card; use fp32 or bf16 on a CPU")
+    if run.precision == "fp16" and not spec.fp16:
+        raise LorakitError(f"precision='fp16' overflows in {run.model}; use bf16 or fp32")
+    if run.precision != "auto":
+        return run.precision, "asked for"
+    own = (
+        getattr(registry.load("engines", run.engine), "precision", None)
+        if run.engine != "auto"
+        else None
+    )
+    if own and (said := own(facts)):
+        return said
+    if facts.device == "mps":
+        return "bf16", "half the memory of fp32 on Apple's GPU; what is trained stays fp32"
+    if facts.device != "cuda":
+        return "fp32", f"exact, and {facts.device} gains little from less"
+    old = next((c for c in facts.cards if not c.bf16), None)
+    if not old:
+        return "bf16", f"{facts.cards[0].name} computes bf16 in hardware"
+    if spec.fp16:
+        return "fp16", f"{old.name} has no bf16 hardware"
+    return "fp32", f"{old.name} has no bf16 hardware, and {run.model} overflows in fp16"
+
+
+def refuse_again(wanted: str, model: str, spec: Spec) -> None:
+    """Raises `LorakitError` where weights that are quantized already are to be quantized."""
+    if spec.stored and wanted not in ("auto", "none"):
+        raise LorakitError(
+            f"quantization={wanted!r}: the weights of {model} are stored as {spec.stored} already and "
+            "cannot be quantized again; leave quantization out"
+        )
+
+
+def quantization(run: Run, facts: Facts, spec: Spec) -> tuple[str, str]:
+    refuse_again(run.quantization, run.model, spec)
+    if run.fake_quantization != "none":
+        if spec.stored:
+            raise LorakitError(
+                f"fake_quantization={run.fake_quantization!r}: the weights of {run.model} are stored as "
+                f"{spec.stored}, and there are none without to round; leave it out"
+            )
+        return (
+            "none",
+            f"fake_quantization={run.fake_quantization}: the export rounds unquantized weights",
+        )
+    if spec.stored and run.quantization == "auto":
+        return "none", f"its weights are stored as {spec.stored}"
+    if run.quantization != "auto":
+        return run.quantization, "asked for"
+    if run.method == "full":
+        return "none", "full fine-tuning trains the weights themselves"
+    smallest = run.with_(
+        quantization="none",
+        micro_batch_size=1,
+        micro_batch_tokens=run.max_length,
+        gradient_checkpointing=True,
+    )
+    need, room = memory.memory(smallest)["total"], 0.8 * facts.device_memory
+    words = f"unquantized it takes {need / 1e9:.1f} GB of the {room / 1e9:.1f} GB that may be used"
+    if need < room:
+        return "none", words
+    small = served(registry.load("engines", run.engine), facts)[0]
+    return small, words + (", and nothing smaller is served here" if small == "none" else "")

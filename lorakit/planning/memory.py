@@ -1,0 +1,217 @@
+"""What a run will take: memory at the peak and time, predicted before training."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from lorakit.common import registry
+from lorakit.common.errors import LorakitError
+from lorakit.models import base_model, spec
+from lorakit.run import Run
+
+NF4_BITS = 4.127  # per weight with double quantization: 4 + 8/64 + 32/(64·256), arXiv 2305.14314 §3
+BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes of a model, counted on its skeleton without weights."""
+
+    linear: int  # weights of the layers that are quantized and adapted
+    other: int  # embeddings, norms, head
+    adapter: int  # weights of the adapters
+    layers: int
+    hidden: int
+    wide: int  # inner width of the MLP
+    vocabulary: int
+    widest: int  # weights of the largest quantized layer
+    experts: int = 0  # of `other`, weights of stacked experts
+    used: float = 1.0  # share of them that a token goes through
+
+
+def shape(run: Run) -> Shape:
+    """Counts parameters on the meta device, so no weight is read."""
+    import torch
+
+    config = base_model.sizes(run.model)
+    try:
+        with torch.device("meta"):
+            model = base_model.maker(run.task, config, run.model).from_config(config)
+    except ValueError as error:
+        raise LorakitError(f"{run.model}: {str(error).splitlines()[0]}") from None
+    wanted = (
+        run.target_modules
+        if run.target_modules != "auto"
+        else base_model.spec(run.model).target_modules
+    )
+    linear = adapter = widest = experts = 0
+    head = model.get_output_embeddings()
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Linear) and module is not head:
+            linear, widest = linear + module.weight.numel(), max(widest, module.weight.numel())
+            if spec.adapts(wanted, name):
+                adapter += run.rank * (module.in_features + module.out_features)
+    for name, stack in model.named_parameters():
+        if stack.ndim == 3 and not name.endswith("weight"):  # (E, in, out)
+            experts += stack.numel()
+            if spec.stacked(wanted, name):
+                adapter += run.rank * len(stack) * sum(stack.shape[1:])
+    text = config.get_text_config(decoder=True)
+    wide = getattr(text, "intermediate_size", None) or 4 * text.hidden_size
+    wide = max(wide) if isinstance(wide, (list, tuple)) else wide  # Gemma 3n: one for each layer
+    each, of = (
+        getattr(text, "num_experts_per_tok", None) or 1,
+        getattr(text, "num_local_experts", None) or 1,
+    )
+    layers = getattr(text, "num_hidden_layers", None) or sum(getattr(text, "depths", [1]))
+    return Shape(
+        linear,
+        sum(p.numel() for p in model.parameters()) - linear,
+        adapter,
+        layers,
+        text.hidden_size,
+        wide * each,
+        getattr(text, "vocab_size", 0),
+        widest,
+        experts,
+        each / of,
+    )
+
+
+def memory(run: Run, of: Shape | None = None) -> dict[str, int]:
+    """Predicted peak bytes by part: weights, trained (with gradients and optimizer), working, total.
+
+    `working` is what lives for one micro-batch: the engine's own count where it has one, else `roughly`.
+    """
+    of = of or shape(run)
+    moments = {"adamw": 8, "paged_adamw_32bit": 8}.get(run.optimizer, 2.03)
+    if run.method == "full":
+        trained, weights = of.linear + of.other, 4 * (of.linear + of.other)
+        extra = trained * (4 + moments)
+    else:
+        weights, extra = frozen(run, of), of.adapter * (4 + 4 + moments)
+    rounded = (
+        of.linear * BYTES.get(run.precision, 4) if run.fake_quantization != "none" else 0
+    )  # kept while it answers
+    parts = {"weights": weights, "trained": extra, "working": max(working(run, of), rounded)}
+    return {k: int(v) for k, v in {**parts, "total": sum(parts.values())}.items()}
+
+
+def frozen(run: Run, of: Shape) -> float:
+    """Bytes of a frozen base: by the engine's own count where it has one."""
+    if run.engine in registry.defining("engines", "frozen"):
+        return registry.load("engines", run.engine).frozen(run, of.linear + of.other, of.experts)
+    if base_model.spec(run.model).stored == "nf4":  # what is not in 4 bits is in 16
+        return (of.linear + of.experts) * NF4_BITS / 8 + (of.other - of.experts) * 2
+    width = BYTES.get(run.precision, 4)
+    bits = {"nf4": NF4_BITS, "int8": 8.1, "fp8": 2 * 8}.get(run.quantization, 8 * width)
+    each = run.processes if run.shard and run.processes != "auto" else 1  # its share of the layers
+    return of.linear * bits / 8 / each + of.other * width
+
+
+def at_a_time(run: Run, row: int = 0) -> int:
+    """Tokens of a full micro-batch; `row`: what one row counts, where that is not `max_length`."""
+    row = row or run.max_length
+    tokens = max(row, run.micro_batch_tokens) if run.micro_batch_tokens != "auto" else row
+    return min(tokens, run.micro_batch_size * row) if run.micro_batch_size != "auto" else tokens
+
+
+def working(run: Run, of: Shape) -> float:
+    """Bytes that live for one micro-batch. Counted for two sizes: between and beyond them it grows evenly."""
+    tokens, engine = at_a_time(run), run.engine
+    if engine in registry.defining("engines", "working"):
+        try:
+            row = getattr(registry.load("engines", engine), "places", lambda run: 0)(run)
+            low, tokens = row or max(64, min(512, run.max_length)), at_a_time(run, row)
+            high = 2 * low
+            least, most = (_counted(engine, json.dumps(run.given() | ANY), n) for n in (low, high))
+            found = most + (most - least) * (tokens - high) / (high - low)
+            if run.quantization not in ("none", "fp8"):  # one layer's weights, dequantized
+                found += of.widest * BYTES.get(run.precision, 4)
+            return found
+        except NotImplementedError:
+            pass
+    return roughly(run, of, tokens)
+
+
+# What makes no difference to a micro-batch of a given size.
+ANY = {
+    "name": "any",
+    "data": "-",
+    "output_dir": "outputs",
+    "micro_batch_tokens": "auto",
+    "micro_batch_size": "auto",
+    "learning_rate": 1.0,
+    "alpha": 1.0,
+}
+
+
+@lru_cache(maxsize=64)
+def _counted(engine: str, settings: str, tokens: int) -> int:
+    return registry.load("engines", engine).working(Run(**json.loads(settings)), tokens)
+
+
+def recomputed(run: Run, of: Shape) -> float:
+    """Share of the layers whose activations are computed again."""
+    asked = run.gradient_checkpointing
+    return (
+        1.0 if asked is True else 0.0 if asked in ("auto", False) else min(1.0, asked / of.layers)
+    )
+
+
+def roughly(run: Run, of: Shape, tokens: int) -> float:
+    """What the backward pass keeps of a gated block, about 14 vectors of the hidden width and 5 of the MLP's, as
+    counted after arXiv 2205.05198 §4 with attention recomputed inside its kernel; and the logits."""
+    width = BYTES.get(run.precision, 4)
+    layer = tokens * width * (14 * of.hidden + 5 * of.wide)
+    again = of.layers * recomputed(run, of)
+    kept = layer * (of.layers - again) + (
+        layer + again * tokens * of.hidden * width if again else 0
+    )
+    return kept + tokens * of.vocabulary * (width + 8)
+
+
+def matmul_rate() -> float:
+    """Measured FLOP/s of a 1,024³ fp32 product on the device training will use."""
+    import time
+
+    import torch
+
+    where = (
+        "cuda"
+        if torch.cuda.is_available()
+        else "mps"
+        if torch.backends.mps.is_available()
+        else "cpu"
+    )
+    a, best = torch.randn(1024, 1024, device=where), 0.0
+    for _ in range(3):
+        start = time.perf_counter()
+        (a @ a)[0, 0].item()
+        best = max(best, 2 * 1024**3 / (time.perf_counter() - start))
+    return best
+
+
+def seconds(run: Run, of: Shape, tokens: int, rate: float) -> float:
+    """Predicted time for `tokens` input tokens: 4 FLOP a token and frozen weight (6 when it is trained), 2 more with
+    checkpointing, at a third of the measured matmul rate, which small layers and the rest of the work leave."""
+    per_weight = (6 if run.method == "full" else 4) + 2 * recomputed(run, of)
+    return (
+        per_weight
+        * (of.linear + of.experts * of.used + of.vocabulary * of.hidden)
+        * tokens
+        / (rate / 3)
+    )
+
+
+def total_seconds(done: Sequence[tuple[int, float]], tokens: int) -> float:
+    """Predicted time of a run over `tokens` input tokens, after a few updates of (input tokens, seconds) each.
+
+    The first update warms up and counts once; the median of the others' seconds per token stands for the rest.
+    """
+    rates = sorted(seconds / count for count, seconds in done[1:])
+    warm = done[0][1] - rates[len(rates) // 2] * done[0][0]
+    return rates[len(rates) // 2] * tokens + max(0.0, warm)

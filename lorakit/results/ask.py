@@ -1,0 +1,62 @@
+"""A finished run, loaded again and asked."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from lorakit.common import registry
+from lorakit.common.errors import LorakitError
+from lorakit.results import evaluate
+from lorakit.run import Run
+from lorakit.runs.folder import Folder
+from lorakit.tasks import batches, rows
+
+
+def tuned(path: str | os.PathLike, *, adapted: bool = True) -> tuple[Any, Any, dict, Run]:
+    """(engine, tokenizer, meta, run) of a finished run; with `adapted=False` its base alone."""
+    folder = Folder.of(path)
+    run = Run.read(folder / "run.yaml")
+    saved = folder / ("adapter" if run.method == "lora" else "model")
+    if adapted and not saved.is_dir():
+        raise LorakitError(
+            f"{folder.path}: has nothing saved yet (status {folder.record['status']})"
+        )
+    _, meta = rows.read(folder / "rows")
+    run = run.with_(task=meta["task"])
+    engine = registry.load("engines", run.engine).load(
+        run, adapter=saved if adapted else None, classes=meta["classes"]
+    )
+    return engine, engine.tokenizer, meta, run
+
+
+def ask(
+    path: str | os.PathLike,
+    questions: str | list[str],
+    *,
+    adapted: bool = True,
+    max_new_tokens: int | None = None,
+) -> list[str]:
+    """Greedy answers of a tuned model (or of its base) to questions, or continuations of plain text; of a classifier
+    the class, with its probability. Where a task is about pictures or sound, a question begins with a file's path."""
+    engine, tokenizer, meta, run = tuned(path, adapted=adapted)
+    questions = [questions] if isinstance(questions, str) else questions
+    task = registry.load("tasks", meta["task"])
+    asked = [task.ask(q, engine.processor if task.MEDIUM else tokenizer) for q in questions]
+    inputs = (lambda row, _: task.inputs(row, engine.processor, None)) if task.MEDIUM else None
+    if task.OBJECTIVE == "labels":
+        batch = batches.collate(
+            [row | {"label": 0} for row in asked], range(len(asked)), inputs=inputs
+        )
+        found = engine.predict(batch)[:, 3:]
+        said = [f"{meta['classes'][p.argmax()]} ({p.max():.0%})" for p in found]
+    else:
+        answers = engine.generate(
+            [row["ids"] for row in asked],
+            max_new_tokens or run.max_new_tokens,
+            meta["stop_ids"],
+            [inputs(row, None) for row in asked] if inputs else (),
+        )
+        said = [evaluate.words(a, tokenizer, meta["opening"]) for a in answers]
+    engine.close()
+    return said

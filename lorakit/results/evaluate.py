@@ -1,0 +1,278 @@
+"""Before and after, on rows that training never saw, with intervals."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lorakit.common import registry
+from lorakit.common.errors import LorakitError
+from lorakit.common.files import sound, whole
+from lorakit.results import intervals
+from lorakit.tasks import batches
+from lorakit.tasks.rows import Rows
+
+ALWAYS = ("loss", "perplexity")  # of every token task
+
+
+@dataclass
+class Outcome:
+    """What a model did on one set of rows: per row its token sums, and its answer where one is asked for."""
+
+    tokens: np.ndarray  # (n, 3): summed loss in nats, targets, targets predicted right
+    answers: list[str | None]  # n; of a label task the most probable class
+    sources: list[str] | None = None  # n, the row of the file that each is a piece of
+    probabilities: np.ndarray | None = None  # (n, C) of a label task
+    classes: Sequence[str] = ()  # C
+
+    @classmethod
+    def of_classes(cls, sums: np.ndarray, classes: Sequence[str], sources: list[str]) -> Outcome:
+        """From what an engine predicts for rows of a label task, (n, 3 + C)."""
+        found = [classes[i] for i in sums[:, 3:].argmax(axis=1)]
+        return cls(sums[:, :3], found, sources, sums[:, 3:], list(classes))
+
+    def write(self, path: Path) -> None:
+        content = asdict(self) | {"tokens": self.tokens.tolist()}
+        if self.probabilities is not None:
+            content["probabilities"] = self.probabilities.tolist()
+        with whole(path) as part:
+            part.write_text(json.dumps(content), encoding="utf-8")
+
+    @staticmethod
+    def _classes(content: dict) -> tuple[np.ndarray | None, Sequence[str]]:
+        known = content.get("probabilities")
+        return None if known is None else np.asarray(known, dtype=np.float64), content.get(
+            "classes", ()
+        )
+
+    @classmethod
+    def read(cls, path: Path) -> Outcome:
+        try:
+            content = sound(json.loads(path.read_text(encoding="utf-8")), "tokens", "answers")
+            return cls(
+                np.asarray(content["tokens"], dtype=np.float64).reshape(-1, 3),
+                list(content["answers"]),
+                content.get("sources"),
+                *cls._classes(content),
+            )
+        except (OSError, ValueError, TypeError, RecursionError) as error:
+            raise LorakitError(
+                f"{path}: is damaged ({error}); start the run again under another name"
+            ) from None
+
+
+def token_sums(
+    engine: Any, rows: Rows, *, max_rows: int = 16, max_tokens: int = 4096
+) -> np.ndarray:
+    """(n, 3) per row, of C classes (n, 3 + C): see an engine's `predict`; no logits are kept."""
+    sums = np.zeros((len(rows), 3 + len(rows.classes)))
+    for batch in batches.in_order(
+        rows, rows.lengths, max_rows, max_tokens, engine.packing, engine.share
+    ):
+        sums[batch.rows] = engine.predict(batch)
+    return sum(engine.gather(sums)) if engine.share[1] > 1 else sums
+
+
+def mean_loss(engine: Any, rows: Rows, **limits: int) -> float:
+    """Nats per target token, each token weighing the same."""
+    sums = token_sums(engine, rows, **limits)
+    return float(sums[:, 0].sum() / max(sums[:, 1].sum(), 1))
+
+
+def generate(
+    engine: Any,
+    rows: Rows,
+    tokenizer: Any,
+    stop_ids: list[int],
+    max_new_tokens: int,
+    *,
+    together: int = 16,
+    opening: int | None = None,
+    progress: Callable[[int], None] = lambda n: None,
+) -> list[str | None]:
+    """Greedy answers, prompts of like length together. A row without a question gives None."""
+    starts, answers = rows.column("answer_start"), [None] * len(rows)
+    asked = sorted((i for i in range(len(rows)) if starts[i] is not None), key=lambda i: -starts[i])
+    which, of = engine.share
+    for k in range(which * together, len(asked), of * together):
+        group = asked[k : k + together]
+        prompts = [np.asarray(rows[i]["ids"])[: starts[i]].tolist() for i in group]
+        media = [rows.inputs(rows[i], None) for i in group] if rows.inputs else ()
+        for i, ids in zip(
+            group, engine.generate(prompts, max_new_tokens, stop_ids, media), strict=True
+        ):
+            answers[i] = words(ids, tokenizer, opening)
+        progress(min(k + of * together, len(asked)))
+    if of == 1:
+        return answers
+    return [
+        next((a for a in found if a is not None), None)
+        for found in zip(*engine.gather(answers), strict=True)
+    ]
+
+
+def prompts(rows: Rows) -> list[list[int]]:
+    """What is asked: the tokens before an answer, of plain text its first half."""
+    return [
+        row["ids"][: len(row["ids"]) // 2 if start is None else start].tolist()
+        for row, start in zip(rows, rows.column("answer_start"), strict=True)
+    ]
+
+
+def words(ids: list[int], tokenizer: Any, opening: int | None) -> str:
+    """The words of a generated answer: without special tokens, and from behind the last `opening` token on."""
+    if opening in ids:
+        ids = ids[len(ids) - ids[::-1].index(opening) :]
+    return tokenizer.decode(ids, skip_special_tokens=True).strip()
+
+
+def choose(
+    wanted: Sequence[str | dict] | str,
+    defaults: Sequence[str],
+    answers: bool,
+    objective: str = "tokens",
+) -> dict[str, dict]:
+    """metric -> its options. Metrics that need answers are dropped from the defaults when no row has one."""
+    chosen: dict[str, dict] = {
+        name: {} for name in (ALWAYS if objective == "tokens" else ALWAYS[:1])
+    }
+    given = {"tokens", "answers", "labels"} | (
+        {"probabilities"} if objective == "labels" else set()
+    )
+    for entry in defaults if wanted == "auto" else wanted:
+        if isinstance(entry, dict) and len(entry) != 1:
+            raise LorakitError(
+                f"metrics: {entry!r} is not one metric with options, e.g. exact_match: {{pattern: …}}"
+            )
+        name, options = next(iter(entry.items())) if isinstance(entry, dict) else (entry, {})
+        needs = registry.load("metrics", name).NEEDS
+        if not given.intersection(needs):
+            raise LorakitError(
+                f"metrics: '{name}' needs {' or '.join(needs)}, which this task does not give"
+            )
+        if "tokens" not in needs and not answers:
+            if wanted != "auto":
+                raise LorakitError(f"metrics: '{name}' needs answers, and no test row has one")
+            continue
+        chosen[name] = options
+    return chosen
+
+
+def statistics(
+    name: str, options: dict, outcome: Outcome, references: Sequence[str | None]
+) -> np.ndarray:
+    """Per-row sufficient statistics of one metric, over the rows it applies to."""
+    metric = registry.load("metrics", name)
+    known = list(inspect.signature(metric.rows).parameters)[2:]
+    for option in options:
+        if option not in known:
+            raise LorakitError(
+                f"metrics: {name} has no option '{option}'; it has {', '.join(known) or 'none'}"
+            )
+    try:
+        if "tokens" in metric.NEEDS:
+            return metric.rows([], outcome.tokens, **options)
+        if "probabilities" in metric.NEEDS and outcome.probabilities is not None:
+            return metric.rows(
+                references, outcome.probabilities, **{"classes": outcome.classes, **options}
+            )
+        kept = [
+            (r, a)
+            for r, a in zip(references, outcome.answers, strict=True)
+            if r is not None and a is not None
+        ]
+        return metric.rows([r for r, _ in kept], [a for _, a in kept], **options)
+    except (ValueError, TypeError, re.error) as error:
+        raise LorakitError(f"metrics: {name}: {error}") from None
+
+
+def scores(
+    chosen: dict[str, dict],
+    before: Outcome,
+    after: Outcome,
+    references: Sequence[str | None],
+    training_answers: Sequence[str] = (),
+    seed: int = 0,
+) -> dict[str, dict]:
+    """`scores.json`: before, after, difference with its 95 % interval, rows; and against always giving the most
+    frequent training answer, where the metric compares answers."""
+    common = Counter(training_answers).most_common(1)
+    constant = Outcome(
+        after.tokens,
+        [common[0][0] if common and a is not None else None for a in after.answers],
+        after.sources,
+    )
+    out = {}
+    for name, options in chosen.items():
+        out[name] = entry(name, options, before, after, references, seed)
+        if {"answers", "labels"} & {*registry.load("metrics", name).NEEDS} and common:
+            versus = entry(name, options, constant, after, references, seed)
+            out[name]["most_frequent_answer"] = {
+                "answer": common[0][0],
+                "score": versus["before"],
+                "difference": versus["difference"],
+                "interval": versus["interval"],
+            }
+    return out
+
+
+def entry(
+    name: str,
+    options: dict,
+    one: Outcome,
+    two: Outcome,
+    references: Sequence[str | None],
+    seed: int = 0,
+) -> dict:
+    """Two outcomes on the same rows by one metric, as it stands in `scores.json`; undefined numbers are null.
+
+    `groups` says how many independent pieces the rows are, where that is fewer.
+    """
+    metric = registry.load("metrics", name)
+    first, second = (statistics(name, options, o, references) for o in (one, two))
+    groups = two.sources
+    if groups and "tokens" not in metric.NEEDS:
+        groups = [
+            s
+            for s, r, a in zip(groups, references, two.answers, strict=True)
+            if r is not None and a is not None
+        ]
+    low, high, change, interval = intervals.paired_difference(
+        metric.score, first, second, groups=groups, seed=seed
+    )
+    pieces = len(set(groups)) if groups else len(second)
+    return {
+        "before": _number(low),
+        "after": _number(high),
+        "difference": _number(change),
+        "interval": [_number(interval.low), _number(interval.high)],
+        "rows": len(second),
+        **({"groups": pieces} if pieces < len(second) else {}),
+        "higher_is_better": metric.HIGHER_IS_BETTER,
+    }
+
+
+def _number(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
+
+
+def excludes_zero(entry: dict) -> bool:
+    """Whether the interval of a difference lies on one side of zero."""
+    low, high = entry["interval"]
+    return low is not None and high is not None and (low > 0 or high < 0)
+
+
+def better(entry: dict) -> bool | None:
+    """True or False when the interval shows a direction, None when it does not."""
+    if not excludes_zero(entry):
+        return None
+    return (entry["difference"] > 0) == entry["higher_is_better"]

@@ -1,0 +1,204 @@
+"""The folder of a run: one writer at a time, readable by anyone at any moment."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from lorakit.common.errors import LorakitError
+from lorakit.common.files import sound, sweep, whole
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Whole or not at all."""
+    with whole(path) as part:
+        # A file's name may be no text: what is no UTF-8 becomes JSON's own escape.
+        part.write_text(
+            json.dumps(content, indent=1, ensure_ascii=False),
+            encoding="utf-8",
+            errors="backslashreplace",
+        )
+
+
+def write_lines(path: Path, rows: Iterable[dict]) -> None:
+    """JSON Lines, whole or not at all."""
+    with whole(path) as part, open(part, "w", encoding="utf-8", errors="backslashreplace") as file:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def read_lines(path: Path, *needed: str) -> list[dict]:
+    """Complete lines only: a last line without its end was being written. Each has these keys."""
+    if not path.exists():
+        return []
+    rows = []
+    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
+        try:
+            rows += [sound(json.loads(line), *needed)] if line.strip() else []
+        except (ValueError, RecursionError) as error:
+            raise LorakitError(
+                f"{path}:{number}: is damaged ({error}); delete the line and start again"
+            ) from None
+    return rows
+
+
+class Folder:
+    """`output_dir/name`. See DESIGN: `run.yaml`, `record.json`, `history.jsonl`, `scores.json`, …"""
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = Path(path)
+
+    def __truediv__(self, name: str) -> Path:
+        return self.path / name
+
+    @classmethod
+    def of(cls, path: str | os.PathLike) -> Folder:
+        """An existing run. Raises `LorakitError` when there is none."""
+        if not (Path(path) / "record.json").is_file():
+            raise LorakitError(
+                f"{path}: no run here (record.json is missing); name a folder like outputs/quickstart"
+            )
+        return cls(path)
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """The only writer. The lock is the operating system's: it goes with its process, however that ends."""
+        lock = FileLock(self / ".lock")
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock.acquire(timeout=1)  # a reader holds it for an instant, see `busy`
+        except Timeout:
+            raise LorakitError(
+                f"{self.path}: another run is writing here; give this one another name, "
+                "or wait, or stop that one"
+            ) from None
+        except OSError as error:
+            raise LorakitError(
+                f"{self.path}: cannot be written ({error.strerror}); name another output_dir"
+            ) from None
+        try:
+            sweep(self.path)
+            yield
+        finally:
+            lock.release()
+
+    @property
+    def busy(self) -> bool:
+        """Whether a process holds the lock: tried twice, since another reader may hold it for an instant."""
+        if not (self / ".lock").exists():
+            return False
+        for pause in (0.002, 0):
+            try:
+                with FileLock(self / ".lock").acquire(timeout=0):
+                    return False
+            except Timeout:
+                time.sleep(pause)
+            except OSError:
+                return False
+        return True
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """`record.json`, its status as it really is: `running` without a process reads `interrupted`."""
+        record = self._noted()
+        if record["status"] == "running" and not self.busy:
+            record = self._noted()  # it may have ended between the two looks
+            if record["status"] == "running":
+                record["status"] = "interrupted"
+        return record
+
+    def _noted(self) -> dict[str, Any]:
+        try:
+            found = sound(json.loads((self / "record.json").read_text(encoding="utf-8")))
+            for name in ("settings", "data"):
+                sound(found.get(name, {}))
+            return {"status": "queued", **found}
+        except FileNotFoundError:
+            return {"status": "queued"}
+        except (OSError, ValueError, RecursionError) as error:
+            raise LorakitError(
+                f"{self / 'record.json'}: is damaged ({error}); restore it, or give the run another "
+                "name"
+            ) from None
+
+    def note(self, **facts: Any) -> None:
+        """Adds to `record.json`."""
+        write_json(self / "record.json", {**self._noted(), **facts})
+
+    @property
+    def scores(self) -> dict[str, dict]:
+        path = self / "scores.json"
+        try:
+            found = sound(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
+            return {
+                name: sound(
+                    entry, "before", "after", "difference", "interval", "rows", "higher_is_better"
+                )
+                for name, entry in found.items()
+            }
+        except (OSError, ValueError, RecursionError) as error:
+            raise LorakitError(
+                f"{path}: is damaged ({error}); lorakit evaluate writes it again"
+            ) from None
+
+    def history(self) -> tuple[list[dict], list[dict]]:
+        """(a line per update, a line per validation)."""
+        lines = read_lines(self / "history.jsonl", "update")
+        return [x for x in lines if "loss" in x], [x for x in lines if "validation_loss" in x]
+
+    def append(self, line: dict, name: str = "history.jsonl") -> None:
+        """One line more, visible to readers at once."""
+        try:
+            with open(self / name, "a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+        except OSError as error:
+            raise LorakitError(
+                f"{self / name}: could not be written: {error.strerror}; free some space and start "
+                "again: the run goes on from its checkpoint"
+            ) from None
+
+    def rewind(self, update: int) -> None:
+        """Drops the lines after `update`: a continued run writes them again."""
+        for name in ("history.jsonl", "samples.jsonl"):
+            if name == "history.jsonl" or (self / name).exists():
+                write_lines(
+                    self / name,
+                    [x for x in read_lines(self / name, "update") if x["update"] <= update],
+                )
+
+
+class Onlooker(Folder):
+    """The same folder for a process that writes nothing: the first one of a run does."""
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        yield
+
+    def note(self, **facts: Any) -> None:
+        pass
+
+    def append(self, line: dict, name: str = "") -> None:
+        pass
+
+    def rewind(self, update: int) -> None:
+        pass
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of the packages that bear on a result."""
+    from importlib import metadata
+
+    from lorakit.machine.hardware import PACKAGES
+
+    found = {"python": platform.python_version()}
+    for name in ("lorakit", *PACKAGES):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
