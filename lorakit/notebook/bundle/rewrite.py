@@ -9,7 +9,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-# The first code cell of every notebook: lorakit as installed, from LORAKIT_SOURCE, a clone or a wheel (a bundle has one).
+# The first code cell of every notebook: lorakit as installed, else from LORAKIT_SOURCE, a clone or a wheel.
 # `{address}` is what `make publish-links` writes there.
 _FIRST_CELL = """\
 # @title Set up lorakit {{ display-mode: "form" }}
