@@ -108,7 +108,9 @@ def test_what_a_head_size_decides(card, width, of_value, name):
 
 
 @pytest.mark.parametrize("window", [None, 3])
-@pytest.mark.parametrize(("way", "dtype"), [("flash", torch.bfloat16), ("efficient", torch.float16)])
+@pytest.mark.parametrize(
+    ("way", "dtype"), [("flash", torch.bfloat16), ("efficient", torch.float16)]
+)
 def test_dropout_is_the_same_in_both_directions(way, dtype, window):
     """Values of one hot row each show the probabilities as they were dropped; their gradients drop the same."""
     with claimed((9, 0)):

@@ -19,7 +19,9 @@ from lorakit.engines.torch.kernels import fp8
 from lorakit.engines.torch.out_of_memory import out_of_memory
 from lorakit.tasks.batches import Batches, collate
 
-FULL = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 64.00 MiB.")
+
+def full_card():
+    return torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 64.00 MiB.")
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +71,9 @@ def test_adapters_gradients_beyond_a_sliding_window(gemma, card, lengths):
     assert (gradient - other).norm() <= 1e-5 * gradient.norm()
 
 
-@pytest.mark.parametrize(("card", "precision"), [((7, 5), "fp16"), ((9, 0), "fp16"), ((9, 0), "bf16")])
+@pytest.mark.parametrize(
+    ("card", "precision"), [((7, 5), "fp16"), ((9, 0), "fp16"), ((9, 0), "bf16")]
+)
 def test_full_fine_tuning_in_16_bits_is_packed(llama, card, precision):
     """Angles in fp32 must not meet values in 16 bits in one kernel; the losses are those of fp32."""
     rows = learnable(32)
@@ -140,7 +144,7 @@ def test_out_of_memory_frees_the_failed_graph(qwen):
 
     def full(x):
         norm.forward = plain
-        raise FULL
+        raise full_card()
 
     def look():
         down()
@@ -155,7 +159,7 @@ def test_out_of_memory_frees_the_failed_graph(qwen):
 @pytest.mark.parametrize("where", ["_last", "_hidden"])
 def test_out_of_memory_while_loading_is_called_that(monkeypatch, llama, where):
     def full(self, *args, **kwargs):
-        raise FULL
+        raise full_card()
 
     monkeypatch.setattr(TorchEngine, where, full)
     with pytest.raises(LorakitError, match="out of memory while the model was loaded"):
@@ -226,7 +230,7 @@ def test_memory_that_lacks_while_looking_for_the_layer(monkeypatch, llama):
     engine = load(settings(llama))
 
     def full(batch):
-        raise FULL
+        raise full_card()
 
     monkeypatch.setattr(engine, "_backward", full)
     words = engine.blame([collate(noise(9, 8), range(2))])
@@ -236,7 +240,7 @@ def test_memory_that_lacks_while_looking_for_the_layer(monkeypatch, llama):
 @pytest.mark.parametrize(
     ("error", "expected"),
     [
-        (FULL, True),
+        (full_card(), True),
         (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`"), True),
         (RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling"), True),
         (RuntimeError("CUDA error: out of memory\nCompile with TORCH_USE_CUDA_DSA"), True),

@@ -640,11 +640,11 @@ def test_the_way_chosen_on_a_card():
     half, whole = (
         normal(1, 2, 6, 64, dtype=d, device="cuda") for d in (torch.float16, torch.float32)
     )
-    assert attention.form(half) is (
+    assert attention.form(half, half) is (
         attention.flash if capability >= (8, 0) else attention.efficient
     )
-    assert attention.form(whole) is attention.efficient
-    assert attention.form(whole[..., :61]) is attention.by_document
+    assert attention.form(whole, whole) is attention.efficient
+    assert attention.form(whole[..., :61], whole[..., :61]) is attention.by_document
 
 
 @pytest.mark.gpu

@@ -16,8 +16,8 @@ from lorakit.common import registry
 from lorakit.common.errors import LorakitError
 from lorakit.engines import torch as engines
 from lorakit.engines.torch import kernels
-from lorakit.engines.torch.kernels.device import flush_denormals
 from lorakit.engines.torch.kernels import lora, rounding
+from lorakit.engines.torch.kernels.device import flush_denormals
 from lorakit.engines.torch.kernels.rounding import rounded
 from lorakit.machine.hardware import facts
 from lorakit.planning import choose, memory

@@ -154,9 +154,7 @@ class TorchEngine:
         targets = np.zeros(number * length, dtype=bool)
         targets[-min(TRIAL, length - 1) :] = True
         ids = np.concatenate(documents)
-        return self._logits(
-            Batch(ids, targets, np.full(number, length), np.arange(number))
-        ).float()
+        return self._logits(Batch(ids, targets, np.full(number, length), np.arange(number))).float()
 
     def _crosses(self, *documents: np.ndarray) -> bool:
         """Whether in a pack of two the second depends on the first: by its gradient, which rounding leaves zero."""
@@ -726,8 +724,9 @@ class TorchEngine:
 
     def _optimizer_value(self, key: str, value: np.ndarray, parameter: torch.Tensor) -> Any:
         if key == "step":  # a tensor for torch, a number for bitsandbytes
-            fused = isinstance(self.optimizer, torch.optim.AdamW)
-            return torch.tensor(value, device=self.device) if fused else int(value)
+            if not isinstance(self.optimizer, torch.optim.AdamW):
+                return int(value)
+            return torch.tensor(value, device=self.optimizer.state[parameter]["step"].device)
         return self._spread(torch.from_numpy(value.copy()), parameter)
 
     def save(self, path: Path) -> Path:
@@ -757,10 +756,13 @@ def make_optimizer(run: Run, parameters: list[torch.nn.Parameter]) -> torch.opti
     ]
     groups = [g for g in groups if g["params"]]
     if run.optimizer == "adamw":
-        adamw = torch.optim.AdamW(groups, lr=run.learning_rate, fused=True)
+        where = parameters[0].device
+        fused = where.type in ("cpu", "cuda")
+        adamw = torch.optim.AdamW(groups, lr=run.learning_rate, fused=fused)
         for p in parameters:  # now, and not in the first update, which memory would end halfway
             moments = {n: torch.zeros_like(p) for n in ("exp_avg", "exp_avg_sq")}
-            adamw.state[p] = {"step": torch.zeros((), device=p.device)} | moments
+            step = torch.zeros((), device=where if fused else "cpu")
+            adamw.state[p] = {"step": step} | moments
         return adamw
     import bitsandbytes
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+
 def install(model: Any, form: str = "none") -> str:
     """What was put in, in words: `16 linear, 2 gated MLP, 4 RMSNorm`; `form`: what its weights are rounded to."""
     from lorakit.engines.torch.kernels import lora, norm, rotary, rounding

@@ -120,7 +120,9 @@ def eager_attention(
     **kwargs: Any,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """The eager attention of the file that the module is from, which adds its mask to the scores."""
-    if attention_mask is None and query.shape[2] > 1:  # where sdpa_mask leaves one out, it is causal
+    if (
+        attention_mask is None and query.shape[2] > 1
+    ):  # where sdpa_mask leaves one out, it is causal
         attention_mask = torch.ones(
             query.shape[2], key.shape[2], dtype=torch.bool, device=query.device
         ).tril()

@@ -9,7 +9,8 @@ import torch
 
 Tensors = tuple[torch.Tensor, ...]
 Forward = Callable[
-    [torch.Tensor, torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]
+    [torch.Tensor, torch.Tensor, torch.Tensor],
+    tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]],
 ]
 Backward = Callable[..., Tensors]  # (dout, q, k, v, out, logsumexp, random state) -> dq, dk, dv
 
