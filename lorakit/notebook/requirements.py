@@ -16,6 +16,7 @@ from importlib import metadata
 from pathlib import Path
 
 from lorakit.common.errors import LorakitError
+from lorakit.machine.hardware import HELD
 from lorakit.machine.packages import (
     Unmet,
     declared,
@@ -61,7 +62,7 @@ def _install(lacking: Sequence[Unmet]) -> None:
     # First with every other package kept as it is; then with torch alone kept, should nothing fit.
     for kept in (
         {n: v for n, v in before.items() if n not in changing},
-        {n: v for n, v in before.items() if n.startswith(("torch", "nvidia", "triton"))},
+        {n: v for n, v in before.items() if n.startswith((*HELD, "nvidia-", "triton"))},
     ):
         message = _pip([*source, *wanted], kept)
         if not message:

@@ -19,8 +19,8 @@ if getattr(importlib.util.find_spec("lorakit"), "origin", None) is None:  # a fo
     places = [".", "*", "*/*", "..", "../..", "/content/*", *("/kaggle/input" + "/*" * n for n in range(1, 6))]
     clone, wheel = (next((path for place in places for path in sorted(glob.glob(f"{{place}}/{{name}}"))), "")
                     for name in ("lorakit/__init__.py", "lorakit-*.whl"))
-    source = os.environ.get("LORAKIT_SOURCE") or not clone and (wheel or LORAKIT_SOURCE or sys.exit(
-        "lorakit: put its wheel or a clone beside this notebook, or write its address (git+https://...) above"))
+    source = os.environ.get("LORAKIT_SOURCE") or (not clone and (wheel or LORAKIT_SOURCE or sys.exit(
+        "lorakit: put its wheel or a clone beside this notebook, or write its address (git+https://...) above")))
     if source:
         subprocess.check_call([sys.executable, "-m", "pip", "install", "-q", "--no-deps", source])
     else:
