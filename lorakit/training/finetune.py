@@ -320,6 +320,7 @@ def method(run: Run) -> str:
         "nf4": "QLoRA (NF4)",
         "int8": "LoRA (int8 base)",
         "fp8": "LoRA (FP8 base)",
+        "gguf": "QLoRA (GGUF)",
         "affine4": "QLoRA (affine 4-bit)",
         "none": "LoRA",
     }

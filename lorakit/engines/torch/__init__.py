@@ -22,6 +22,7 @@ from transformers.utils import logging as transformers_logging
 
 from lorakit.common.errors import LorakitError
 from lorakit.engines.protocol import decided
+from lorakit.engines.quantization import gguf
 from lorakit.engines.torch import kernels
 from lorakit.engines.torch.adapter import beside_layers, inside, new_heads, stacks, with_adapter
 from lorakit.engines.torch.engine import DTYPES, TorchEngine
@@ -71,6 +72,7 @@ def forms(facts: Any) -> tuple[str, ...]:
     return (
         "nf4",
         "int8",
+        "gguf",
         "fp8",
         "none",
     )  # without FP8 units the same numbers, slowly: for rehearsal
@@ -165,6 +167,8 @@ def load(
     notes = (
         {"fp8": in_fp8(model, where, [*spec.unquantized, *heads])}
         if run.quantization == "fp8"
+        else {"gguf": gguf.convert(model, where, [*spec.unquantized, *heads])}
+        if run.quantization == "gguf"
         else {}
     )
     if run.method == "lora":
