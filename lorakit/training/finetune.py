@@ -184,6 +184,7 @@ def execute(run: Run, choices: Choices, folder: Folder, prepared: Prepared, crew
         peak_memory={
             "predicted": predicted["total"],
             "measured": engine.memory(),
+            "generation": engine.generation_memory(),
             "parts": predicted,
         },
         processes=workers,
