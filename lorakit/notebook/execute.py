@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -60,20 +61,37 @@ def execute(
     target = Path(output_dir) / path.stem / path.name
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        papermill.execute_notebook(
-            str(path),
-            str(target),
-            parameters=values,
-            kernel_name="python3",
-            log_output=False,
-            progress_bar=True,
-        )
+        with _kernel_ignores_working_folder() as arguments:
+            papermill.execute_notebook(
+                str(path),
+                str(target),
+                parameters=values,
+                kernel_name="python3",
+                extra_arguments=arguments,
+                log_output=False,
+                progress_bar=True,
+            )
     except papermill.PapermillExecutionError as error:
         raise LorakitError(
             f"{path}: cell {error.cell_index} failed: {error.ename}: {error.evalue}\n"
             f"See the executed copy: {target}"
         ) from None
     return target
+
+
+@contextlib.contextmanager
+def _kernel_ignores_working_folder() -> Iterator[list[str]]:
+    """Arguments for a kernel started within this block, which imports nothing from the working folder: a `json.py`
+    that lies beside the data must not run. The interpreter and IPython put that folder into sys.path each by itself."""
+    before = os.environ.get("PYTHONSAFEPATH")
+    os.environ["PYTHONSAFEPATH"] = "1"
+    try:
+        yield ["--IPKernelApp.ignore_cwd=True"]
+    finally:
+        if before is None:
+            del os.environ["PYTHONSAFEPATH"]
+        else:
+            os.environ["PYTHONSAFEPATH"] = before
 
 
 def value_of(name: str, text: str) -> Any:

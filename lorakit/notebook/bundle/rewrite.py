@@ -52,7 +52,10 @@ def rewritten(
         found = ", ".join(f"unpacked({name})" for name in paths)
         words = f"# The bundle's own copies, wherever it is attached.\n{', '.join(paths)} = {found}"
         cells.insert(
-            at + 1, _cell("code", f"from lorakit.bundle import unpacked\n\n{words}", "bundle")
+            at + 1,
+            _cell(
+                "code", f"from lorakit.notebook.bundle.pack import unpacked\n\n{words}", "bundle"
+            ),
         )
     return made
 
