@@ -444,7 +444,9 @@ LENGTHS = {
 @pytest.mark.parametrize("window", [None, 1, 4])
 @pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS)
 def test_attention_by_document(monkeypatch, lengths, window, sinks):
-    monkeypatch.setattr(attention, "served", lambda q, v, dropout: sinks == "fused")
+    monkeypatch.setattr(
+        attention.attention_cpu, "serves_sinks", lambda q, v, dropout: sinks == "fused"
+    )
     for heads, scale in (((4, 2, 2), None), ((4, 1, 1), 0.5), ((2, 2, 2), None)):
         for one, other in attended(
             attention.by_document, heads, lengths, window, scale, sinks=sinks != "none"
@@ -457,8 +459,8 @@ def test_attention_by_document(monkeypatch, lengths, window, sinks):
 @pytest.mark.parametrize(("short", "block"), [(0, 128), (24, 128), (512, 128), (512, 8)])
 def test_attention_by_document_in_bf16(monkeypatch, short, block, window, sinks):
     """By products alone up to `short` tokens, from 1.5 `block` on in blocks."""
-    monkeypatch.setattr(attention, "SHORT", short)
-    monkeypatch.setattr(attention, "BLOCK", block)
+    monkeypatch.setattr(attention.attention_cpu, "SHORT", short)
+    monkeypatch.setattr(attention.attention_cpu, "BLOCK", block)
     for heads, scale in (((4, 2, 2), None), ((4, 1, 1), 0.5), ((2, 2, 2), None)):
         for one, other in attended(
             attention.by_document,
@@ -638,11 +640,11 @@ def test_the_way_chosen_on_a_card():
     half, whole = (
         normal(1, 2, 6, 64, dtype=d, device="cuda") for d in (torch.float16, torch.float32)
     )
-    assert attention.form(half) is (
+    assert attention.form(half, half) is (
         attention.flash if capability >= (8, 0) else attention.efficient
     )
-    assert attention.form(whole) is attention.efficient
-    assert attention.form(whole[..., :61]) is attention.by_document
+    assert attention.form(whole, whole) is attention.efficient
+    assert attention.form(whole[..., :61], whole[..., :61]) is attention.by_document
 
 
 @pytest.mark.gpu

@@ -16,8 +16,8 @@ from lorakit.common import registry
 from lorakit.common.errors import LorakitError
 from lorakit.engines import torch as engines
 from lorakit.engines.torch import kernels
-from lorakit.engines.torch.engine import coarse_zero
 from lorakit.engines.torch.kernels import lora, rounding
+from lorakit.engines.torch.kernels.device import flush_denormals
 from lorakit.engines.torch.kernels.rounding import rounded
 from lorakit.machine.hardware import facts
 from lorakit.planning import choose, memory
@@ -80,7 +80,7 @@ def test_a_matrix_is_rounded_as_it_is_packed(form, scale, width):
         np.array_equal(rounded(torch.from_numpy(weight), form), expected)
         and len(np.unique(expected)) > 50
     )
-    with coarse_zero():
+    with flush_denormals():
         assert np.array_equal(rounded(torch.from_numpy(weight), form), expected)
 
 
