@@ -9,7 +9,6 @@ import nbformat
 from lorakit.machine.hardware import child_environment
 from lorakit.notebook.execute import execute
 
-
 KERNEL = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
 
 
