@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from lorakit.common.errors import BadRow
+from lorakit.machine.packages import require
 
 RATE = 16_000  # samples a second, what speech models are trained on
 # Decoders of picture files that are opened. Pillow knows more, among them ones that start other programs (EPS).
@@ -20,6 +21,8 @@ MOST_PIXELS = 120_000_000  # of one picture: 360 MB as RGB
 MOST_BYTES = {"image": 256 * 2**20, "sound": 2**30}  # of one file
 ALIKE = 6  # of the 64 bits of a perceptual hash: so few differ in another shot, size or compression of a picture
 
+PACKAGES = {"image": ("pillow", "imagehash"), "sound": ("soundfile",)}  # of the extras
+
 
 def examined(value: Any, kind: str, places: Sequence[Path]) -> dict[str, Any]:
     """{path or bytes, name, sha256, look} of a picture (`kind` image) or a sound that can be decoded.
@@ -27,6 +30,7 @@ def examined(value: Any, kind: str, places: Sequence[Path]) -> dict[str, Any]:
     `value` is a path, absolute or from one of `places`, or what `datasets` stores: {"bytes": …, "path": …}. `look` is
     a picture's perceptual hash, 64 bits, None for a sound.
     """
+    require(*PACKAGES[kind], purpose=f"reading {kind} files")
     medium = _found(value, kind, places)
     raw = content(medium, MOST_BYTES[kind])
     look = None
