@@ -20,6 +20,7 @@ from lorakit.common import hub, registry
 from lorakit.common.errors import LorakitError, did_you_mean
 from lorakit.common.files import file_hash, state
 from lorakit.models import spec as models
+from lorakit.models.safety import check_template, refuse_sizes, templates_of
 from lorakit.models.spec import Spec
 
 NOTES = "lorakit_notes"  # what a tokenizer's own file has to say to whoever uses it
@@ -206,8 +207,9 @@ def config(model: str) -> Any:
 def _config(model: str, where: str) -> Any:
     from transformers import AutoConfig
 
+    refuse_sizes(model, Path(where))
     try:
-        return AutoConfig.from_pretrained(where)
+        return AutoConfig.from_pretrained(where, trust_remote_code=False)
     except Exception as error:  # transformers checks little: damaged files raise almost anything
         raise unusable(model, error) from None
 
@@ -347,7 +349,7 @@ def processor(model: str, given: Any) -> Any:
 
     where = path(model)
     try:
-        found = AutoProcessor.from_pretrained(where)
+        found = AutoProcessor.from_pretrained(where, trust_remote_code=False)
     except ImportError as error:
         raise LorakitError(
             f"{model}: its processor needs a package that is not installed: {hub.reason(error)}"
@@ -367,9 +369,11 @@ def tokenizer(model: str, ends: bool = True) -> tuple[Any, list[str]]:
 
     where = path(model)
     try:
-        tok = AutoTokenizer.from_pretrained(where)
+        tok = AutoTokenizer.from_pretrained(where, trust_remote_code=False)
     except Exception as error:  # see `config`
         raise unusable(model, error) from None
+    for template in templates_of(tok):
+        check_template(template, model)
     notes = list(tok.init_kwargs.get(NOTES, []))
     if not tok.is_fast:
         raise LorakitError(
