@@ -10,6 +10,7 @@ from helpers import gguf_files
 
 import lorakit
 from lorakit.common.errors import LorakitError
+from lorakit.common.files import file_hash
 from lorakit.models import base_model, gguf
 
 TEMPLATE = (
@@ -89,7 +90,7 @@ def test_template_tokens_and_hash_are_the_files(file):
     assert tokenizer.chat_template == TEMPLATE and notes == []
     assert (tokenizer.bos_token, tokenizer.eos_token) == ("<|im_start|>", "<|im_end|>")
     assert tokenizer("that")["input_ids"] == tokenizer.convert_tokens_to_ids(["th", "at"])
-    assert base_model.hash_of(file) == base_model.sha256(Path(file))
+    assert base_model.hash_of(file) == file_hash(Path(file))
 
 
 def test_packed_and_dequantized_weights_train_alike(file, answers, quick, tmp_path):
