@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from lorakit.common import registry
 from lorakit.common.errors import LorakitError, did_you_mean
 
 Auto = Literal["auto"]
@@ -91,7 +92,7 @@ class Run(BaseModel):
     engine: str = "auto"  # a name from lorakit/engines/
     method: Literal["lora", "full"] = "lora"
     # of the frozen base; nf4 + lora = QLoRA; fp8: two copies of 8 bits, not smaller than bf16 but faster
-    quantization: Literal["auto", "nf4", "int8", "fp8", "affine4", "none"] = "auto"
+    quantization: str = "auto"  # a name from lorakit/engines/quantization/
     # what an export will round its weights to: GGUF's q4_0 and q8_0, MLX's 4bit; every pass computes with such weights
     fake_quantization: Literal["q4_0", "q8_0", "affine4", "none"] = "none"
     rank: int = Field(16, ge=1)
@@ -238,14 +239,11 @@ class Run(BaseModel):
             clash("folds", "test_data", "the folds are the test rows")
         if self.folds and self.processes not in ("auto", 1):
             clash("folds", "processes", "the folds are trained in one process, one after the other")
-        if self.use_dora and self.quantization in ("int8", "fp8"):
-            clash("use_dora", "quantization", "DoRA needs nf4 or none")
-        if self.shard and self.quantization == "fp8":
-            clash(
-                "shard",
-                "quantization",
-                "weights in fp8 stay whole in every process; spread nf4 or none",
-            )
+        if self.quantization != "auto":
+            form = registry.load("quantization", self.quantization)
+            for name, (values, reason) in form.CONFLICTS.items():
+                if getattr(self, name) in values:
+                    clash(name, "quantization", reason)
         if (
             isinstance(self.micro_batch_size, int)
             and self.micro_batch_size > self.global_batch_size

@@ -10,7 +10,7 @@ from test_engine import batches, gradients, history, learnable, noise, settings,
 from test_plan import A100, H100, L4, RTX, T4, facts
 
 import lorakit
-from lorakit.engines.torch import load, working
+from lorakit.engines.torch import load, working_bytes
 from lorakit.engines.torch.kernels import fp8, lora
 from lorakit.planning import choose, memory
 from lorakit.tasks.batches import Batches, collate
@@ -271,7 +271,7 @@ def test_memory_is_counted_by_going_through_its_own_products(base, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     seen, real = [], fp8.quantized
     monkeypatch.setattr(fp8, "quantized", lambda x: seen.append(tuple(x.shape)) or real(x))
-    assert working(settings(base, quantization="fp8"), 256) > 0
+    assert working_bytes(settings(base, quantization="fp8"), 256) > 0
     assert (256, 64) in seen
     assert fp8.tried(CPU) == fp8.tried.__wrapped__(
         CPU

@@ -1,12 +1,12 @@
 """Registries: a task, format, metric, … is one file in a folder, found by its name.
 
 The folders are those of the package and of plug-ins. A plug-in is a folder laid out like `PACKAGES`, e.g.
-`my_plugins/metrics/brevity.py`. It is named in the environment variable `LORAKIT_PLUGINS` (several folders are separated
-as in `PATH`), or by an installed package in the entry-point group `lorakit.plugins`, whose values are packages with
-these sub-folders. Child processes read the same variable.
+`my_plugins/metrics/brevity.py`. The environment variable `LORAKIT_PLUGINS` names such folders, separated as in `PATH`,
+and child processes read it too; an installed package names its own in the entry-point group `lorakit.plugins`, whose
+values are packages with these sub-folders.
 
-A package may name its files' interface: `INTERFACE`, a Protocol class. What the class body gives a value is optional, and
-a file without it gets that value; every other member is required.
+A package may name its files' interface: `INTERFACE`, a Protocol class. What its body gives a value is optional, and a
+file without it gets that value; every other member is required.
 """
 
 from __future__ import annotations
@@ -57,7 +57,9 @@ def load(folder: str, name: str) -> ModuleType:
             f"there is no {name!r} in {folder}/",
             setting=folder,
             value=name,
-            cure=f"{near.removeprefix('; ')} Present: {listed}." if near else f"use one of {listed}",
+            cure=f"{near.removeprefix('; ')} Present: {listed}."
+            if near
+            else f"use one of {listed}",
         )
     try:
         module = importlib.import_module(f"{package.__name__}.{name}")

@@ -1,4 +1,4 @@
-"""The interfaces of engines: `EngineModule`, what a file of this folder offers, and `Engine`, what its `load` returns."""
+"""Interfaces of engines: `EngineModule`, what a file of this folder offers, and `Engine`, what its `load` returns."""
 
 from __future__ import annotations
 
@@ -214,6 +214,8 @@ def per_document(batch: Batch, losses: np.ndarray, right: np.ndarray) -> np.ndar
 
 
 # What a packed form that was tried out showed.
-CROSSES = "padded: in this model a document in a pack would see the one before it (tried at loading)"
+CROSSES = (
+    "padded: in this model a document in a pack would see the one before it (tried at loading)"
+)
 DIFFERS = "padded: this model's own attention differs from the one over packs (tried at loading)"
 ISOLATED = "packed: exact attention per document (tried at loading: no document sees another)"

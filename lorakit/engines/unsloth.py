@@ -1,7 +1,7 @@
 """Unsloth's models, kernels and gradient checkpointing on CUDA; what trains them is the torch engine.
 
-It patches transformers and peft and so has to be imported before them: `import_first` does that where a run begins. It caps
-transformers, datasets and trl, so it lives in an environment of its own: environment-unsloth.yml.
+It patches transformers and peft and so has to be imported before them: `import_first` does that where a run begins. It
+caps transformers, datasets and trl, so it lives in an environment of its own: environment-unsloth.yml.
 """
 
 from __future__ import annotations

@@ -25,6 +25,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from lorakit import tasks
 from lorakit.common import registry
 from lorakit.common.errors import LorakitError, did_you_mean
 from lorakit.common.files import sound, sweep, whole
@@ -117,7 +118,7 @@ def source(path: str | os.PathLike, **options: Any) -> Source:
             "those, or train again"
         )
     meta = rows.read(folder / "rows")[1]
-    if _task(meta).OBJECTIVE == "tokens" and _task(meta).MEDIUM:
+    if tasks.objective_of(meta["task"]).HEAD == "tokens" and _task(meta).MEDIUM:
         raise LorakitError(
             f"{folder.path}: task={meta['task']}: only models that write and read text alone, and "
             f"classifiers, can be exported so far; plain PEFT and transformers load {saved}"
@@ -157,7 +158,7 @@ def _tokenizer(saved: Path, run: Run, meta: dict[str, Any]) -> Any:
         raise base_model.unusable(str(saved), error) from None
     if (
         _task(meta).GIVES == "messages"
-        and _task(meta).OBJECTIVE == "tokens"
+        and tasks.objective_of(meta["task"]).HEAD == "tokens"
         and not tokenizer.chat_template
     ):
         raise LorakitError(
@@ -175,7 +176,9 @@ def export(
     `type` is a precision of the target's. Raises `LorakitError`, and leaves nothing under `out`, when it fails.
     """
     module, found = registry.load("export", target), source(path, **options)
-    if _task(found.meta).OBJECTIVE == "labels" and not getattr(module, "LABELS", False):
+    if tasks.objective_of(found.meta["task"]).HEAD == "labels" and not getattr(
+        module, "LABELS", False
+    ):
         takes = ", ".join(
             n for n, m in registry.modules("export").items() if getattr(m, "LABELS", False)
         )

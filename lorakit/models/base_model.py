@@ -131,11 +131,16 @@ CLASSES = {
 }
 
 
-def serves(config: Any, objective: str, medium: str) -> bool:
+def serves(config: Any, head: str, medium: str) -> bool:
     """Whether transformers has this architecture in that form."""
     import transformers
 
-    return type(config) in getattr(transformers, CLASSES[objective, medium])._model_mapping
+    return type(config) in getattr(transformers, CLASSES[head, medium])._model_mapping
+
+
+def head_of(task: Any) -> str:
+    """The head that a task's objective trains: `tokens` or `labels`."""
+    return registry.load("objectives", task.OBJECTIVE).HEAD
 
 
 def reads_words(config: Any) -> bool:
@@ -148,11 +153,11 @@ def maker(task: str, config: Any, model: str) -> Any:
     import transformers
 
     kind = None if task == "auto" else registry.load("tasks", task)
-    kinds = [(kind.OBJECTIVE, kind.MEDIUM)] if kind else sorted(CLASSES, key=lambda k: not k[1])
+    kinds = [(head_of(kind), kind.MEDIUM)] if kind else sorted(CLASSES, key=lambda k: not k[1])
     found = next((k for k in kinds if serves(config, *k)), None)
     if found is None:
         can = [
-            n for n, t in registry.modules("tasks").items() if serves(config, t.OBJECTIVE, t.MEDIUM)
+            n for n, t in registry.modules("tasks").items() if serves(config, head_of(t), t.MEDIUM)
         ]
         raise LorakitError(
             f"model={model!r} and task={task!r} do not go together: transformers' {config.model_type} "
@@ -167,14 +172,13 @@ def task_for(schema: Any, config: Any, processor: Any, model: str) -> str:
         name: task
         for name, task in registry.modules("tasks").items()
         if task.GIVES == schema.GIVES
-        and (task.OBJECTIVE != "labels" or getattr(schema, "LABELS", False))
+        and (head_of(task) != "labels" or getattr(schema, "LABELS", False))
     }
     found = next(
         (
             name
             for name, task in able.items()
-            if serves(config, task.OBJECTIVE, task.MEDIUM)
-            and getattr(task, "suits", lambda _: True)(processor)
+            if serves(config, head_of(task), task.MEDIUM) and task.suits(processor)
         ),
         None,
     )

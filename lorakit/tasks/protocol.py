@@ -70,6 +70,7 @@ class Objective(Protocol):
     NEEDS: str
     UNIT: str  # what the loss is divided by the number of
     METRICS: Sequence[str] = ("loss",)  # scored whatever the run names
+    MEASURES: Sequence[str] = ()  # what a prediction gives beside losses and answers
 
     def documents(self, row: Row) -> list[Document]:
         """What a row is trained on, in order."""

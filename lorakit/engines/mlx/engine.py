@@ -296,7 +296,11 @@ class MLXEngine:
             )
             mx.eval(self.trained, self.optimizer.state)
             self._put(self.trained, None)
-        self.targets_trained, self.pending, self.gradients = self.targets_trained + self.pending, 0, None
+        self.targets_trained, self.pending, self.gradients = (
+            self.targets_trained + self.pending,
+            0,
+            None,
+        )
         mx.clear_cache()
         return norm, not finite
 

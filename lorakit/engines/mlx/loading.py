@@ -55,7 +55,8 @@ def unlike(path: str, sizes: str, targets: tuple[str, ...] | str) -> str:
     ) as error:  # mlx-lm checks little, and one of its files ends the process
         return f"mlx-lm cannot make this {kind} ({hub.reason(error)})"
     lost = next(
-        (name for name in names if mlx_name(name, there) is None), None if names else "any linear layer"
+        (name for name in names if mlx_name(name, there) is None),
+        None if names else "any linear layer",
     )
     return f"mlx-lm's {kind} lacks {lost}" if lost else ""
 
@@ -193,7 +194,11 @@ def with_adapter(
     )
     layers = {
         name: Lora(
-            modules[mlx_name(name, places)], settings["r"], convert.scale(settings), run.dropout, rng
+            modules[mlx_name(name, places)],
+            settings["r"],
+            convert.scale(settings),
+            run.dropout,
+            rng,
         )
         for name in names
     }
@@ -227,5 +232,3 @@ def linear_layers(config: Any) -> list[str]:
     return [
         n for n, m in skeleton.named_modules() if isinstance(m, torch.nn.Linear) and m is not head
     ]
-
-

@@ -22,7 +22,9 @@ class Quantization(Protocol):
     """A number format of a frozen base. Importing its file imports no framework."""
 
     LABEL: str  # the method's name in records and reports, e.g. "QLoRA (NF4)"
-    DEQUANTIZES: bool = True  # whether a layer's weights are restored to the computing dtype to multiply
+    DEQUANTIZES: bool = (
+        True  # whether a layer's weights are restored to the computing dtype to multiply
+    )
     # settings that the format refuses: setting -> (values, why)
     CONFLICTS: Mapping[str, tuple[tuple[Any, ...], str]] = {}
 

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from transformers import GenerationMixin
 
+from lorakit import tasks
 from lorakit.common.errors import LorakitError
 from lorakit.common.files import whole
 from lorakit.engines import protocol
@@ -27,6 +28,7 @@ from lorakit.machine import hardware
 from lorakit.machine.distributed import Crew
 from lorakit.models import base_model
 from lorakit.run import Run
+from lorakit.tasks import objectives
 from lorakit.tasks.batches import Batch
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -52,6 +54,7 @@ class TorchEngine:
         there are to tell apart, 0 where words are learnt."""
         self.model, self.tokenizer, self.device = model, tokenizer, where
         self.processor, self.classes = processor, classes
+        self.objective = objectives.get("labels") if classes else tasks.objective_of(run.task)
         self.clip, self.method = run.max_grad_norm, run.method
         self.pad_id = tokenizer.pad_token_id if tokenizer else 0
         text = model.config.get_text_config(decoder=True)
@@ -278,12 +281,9 @@ class TorchEngine:
 
     def _loss(self, batch: Batch) -> torch.Tensor:
         """The sum over the targets, in nats."""
-        if batch.labels is not None:
-            return F.cross_entropy(
-                self._class_logits(batch),
-                torch.from_numpy(batch.labels).to(self.device),
-                reduction="sum",
-            )
+        if self.objective.NEEDS == "class_logits":
+            labels = torch.from_numpy(batch.values["label"]).to(self.device)
+            return F.cross_entropy(self._class_logits(batch), labels, reduction="sum")
         answers = torch.from_numpy(batch.ids[batch.targets]).to(self.device)
         if self.head is None:
             return F.cross_entropy(self._logits(batch).float(), answers, reduction="sum")
@@ -459,7 +459,7 @@ class TorchEngine:
 
     @torch.no_grad()
     def _predict(self, batch: Batch) -> np.ndarray:
-        if batch.labels is not None:
+        if self.objective.NEEDS == "class_logits":
             return self._predict_labels(batch)
         answers = torch.from_numpy(batch.ids[batch.targets]).to(self.device)
         with self._evaluating():
@@ -478,7 +478,8 @@ class TorchEngine:
         """(D, 3 + C)"""
         with self._evaluating():
             logits = self._class_logits(batch).double().cpu()
-        labels = torch.from_numpy(batch.labels)
+        unknown = np.zeros(len(logits), dtype=np.int64)  # of a question
+        labels = torch.from_numpy(batch.values.get("label", unknown))
         losses, right = (
             F.cross_entropy(logits, labels, reduction="none"),
             logits.argmax(-1) == labels,

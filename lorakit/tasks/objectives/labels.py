@@ -7,6 +7,7 @@ from lorakit.tasks.protocol import Document, Row
 HEAD = "labels"
 NEEDS = "class_logits"
 UNIT = "rows"
+MEASURES = ("probabilities",)
 
 
 def documents(row: Row) -> list[Document]:
