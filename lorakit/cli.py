@@ -36,12 +36,12 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    from importlib import metadata
+    from lorakit.machine.packages import version_of_lorakit
 
     out = argparse.ArgumentParser(
         prog="lorakit", description="Fine-tune an open model and know that it got better."
     )
-    out.add_argument("--version", action="version", version=metadata.version("lorakit"))
+    out.add_argument("--version", action="version", version=version_of_lorakit())
     commands = out.add_subparsers(required=True, metavar="COMMAND")
 
     def command(call: Callable, words: str) -> argparse.ArgumentParser:

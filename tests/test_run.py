@@ -231,3 +231,8 @@ def test_differences_forbid_going_on():
     assert (
         run.differences(Run(data="d.jsonl", rank=4, seed=0)) == {}
     )  # a default said aloud is the same
+
+
+def test_every_setting_describes_itself():
+    for name, field in Run.model_fields.items():
+        assert field.description and field.description.endswith("."), name

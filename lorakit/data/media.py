@@ -12,9 +12,12 @@ from typing import Any
 import numpy as np
 
 from lorakit.common.errors import BadRow
+from lorakit.machine.packages import require
 
 RATE = 16_000  # samples a second, what speech models are trained on
 ALIKE = 6  # of the 64 bits of a perceptual hash: so few differ in another shot, size or compression of a picture
+
+PACKAGES = {"image": ("pillow", "imagehash"), "sound": ("soundfile",)}  # of the extras
 
 
 def examined(value: Any, kind: str, places: Sequence[Path]) -> dict[str, Any]:
@@ -23,6 +26,7 @@ def examined(value: Any, kind: str, places: Sequence[Path]) -> dict[str, Any]:
     `value` is a path, absolute or from one of `places`, or what `datasets` stores: {"bytes": …, "path": …}. `look` is
     a picture's perceptual hash, 64 bits, None for a sound.
     """
+    require(*PACKAGES[kind], purpose=f"reading {kind} files")
     medium = _found(value, kind, places)
     raw = content(medium)
     look = None

@@ -32,6 +32,7 @@ from lorakit.common.files import sound, sweep, whole
 from lorakit.data.loading import sha256
 from lorakit.exporting import model_card
 from lorakit.machine import hardware
+from lorakit.machine.packages import require
 from lorakit.models import base_model
 from lorakit.results import evaluate
 from lorakit.results.evaluate import Outcome, prompts
@@ -175,10 +176,11 @@ def export(
 
     `type` is a precision of the target's. Raises `LorakitError`, and leaves nothing under `out`, when it fails.
     """
-    module, found = registry.load("export", target), source(path, **options)
-    if tasks.objective_of(found.meta["task"]).HEAD == "labels" and not getattr(
-        module, "LABELS", False
-    ):
+    module = registry.load("export", target)
+    require(*getattr(module, "PACKAGES", ()), purpose=f"export to {target}")
+    found = source(path, **options)
+    head = tasks.objective_of(found.meta["task"]).HEAD
+    if head == "labels" and not getattr(module, "LABELS", False):
         takes = ", ".join(
             n for n, m in registry.modules("export").items() if getattr(m, "LABELS", False)
         )

@@ -10,16 +10,14 @@ from typing import Any
 import yaml
 
 from lorakit.common.errors import LorakitError, did_you_mean
+from lorakit.machine.packages import require
 
 
 def known(notebook: str | os.PathLike) -> dict[str, Any]:
     """What papermill finds in the parameters cell, by name. Raises `LorakitError` for what is no notebook."""
-    try:
-        import papermill
-    except ImportError:
-        raise LorakitError(
-            "running notebooks needs papermill: pip install 'lorakit[notebooks]'"
-        ) from None
+    require("papermill", "ipykernel", purpose="running a notebook")
+    import papermill
+
     path = Path(notebook)
     if not path.is_file():
         raise LorakitError(f"{path}: no such notebook")

@@ -202,6 +202,7 @@ def execute(
         peak_memory={
             "predicted": predicted["total"],
             "measured": engine.memory(),
+            "generation": engine.generation_memory(),
             "parts": predicted,
         },
         processes=workers,

@@ -27,6 +27,7 @@ from lorakit.engines.torch.adapter import beside_layers, inside, new_heads, stac
 from lorakit.engines.torch.engine import DTYPES, TorchEngine
 from lorakit.engines.torch.kernels import attention, fused
 from lorakit.engines.torch.layers import recompute, split_layers
+from lorakit.engines.torch.out_of_memory import out_of_memory, while_loading
 from lorakit.machine import distributed, hardware
 from lorakit.machine.distributed import Crew
 from lorakit.models import base_model
@@ -55,6 +56,7 @@ def quiet_transformers() -> Iterator[None]:
         transformers_logging.set_verbosity(before)
 
 
+@while_loading()
 @quiet_transformers()
 def load(
     run: Run, *, adapter: str | Path | None = None, classes: Sequence[str] = ()
@@ -104,7 +106,6 @@ def load(
         recompute(model, run.gradient_checkpointing)
     if shard:
         split_layers(model, where)
-    hardware.forget_peak()  # loading has held the files too
     return TorchEngine(
         model, tokenizer, run, where, packable, crew, idle, notes, processor, len(classes)
     )
@@ -138,6 +139,8 @@ def base(
     try:
         model, loaded = kind.from_pretrained(source, output_loading_info=True, **options)
     except Exception as error:  # transformers checks little: damaged files raise almost anything
+        if out_of_memory(error):
+            raise
         raise base_model.unusable(run.model, error) from None
     return model, list(loaded["missing_keys"])
 

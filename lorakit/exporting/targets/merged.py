@@ -12,6 +12,7 @@ import numpy as np
 
 from lorakit.common.errors import LorakitError, first_line
 from lorakit.exporting.round_trip import DEFAULT_BOUNDS, Source
+from lorakit.machine.packages import tolerate_old_packages
 from lorakit.models import base_model
 
 USE, LIBRARY, LABELS = "{kind}.from_pretrained({name!r})", "transformers", True
@@ -106,6 +107,8 @@ def with_update(model: Any, adapter: Path, dtype: Any, name: str) -> Any:
     """The base with W + s B A in the place of W; one layer at a time is in fp32."""
     from peft import PeftModel
     from peft.tuners.tuners_utils import BaseTunerLayer
+
+    tolerate_old_packages()
 
     try:
         tuned = PeftModel.from_pretrained(model, str(adapter))
