@@ -12,8 +12,10 @@ from lorakit.engines.protocol import EngineModule
 from lorakit.machine.hardware import DRIVE, Facts
 from lorakit.models import base_model, gguf
 from lorakit.models.spec import Spec
-from lorakit.planning import memory
+from lorakit.planning import bf16_trial, memory
 from lorakit.run import Run
+
+WORTHWHILE = 1.2  # bf16 on a CPU is taken from this gain on
 
 
 def resolve(run: Run, facts: Facts, started: Choice | None = None) -> tuple[Run, Choices]:
@@ -290,13 +292,24 @@ def precision(run: Run, facts: Facts, spec: Spec) -> Choice:
     if facts.device == "mps":
         return Choice("bf16", "half the memory of fp32 on Apple's GPU; what is trained stays fp32")
     if facts.device != "cuda":
-        return Choice("fp32", f"exact, and {facts.device} gains little from less")
+        return on_cpu(run, facts)
     old = next((c for c in facts.cards if not c.bf16), None)
     if not old:
         return Choice("bf16", f"{facts.cards[0].name} computes bf16 in hardware")
     if spec.fp16:
         return Choice("fp16", f"{old.name} has no bf16 hardware")
     return Choice("fp32", f"{old.name} has no bf16 hardware, and {run.model} overflows in fp16")
+
+
+def on_cpu(run: Run, facts: Facts) -> Choice:
+    """bf16 where the CPU has units for it and the products of this model's shapes are faster with them: timed."""
+    if not facts.bf16_units:
+        return Choice("fp32", "this CPU has no units for bf16 (AMX, AVX-512 BF16)")
+    gain = bf16_trial.gain(base_model.of(run.model).skeleton(run.task))
+    words = f"with {facts.bf16_units}, products of this model's shapes take 1/{gain:.1f} of their fp32 time (timed)"
+    if gain < WORTHWHILE:
+        return Choice("fp32", words + ": too little to give up 16 bits")
+    return Choice("bf16", words)
 
 
 def refuse_again(wanted: str, model: str, spec: Spec) -> None:
