@@ -149,13 +149,30 @@ def refuse(run: Run, facts: Facts) -> None:
     )
 
 
-def cadence(run: Run, updates: int) -> tuple[Run, Choices]:
-    """How often to validate and to write a checkpoint, where that is left open."""
+VALIDATION_SHARE = 0.1  # of the time of training, at most; one validation there always is
+
+
+def cadence(
+    run: Run, updates: int, training_tokens: int = 0, validation_tokens: int = 0
+) -> tuple[Run, Choices]:
+    """How often to validate and to write a checkpoint, where that is left open.
+
+    Args:
+        training_tokens: positions that the whole run goes through.
+        validation_tokens: positions of all validation rows; going forward takes a third of training on them.
+    """
     chosen: Choices = {}
     if run.validate_every == "auto":
-        chosen["validate_every"] = Choice(
-            max(1, updates // 10), f"about ten times in {updates} updates"
-        )
+        times, reason = 10, f"about ten times in {updates} updates"
+        if validation_tokens and not run.early_stopping:
+            worth = int(VALIDATION_SHARE * training_tokens / (validation_tokens / 3))
+            if worth < times:
+                times = max(1, worth)
+                reason = (
+                    f"{times} in {updates} updates: {validation_tokens:,} validation tokens against "
+                    f"{training_tokens:,} to train on, {VALIDATION_SHARE:.0%} of the time at most"
+                )
+        chosen["validate_every"] = Choice(max(1, updates // times), reason)
     if run.checkpoint_every == "auto":
         chosen["checkpoint_every"] = Choice(
             max(1, min(50, updates // 10)), "an interruption loses at most a tenth of the run"
