@@ -26,9 +26,9 @@ HIDDEN = ("application/vnd.jupyter.widget-view+json", "application/vnd.plotly.v1
 
 
 def digest(notebook: dict[str, Any]) -> str:
-    """SHA-256 of the code cells; what injects parameters and what was printed do not count."""
+    """SHA-256 of the code cells without the repository's address and the parameters of the execution."""
     cells = [
-        "".join(cell["source"])
+        re.sub(r'^LORAKIT_SOURCE = ".*?"', "", "".join(cell["source"]), flags=re.M)
         for cell in notebook["cells"]
         if cell["cell_type"] == "code"
         and "injected-parameters" not in cell["metadata"].get("tags", ())
