@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from lorakit.common import strict_yaml
 from lorakit.common.errors import LorakitError
 from lorakit.machine.hardware import HELD
 
@@ -210,7 +211,6 @@ def settings(it: argparse.ArgumentParser) -> None:
 
 def _changes(options: argparse.Namespace) -> dict:
     """What --set says."""
-    import yaml
 
     changes = {}
     for change in options.changes:
@@ -218,7 +218,7 @@ def _changes(options: argparse.Namespace) -> dict:
         if not equals:
             raise LorakitError(f"--set {change}: expected NAME=VALUE")
         try:
-            changes[name.strip()] = yaml.safe_load(value)
+            changes[name.strip()] = strict_yaml.load(value)
         except Exception:  # beside YAML's own errors its values raise almost anything
             raise LorakitError(f"--set {change}: the value cannot be read as YAML") from None
     return changes

@@ -306,11 +306,20 @@ def place() -> str:
 
 
 def child_environment() -> dict[str, str]:
-    """The environment of a child process that is to import this very lorakit."""
+    """The environment of a child process that imports this very lorakit, and nothing from the working folder.
+
+    PYTHONSAFEPATH keeps `python -m` and `python -c` from putting the working folder before the standard library: a
+    `json.py` that lies beside the data must not run.
+    """
     paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
     alone = {
         k: v
         for k, v in os.environ.items()
         if k not in LAUNCHED and not k.startswith("TORCHELASTIC_")
     }
-    return {**alone, "PYTHONUNBUFFERED": "1", "PYTHONPATH": os.pathsep.join(p for p in paths if p)}
+    return {
+        **alone,
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONSAFEPATH": "1",
+        "PYTHONPATH": os.pathsep.join(p for p in paths if p),
+    }
