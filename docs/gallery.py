@@ -58,7 +58,9 @@ def execute(path: Path, folder: Path) -> Path:
 def published(executed: dict[str, Any], source: dict[str, Any], folder: Path) -> dict[str, Any]:
     """The copy without paths of this machine and without widgets, its pictures no wider than `WIDTH`."""
     text = json.dumps(executed, ensure_ascii=False)
-    for place, shown in ((str(folder), ""), (str(ROOT), "."), (str(Path.home()), "~")):
+    site = str(Path(json.__file__).parents[1])
+    places = ((str(folder), ""), (f"{sys.prefix}", ".venv"), (site, "lib"), (str(ROOT), "."))
+    for place, shown in (*places, (str(Path.home()), "~")):
         text = text.replace(f"{place}/", f"{shown}/".lstrip("/")).replace(place, shown or ".")
     made = json.loads(text)
     for cell in made["cells"]:

@@ -366,4 +366,4 @@ def test_notebooks_open_and_end_well(path):
     assert "<!-- badges -->" in opening and "| step |" in opening and "T4" in opening
     assert opening.startswith("# ") and "**New to this?**" in opening and "](http" in opening
     assert "## What can go wrong" in ending and "## What next" in ending
-    assert "output_dir = \"outputs\"" not in "".join("".join(c["source"]) for c in content["cells"])
+    assert 'output_dir = "outputs"' not in "".join("".join(c["source"]) for c in content["cells"])
