@@ -295,50 +295,37 @@ def _checked_run(options: argparse.Namespace):
 
 
 def plan(options: argparse.Namespace) -> int:
-    from lorakit.machine import hardware
-    from lorakit.planning import choose as planning
-    from lorakit.planning import memory
-    from lorakit.tasks.dataset import prepare
+    from lorakit.planning.setup import setup
 
-    wanted = _run(options)
-    facts = hardware.facts(wanted.output_dir)
-    resolved, choices = planning.resolve(wanted, facts)
-    prepared = prepare(wanted)
-    if not options.json:  # at once: what follows takes seconds
-        for name, (value, reason) in choices.items():
-            print(f"{name} = {value}: {reason}")
-    shape = memory.shape(resolved)
-    parts = memory.memory(resolved, shape)
-    if not options.json:
+    found = setup(_run(options))
+    parts = found.peak_memory
+    if not options.json:  # at once: the time takes seconds
+        for name, (value, reason) in found.choices.items():
+            print(f"{name}: {value} ({reason})")
         print(
             f"memory: {parts['total'] / 1e9:.2f} GB at the peak ("
             + ", ".join(f"{k} {v / 1e9:.2f}" for k, v in parts.items() if k != "total")
-            + f"); {facts.device_memory / 1e9:.1f} GB are there"
+            + f"), of {found.facts.device_memory / 1e9:.1f} GB"
         )
-    lengths = prepared.rows["train"].lengths
-    rows = resolved.epochs * len(lengths)
-    if resolved.max_updates is not None:
-        rows = resolved.max_updates * resolved.global_batch_size
-    tokens = int(rows * lengths.mean())
-    seconds = memory.seconds(resolved, shape, tokens, memory.matmul_rate())
-    updates = -(-rows // resolved.global_batch_size)
+    seconds, tokens = found.seconds()
     if options.json:
+        choices = {k: {"value": v, "reason": why} for k, (v, why) in found.choices.items()}
         _print_json(
             {
-                "choices": {k: {"value": v, "reason": why} for k, (v, why) in choices.items()},
+                "choices": choices,
                 "memory_bytes": parts,
-                "device_memory_bytes": facts.device_memory,
+                "device_memory_bytes": found.facts.device_memory,
                 "training_seconds": round(seconds, 1),
                 "tokens": tokens,
-                "updates": updates,
+                "updates": found.updates,
             }
         )
     else:
         print(
-            f"time: about {seconds:.0f} s for {tokens:,} tokens in {updates} updates, "
-            "from this machine's measured matrix products; evaluation comes on top"
+            f"time: about {seconds:.0f} s of training for {tokens:,} tokens in {found.updates} updates, estimated from "
+            "the speed of matrix products on this machine; evaluation is not included"
         )
-    planning.refuse(resolved, facts)
+    found.refuse()
     return 0
 
 
