@@ -24,6 +24,9 @@ def main(arguments: list[str] | None = None) -> int:
         return options.call(options) or 0
     except LorakitError as error:
         print(f"lorakit: {error}", file=sys.stderr)
+        if getattr(options, "json", False):
+            names = ("message", "setting", "value", "where", "cure")
+            _print_json({"error": {name: getattr(error, name) for name in names}})
         return 1
     except KeyboardInterrupt:
         print("lorakit: interrupted; what was saved is kept", file=sys.stderr)
