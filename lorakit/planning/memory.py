@@ -177,9 +177,7 @@ def _count(settings: str, tokens: int, key: str) -> int | str:
     """Bytes, or why they cannot be counted."""
 
     def simulate() -> int | str:
-        run = Run(
-            **json.loads(settings), data="-", output_dir="outputs", learning_rate=1.0, alpha=1.0
-        )
+        run = Run(**json.loads(settings), data="-", output_dir="outputs")
         try:
             return int(registry.load("engines", run.engine).working(run, tokens))
         except NotImplementedError as reason:
