@@ -149,7 +149,7 @@ def _build(folder: Path, run: Run, sources: Mapping[str, Source], base: BaseMode
     sets, report = loading.prepare(
         sources,
         columns=run.columns,
-        gives=None if run.task == "auto" else registry.load("tasks", run.task).GIVES,
+        gives=None if run.task == "auto" else tasks.get(run.task).GIVES,
         seed=run.seed,
         test_fraction=run.test_fraction,
         validation_fraction=run.validation_fraction,
@@ -163,7 +163,7 @@ def _build(folder: Path, run: Run, sources: Mapping[str, Source], base: BaseMode
     name = run.task
     if name == "auto":
         name = base_model.task_for(schema, base.config, base.processor, run.model)
-    task = registry.load("tasks", name)
+    task = tasks.get(name)
     base_model.maker(name, base.config, run.model)  # says so when they do not go together
     encoded, rejected, notes = rows.encode(
         sets,
@@ -179,7 +179,7 @@ def _build(folder: Path, run: Run, sources: Mapping[str, Source], base: BaseMode
         "task": name,
         "stop_ids": task.stop_ids(rows.uncut(encoded["train"]), base.tokenizer),
         "opening": task.opening(base.tokenizer),
-        "classes": _classes(encoded) if task.OBJECTIVE == "labels" else [],
+        "classes": _classes(encoded) if tasks.objective_of(name).HEAD == "labels" else [],
     }
     rows.write(folder / "rows", encoded, meta)
     ages = {path: _age(path) for path in loading.media_paths(sets)}

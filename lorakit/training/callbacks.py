@@ -16,6 +16,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
+from lorakit.engines.protocol import Engine
 from lorakit.machine.distributed import World
 from lorakit.planning import memory
 from lorakit.results import evaluate
@@ -148,7 +149,7 @@ class Validation(Callback):
 
     def __init__(
         self,
-        engine: Any,
+        engine: Engine,
         rows: Rows,
         folder: RunFolder,
         write: Callable[[dict[str, Any]], None],
@@ -280,7 +281,7 @@ class StopRequest(Callback):
 class Checkpointing(Callback):
     """Writes everything that resuming needs, every so many updates and at the end."""
 
-    def __init__(self, engine: Any, folder: RunFolder, best: Best, every: int):
+    def __init__(self, engine: Engine, folder: RunFolder, best: Best, every: int):
         self.engine, self.folder, self.best, self.every = engine, folder, best, every
 
     def agreed(self, state: State, ending: bool) -> None:

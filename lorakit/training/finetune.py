@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from lorakit.common import registry
+from lorakit import tasks
 from lorakit.common.choice import Choices
 from lorakit.common.errors import LorakitError
 from lorakit.common.files import atomic_write
+from lorakit.engines import quantization
 from lorakit.machine import distributed, hardware
 from lorakit.machine.distributed import World
 from lorakit.planning.setup import Setup, setup
@@ -147,9 +148,10 @@ def score_before(plan: Setup, session: Session) -> Outcome | None:
 
 def _metrics(session: Session) -> dict[str, dict]:
     """The metrics of this run with their options."""
-    task = registry.load("tasks", session.meta["task"])
+    task = tasks.get(session.meta["task"])
     references = session.sets["test"].column("reference")
-    return evaluate.choose(session.run.metrics, task.METRICS, any(references), task.OBJECTIVE)
+    objective = tasks.objective_of(session.meta["task"])
+    return evaluate.choose(session.run.metrics, task.METRICS, any(references), objective)
 
 
 def _statistics(session: Session, outcome: Outcome) -> None:
@@ -191,7 +193,7 @@ def train(session: Session) -> Stop | None:
     workers = session.world.gather(
         {
             "process": distributed.place(),
-            "target_tokens": engine.worked,
+            "target_tokens": engine.targets_trained,
             "peak_memory": engine.memory(),
         }
     )
@@ -314,19 +316,12 @@ def ending(error: BaseException) -> tuple[Status, str]:
 
 
 def method(run: Run) -> str:
-    """`QLoRA (NF4)`, for people."""
+    """What the record and the report call the way of tuning, e.g. `QLoRA (NF4)`."""
     if run.method == "full":
         return "full fine-tuning"
-    names = {
-        "nf4": "QLoRA (NF4)",
-        "int8": "LoRA (int8 base)",
-        "fp8": "LoRA (FP8 base)",
-        "affine4": "QLoRA (affine 4-bit)",
-        "none": "LoRA",
-    }
-    name = names.get(run.quantization, f"LoRA ({run.quantization} base)")
-    aware = run.fake_quantization
-    return name if aware == "none" else f"{name}, quantization-aware ({aware})"
+    rounded = run.fake_quantization
+    aware = "" if rounded == "none" else f", quantization-aware ({rounded})"
+    return quantization.get(run.quantization).LABEL + aware
 
 
 def summary(facts: hardware.Facts) -> str:

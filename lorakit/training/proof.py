@@ -39,7 +39,8 @@ def unchanged(
     applied = state.update - state.skipped
     if applied < 1:
         raise LorakitError(
-            f"done is refused: fp16 skipped all {state.skipped} updates ({engine.blame(batches())}); "
+            f"done is refused: fp16 skipped all {state.skipped} updates "
+            f"({engine.first_nonfinite_layer(batches())}); "
             "use bf16 or fp32"
         )
     now = engine.fingerprint()

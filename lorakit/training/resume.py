@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from lorakit.common.errors import LorakitError
+from lorakit.engines.protocol import Engine
 from lorakit.machine.distributed import World
 from lorakit.planning.setup import Setup
 from lorakit.run import Run
@@ -67,7 +66,7 @@ def finished(plan: Setup, folder: RunFolder) -> bool:
     return known["status"] == Status.DONE and plan.updates <= known["updates_planned"]
 
 
-def load_state(engine: Any, folder: RunFolder, world: World) -> tuple[State, Best]:
+def load_state(engine: Engine, folder: RunFolder, world: World) -> tuple[State, Best]:
     """Restores the engine from the last checkpoint, where there is one, and drops later lines of the history."""
     state, best = State(), Best()
     saved = world.broadcast_from_rank0(

@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from lorakit.common import registry
+from lorakit import engines
+from lorakit.engines.protocol import Engine
 from lorakit.machine.distributed import ALONE, World
 from lorakit.planning.setup import Setup
 from lorakit.run import Run
@@ -75,7 +76,7 @@ class Session:
     run: Run  # resolved
     folder: RunFolder
     world: World
-    engine: Any
+    engine: Engine
     sets: Mapping[str, Rows]
     meta: dict[str, Any]
     batches: Batches
@@ -95,7 +96,7 @@ class Session:
     ) -> Session:
         """Loads the weights into the engine that was chosen."""
         run = plan.settings
-        engine = registry.load("engines", run.engine).load(run, classes=meta["classes"])
+        engine = engines.get(run.engine).load(run, classes=meta["classes"])
         batches = batches_of(sets["train"], run, engine.packing, world)
         untouched = engine.fingerprint()
         return cls(run, folder, world, engine, sets, meta, batches, untouched=untouched)
