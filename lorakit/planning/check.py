@@ -188,7 +188,7 @@ def check(run: Run) -> Checked:
         choose=choose,
         columns=run.columns,
         gives=_gives(run.task),
-        max_length=run.max_length,
+        max_length=base_model.of(run.model).fitting(run),
         seed=run.seed,
     )
     found.report.notes += notes
@@ -310,7 +310,7 @@ def _sifted(run: Run, it: Source) -> Iterator[Example | Rejected]:
                 )
         if isinstance(row, Example):
             try:
-                encode(row, run.max_length)
+                encode(row, base_model.of(run.model).fitting(run))
             except BadRow as error:
                 row = Rejected(row.file, row.row, str(error))
             else:

@@ -55,10 +55,8 @@ class Prepared:
     def __init__(self, run: Run):
         self._config = base_model.config(run.model)
         self.tokenizer, self.processor, self._notes = base_model.reader(run.model, self._config)
-        self._run, self._sources = (
-            run,
-            loading.sources(run.data, run.validation_data, run.test_data, run.format),
-        )
+        self._run = run.with_(max_length=base_model.of(run.model).fitting(run))
+        self._sources = loading.sources(run.data, run.validation_data, run.test_data, run.format)
         self.path = files.cached(self._key(), self._build)
         if self._stale():
             files.remove(self.path)
@@ -68,6 +66,18 @@ class Prepared:
             **content | {"rejected": [Rejected(**r) for r in content["rejected"]]}
         )
         self.rows, self.meta = rows.read(self.path / "rows", self.processor)
+
+    @property
+    def max_length(self) -> int:
+        """The most tokens of a row: what the run says, or as many as the model has positions."""
+        return self._run.max_length
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest row of text; `max_length` where rows hold pictures or sound."""
+        if registry.load("tasks", self.meta["task"]).MEDIUM:
+            return self.max_length
+        return max(int(some.lengths.max()) for some in self.rows.values())
 
     def _key(self) -> str:
         """SHA-256 of all that the rows follow from: content, settings, tokenizer, template and the code itself."""
