@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ import lorakit
 from lorakit.cli import main
 from lorakit.common import files, registry
 from lorakit.common.errors import LorakitError
-from lorakit.data import example, loading
+from lorakit.data import example, loading, sources
 from lorakit.data.example import Example, Examples
 from lorakit.data.quality import scripts
 from lorakit.data.schemas import turns
@@ -61,7 +62,7 @@ def looked(tokenizer, tmp_path):
             name: save(tmp_path / f"{name}.jsonl", given)
             for name, given in {"train": lines, **others}.items()
         }
-        given = loading.sources(sets["train"], sets.get("validation"), sets.get("test"))
+        given = sources.of_run(sets["train"], sets.get("validation"), sets.get("test"))
 
         def choose(schema):
             found = registry.load("schemas", schema).GIVES
@@ -665,7 +666,7 @@ def test_a_clean_copy_holds_what_the_file_held(base, tmp_path):
         tmp_path / "new" / "rows.clean.jsonl",
         tmp_path / "new" / "rows.rejected.jsonl",
     )
-    assert [r.fields for r in loading.source(str(clean)).read()] == [half]
+    assert [r.fields for r in sources.source(str(clean)).read()] == [half]
     assert json.loads(left.read_text()) == {
         "file": "rows.jsonl",
         "row": 2,
@@ -685,9 +686,10 @@ def test_a_clean_copy_that_cannot_be_made_leaves_nothing(command, base, tmp_path
     path = save(tmp_path / "rows.jsonl", [qa("a"), qa("b")])
 
     def broken(*args, **kwargs):
-        yield Example({**turns("a", "b"), "columns": {"picture": b"\x89PNG"}}, "rows.jsonl", 1)
+        row = Example({**turns("a", "b"), "columns": {"picture": b"\x89PNG"}}, "rows.jsonl", 1)
+        return SimpleNamespace(schema="messages", rows=iter([row]))
 
-    monkeypatch.setattr(loading, "stream", broken)
+    monkeypatch.setattr(loading, "read", broken)
     monkeypatch.setattr(
         checking, "_chooser", lambda run: (lambda schema: lambda example, max_length: [], [])
     )
@@ -935,7 +937,8 @@ def test_examples_leave_no_file_behind(monkeypatch, tmp_path):
 BUILD = """
 import os, sys, time
 from pathlib import Path
-from lorakit import files
+from types import SimpleNamespace
+from lorakit.common import files
 
 def build(folder):
     (folder / "half").write_text("half")

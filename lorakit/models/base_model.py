@@ -12,7 +12,7 @@ from typing import Any
 
 from lorakit.common import hub, registry
 from lorakit.common.errors import LorakitError, did_you_mean
-from lorakit.data.loading import sha256
+from lorakit.data.sources import sha256
 from lorakit.models import spec as models
 from lorakit.models.spec import Spec
 

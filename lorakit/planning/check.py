@@ -18,10 +18,11 @@ from lorakit import tasks
 from lorakit.common import registry
 from lorakit.common.errors import BadRow, LorakitError
 from lorakit.common.files import whole
-from lorakit.data import loading
+from lorakit.data import duplicates, loading
 from lorakit.data.example import Example, Rejected
-from lorakit.data.loading import DataReport, Source
 from lorakit.data.quality import LEVELS, Finding, some
+from lorakit.data.report import DataReport, shown
+from lorakit.data.sources import Source, identity, of_run, source
 from lorakit.models import base_model
 from lorakit.run import Run
 
@@ -184,7 +185,7 @@ def check(run: Run) -> Checked:
     """The data of a run, for its model and `max_length`. Raises `LorakitError` when a file cannot be read at all."""
     choose, notes = _chooser(run)
     found = look(
-        loading.sources(run.data, run.validation_data, run.test_data, run.format),
+        of_run(run.data, run.validation_data, run.test_data, run.format),
         choose=choose,
         columns=run.columns,
         gives=_gives(run.task),
@@ -206,10 +207,16 @@ def look(
     sample: int = SAMPLE,
 ) -> Checked:
     """Reads each file once, a row at a time. `choose` finds what encodes the rows of a schema."""
-    report, rows, kept, checks = DataReport(""), Counter(), _Sample(sample, seed), {}
+    rows, kept, checks = Counter(), _Sample(sample, seed), {}
+    report = DataReport("")
     for name, it in sources.items():
-        here, before = report if name == "train" else DataReport(""), len(report.rejected)
-        for row in loading.stream(it, here, columns=columns, gives=gives):
+        reading = loading.read(it, columns=columns, gives=gives)
+        here = reading.report()
+        if name == "train":
+            report = here
+        before = len(report.rejected)
+        for row in reading.rows:
+            here.rows += 1
             if isinstance(row, Rejected):
                 report.rejected.append(row)
                 continue
@@ -229,7 +236,7 @@ def look(
                 f"{name} rows: {here.file}: {some(here.rows)}, {here.format}; {here.reason}"
             )
         gives = registry.load("schemas", here.schema).GIVES
-    report.sha256 = loading.identity(sources)
+    report.sha256 = identity(sources)
     _finish(checks, report.rejected, kept.rows())
     return Checked(
         report, dict(rows), len(kept.kept), {n: c.findings() for n, c in checks.items()}, checks
@@ -241,7 +248,7 @@ def _finish(
 ) -> None:
     """Shows the sample to the checks that look at one, the rejected rows to those that count them."""
     sampled = [one for name, one in checks.items() if _module(name).SAMPLED]
-    for row, name in loading.shown(sample, "a closer look"):
+    for row, name in shown(sample, "a closer look"):
         for one in sampled:
             one.see(row, name)
     for one in checks.values():
@@ -275,7 +282,7 @@ def fix(run: Run, folder: str | Path | None = None) -> tuple[Path, Path]:
     Left out is what the run would leave out: rows that cannot be read, exact repetitions, rows with nothing to train.
     Raises `LorakitError` when either file is there already: nothing is written over.
     """
-    it = loading.source(run.data, run.format)
+    it = source(run.data, run.format)
     path = Path(it.path) if Path(it.path).exists() else Path(Path(it.path).name)
     stem = path.name.removesuffix(".gz").rpartition(".")[0] or path.name
     targets = [
@@ -300,21 +307,20 @@ def fix(run: Run, folder: str | Path | None = None) -> tuple[Path, Path]:
 
 def _sifted(run: Run, it: Source) -> Iterator[Example | Rejected]:
     """The rows of a file, those that a run would not train on as `Rejected`."""
-    (choose, _), report, encode, seen = _chooser(run), DataReport(""), None, {}
-    for row in loading.stream(it, report, columns=run.columns, gives=_gives(run.task)):
-        if encode is None:
-            encode = choose(report.schema)
-            if encode is None:
-                raise LorakitError(
-                    f"{it.name}: name the model that these rows are for, e.g. --set model=vit-base"
-                )
+    reading, seen = loading.read(it, columns=run.columns, gives=_gives(run.task)), {}
+    encode = _chooser(run)[0](reading.schema)
+    if encode is None:
+        raise LorakitError(
+            f"{it.name}: name the model that these rows are for, e.g. --set model=vit-base"
+        )
+    for row in reading.rows:
         if isinstance(row, Example):
             try:
                 encode(row, run.max_length)
             except BadRow as error:
                 row = Rejected(row.file, row.row, str(error))
             else:
-                before = seen.setdefault(loading.fingerprint(row), row.where)
+                before = seen.setdefault(duplicates.fingerprint(row), row.where)
                 row = (
                     row if before == row.where else Rejected(row.file, row.row, f"repeats {before}")
                 )

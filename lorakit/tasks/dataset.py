@@ -13,9 +13,9 @@ from typing import Any
 from lorakit import tasks
 from lorakit.common import files, registry
 from lorakit.common.locations import PACKAGE
-from lorakit.data import loading
+from lorakit.data import loading, sources
 from lorakit.data.example import Example, Rejected
-from lorakit.data.loading import DataReport
+from lorakit.data.report import DataReport
 from lorakit.models import base_model
 from lorakit.run import Run
 from lorakit.tasks import rows
@@ -41,8 +41,12 @@ MEDIA = "media.json"  # the files that rows are made of beside the data's own
 MAKERS = (
     "data/example.py",
     "data/media.py",
+    "data/duplicates.py",
     "data/loading.py",
+    "data/matching.py",
     "data/minhash.py",
+    "data/sources.py",
+    "data/splitting.py",
     "data/formats",
     "data/schemas",
     "tasks",
@@ -57,7 +61,7 @@ class Prepared:
         self.tokenizer, self.processor, self._notes = base_model.reader(run.model, self._config)
         self._run, self._sources = (
             run,
-            loading.sources(run.data, run.validation_data, run.test_data, run.format),
+            sources.of_run(run.data, run.validation_data, run.test_data, run.format),
         )
         self.path = files.cached(self._key(), self._build)
         if self._stale():
@@ -144,7 +148,7 @@ class Prepared:
             },
         )
         (folder / MEDIA).write_text(
-            json.dumps({path: _age(path) for path in loading.media_paths(sets)}), encoding="utf-8"
+            json.dumps({path: _age(path) for path in sources.media_paths(sets)}), encoding="utf-8"
         )
         (folder / "report.json").write_text(json.dumps(asdict(report)), encoding="utf-8")
 
@@ -165,13 +169,12 @@ class Prepared:
 
     def raw(self, n: int = 1) -> list[Example]:
         """The first usable rows of the file, as they stand there (`fields["columns"]`) and as they are understood."""
-        found = loading.stream(
+        found = loading.read(
             self._sources["train"],
-            DataReport(""),
             columns=self._run.columns,
             gives=registry.load("schemas", self.report.schema).GIVES,
         )
-        return list(islice((row for row in found if isinstance(row, Example)), n))
+        return list(islice((row for row in found.rows if isinstance(row, Example)), n))
 
     def preview(self, index: int = 0, set: str = "train"):
         """The mask of one encoded row, in colour."""

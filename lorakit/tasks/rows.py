@@ -17,7 +17,7 @@ from lorakit.common import registry
 from lorakit.common.errors import BadRow, LorakitError
 from lorakit.common.files import sound
 from lorakit.data.example import Example, Rejected
-from lorakit.data.loading import SETS
+from lorakit.data.sources import SETS
 
 PARALLEL = 2000  # examples from which more processes pay for their start
 GUARDED = 1000  # rows that a task's guards look at

@@ -5,9 +5,10 @@ from __future__ import annotations
 from functools import cached_property
 from typing import Any
 
-from lorakit.data import loading
+from lorakit.data import duplicates
 from lorakit.data.example import Example
 from lorakit.data.quality import Finding, draw_repetitions, repetitions
+from lorakit.data.sources import SETS
 
 TITLE = "near repetitions"
 SAMPLED = True
@@ -24,8 +25,8 @@ class Check:
     def kept(self) -> list[tuple[str, Example]]:
         """One of each row, as in the split: a test row goes before all others."""
         out: dict[int, tuple[str, Example]] = {}
-        for set, example in sorted(self.rows, key=lambda row: -loading.SETS.index(row[0])):
-            out.setdefault(loading.fingerprint(example), (set, example))
+        for set, example in sorted(self.rows, key=lambda row: -SETS.index(row[0])):
+            out.setdefault(duplicates.fingerprint(example), (set, example))
         return [*out.values()]
 
     @cached_property
@@ -33,7 +34,9 @@ class Check:
         """(set of the row, set of the first of those it resembles, directly or through others) -> places."""
         examples, out = [example for _, example in self.kept], {}
         homes = (
-            loading.joined(len(examples), loading.near_pairs(examples)).tolist() if examples else []
+            duplicates.joined(len(examples), duplicates.near_pairs(examples)).tolist()
+            if examples
+            else []
         )
         for place, home in enumerate(homes):
             if place != home:

@@ -29,7 +29,8 @@ from lorakit.common.errors import LorakitError
 from lorakit.common.files import sweep, whole
 from lorakit.common.locations import PACKAGE
 from lorakit.data.example import Example
-from lorakit.data.loading import HEAD, Source, places_of, source
+from lorakit.data.loading import HEAD
+from lorakit.data.sources import Source, places_of, source
 from lorakit.machine.hardware import HELD
 from lorakit.models import base_model
 from lorakit.notebook.bundle import installer
