@@ -68,6 +68,14 @@ class Run(BaseModel):
     columns: dict[
         str, str
     ] = {}  # the schema's name -> the file's column, or text with columns in braces
+    # column -> a value, a list of values, or a comparison such as ">= 4": other rows are left out
+    keep_rows: dict[str, Any] = {}
+    ignore_columns: list[str] = []  # columns that carry meaning and are left out on purpose
+    # share of a row's own word 3-grams from which two rows are near duplicates; off: only equal rows are found
+    near_duplicates: Annotated[float, Field(gt=0, le=1)] | Literal["off"] = 0.8
+    # auto: as the chat template writes it; keep: in <think> marks where the template leaves it out; drop: removed
+    reasoning: Literal["auto", "keep", "drop"] = "auto"
+    chat_template: str | None = None  # a Jinja file that replaces the model's own template
     group_by: str | None = None  # column whose equal values stay in one set (one leaf, one speaker)
     folds: int | None = Field(
         None, ge=2

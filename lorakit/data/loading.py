@@ -14,7 +14,8 @@ from lorakit.common import registry
 from lorakit.common.errors import BadRow, LorakitError
 from lorakit.data import media
 from lorakit.data.example import Chosen, Example, Examples, Rejected
-from lorakit.data.matching import check_columns, find_schema, renamed, renamer
+from lorakit.data.matching import Match, match
+from lorakit.data.meanings import Choices
 from lorakit.data.report import DataReport, shown
 from lorakit.data.sources import Source, identity, places_of, source, with_media
 from lorakit.data.splitting import shuffle_answers, split
@@ -28,21 +29,33 @@ class Reading:
     """A file whose columns are understood."""
 
     source: Source
-    schema: str
-    reason: str  # why this schema
+    match: Match
     rows: Iterator[Example | Rejected]  # every row of the file, once, in its order
 
     def report(self) -> DataReport:
         """A report in which no row is counted yet."""
-        return DataReport(self.source.name, self.source.format, self.schema, self.reason)
+        it, found = self.source, self.match
+        return DataReport(
+            it.name, it.format, found.schema, found.reason, used=found.used, unused=found.unused
+        )
+
+    @property
+    def schema(self) -> str:
+        return self.match.schema
 
 
 def read(
-    it: Source, *, columns: Mapping[str, str] | None = None, gives: str | None = None
+    it: Source,
+    *,
+    columns: Mapping[str, str] | None = None,
+    keep_rows: Mapping[str, Any] | None = None,
+    ignore_columns: Sequence[str] = (),
+    gives: str | None = None,
 ) -> Reading:
     """Every row in its schema's terms, one at a time; `fields["columns"]` are the file's own.
 
-    Raises `LorakitError` when nothing can be read, or the columns of the first rows fit no schema.
+    Raises `LorakitError` when nothing can be read, the columns of the first rows fit no schema, or one of them carries
+    a meaning that nothing uses.
     """
     lines = iter(shown(it.read(), f"reading {Path(it.name).name}"))
     head: list[Example | Rejected] = []
@@ -60,24 +73,24 @@ def read(
             else ": it is empty, or has a header alone"
         )
         raise LorakitError(f"{it.name}: no usable row{first}")
-    check_columns(readable, columns or {})
-    rename = renamer(columns or {})
-    schema, reason = find_schema(renamed(readable, rename), gives, columns or {})
-    module = registry.load("schemas", schema)
+    found = match(readable, gives, Choices(columns or {}, keep_rows or {}, ignore_columns))
+    module = registry.load("schemas", found.schema)
 
     def rows() -> Iterator[Example | Rejected]:
         for row in chain(head, lines):
-            yield converted(row, module, rename, it) if isinstance(row, Example) else row
+            yield converted(row, module, found, it) if isinstance(row, Example) else row
 
-    return Reading(it, schema, reason, rows())
+    return Reading(it, found, rows())
 
 
-def converted(row: Example, schema: Any, rename: Any, it: Source) -> Example | Rejected:
+def converted(row: Example, schema: Any, found: Match, it: Source) -> Example | Rejected:
     """The row in the schema's terms, or what is wrong with it."""
     try:
         if _deeper(row.fields, DEEP):
             raise BadRow(f"more than {DEEP} lists or objects inside each other")
-        fields = schema.convert(rename(row.fields))
+        if reason := found.reject(row.fields):
+            raise BadRow(reason)
+        fields = schema.convert(found.rename(row.fields))
         if "media" in fields:
             places = places_of(it, row)
             fields["media"] = [media.examined(m, schema.GIVES, places) for m in fields["media"]]
@@ -98,17 +111,22 @@ def load(
     it: Source | str,
     *,
     columns: Mapping[str, str] | None = None,
+    keep_rows: Mapping[str, Any] | None = None,
+    ignore_columns: Sequence[str] = (),
     gives: str | None = None,
     max_rows: int | None = None,
     seed: int = 0,
 ) -> tuple[Sequence[Example], DataReport]:
     """Every usable row in its schema's terms, put aside on disk, and a report that names the others.
 
-    `columns` maps a schema's name to the file's column, or to a text with columns in braces; `gives` restricts the
-    schemas to one task's field. Of more than `max_rows` a sample of so many is kept, in the file's order.
+    `columns` maps a schema's name to the file's column, or to a text with columns in braces; for `keep_rows` and
+    `ignore_columns` see `meanings`; `gives` restricts the schemas to one task's field. Of more than `max_rows` a sample
+    of so many is kept, in the file's order.
     """
     it = source(it) if isinstance(it, str) else it
-    reading = read(it, columns=columns, gives=gives)
+    reading = read(
+        it, columns=columns, keep_rows=keep_rows, ignore_columns=ignore_columns, gives=gives
+    )
     rejected: list[Rejected] = []
 
     def usable() -> Iterator[Example]:
@@ -138,6 +156,8 @@ def prepare(
     sources: Mapping[str, Source],
     *,
     columns: Mapping[str, str] | None = None,
+    keep_rows: Mapping[str, Any] | None = None,
+    ignore_columns: Sequence[str] = (),
     gives: str | None = None,
     seed: int = 0,
     validation_fraction: float = 0.1,
@@ -149,7 +169,13 @@ def prepare(
     fold: int | None = None,
 ) -> tuple[dict[str, Sequence[Example]], DataReport]:
     """The three sets of a run and what was found on the way. `sources`: `train`, and sets with a file of their own."""
-    some: dict[str, Any] = {"columns": columns, "max_rows": max_rows, "seed": seed}
+    some: dict[str, Any] = {
+        "columns": columns,
+        "keep_rows": keep_rows,
+        "ignore_columns": ignore_columns,
+        "max_rows": max_rows,
+        "seed": seed,
+    }
     examples, report = load(sources["train"], gives=gives, **some)
     given: dict[str, Sequence[Example]] = {}
     for name in [n for n in ("validation", "test") if n in sources]:

@@ -10,6 +10,15 @@ from tqdm.auto import tqdm
 
 from lorakit.data.example import Rejected
 
+LISTED = 5  # names in a line
+
+
+def listed(names: Iterable[str], quoted: bool = True) -> str:
+    """The first five names, and how many more there are."""
+    shown = [repr(n) if quoted else n for n in names]
+    more = f" and {len(shown) - LISTED} more" if len(shown) > LISTED else ""
+    return ", ".join(shown[:LISTED]) + more
+
 
 @dataclass
 class DataReport:
@@ -25,10 +34,14 @@ class DataReport:
     sets: dict[str, int] = field(default_factory=dict)  # examples per set
     sha256: str = ""
     notes: list[str] = field(default_factory=list)
+    used: dict[str, str] = field(default_factory=dict)  # column -> the schema's name for it
+    unused: list[str] = field(default_factory=list)  # columns that nothing is made of
 
     def lines(self) -> list[str]:
         """The report as plain lines."""
         out = [f"{self.file}: {self.rows} rows, {self.format}; {self.reason}"]
+        if self.unused:
+            out.append(f"not used: {listed(self.unused)}")
         if self.rejected:
             out.append(
                 f"{len(self.rejected)} left out, the first: {self.rejected[0].where}: {self.rejected[0].reason}"

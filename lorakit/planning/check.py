@@ -20,6 +20,7 @@ from lorakit.common.errors import BadRow, LorakitError
 from lorakit.common.files import whole
 from lorakit.data import duplicates, loading
 from lorakit.data.example import Example, Rejected
+from lorakit.data.matching import columns_of
 from lorakit.data.quality import LEVELS, Finding, some
 from lorakit.data.report import DataReport, shown
 from lorakit.data.sources import Source, identity, of_run, source
@@ -307,7 +308,7 @@ def fix(run: Run, folder: str | Path | None = None) -> tuple[Path, Path]:
 
 def _sifted(run: Run, it: Source) -> Iterator[Example | Rejected]:
     """The rows of a file, those that a run would not train on as `Rejected`."""
-    reading, seen = loading.read(it, columns=run.columns, gives=_gives(run.task)), {}
+    reading, seen = loading.read(it, **columns_of(run), gives=_gives(run.task)), {}
     encode = _chooser(run)[0](reading.schema)
     if encode is None:
         raise LorakitError(

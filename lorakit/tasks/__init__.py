@@ -14,9 +14,10 @@ axis grows with the row; `random`, a NumPy generator, is there in training only.
 the task can be with this processor.
 
 A row of a token task holds `ids` (T,) and `targets` (T,), true where the token is trained. A row with an answer to
-generate also holds `answer_start`, `prompt` and `reference`. A row of a label task holds `ids` and, in `reference`, the
-name of its class. With a medium a row holds `media`, the bytes of each, and where `ids` do not tell, in `length`, how
-many places the model goes through for it.
+generate also holds `answer_start`, `prompt` and `reference`; `weights` (T,) where tokens count otherwise than once, and
+`lost`, keys of `template.LOST`, where the chat template did not write all that the row says. A row of a label task
+holds `ids` and, in `reference`, the name of its class. With a medium a row holds `media`, the bytes of each, and where
+`ids` do not tell, in `length`, how many places the model goes through for it.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from typing import Any
 from lorakit.common.errors import LorakitError
 
 # Modules of this package that are not tasks.
-HELPERS = ("batches", "dataset", "preview", "rows")
+HELPERS = ("batches", "dataset", "preview", "rows", "template")
 
 
 def settings_of(task: Any, run: Any) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from lorakit.common import files, registry
 from lorakit.common.locations import PACKAGE
 from lorakit.data import loading, sources
 from lorakit.data.example import Example, Rejected
+from lorakit.data.matching import columns_of
 from lorakit.data.report import DataReport
 from lorakit.models import base_model
 from lorakit.run import Run
@@ -23,6 +24,11 @@ from lorakit.tasks import rows
 # The settings that decide which rows there are and how they are encoded.
 SETTINGS = (
     "columns",
+    "keep_rows",
+    "ignore_columns",
+    "near_duplicates",
+    "reasoning",
+    "chat_template",
     "task",
     "seed",
     "validation_fraction",
@@ -44,6 +50,7 @@ MAKERS = (
     "data/duplicates.py",
     "data/loading.py",
     "data/matching.py",
+    "data/meanings.py",
     "data/minhash.py",
     "data/sources.py",
     "data/splitting.py",
@@ -103,7 +110,7 @@ class Prepared:
         gives = None if run.task == "auto" else registry.load("tasks", run.task).GIVES
         sets, report = loading.prepare(
             self._sources,
-            columns=run.columns,
+            **columns_of(run),
             gives=gives,
             seed=run.seed,
             test_fraction=run.test_fraction,
@@ -171,7 +178,7 @@ class Prepared:
         """The first usable rows of the file, as they stand there (`fields["columns"]`) and as they are understood."""
         found = loading.read(
             self._sources["train"],
-            columns=self._run.columns,
+            **columns_of(self._run),
             gives=registry.load("schemas", self.report.schema).GIVES,
         )
         return list(islice((row for row in found.rows if isinstance(row, Example)), n))

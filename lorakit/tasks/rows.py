@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,7 @@ from lorakit.common.errors import BadRow, LorakitError
 from lorakit.common.files import sound
 from lorakit.data.example import Example, Rejected
 from lorakit.data.sources import SETS
+from lorakit.tasks.template import LOST
 
 PARALLEL = 2000  # examples from which more processes pay for their start
 GUARDED = 1000  # rows that a task's guards look at
@@ -116,6 +118,8 @@ def encode(
     for name, examples in sets.items():
         encoded[name], bad = _encode(examples, name, task, reader, max_length, group_by, settings)
         rejected += bad
+        counts = Counter(k for lost in encoded[name].column("lost") for k in lost or ())
+        notes += [f"{name}: {n:,} rows: {LOST[key]}" for key, n in counts.most_common()]
         cut = np.asarray(encoded[name].arrow("cut"))
         if cut.any():
             notes.append(

@@ -4,8 +4,8 @@ Contract: `GIVES`, what a task asks for (`messages`, `text`, or what comes with 
 `REQUIRED`, a tuple of columns, each a tuple of the names it may have; `OPTIONAL`, names of columns that are used where
 they are; `convert(fields)` returns plain JSON values, `{GIVES: …}` (of pictures and sounds a list of them, `media`,
 with `text` or `turns`) and, where the schema knows the row's class (it says so by `LABELS`), `label` (a str), or raises
-`BadRow` saying what is wrong. The schema whose columns are all there is taken; of several, the one that explains the
-most columns; of equals, the first by name.
+`BadRow` saying what is wrong. `RICHNESS` ranks the schemas that a file fits: a conversation says more than a question
+and its answer, these more than plain text. Of a slot's names the first that is there is used: the richest comes first.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from typing import Any
 
 from lorakit.common.errors import BadRow, LorakitError, did_you_mean
 
-SYSTEM = ("system", "system_prompt")  # columns of what the model is told before everything else
+HELPERS = ("prompts", "marks")  # modules of this package that are no schemas
+# Columns of what the model is told before everything else.
+SYSTEM = ("system", "system_prompt", "system_message", "sys_prompt", "system_instruction")
 HOLE = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
 
 
@@ -45,7 +47,7 @@ def text_of(
             return ""
         raise BadRow(f"{name!r} is {'null' if value is None else 'NaN'}")
     if number and type(value) in (int, float):
-        return str(value)
+        return number_text(value)
     if not isinstance(value, str):
         raise BadRow(f"{name!r} is {type(value).__name__}, expected text")
     if not empty and not value.strip():
@@ -55,6 +57,12 @@ def text_of(
     except UnicodeEncodeError:
         raise BadRow(f"{name!r} holds half a character (a lone surrogate)") from None
     return value
+
+
+def number_text(value: float) -> str:
+    """A number as it is written: 58.0 is 58, as tables with gaps store whole numbers as floats."""
+    whole = isinstance(value, float) and value.is_integer() and abs(value) < 2**53
+    return str(int(value) if whole else value)
 
 
 def medium_of(fields: Mapping[str, Any], names: tuple[str, ...]) -> Any:

@@ -6,6 +6,7 @@
 from lorakit.data.schemas import medium_of, text_label, text_of
 
 GIVES = "image"
+RICHNESS = 72
 LABELS = True
 PICTURE = ("image", "picture", "photo", "img", "image_path", "image_file", "file_name")
 REQUIRED = (PICTURE, text_label.REQUIRED[1])

@@ -10,6 +10,7 @@ from lorakit.common.errors import BadRow
 from lorakit.data.schemas import column, medium_of, messages
 
 GIVES = "image"
+RICHNESS = 90
 REQUIRED = (messages.REQUIRED[0], ("images", "image"))
 OPTIONAL = messages.OPTIONAL
 

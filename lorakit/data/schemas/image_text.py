@@ -6,6 +6,7 @@
 from lorakit.data.schemas import image_label, medium_of, text_of
 
 GIVES = "image"
+RICHNESS = 70
 WORDS = ("caption", "description", "answer", "completion", "response", "text")
 REQUIRED = (image_label.PICTURE, WORDS)
 OPTIONAL = image_label.QUESTION

@@ -7,6 +7,7 @@ from lorakit.common.errors import BadRow
 from lorakit.data.schemas import column, text_of, turns
 
 GIVES = "messages"
+RICHNESS = 20
 LABELS = True
 REQUIRED = (
     ("text", "sentence", "message", "review", "content"),
