@@ -60,7 +60,8 @@ def judge(
 
     Raises `LorakitError` for another column that carries meaning. `decided` are names that the user's `columns` settle.
     """
-    verdicts, refused = [], {}
+    verdicts: list[str] = []
+    refused: dict[str, tuple[str, str]] = {}
     for column in unused:
         name = canonical(column)
         if column in choices.ignore_columns or name in decided | {*getattr(schema, "NEUTRAL", ())}:
@@ -74,7 +75,7 @@ def judge(
         elif cure := _cure(name, column, bool(choices.columns)):
             refused[column] = cure
     if refused:
-        column, (what, cure) = next(iter(refused.items()))
+        column, (what, advice) = next(iter(refused.items()))
         others = [repr(c) for c in refused if c != column][:4]
         also = f" (so do {', '.join(others)})" if others else ""
         raise LorakitError(
@@ -82,7 +83,7 @@ def judge(
             where=rows[0].file,
             setting="ignore_columns",
             value=column,
-            cure=f"{cure}, or leave it out on purpose with ignore_columns: [{', '.join(refused)}]",
+            cure=f"{advice}, or leave it out on purpose with ignore_columns: [{', '.join(refused)}]",
         )
     return verdicts
 

@@ -26,9 +26,7 @@ SETTINGS = (
     "columns",
     "keep_rows",
     "ignore_columns",
-    "near_duplicates",
     "reasoning",
-    "chat_template",
     "task",
     "seed",
     "validation_fraction",
@@ -171,7 +169,7 @@ class Prepared:
 
     def write(self, folder: Path) -> None:
         """The encoded rows into a run's folder."""
-        with files.whole(folder) as part:
+        with files.atomic_write(folder) as part:
             files.copy_tree(self.path / "rows", part)
 
     def raw(self, n: int = 1) -> list[Example]:

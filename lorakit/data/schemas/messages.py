@@ -46,7 +46,7 @@ def convert(fields: dict) -> dict:
     return conversation(fields, column(fields, REQUIRED[0]))
 
 
-def conversation(fields: Mapping[str, Any], name: str) -> dict[str, list[dict[str, str]]]:
+def conversation(fields: Mapping[str, Any], name: str) -> dict[str, list[dict[str, Any]]]:
     """`messages` of a column of turns: an optional system turn, then user and assistant in turn, an assistant last.
 
     A turn says who speaks in `role` or `from`, and what in `content` or `value`. A blank system turn is none.
@@ -71,7 +71,7 @@ def conversation(fields: Mapping[str, Any], name: str) -> dict[str, list[dict[st
     return {"messages": [turn for turn in kept if turn["content"].strip()]}
 
 
-def _turn(turn: Any, number: int) -> dict[str, str]:
+def _turn(turn: Any, number: int) -> dict[str, Any]:
     if not isinstance(turn, dict):
         raise BadRow(
             f"turn {number} is {type(turn).__name__}, expected an object with role and content"

@@ -94,7 +94,8 @@ def history_of(fields: Mapping[str, Any]) -> list[dict[str, Any]]:
     name = next((n for n in HISTORY if fields.get(n) not in (None, [], "")), None)
     if name is None:
         return []
-    given, out = fields[name], []
+    given = fields[name]
+    out: list[dict[str, Any]] = []
     if not isinstance(given, list):
         raise BadRow(f"{name!r} is {type(given).__name__}, expected a list of pairs")
     for pair in given:
