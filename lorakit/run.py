@@ -100,6 +100,11 @@ class Run(BaseModel):
     ignore_columns: list[str] = Field(
         [], description="Columns that carry meaning and are left out on purpose."
     )
+    near_duplicates: Annotated[float, Field(gt=0, le=1)] | Literal["off"] = Field(
+        0.8,
+        description="Share of their own 3-grams from which two rows are near duplicates and stay in one set; off: "
+        "they are not searched for.",
+    )
     reasoning: Literal["auto", "keep", "drop"] = Field(
         "auto",
         description="Reasoning of answers; auto: as the chat template writes it; keep: in <think> marks where the "

@@ -13,6 +13,7 @@ import numpy as np
 from lorakit.common import registry
 from lorakit.common.errors import BadRow, LorakitError
 from lorakit.data import media
+from lorakit.data.duplicates import NEAR
 from lorakit.data.example import Chosen, Example, Examples, Rejected
 from lorakit.data.matching import Match, match
 from lorakit.data.meanings import Choices
@@ -167,6 +168,7 @@ def prepare(
     shuffled: bool = False,
     folds: int | None = None,
     fold: int | None = None,
+    near: float | None = NEAR,
 ) -> tuple[dict[str, Sequence[Example]], DataReport]:
     """The three sets of a run and what was found on the way. `sources`: `train`, and sets with a file of their own."""
     some: dict[str, Any] = {
@@ -185,6 +187,9 @@ def prepare(
         report.notes += [f"{name} rows: {line}" for line in (other.lines()[0], *other.notes)]
         report.rejected += other.rejected
     report.sha256 = with_media(identity(sources), examples)
+    own = [name for name in given if sources[name].path == sources["train"].path]
+    if own:
+        report.notes.append(f"the data's own splits are used: {', '.join(['train', *own])}")
     sets = split(
         examples,
         validation_fraction=validation_fraction,
@@ -195,6 +200,7 @@ def prepare(
         report=report,
         folds=folds,
         fold=fold,
+        near=near,
     )
     if shuffled:
         for name in ("train", "validation"):

@@ -243,7 +243,9 @@ def refuse_by_name(
         values = [v for v in (row.fields.get(name) for row in rows) if v is not None]
         if "messages" in fits or "prompt_completion" in fits or not values:
             continue
-        if sum(isinstance(v, list) for v in values) * 2 > len(values):
+        if sum(isinstance(v, list) and len(v) != 1 for v in values) * 2 > len(values) or (
+            all(isinstance(v, list) for v in values) and any(len(v) != 1 for v in values)
+        ):
             raise LorakitError(
                 f"several labels per row in {name!r} (multi-label classification), e.g. {values[0]!r}: "
                 "one class of each row can be trained",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from types import ModuleType
@@ -15,6 +15,7 @@ from lorakit.common import registry
 from lorakit.common.errors import LorakitError, did_you_mean
 from lorakit.common.locations import ASSETS, ROOT
 from lorakit.data.example import Example, Rejected
+from lorakit.data.sniff import by_content
 
 SETS = ("train", "validation", "test")
 
@@ -102,6 +103,8 @@ def source(path: str, format: str | Mapping[str, Mapping[str, Any]] = "auto") ->
                 f"{path}: no format reads '{found.suffix}'; known endings: {endings}. Name one with "
                 "`format`, e.g. format: csv"
             )
+        if found and found.is_file():
+            name = by_content(found, name)
     module = registry.load("formats", name)
     if found is None and not (hasattr(module, "takes") and module.takes(path)):
         raise _nothing(path)
@@ -133,11 +136,18 @@ def of_run(
     test_data: str | None = None,
     format: str | Mapping = "auto",
 ) -> dict[str, Source]:
-    """The files of a run by the set they are for; `format` also holds for others of the same ending."""
+    """The files of a run by the set they are for; `format` also holds for others of the same ending.
+
+    A folder or a saved dictionary of data sets that names its own splits gives them.
+    """
     found = {"train": source(data, format)}
     for name, path in (("validation", validation_data), ("test", test_data)):
         if path:
             found[name] = source(path, format if Path(path).suffix == Path(data).suffix else "auto")
+    if len(found) == 1 and hasattr(found["train"].module, "splits"):
+        whole = found["train"]
+        for name in whole.module.splits(whole.path, **whole.options):
+            found[name] = replace(whole, options={**whole.options, "split": name})
     return found
 
 

@@ -9,7 +9,15 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from lorakit.common.errors import LorakitError, did_you_mean
-from lorakit.data.duplicates import duplicates, fingerprint, joined, near_pairs
+from lorakit.data.duplicates import (
+    NEAR,
+    duplicates,
+    fingerprint,
+    joined,
+    near_pairs,
+    prompt_key,
+    same_prompt,
+)
 from lorakit.data.example import Chosen, Example, Joined, Rejected
 from lorakit.data.report import DataReport, shown
 from lorakit.data.sources import SETS
@@ -62,13 +70,14 @@ def split(
     report: DataReport | None = None,
     folds: int | None = None,
     fold: int | None = None,
+    near: float | None = NEAR,
 ) -> dict[str, Sequence[Example]]:
     """Three sets by seed; `given` holds sets that have a file of their own. The test rows are one of so many `folds`;
     with no `fold` named there are none.
 
-    Equal rows are dropped, near duplicates and rows with the same value of `group_by` stay in one set, and every set
-    has its share of each class. A row of `examples` that resembles a given validation or test row is left out of
-    training. All of it is noted in `report`.
+    Equal rows are dropped. Near duplicates (an index of `near` at least; None: not searched for), rows of an equal
+    prompt and rows with the same value of `group_by` stay in one set, and every set has its share of each class. A row
+    of `examples` that resembles a given validation or test row is left out of training. All of it is noted in `report`.
     """
     report = report if report is not None else DataReport(file=examples[0].file)
     # Given sets first, test before validation: of equal rows the first stays.
@@ -76,7 +85,10 @@ def split(
     pool = Joined(*parts.values())
     owner = np.repeat(np.arange(3), [len(p) for p in parts.values()])
     names = list(parts)
-    repeats = duplicates([fingerprint(row) for row in shown(pool, "exact duplicates")])
+    prints, keys = np.empty((2, len(pool)), np.uint64)
+    for i, row in enumerate(shown(pool, "exact duplicates")):
+        prints[i], keys[i] = fingerprint(row), prompt_key(row)
+    repeats = duplicates(prints)
     for i, first in repeats.items():
         report.rejected.append(Rejected(pool[i].file, pool[i].row, f"repeats {pool[first].where}"))
     if (
@@ -87,7 +99,7 @@ def split(
     ):
         report.notes.append(LEAK)
     kept = np.delete(np.arange(len(pool)), list(repeats))
-    together = _groups(Chosen(pool, kept), group_by, seed, report)
+    together = _groups(Chosen(pool, kept), keys[kept], group_by, seed, report, near)
     sets: dict[str, list[int]] = {name: [] for name in SETS}
     members: dict[int, list[int]] = defaultdict(list)
     taken: dict[int, tuple[str, int]] = {}  # group -> the given set that holds it, its first row
@@ -96,7 +108,11 @@ def split(
         home, first = taken.setdefault(group, (name, i)) if name else taken.get(group, ("", 0))
         if home != name:
             report.rejected.append(
-                Rejected(pool[i].file, pool[i].row, f"resembles {pool[first].where}, a {home} row")
+                Rejected(
+                    pool[i].file,
+                    pool[i].row,
+                    f"resembles {pool[first].where}, a {home} row, or asks the same",
+                )
             )
         else:
             (sets[name] if name else members[group]).append(i)
@@ -122,19 +138,31 @@ def split(
 
 
 def _groups(
-    rows: Sequence[Example], group_by: str | None, seed: int, report: DataReport
+    rows: Sequence[Example],
+    prompts: np.ndarray,
+    group_by: str | None,
+    seed: int,
+    report: DataReport,
+    near: float | None = NEAR,
 ) -> np.ndarray:
-    """For each row the first of those that have to stay with it."""
-    sample = np.arange(len(rows))
-    if len(rows) > NEAR_ROWS:
+    """For each row the first of those that have to stay with it; `prompts` are their keys."""
+    sample = np.arange(len(rows) if near is not None else 0)
+    if near is None:
+        report.notes.append("near duplicates were not searched for (near_duplicates: off)")
+    if len(sample) > NEAR_ROWS:
         sample = np.sort(
             np.random.default_rng((seed, 2)).choice(len(rows), NEAR_ROWS, replace=False)
         )
         report.notes.append(
             f"near duplicates were looked for among {NEAR_ROWS:,} of the {len(rows):,} rows"
         )
-    pairs = [(sample[a], sample[b]) for a, b in near_pairs(Chosen(rows, sample))]
+    found = near_pairs(Chosen(rows, sample), near or NEAR) if len(sample) else []
+    pairs = [(int(sample[a]), int(sample[b])) for a, b in found]
     report.near_duplicates = len(rows) - len(np.unique(joined(len(rows), pairs)))
+    same = same_prompt(prompts)
+    if len(same):
+        report.notes.append(f"{len(same):,} rows have the prompt of another and stay in its set")
+    pairs += [(int(a), int(b)) for a, b in same]
     if group_by:
         first: dict[str, int] = {}
         for i, row in enumerate(rows):

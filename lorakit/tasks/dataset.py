@@ -26,6 +26,7 @@ SETTINGS = (
     "columns",
     "keep_rows",
     "ignore_columns",
+    "near_duplicates",
     "reasoning",
     "task",
     "seed",
@@ -118,6 +119,7 @@ class Prepared:
             shuffled=run.shuffle_answers,
             folds=run.folds,
             fold=run.fold,
+            near=None if run.near_duplicates == "off" else run.near_duplicates,
         )
         schema = registry.load("schemas", report.schema)
         name = (

@@ -1,4 +1,4 @@
-"""Rows that repeat another, case and white space aside, over all rows; across files they are leaks."""
+"""Rows that equal another in every character, over all rows; across files they are leaks."""
 
 from __future__ import annotations
 

@@ -10,6 +10,8 @@ and its answer, these more than plain text. Of a slot's names the first that is 
 
 from __future__ import annotations
 
+import ast
+import json
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -69,6 +71,10 @@ def medium_of(fields: Mapping[str, Any], names: tuple[str, ...]) -> Any:
     """A path, or the bytes of a picture or sound as `datasets` stores them. Raises `BadRow` for what is neither."""
     name = column(fields, names)
     value = fields[name]
+    if isinstance(value, list):
+        if len(value) != 1:
+            raise BadRow(f"{name!r} holds {len(value)} of them, expected one")
+        value = value[0]
     held = isinstance(value, dict) and (value.get("bytes") or value.get("path"))
     if not held and not (isinstance(value, str) and value.strip()):
         raise BadRow(f"{name!r} is {type(value).__name__}, expected a path")
@@ -85,6 +91,21 @@ def turns(prompt: str, answer: str, system: str = "") -> dict[str, list[dict[str
             {"role": "assistant", "content": answer},
         ]
     }
+
+
+def nested(value: Any) -> Any:
+    """A list or an object that a table holds as text, as JSON or as Python prints it; any other value as it is."""
+    if not isinstance(value, str) or value.lstrip()[:1] not in ("[", "{"):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        pass
+    try:
+        found = ast.literal_eval(value.strip())
+    except (ValueError, SyntaxError, RecursionError, MemoryError, TypeError):
+        return value
+    return found if isinstance(found, (list, dict)) else value
 
 
 def holes(template: str) -> list[str]:

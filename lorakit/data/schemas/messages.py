@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lorakit.common.errors import BadRow
-from lorakit.data.schemas import SYSTEM, column, marks, text_of
+from lorakit.data.schemas import SYSTEM, column, marks, nested, text_of
 
 GIVES = "messages"
 RICHNESS = 60
@@ -39,6 +39,7 @@ MEDIA = {
     "video": "a video part",
     "file": "a file part",
 }
+PLACES = ("<image>", "<audio>", "<video>")  # marks of what is shown or heard there
 CURE = "leave the row out or put it in words"
 
 
@@ -51,7 +52,7 @@ def conversation(fields: Mapping[str, Any], name: str) -> dict[str, list[dict[st
 
     A turn says who speaks in `role` or `from`, and what in `content` or `value`. A blank system turn is none.
     """
-    given = fields[name]
+    given = nested(fields[name])
     if not isinstance(given, list) or not given:
         raise BadRow(
             f"{name!r} is {'empty' if given == [] else type(given).__name__}, expected a list of turns"
@@ -86,6 +87,11 @@ def _turn(turn: Any, number: int) -> dict[str, Any]:
     role = ROLES[said]
     for part in _parts(turn):
         _check_part(part, number)
+    words = turn.get("content", turn.get("value"))
+    if isinstance(words, str) and words.lstrip().startswith(PLACES):
+        raise BadRow(
+            f"turn {number} begins with {words.split('>')[0].strip()}>, and the row has nothing to put there: {CURE}"
+        )
     try:
         return {"role": role, **_words(turn, blank=role == "system"), **_weight(turn, role, number)}
     except BadRow as error:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lorakit.common.errors import BadRow
-from lorakit.data.schemas import SYSTEM, text_of, turns
+from lorakit.data.schemas import SYSTEM, nested, text_of, turns
 
 INPUT = ("input",)
 CONTEXT = ("context", "passage", "article", "paragraph", "document", "background")
@@ -48,7 +48,7 @@ def choices_of(fields: Mapping[str, Any]) -> list[tuple[str, str]]:
     name = next((n for n in CHOICES if fields.get(n) not in (None, [], {}, "")), None)
     if name is None:
         return []
-    given = fields[name]
+    given = nested(fields[name])
     letters: Sequence[Any] = string.ascii_uppercase
     if isinstance(given, Mapping):
         letters, given = (
@@ -94,7 +94,7 @@ def history_of(fields: Mapping[str, Any]) -> list[dict[str, Any]]:
     name = next((n for n in HISTORY if fields.get(n) not in (None, [], "")), None)
     if name is None:
         return []
-    given = fields[name]
+    given = nested(fields[name])
     out: list[dict[str, Any]] = []
     if not isinstance(given, list):
         raise BadRow(f"{name!r} is {type(given).__name__}, expected a list of pairs")
