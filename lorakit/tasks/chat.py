@@ -15,9 +15,8 @@ from lorakit.data.example import Example
 from lorakit.tasks.template import MARK, answer_of, render, saying, words_of
 
 GIVES = "messages"
-OBJECTIVE = "tokens"
+OBJECTIVE = "next_token"
 MEDIUM = ""
-UNIT = "target tokens"
 METRICS = ("loss", "perplexity", "token_accuracy", "exact_match", "chrf")
 COLUMNS = {
     "ids": ["int32"],

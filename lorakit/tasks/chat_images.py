@@ -19,9 +19,8 @@ from lorakit.tasks import chat
 from lorakit.tasks.template import render
 
 GIVES = "image"
-OBJECTIVE = "tokens"
+OBJECTIVE = "next_token"
 MEDIUM = "image"
-UNIT = "target tokens"
 METRICS = chat.METRICS
 COLUMNS = chat.COLUMNS | {"media": ["binary"]}
 SETTINGS = ("question", "reasoning")
