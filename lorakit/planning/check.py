@@ -7,9 +7,9 @@ import json
 import random
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,14 +18,15 @@ from lorakit import tasks
 from lorakit.common import registry
 from lorakit.common.errors import BadRow, LorakitError
 from lorakit.common.files import whole
-from lorakit.data import duplicates, loading
+from lorakit.data import duplicates, loading, splitting
 from lorakit.data.example import Example, Rejected
 from lorakit.data.matching import columns_of
 from lorakit.data.quality import LEVELS, Finding, some
-from lorakit.data.report import DataReport, shown
+from lorakit.data.report import DataReport, listed, shown
 from lorakit.data.sources import Source, identity, of_run, source
 from lorakit.models import base_model
 from lorakit.run import Run
+from lorakit.tasks import dataset
 
 Encode = Callable[[Example, int], list[dict]]
 Choose = Callable[[str], Encode | None]
@@ -46,6 +47,7 @@ class Checked:
     sampled: int  # rows that the sampled checks saw
     found: dict[str, list[Finding]]
     checks: dict[str, Any]
+    sample: list[tuple[Example, str]] = field(default_factory=list, repr=False)  # row, set
 
     @property
     def usable(self) -> bool:
@@ -67,7 +69,7 @@ class Checked:
     def _lines(self, name: str, f: Finding) -> Iterator[str]:
         total, mark = sum(self.rows.values()), "" if f.level == "note" else f"{f.level.upper()}: "
         seen = f" (among {self.sampled:,} of {total:,} rows, drawn at random)"
-        yield f"{mark}{f.text}{seen if _module(name).SAMPLED and self.sampled < total else ''}"
+        yield f"{mark}{f.text}{seen if name in self.checks and _module(name).SAMPLED and self.sampled < total else ''}"
         yield from (f"    {row}" for row in f.rows)
         if f.rows and f.count > len(f.rows):
             yield f"    … and {f.count - len(f.rows):,} more"
@@ -77,6 +79,7 @@ class Checked:
         levels = Counter(f.level for _, f in self.findings())
         return [
             f"{self.report.file}: {some(self.report.rows)}, {self.report.format}; {self.report.reason}",
+            *([f"not used: {listed(self.report.unused)}"] if self.report.unused else []),
             f"{sum(self.rows.values()):,} usable, {len(self.report.rejected):,} not; by set: "
             + ", ".join(f"{n} {c:,}" for n, c in self.rows.items()),
             f"{some(levels['wrong'], 'thing') if levels['wrong'] else 'nothing'} wrong, "
@@ -183,18 +186,57 @@ def _gives(task: str) -> str | None:
 
 
 def check(run: Run) -> Checked:
-    """The data of a run, for its model and `max_length`. Raises `LorakitError` when a file cannot be read at all."""
+    """The data of a run, for its model and `max_length`. Raises `LorakitError` when a file cannot be read at all.
+
+    The rows are prepared as the run prepares them (of a large file a sample of them), so that what a run refuses, this
+    refuses for the same reason.
+    """
     choose, notes = _chooser(run)
     found = look(
         of_run(run.data, run.validation_data, run.test_data, run.format),
         choose=choose,
-        columns=run.columns,
+        **columns_of(run),
         gives=_gives(run.task),
         max_length=run.max_length,
         seed=run.seed,
     )
     found.report.notes += notes
+    try:
+        prepared = _prepared(run, found)
+    except LorakitError as error:
+        found.found["run"] = [Finding("wrong", f"a run refuses these rows: {error}")]
+    else:
+        found.report.sets = prepared.sets
+        found.report.near_duplicates = prepared.near_duplicates
+        known = {*found.report.notes}
+        found.report.notes += [note for note in prepared.notes if note not in known]
     return found
+
+
+def _prepared(run: Run, found: Checked) -> DataReport:
+    """The report of the preparation that the run would make."""
+    if sum(found.rows.values()) <= SAMPLE or run.max_rows:
+        return dataset.prepare(run).report
+    sets: dict[str, list[Example]] = {}
+    for row, name in found.sample:
+        sets.setdefault(name, []).append(row)
+    report = DataReport(found.report.file, schema=found.report.schema)
+    parts = splitting.split(
+        sets.pop("train"),
+        validation_fraction=run.validation_fraction,
+        test_fraction=run.test_fraction,
+        seed=run.seed,
+        group_by=run.group_by,
+        given=sets,
+        report=report,
+        folds=run.folds,
+        fold=run.fold,
+        near=None if run.near_duplicates == "off" else run.near_duplicates,
+    )
+    config = base_model.config(run.model)
+    tokenizer, processor, _ = base_model.reader(run.model, config)
+    dataset.encode_sets(run, parts, report, config, tokenizer, processor)
+    return DataReport(found.report.file)  # its counts are the sample's
 
 
 def look(
@@ -202,6 +244,8 @@ def look(
     *,
     choose: Choose,
     columns: Mapping[str, str] | None = None,
+    keep_rows: Mapping[str, Any] | None = None,
+    ignore_columns: Sequence[str] = (),
     gives: str | None = None,
     max_length: int = 1024,
     seed: int = 0,
@@ -211,7 +255,9 @@ def look(
     rows, kept, checks = Counter(), _Sample(sample, seed), {}
     report = DataReport("")
     for name, it in sources.items():
-        reading = loading.read(it, columns=columns, gives=gives)
+        reading = loading.read(
+            it, columns=columns, keep_rows=keep_rows, ignore_columns=ignore_columns, gives=gives
+        )
         here = reading.report()
         if name == "train":
             report = here
@@ -238,10 +284,10 @@ def look(
             )
         gives = registry.load("schemas", here.schema).GIVES
     report.sha256 = identity(sources)
-    _finish(checks, report.rejected, kept.rows())
-    return Checked(
-        report, dict(rows), len(kept.kept), {n: c.findings() for n, c in checks.items()}, checks
-    )
+    sample_rows = kept.rows()
+    _finish(checks, report.rejected, sample_rows)
+    found = {n: c.findings() for n, c in checks.items()}
+    return Checked(report, dict(rows), len(sample_rows), found, checks, sample_rows)
 
 
 def _finish(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib import metadata
 from itertools import islice
@@ -121,26 +122,12 @@ class Prepared:
             fold=run.fold,
             near=None if run.near_duplicates == "off" else run.near_duplicates,
         )
-        schema = registry.load("schemas", report.schema)
-        name = (
-            run.task
-            if run.task != "auto"
-            else base_model.task_for(schema, self._config, self.processor, run.model)
+        name, encoded = encode_sets(
+            run, sets, report, self._config, self.tokenizer, self.processor, self._notes
         )
-        task = registry.load("tasks", name)
-        base_model.maker(name, self._config, run.model)  # says so when they do not go together
-        encoded, rejected, notes = rows.encode(
-            sets,
-            task,
-            self.processor if task.MEDIUM else self.tokenizer,
-            run.max_length,
-            run.group_by,
-            **tasks.settings_of(task, run),
-        )
-        report.rejected += rejected
-        report.notes += self._notes + notes
+        task = tasks.get(name)
         classes = (
-            sorted({c for some in encoded.values() for c in some.column("reference")})
+            in_order({c for some in encoded.values() for c in some.column("reference")})
             if tasks.objective_of(name).HEAD == "labels"
             else []
         )
@@ -191,6 +178,52 @@ class Prepared:
         return Preview(
             row["ids"], row.get("targets", [False] * len(row["ids"])), self.tokenizer, row
         )
+
+
+def encode_sets(
+    run: Run,
+    sets: Mapping[str, Sequence[Example]],
+    report: DataReport,
+    config: Any,
+    tokenizer: Any,
+    processor: Any,
+    notes: Sequence[str] = (),
+) -> tuple[str, dict[str, rows.Rows]]:
+    """(the task, its rows) of sets that are split; rows that give none are added to the report.
+
+    Raises `LorakitError` when the model cannot do the task, or training would be pointless.
+    """
+    schema = registry.load("schemas", report.schema)
+    name = (
+        run.task
+        if run.task != "auto"
+        else base_model.task_for(schema, config, processor, run.model)
+    )
+    task = tasks.get(name)
+    base_model.maker(name, config, run.model)  # says so when they do not go together
+    encoded, rejected, found = rows.encode(
+        sets,
+        task,
+        processor if task.MEDIUM else tokenizer,
+        run.max_length,
+        run.group_by,
+        **tasks.settings_of(task, run),
+    )
+    report.rejected += rejected
+    report.notes += [*notes, *found]
+    return name, encoded
+
+
+def in_order(classes: set[str]) -> list[str]:
+    """Numbers by their value, then words by the alphabet."""
+
+    def rank(name: str) -> tuple[bool, float, str]:
+        try:
+            return False, float(name), name
+        except ValueError:
+            return True, 0.0, name
+
+    return sorted(classes, key=rank)
 
 
 def _age(path: str) -> list[int]:

@@ -18,10 +18,10 @@ from lorakit import tasks
 from lorakit.common.errors import BadRow, LorakitError
 from lorakit.common.files import require_keys
 from lorakit.data.example import Example, Rejected
+from lorakit.data.quality import LOST
 from lorakit.data.sources import SETS
 from lorakit.tasks.objectives import labels, next_token
 from lorakit.tasks.protocol import Document, Row
-from lorakit.tasks.template import LOST
 
 PARALLEL = 2000  # examples from which more processes pay for their start
 GUARDED = 1000  # rows that a task's guards look at

@@ -18,18 +18,6 @@ MARK = "\ue000answer\ue001"  # rendered in an answer's place, it shows what the 
 HELD = "\ue002{}\ue003"  # stands for a control token that a row's own words hold
 THOUGHT = re.compile(r"\s*<think>(.*?)</think>[\n\r]*", re.DOTALL)
 REASONING = ("reasoning_content", "thinking")
-# What may be lost -> what is said of it, with the cure.
-LOST = {
-    "reasoning": "the reasoning is not in what is trained, as this chat template leaves it out; set reasoning: keep to "
-    "write it in <think> marks, reasoning: drop to leave it out on purpose, or use a model whose template writes it",
-    "doubled": "the reasoning is written twice, inside the answer and by the chat template; remove it from one of them",
-    "answer": "the chat template changes the words of the answer; use a model whose template keeps them",
-    "indentation": "the chat template cuts white space at the start of the answer (indented code, say)",
-    "system": "the chat template leaves the system turn out of the prompt",
-    "history": "the chat template changes or leaves out an earlier turn",
-    "prompt": "a token joins the end of the prompt with the answer, so that training and generation ask differently",
-    "control": "the words hold control tokens of the model, which are encoded as plain text",
-}
 
 
 @dataclass(frozen=True)
@@ -38,7 +26,7 @@ class Answer:
 
     prompt: list[int]  # what generation is asked with
     ids: list[int]  # what is trained, through its end-of-turn token
-    lost: frozenset[str] = frozenset()  # of LOST
+    lost: frozenset[str] = frozenset()  # keys of `quality.LOST`
 
 
 @dataclass(frozen=True)
