@@ -111,7 +111,7 @@ def split(
                 Rejected(
                     pool[i].file,
                     pool[i].row,
-                    f"resembles {pool[first].where}, a {home} row, or asks the same",
+                    f"resembles {pool[first].where}, a {home} row",
                 )
             )
         else:

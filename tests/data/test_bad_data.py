@@ -41,8 +41,8 @@ PARQUET = ": not Parquet, or cut or damaged (…); download or write it again"
 UTF16 = ": looks like UTF-16 without its mark; save the file as UTF-8"
 SCHEMA = "fit no schema (alpaca: …). Name them with `columns`, e.g. columns: {prompt: question_text, answer: solution}"
 ENDINGS = (
-    ".aif, .aiff, .bmp, .csv, .flac, .gif, .jpeg, .jpg, .json, .jsonl, .md, .mp3, .ndjson, .ogg, .opus, "
-    ".parquet, .png, .pq, .tab, .text, .tif, .tiff, .tsv, .txt, .wav, .webp"
+    ".aif, .aiff, .arrow, .bmp, .csv, .feather, .flac, .gif, .jpeg, .jpg, .json, .jsonl, .md, .mp3, .ndjson, .ogg, "
+    ".opus, .parquet, .png, .pq, .tab, .text, .tif, .tiff, .tsv, .txt, .wav, .webp, .xlsm, .xlsx, .zip"
 )
 
 # name of the file: (content, the message behind the name; … stands for any words)
@@ -64,10 +64,6 @@ UNUSABLE = {
         "[\n" + ",\n".join(map(json.dumps, qa(315))) + ',\n{"prompt": }]',
         ":317: broken JSON: Expecting value (column 12). One object a line? Then name the file .jsonl",
     ),
-    "lines.json": (
-        GOOD,
-        ":2: broken JSON: Extra data (column 1). One object a line? Then name the file .jsonl",
-    ),
     "deep.json": ("[" * 100_000, ": broken JSON: nested too deeply"),
     "digits.json": ("[" + "9" * 5000 + "]", ": broken JSON: Exceeds the limit (4300 digits)…"),
     "unequal.json": (
@@ -76,10 +72,6 @@ UNUSABLE = {
     ),
     "number.json": ("3", ": expected an array of rows, found int without one"),
     "object.json": ('{"prompt": "a?"}', ": expected an array of rows, found dict without one"),
-    "array.jsonl": (
-        json.dumps(qa()),
-        ": no usable row; the first: array.jsonl:1: expected an object {…}, found list",
-    ),
     "page.jsonl": (
         "<!DOCTYPE html>\n",
         ": no usable row; the first: page.jsonl:1: broken JSON: Expecting value (column 1)",
@@ -163,7 +155,15 @@ UNUSABLE = {
     # names
     "table.xlsx": (
         b"PK\x03\x04",
-        f": no format reads '.xlsx'; known endings: {ENDINGS}. Name one with `format`, e.g. format: csv",
+        ": is no workbook that can be read (…); save the table as CSV",
+    ),
+    "page.docx": (
+        b"PK\x03\x04",
+        f": no format reads '.docx'; known endings: {ENDINGS}. Name one with `format`, e.g. format: csv",
+    ),
+    "comma.json": (
+        '[{"prompt": "a?", "completion": "b"},]',
+        ":1: broken JSON: …. A comma stands before a closing bracket; remove it",
     ),
     "table": (
         "a",
@@ -365,6 +365,10 @@ def test_rows_that_are_sound_and_of_no_use(folder, capsys, rows, words):
     ("name", "content", "rows"),
     [
         ("mark.jsonl", b"\xef\xbb\xbf" + GOOD.encode(), 3),
+        ("lines.json", GOOD, 3),
+        ("lines.txt", GOOD, 3),
+        ("array.jsonl", json.dumps(qa()), 3),
+        ("array.txt", json.dumps(qa(), indent=1), 3),
         ("mark.csv", b"\xef\xbb\xbfprompt,completion\na?,b\n", 1),
         ("returns.jsonl", GOOD.replace("\n", "\r\n"), 3),
         ("returns.csv", "prompt,completion\r\na?,b\r\nc?,d\r\n", 2),
@@ -397,7 +401,8 @@ def test_a_file_that_works(folder, capsys, name, content, rows):
             f"data: {name}\nformat: {{tsv: {{header: false}}}}\n"
             "columns: {text: '1', label: '2'}\n",
         )
-    code, out, err = said(capsys, "check", "run.yaml" if rows is None else name)
+    whole = ("--set", "validation_fraction=0", "--set", "test_fraction=0")
+    code, out, err = said(capsys, "check", "run.yaml" if rows is None else name, *whole)
     assert (code, err) == (0, "")
     assert f"{rows or 2} usable, 0 not" in out
 
@@ -470,7 +475,7 @@ SETTINGS = {
     "task: knit": "there is no 'knit' in tasks/ Present: caption, chat, chat_images, classify_image, "
     "classify_text, text, transcribe.",
     "task: text": "rows.jsonl: the columns completion, prompt fit no schema (text: text). Name them with `columns`, …",
-    "format: xlsx": "there is no 'xlsx' in formats/ Present: csv, folder, hub, images, json, …",
+    "format: xlsx": "there is no 'xlsx' in formats/ Present: arrow, csv, excel, folder, hub, …",
     "format: {csv: {delim: ;}}": "format: csv has no option 'delim'; did you mean 'delimiter'? (options: delimiter, header)",
     "format: {csv: {delimiter: ;;}}": "rows.jsonl: delimiter=';;' is not one character such as ',' or ';'",
     "format: {csv: {header: 3}}": "rows.jsonl: header=3 is neither true nor false",

@@ -189,7 +189,7 @@ def test_files_that_cannot_be_used(tmp_path):
         ("b.jsonl", "{\n[", r"no usable row; the first: b\.jsonl:1: broken JSON"),
         ("c.jsonl", '{"text": ""}', r"no usable row; the first: c\.jsonl:1: 'text' is empty"),
         ("d.jsonl", '{"words": 1}', r"the columns words fit no schema .*columns: \{prompt: "),
-        ("e.xlsx", "", r"no format reads '\.xlsx'; known endings: .*\.json.*\.jsonl"),
+        ("e.docx", "", r"no format reads '\.docx'; known endings: .*\.json.*\.jsonl"),
     ):
         (tmp_path / name).write_text(content)
         with pytest.raises(LorakitError, match=words):
@@ -272,12 +272,16 @@ def test_repeated_rows_are_named_with_the_first():
         qa("Is it?", "No.", 3),
         qa("Who comes?", "They.", 4),
         qa("Is the well safe?", "Yes.", 5),
+        qa("Is the well safe?", "No.", 6),
     ]
     report = DataReport(file="f")
     sets = splitting.split(rows, report=report, validation_fraction=0, test_fraction=0.25)
-    assert [(r.where, r.reason) for r in report.rejected] == [("f:2", "repeats f:1")]
-    assert sorted(e.row for s in sets.values() for e in s) == [1, 3, 4, 5]
-    assert report.sets == {"train": 3, "validation": 0, "test": 1}
+    assert [(r.where, r.reason) for r in report.rejected] == [("f:6", "repeats f:1")]
+    assert sorted(e.row for s in sets.values() for e in s) == [1, 2, 3, 4, 5]
+    (together,) = [
+        {1, 2, 5} & {e.row for e in s} for s in sets.values() if {1, 2, 5} & {e.row for e in s}
+    ]
+    assert together == {1, 2, 5} and report.sets == {"train": 4, "validation": 0, "test": 1}
 
 
 @settings(max_examples=25, deadline=None, derandomize=True)
@@ -334,7 +338,7 @@ def test_pairs_around_the_border_of_near():
 
 
 def test_many_that_resemble_each_other_cost_little():
-    """3,000 texts in one wording with a number at its end, equal to some others: one group, and nothing else in it."""
+    """3,000 texts in one wording, which tells nothing, with a number at its end: the two of a number belong together."""
     wording = " ".join(f"word{i}" for i in range(40))
     texts = [f"{wording} {i % 1500}" for i in range(3000)] + [
         f"{i} other words than {i * 7} there" for i in range(50)
@@ -342,7 +346,7 @@ def test_many_that_resemble_each_other_cost_little():
     start = time.process_time()
     homes = duplicates.joined(len(texts), near.pairs(texts, 0.8))
     assert time.process_time() - start < 10
-    assert homes.tolist() == [0] * 3000 + list(range(3000, 3050))
+    assert homes.tolist() == [i % 1500 for i in range(3000)] + list(range(3000, 3050))
     assert near.pairs([], 0.8) == near.pairs(["", "one"], 0.8) == []
     assert near.pairs(["one two"] * 3, 0.8) == [(0, 1), (0, 2)]
 
