@@ -166,12 +166,18 @@ def find_schema(
     columns = Counter(name for row in rows for name in row.fields)
     common = {name for name, n in columns.items() if n * 2 > len(rows)}
     schemas = {n: m for n, m in registry.modules("schemas").items() if gives in (None, m.GIVES)}
-    fits = {n: m for n, m in schemas.items() if all(common & set(names) for names in m.REQUIRED)}
+    fits = {
+        n: m
+        for n, m in schemas.items()
+        if all(common & set(names) for names in m.REQUIRED)
+        and (not hasattr(m, "fits") or m.fits(rows))
+    }
     meanings.refuse_by_name(rows, common, fits)
     if not fits:
         raise LorakitError(
             f"{rows[0].file}: the columns {listed(sorted(map(str, columns)), quoted=False) or '(none)'} fit no schema "
             f"({_wanted(schemas)}). "
+            f"{_header(columns)}"
             "Name them with `columns`, e.g. columns: {prompt: question_text, answer: solution}"
         )
 
@@ -184,7 +190,8 @@ def find_schema(
     reason = f"schema {name}, because the rows have {' and '.join(map(repr, found))}"
     losers = [
         c
-        for m in fits.values()
+        for n, m in fits.items()
+        if n != "templated"
         for names in m.REQUIRED
         for c in names
         if c in common and c not in found and c not in fits[name].OPTIONAL
@@ -194,6 +201,16 @@ def find_schema(
             f", which say more than {listed(dict.fromkeys(losers))} (`columns` decides otherwise)"
         )
     return name, reason
+
+
+def _header(columns: Iterable[str]) -> str:
+    """A word about the header of a table whose columns have numbers for names."""
+    if not all(str(name).isdecimal() for name in columns):
+        return ""
+    return (
+        "The first record looks like data, so the columns have numbers for names; if it is a header, set "
+        "format: {csv: {header: true}}. "
+    )
 
 
 def _wanted(schemas: Mapping[str, ModuleType]) -> str:

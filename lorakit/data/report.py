@@ -47,7 +47,9 @@ class DataReport:
                 f"{len(self.rejected)} left out, the first: {self.rejected[0].where}: {self.rejected[0].reason}"
             )
         if self.near_duplicates:
-            out.append(f"{self.near_duplicates} rows nearly repeat another and stay in its set")
+            out.append(
+                f"{self.near_duplicates} rows nearly repeat another, or ask the same, and stay in its set"
+            )
         if self.sets:
             out.append(", ".join(f"{n} {name}" for name, n in self.sets.items()))
         return out + self.notes

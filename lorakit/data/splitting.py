@@ -158,11 +158,8 @@ def _groups(
         )
     found = near_pairs(Chosen(rows, sample), near or NEAR) if len(sample) else []
     pairs = [(int(sample[a]), int(sample[b])) for a, b in found]
+    pairs += [(int(a), int(b)) for a, b in same_prompt(prompts)]
     report.near_duplicates = len(rows) - len(np.unique(joined(len(rows), pairs)))
-    same = same_prompt(prompts)
-    if len(same):
-        report.notes.append(f"{len(same):,} rows have the prompt of another and stay in its set")
-    pairs += [(int(a), int(b)) for a, b in same]
     if group_by:
         first: dict[str, int] = {}
         for i, row in enumerate(rows):

@@ -245,7 +245,7 @@ BAD_LABELS = {
     "'label' is NaN": '{"text": "a", "label": NaN}',
     "'label' is null": {"text": "a", "label": None},
     "'label' is 0.5, expected a class: text or a whole number": {"text": "a", "label": 0.5},
-    "'label' is list, expected text": {"text": "a", "label": ["x"]},
+    "'label' is list, expected text": {"text": "a", "label": ["x", "y"]},
 }
 SOUND = {
     "qa": qa(),

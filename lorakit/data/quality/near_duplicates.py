@@ -1,9 +1,11 @@
-"""Rows that nearly repeat another (Jaccard index of word 3-grams ≥ 0.8 by MinHash); across files they are leaks."""
+"""Rows that nearly repeat another (Jaccard index of 3-grams ≥ 0.8 by MinHash) or ask the same; across files: leaks."""
 
 from __future__ import annotations
 
 from functools import cached_property
 from typing import Any
+
+import numpy as np
 
 from lorakit.data import duplicates
 from lorakit.data.example import Example
@@ -33,11 +35,13 @@ class Check:
     def kinds(self) -> dict[tuple[str, str], list[str]]:
         """(set of the row, set of the first of those it resembles, directly or through others) -> places."""
         examples, out = [example for _, example in self.kept], {}
-        homes = (
-            duplicates.joined(len(examples), duplicates.near_pairs(examples)).tolist()
-            if examples
-            else []
-        )
+        homes: list[int] = []
+        if examples:
+            same = duplicates.same_prompt(
+                np.array([*map(duplicates.prompt_key, examples)], np.uint64)
+            )
+            pairs = [*duplicates.near_pairs(examples), *same.tolist()]
+            homes = duplicates.joined(len(examples), pairs).tolist()
         for place, home in enumerate(homes):
             if place != home:
                 (set, row), (other, like) = self.kept[place], self.kept[home]

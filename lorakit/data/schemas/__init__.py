@@ -6,6 +6,7 @@ they are; `convert(fields)` returns plain JSON values, `{GIVES: …}` (of pictur
 with `text` or `turns`) and, where the schema knows the row's class (it says so by `LABELS`), `label` (a str), or raises
 `BadRow` saying what is wrong. `RICHNESS` ranks the schemas that a file fits: a conversation says more than a question
 and its answer, these more than plain text. Of a slot's names the first that is there is used: the richest comes first.
+Optional: `fits(rows)`, whether the values, not the names alone, are of this form.
 """
 
 from __future__ import annotations

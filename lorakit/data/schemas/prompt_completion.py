@@ -4,6 +4,7 @@
 """
 
 from lorakit.common.errors import BadRow
+from lorakit.data import markup
 from lorakit.data.schemas import column, marks, prompts, text_of
 from lorakit.data.schemas.messages import conversation
 
@@ -29,6 +30,10 @@ def convert(fields: dict) -> dict:
             )
         return found
     question = text_of(fields, REQUIRED[0])
+    if markup.SIGN.search(question):  # a template inside the model's template
+        whole = markup.turns_of(question + text_of(fields, REQUIRED[1], number=True))
+        if whole is not None and whole[-1]["role"] == "assistant":
+            return conversation({**fields, "turns": whole}, "turns")
     extra = text_of(fields, prompts.INPUT, empty=True) if prompt != "input" else ""
     if extra.strip():
         question = f"{question}\n\n{extra}"
