@@ -159,8 +159,7 @@ def _known(names: tuple[str, ...]) -> tuple[str, ...]:
 
 def _chooser(run: Run) -> tuple[Choose, list[str]]:
     """(what finds how the run would encode rows of a schema, notes on the model's tokenizer)."""
-    config = base_model.config(run.model)
-    tokenizer, processor, notes = base_model.reader(run.model, config)
+    base = base_model.of(run.model)
 
     def choose(schema: str) -> Encode | None:
         given = registry.load("schemas", schema)
@@ -168,17 +167,18 @@ def _chooser(run: Run) -> tuple[Choose, list[str]]:
             name = (
                 run.task
                 if run.task != "auto"
-                else base_model.task_for(given, config, processor, run.model)
+                else base_model.task_for(given, base.config, base.processor, run.model)
             )
         except LorakitError:
             if "model" in run.model_fields_set:
                 raise
             return None  # nobody has named a model, and lorakit's own cannot see or hear
         task = registry.load("tasks", name)
-        reader, settings = processor if task.MEDIUM else tokenizer, tasks.settings_of(task, run)
+        reader = base.processor if task.MEDIUM else base.tokenizer
+        settings = tasks.settings_of(task, run)
         return lambda example, max_length: task.encode(example, reader, max_length, **settings)
 
-    return choose, notes
+    return choose, list(base.notes)
 
 
 def _gives(task: str) -> str | None:
@@ -233,9 +233,7 @@ def _prepared(run: Run, found: Checked) -> DataReport:
         fold=run.fold,
         near=None if run.near_duplicates == "off" else run.near_duplicates,
     )
-    config = base_model.config(run.model)
-    tokenizer, processor, _ = base_model.reader(run.model, config)
-    dataset.encode_sets(run, parts, report, config, tokenizer, processor)
+    dataset.encode_sets(run, parts, report, base_model.of(run.model))
     return DataReport(found.report.file)  # its counts are the sample's
 
 

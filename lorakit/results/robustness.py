@@ -16,6 +16,7 @@ from lorakit.common import registry
 from lorakit.common.errors import LorakitError, did_you_mean
 from lorakit.data import loading
 from lorakit.data.example import Example
+from lorakit.data.matching import columns_of
 from lorakit.data.sources import of_run
 from lorakit.models import base_model
 from lorakit.results.ask import tuned
@@ -191,7 +192,7 @@ def _examples(run: Run, task: Any, test: rows.Rows) -> list[Example]:
     wanted = dict.fromkeys(zip(test.column("file"), test.column("row"), strict=True))
     found = {
         (e.file, e.row): e
-        for e in loading.read(it, columns=run.columns, gives=task.GIVES).rows
+        for e in loading.read(it, **columns_of(run), gives=task.GIVES).rows
         if isinstance(e, Example) and (e.file, e.row) in wanted
     }
     lost = next((f"{file}:{row}" for file, row in wanted if (file, row) not in found), None)
