@@ -422,20 +422,22 @@ def test_leaks_between_files(looked):
             1,
         ),
     ]
-    assert sorted(found(checked, "near_duplicates")) == [
-        (
-            "wrong",
-            f"2 rows left out of train as near repetitions of rows in test; {proof}",
-            ["train.jsonl:1 resembles test.jsonl:1", "train.jsonl:4 resembles test.jsonl:2"],
-            2,
-        ),
-        (
-            "wrong",
-            f"1 row left out of validation as near repetitions of rows in test; {proof}",
-            ["validation.jsonl:2 resembles test.jsonl:3"],
-            1,
-        ),
-    ]
+    assert sorted(found(checked, "near_duplicates")) == sorted(
+        [
+            (
+                "wrong",
+                f"2 rows left out of train as near repetitions of rows in test; {proof}",
+                ["train.jsonl:1 resembles test.jsonl:1", "train.jsonl:4 resembles test.jsonl:2"],
+                2,
+            ),
+            (
+                "wrong",
+                f"1 row left out of validation as near repetitions of rows in test; {proof}",
+                ["validation.jsonl:2 resembles test.jsonl:3"],
+                1,
+            ),
+        ]
+    )
     assert "\ntest rows: " in str(checked) and "\nvalidation rows: " in str(checked)
 
 
