@@ -11,7 +11,7 @@ from functools import cached_property
 from lorakit.common import registry
 from lorakit.common.choice import Choice, Choices
 from lorakit.common.errors import LorakitError
-from lorakit.data import loading
+from lorakit.data.sources import of_run
 from lorakit.machine import hardware
 from lorakit.machine.hardware import Facts
 from lorakit.models import base_model
@@ -124,7 +124,7 @@ def preflight(run: Run) -> None:
     Raises:
         LorakitError: one of them does not exist.
     """
-    loading.sources(run.data, run.validation_data, run.test_data, run.format)
+    of_run(run.data, run.validation_data, run.test_data, run.format)
     _ = base_model.of(run.model).path
     for folder, name in (("tasks", run.task), ("engines", run.engine)):
         if name != "auto":
