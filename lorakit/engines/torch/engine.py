@@ -718,6 +718,8 @@ class TorchEngine:
             return Path(path)
         with whole(Path(path)) as part:
             self.model.save_pretrained(part, **options)
+            if self.method == "lora" and self.objective.HEAD == "labels":
+                self.model.config.save_pretrained(part)  # PEFT leaves id2label out
             for reader in filter(None, (self.processor, self.tokenizer)):
                 reader.save_pretrained(part)
         return Path(path)
