@@ -59,7 +59,8 @@ class Engine(Protocol):
         """(summed loss in nats, targets), in evaluation mode, without gradients."""
 
     def backward(self, batch: Batch) -> tuple[float, int]:
-        """The same in training mode; gradients of the sum are accumulated."""
+        """The same in training mode; gradients of the sum are accumulated. The sum may still be on its way: it adds up
+        like a number, and `reduce` waits for it."""
 
     def reduce(self, total: float, count: int) -> tuple[float, int]:
         """Both summed over all processes, and the accumulated gradients with them."""

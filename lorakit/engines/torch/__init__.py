@@ -25,7 +25,7 @@ from lorakit.engines.protocol import decided
 from lorakit.engines.torch import kernels
 from lorakit.engines.torch.adapter import beside_layers, inside, new_heads, stacks, with_adapter
 from lorakit.engines.torch.engine import DTYPES, TorchEngine
-from lorakit.engines.torch.kernels import attention, fused, simulate
+from lorakit.engines.torch.kernels import attention, fused, half_products, simulate
 from lorakit.engines.torch.layers import in_fp8, recompute, split_layers
 from lorakit.engines.torch.memory import packed, padded, places  # noqa: F401
 from lorakit.engines.torch.out_of_memory import out_of_memory, while_loading
@@ -167,6 +167,8 @@ def load(
         if run.quantization == "fp8"
         else {}
     )
+    if half_products.asked_for(run.precision, run.method, spec.fp16):
+        notes["products"] = half_products.described(model)
     if run.method == "lora":
         model = with_adapter(model, run, spec, adapter, heads)
         form = run.fake_quantization
@@ -244,13 +246,16 @@ def working(run: Run, tokens: int) -> int:
     `NotImplementedError` for a model whose way depends on its values.
     """
     config, dtype = base_model.sizes(run.model), DTYPES[run.precision]
+    half = half_products.asked_for(
+        run.precision, run.method, base_model.spec(run.model).fp16
+    )  # without autocast
     kind = base_model.maker(run.task, config, run.model)
     if getattr(config.get_text_config(), "num_local_experts", None):
         raise NotImplementedError(
             f"{config.model_type}: which expert computes how much depends on the tokens"
         )
     # In the simulation every device is a CPU, and its autocast knows no fp16.
-    precision = torch.bfloat16 if dtype == torch.float16 else dtype
+    precision = torch.bfloat16 if dtype == torch.float16 and not half else dtype
     try:
         model = skeleton(run, kind, config, precision)
         bare = model.get_base_model() if run.method == "lora" else model
@@ -259,7 +264,7 @@ def working(run: Run, tokens: int) -> int:
             model.train()
             with (
                 simulate.Live(model) as live,
-                torch.autocast("cpu", dtype=precision, enabled=dtype != torch.float32),
+                torch.autocast("cpu", dtype=precision, enabled=dtype != torch.float32 and not half),
             ):
                 (packed if kind is AutoModelForCausalLM else padded)(run, bare, tokens).backward()
     except Exception as error:
@@ -279,6 +284,8 @@ def skeleton(run: Run, kind: Any, config: Any, dtype: torch.dtype) -> Any:
         )
     if run.quantization == "fp8":
         in_fp8(model, torch.device("cpu"), base_model.spec(run.model).unquantized)
+    if half_products.asked_for(run.precision, run.method, base_model.spec(run.model).fp16):
+        half_products.install(model)
     if run.method == "lora":
         heads = new_heads(kind, config) if run.task.startswith("classify") else []
         model = with_adapter(model, run, base_model.spec(run.model), None, heads)

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from lorakit.engines.torch.kernels import device
-from lorakit.engines.torch.kernels.lora import flat
+from lorakit.engines.torch.kernels.adapted import flat
 
 E4M3, MOST = torch.float8_e4m3fn, 448.0
 
