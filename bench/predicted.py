@@ -55,7 +55,7 @@ def measured(run, batch) -> int:
     engine = module.load(run.with_(model="tiny", task="chat"))
     engine.backward(collate([{"ids": [1, 2, 3], "targets": [False, True, True]}], [0]))
     engine.close()
-    engine = module.load(run, classes=["a", "b"] if batch.labels is not None else ())
+    engine = module.load(run, classes=["a", "b"] if "label" in batch.values else ())
     for _ in range(2):
         _, count = engine.backward(batch)
         engine.update(1e-4, count)
@@ -133,8 +133,8 @@ def one(config: dict, changes: dict) -> dict:
 MAKE = """
 import sys, json
 from transformers import AutoConfig
-from lorakit import base
-from lorakit.rehearse import fitted, tokenizer_of
+from lorakit.models import base_model as base
+from lorakit.notebook.rehearse import fitted, tokenizer_of
 folder, given = sys.argv[1], json.loads(sys.argv[2])
 reader = base.tokenizer("tiny")[0]
 if "name" in given:

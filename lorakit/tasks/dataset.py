@@ -130,7 +130,7 @@ class Prepared:
         report.notes += self._notes + notes
         classes = (
             sorted({c for some in encoded.values() for c in some.column("reference")})
-            if task.OBJECTIVE == "labels"
+            if tasks.objective_of(name).HEAD == "labels"
             else []
         )
         rows.write(
@@ -160,7 +160,7 @@ class Prepared:
 
     def write(self, folder: Path) -> None:
         """The encoded rows into a run's folder."""
-        with files.whole(folder) as part:
+        with files.atomic_write(folder) as part:
             files.copy_tree(self.path / "rows", part)
 
     def raw(self, n: int = 1) -> list[Example]:
