@@ -288,6 +288,7 @@ def _checked_run(options: argparse.Namespace):
 
 
 def plan(options: argparse.Namespace) -> int:
+    from lorakit.planning import memory
     from lorakit.planning.setup import setup
 
     found = setup(_run(options))
@@ -299,6 +300,7 @@ def plan(options: argparse.Namespace) -> int:
         + ", ".join(f"{k} {v / 1e9:.2f}" for k, v in parts.items() if k != "total")
         + f"), of {found.facts.device_memory / 1e9:.1f} GB"
     )
+    print(f"answers: up to {memory.generation(found.settings) / 1e9:.2f} GB beside the weights")
     seconds, tokens = found.seconds()
     print(
         f"time: about {seconds:.0f} s of training for {tokens:,} tokens in {found.updates} updates, estimated from "

@@ -26,6 +26,14 @@ import lorakit
 atexit.register(shutil.rmtree, os.environ["LORAKIT_CACHE"], ignore_errors=True)
 
 
+def pytest_terminal_summary(terminalreporter):
+    from helpers import gpu_table
+
+    if gpu_table.TABLE:
+        terminalreporter.section("measured")
+        terminalreporter.write_line("\n".join(gpu_table.lines()))
+
+
 def pytest_collection_modifyitems(items):
     for item in items:
         if "real_data" in getattr(item, "fixturenames", ()):

@@ -63,6 +63,8 @@ class EngineModule(Protocol):
     FAKE_QUANTIZATION: bool = False  # whether it serves the setting of this name
     # Whether in fp16 it trains adapters of models that leave its range: products in fp16, all else in fp32.
     HALF_PRODUCTS: bool = False
+    # Whether it computes in fp32 for such models and keeps their weights in 16 bits.
+    HALF_WEIGHTS: bool = False
 
     def fits(self, facts: Facts, spec: Spec) -> str:
         """Why this engine cannot serve here; "" when it can."""

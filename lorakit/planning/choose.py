@@ -11,7 +11,7 @@ from lorakit.engines import quantization as quantizations
 from lorakit.engines.protocol import EngineModule
 from lorakit.machine.hardware import DRIVE, Facts
 from lorakit.models import base_model
-from lorakit.models.spec import Spec
+from lorakit.models.spec import Spec, known
 from lorakit.planning import memory
 from lorakit.run import Run
 
@@ -134,17 +134,23 @@ def refuse(run: Run, facts: Facts) -> None:
             if memory.memory(smaller)["total"] <= 0.85 * facts.device_memory:
                 found.append(f"{name}={value}")
                 break
-    cure = (
-        f"it would fit with {' or '.join(found)}"
-        if found
-        else "take a smaller model or a larger card"
-    )
+    cure = "take a smaller model or a larger card"
+    if copies := quantized_copies(run.model):
+        cure = f"take model={copies[0]}, the same weights in 4 bits"
+    if found:
+        cure = f"it would fit with {' or '.join(found)}"
     if facts.device_memory < need <= facts.most_memory:
         cure += f", or give the GPU more of this Mac's memory: {facts.more}"
     raise LorakitError(
         f"{run.model}: about {need / 1e9:.1f} GB are needed and {facts.device_memory / 1e9:.1f} GB are "
         f"there, one row at a time; {cure}"
     )
+
+
+def quantized_copies(model: str) -> list[str]:
+    """Known models with the weights of this one, stored in 4 bits."""
+    name = base_model.spec(model).name
+    return [s.name for s in known().values() if s.name == f"{name}-nf4" and s.stored == "nf4"]
 
 
 def cadence(run: Run, updates: int) -> tuple[Run, Choices]:
