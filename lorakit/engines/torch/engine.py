@@ -21,7 +21,7 @@ from lorakit import tasks
 from lorakit.common.errors import LorakitError
 from lorakit.common.files import whole
 from lorakit.engines import protocol
-from lorakit.engines.torch.adapter import stacks, towers
+from lorakit.engines.torch.adapter import frozen_encoders, stacks
 from lorakit.engines.torch.kernels import attention, half_products, lora, loss, products
 from lorakit.engines.torch.kernels import device as devices
 from lorakit.engines.torch.kernels.adapted import adapters_changed
@@ -71,7 +71,9 @@ class TorchEngine:
         self.words = "decoder_input_ids" if model.config.is_encoder_decoder else "input_ids"
         spec = base_model.spec(run.model)
         self.drops_last = spec.drops_last
-        self.towers = [self._bare().get_submodule(name) for name in towers(self._bare())]
+        self.frozen_encoders = [
+            self._bare().get_submodule(name) for name in frozen_encoders(self._bare())
+        ]
         self.trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
         for parameter in self.trained.values():
             parameter.data = parameter.data.float()
@@ -230,7 +232,7 @@ class TorchEngine:
     def _forward(self, model: Any, batch: Batch, wanted: str) -> torch.Tensor:
         places = np.flatnonzero(batch.targets)
         if self.packing:
-            batch = batch.filled_up(pad_multiple(self.device, self.autocast))
+            batch = batch.padded_to(pad_multiple(self.device, self.autocast))
             ends = np.append(0, np.cumsum(batch.lengths))
             ids = batch.ids
             there = to_device(
@@ -355,8 +357,8 @@ class TorchEngine:
 
     def _accumulate(self, batch: Batch) -> tuple[float | torch.Tensor, int]:
         self.model.train()
-        for tower in self.towers:
-            tower.eval()
+        for encoder in self.frozen_encoders:
+            encoder.eval()
         summed: float | torch.Tensor = 0.0
         on_card = devices.capability(self.device) is not None  # stays there until `reduce`
         for part in batch.parts(self.limit):
@@ -749,7 +751,7 @@ class TorchEngine:
 
     def close(self) -> None:
         self.trained, self.optimizer, self.model = {}, None, None
-        self.head, self.towers = None, []
+        self.head, self.frozen_encoders = None, []
         products.forget()
         self._free()
 
