@@ -269,6 +269,8 @@ def generation(run: Run) -> int:
     layers = getattr(config, "num_hidden_layers", None) or 0
     layers -= getattr(config, "num_kv_shared_layers", None) or 0
     heads = getattr(config, "num_attention_heads", None) or 0
+    if run.task.startswith("classify") or not isinstance(heads, int):
+        return 0
     width = getattr(config, "head_dim", None) or config.hidden_size // max(heads, 1)
     kept = getattr(config, "num_key_value_heads", None) or heads
     half = run.precision == "fp16" and not base_model.of(run.model).spec.fp16

@@ -94,4 +94,4 @@ def _serve_embedding(module: torch.nn.Embedding) -> None:
         places = torch.arange(len(rows), device=ids.device).view(ids.shape)
         return look_up(alone, places)
 
-    module.forward = forward  # type: ignore[method-assign]
+    module.forward = forward
