@@ -16,7 +16,7 @@ from lorakit.common.files import remembered, state
 from lorakit.engines import quantization
 from lorakit.engines.quantization.protocol import Quantization
 from lorakit.machine import hardware
-from lorakit.models import base_model, spec
+from lorakit.models import base_model, gguf, spec
 from lorakit.run import Run
 
 SHAPES = 1  # raise it when `_shape` counts something else
@@ -124,7 +124,8 @@ def frozen(run: Run, of: Shape) -> float:
     overflows = run.precision == "fp32" and not base_model.spec(run.model).fp16
     if overflows and run.engine != "auto" and engines.get(run.engine).HALF_WEIGHTS:
         width = 2
-    bits = form_of(run).bits_per_weight(width)
+    file = gguf.source(base_model.path(run.model)) if run.quantization == "gguf" else None
+    bits = gguf.read(file).bits_per_weight if file else form_of(run).bits_per_weight(width)
     each = run.processes if run.shard and run.processes != "auto" else 1  # its share of the layers
     return of.linear * bits / 8 / each + of.other * width
 
@@ -171,7 +172,7 @@ def _simulated(run: Run, tokens: int) -> int:
     Raises `NotImplementedError` where the engine cannot count this model.
     """
     settings = run.model_dump(exclude=NO_INFLUENCE)
-    base, engine = base_model.of(run.model), registry.load("engines", run.engine)
+    base, engine = base_model.of(run.model), engines.get(run.engine)
     key = [base.sizes.to_json_string(), settings, tokens, _versions(), _device(), _source(engine)]
     count = _count(json.dumps(settings), tokens, json.dumps(key))
     if isinstance(count, str):
@@ -184,9 +185,7 @@ def _count(settings: str, tokens: int, key: str) -> int | str:
     """Bytes, or why they cannot be counted."""
 
     def simulate() -> int | str:
-        run = Run(
-            **json.loads(settings), data="-", output_dir="outputs", learning_rate=1.0, alpha=1.0
-        )
+        run = Run(**json.loads(settings), data="-", output_dir="outputs")
         try:
             return int(engines.get(run.engine).working_bytes(run, tokens))
         except NotImplementedError as reason:

@@ -43,6 +43,11 @@ def standing() -> Iterator[None]:
         _merged_weights.reset(token)
 
 
+def kept_weights() -> dict[int, torch.Tensor] | None:
+    """Dense weights by their layer's id within `standing`; None outside."""
+    return _merged_weights.get()
+
+
 @dataclass
 class Adapted:
     """A frozen linear layer and its adapter: what the functions below need to know."""

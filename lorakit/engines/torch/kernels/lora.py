@@ -18,6 +18,7 @@ from lorakit.common.errors import LorakitError
 from lorakit.engines.torch.kernels import gated
 from lorakit.engines.torch.kernels.adapted import Adapted, Copies, Group, flat
 from lorakit.engines.torch.kernels.adapted import as_peft as as_peft
+from lorakit.engines.torch.kernels.adapted import kept_weights as kept_weights
 from lorakit.engines.torch.kernels.adapted import standing as standing
 
 Gradients = tuple[torch.Tensor | None, ...]
