@@ -323,8 +323,23 @@ class TorchEngine:
             return F.cross_entropy(self._class_logits(batch), labels, reduction="sum")
         target_ids = self._target_ids(batch)
         if self.head is None:
-            return F.cross_entropy(self._logits(batch).float(), target_ids, reduction="sum")
-        return loss.linear_cross_entropy(self._hidden(batch), target_ids=target_ids, **self.head)
+            logits = self._logits(batch).float()
+            if batch.weights is None:
+                return F.cross_entropy(logits, target_ids, reduction="sum")
+            weights = torch.from_numpy(batch.weights[batch.targets]).to(self.device)
+            return (F.cross_entropy(logits, target_ids, reduction="none") * weights).sum()
+        hidden = self._hidden(batch)
+        if batch.weights is None:
+            return loss.linear_cross_entropy(hidden, target_ids=target_ids, **self.head)
+        # A few distinct weights: each is a factor of the sum over its targets.
+        weights, parts = batch.weights[batch.targets], []
+        for weight in np.unique(weights):
+            chosen = to_device(self.device, at=np.flatnonzero(weights == weight))["at"]
+            part = loss.linear_cross_entropy(
+                hidden[chosen], target_ids=target_ids[chosen], **self.head
+            )
+            parts.append(float(weight) * part)
+        return torch.stack(parts).sum()
 
     def _target_ids(self, batch: Batch) -> torch.Tensor:
         return to_device(self.device, ids=batch.ids[batch.targets])["ids"]
