@@ -166,6 +166,13 @@ def parser() -> argparse.ArgumentParser:
     it.add_argument(
         "--also", nargs="+", metavar="RUN_DIR", help="runs on the same base whose adapters go along"
     )
+    it.add_argument(
+        "--proof-seconds",
+        type=float,
+        metavar="SECONDS",
+        help="how long the tuned model, and then the export, is asked at most; 30 unless given",
+    )
+    base_at(it)
     it = command(
         serve, "an OpenAI-compatible endpoint over a tuned model on this machine, for a first try"
     )
@@ -195,6 +202,12 @@ def parser() -> argparse.ArgumentParser:
     it.add_argument("--base", action="store_true", help="ask the untuned base as well")
     it.add_argument("--max-new-tokens", type=int)
     return out
+
+
+def base_at(it: argparse.ArgumentParser) -> None:
+    it.add_argument(
+        "--model", metavar="PATH", help="where the run's base lies now; its content is compared"
+    )
 
 
 def settings(it: argparse.ArgumentParser) -> None:
@@ -421,10 +434,18 @@ def convert(options: argparse.Namespace) -> int:
 
 
 def export(options: argparse.Namespace) -> int:
+    from lorakit.exporting.messages import words
     from lorakit.exporting.round_trip import export as to
-    from lorakit.exporting.round_trip import words
 
-    folder = to(options.run, options.to, options.out, type=options.type, also=options.also)
+    folder = to(
+        options.run,
+        options.to,
+        options.out,
+        type=options.type,
+        also=options.also,
+        model=options.model,
+        proof_seconds=options.proof_seconds,
+    )
     print(folder, *words(folder), sep="\n")
     return 0
 

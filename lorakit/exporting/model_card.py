@@ -15,6 +15,8 @@ from typing import Any
 from lorakit.common import hub, registry
 from lorakit.common.errors import LorakitError
 from lorakit.common.files import whole
+from lorakit.exporting.messages import agreement_words, divergence_words
+from lorakit.exporting.target import named as target_named
 from lorakit.models import base_model
 from lorakit.results import report
 from lorakit.run import Run
@@ -65,7 +67,7 @@ def metadata(folder: Folder, exported: dict[str, Any] | None) -> Any:
 
     known, run = folder.record, Run.read(folder / "run.yaml")
     spec, kind = base_model.spec(run.model), target(run, exported)
-    library = getattr(registry.load("export", kind), "LIBRARY", kind)
+    library = target_named(kind).library or kind
     licence = next(
         (ours for theirs, ours in LICENCES.items() if spec.licence.startswith(theirs)), "other"
     )
@@ -129,7 +131,7 @@ def text(folder: Folder, exported: dict[str, Any] | None) -> str:
         f"{known['method']} of {origin}. {report.verdict(folder.scores)[1]}",
         "",
     ]
-    use = registry.load("export", target(run, exported)).USE.format(
+    use = target_named(target(run, exported)).use.format(
         base=origin, name=name, kind=kind(run.task)
     )
     lines += [
@@ -166,8 +168,9 @@ def text(folder: Folder, exported: dict[str, Any] | None) -> str:
             f"{agreement['identical']} of {agreement['prompts']} rows have the tuned model's class; a probability "
             f"differs by at most {exported['probabilities']['largest_difference']:.1e}."
             if "probabilities" in exported
-            else f"{agreement['identical']} of {agreement['prompts']} greedy answers are the tuned model's, token by "
-            f"token; perplexity {before['before']:.4f} before, {before['after']:.4f} after."
+            else f"Perplexity on the run's rows {before['before']:.4f} before, {before['after']:.4f} after. "
+            + ". ".join([*divergence_words(exported["divergence"]), agreement_words(agreement)])
+            + "."
         )
         lines += [
             "## Export",

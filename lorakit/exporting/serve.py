@@ -10,7 +10,9 @@ import sys
 from pathlib import Path
 
 from lorakit.common.errors import LorakitError
-from lorakit.exporting.round_trip import RECORD, export, source
+from lorakit.exporting.messages import RECORD
+from lorakit.exporting.round_trip import export
+from lorakit.exporting.source import source
 from lorakit.machine.hardware import child_environment
 from lorakit.run import Run
 from lorakit.runs.folder import Folder

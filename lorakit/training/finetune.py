@@ -19,7 +19,7 @@ from lorakit.common.errors import LorakitError
 from lorakit.common.files import whole
 from lorakit.machine import distributed, hardware
 from lorakit.machine.distributed import ALONE, Crew
-from lorakit.models import base_model
+from lorakit.models import base_model, identity
 from lorakit.planning import choose, memory
 from lorakit.results import evaluate, report
 from lorakit.results.evaluate import Outcome
@@ -162,6 +162,7 @@ def execute(
     folder.note(
         choices=choices,
         base_sha256=base_model.hash_of(run.model),
+        base=identity.note(run.model, folder.path),
         parameters=sum(n for n, _ in sizes.values()),
         trained_parameters=sum(n for n, on in sizes.values() if on),
         updates_planned=len(batches),
@@ -223,7 +224,9 @@ def execute(
     after = scored(
         engine, sets, meta, run, prepared.tokenizer, here / "after.json", "after", crew, anew=True
     )
-    engine.save(folder / ("adapter" if run.method == "lora" else "model"))
+    saved = "adapter" if run.method == "lora" else "model"
+    engine.save(folder / saved)
+    folder.note(files=identity.files(folder.path, (saved, "rows")))
     said = prove.sample(engine, sets, meta, run)
     engine.close()  # the fresh process needs the card
     if crew.first:
