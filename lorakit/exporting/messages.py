@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lorakit.common.errors import LorakitError
-from lorakit.common.files import sound
+from lorakit.common.files import require_keys
 
 RECORD = "export.json"
 NEEDED = (
@@ -27,7 +27,7 @@ def read(folder: str | os.PathLike) -> dict[str, Any]:
     """`export.json` of an exported folder. Raises `LorakitError` where there is none."""
     try:
         content = json.loads((Path(folder) / RECORD).read_text(encoding="utf-8"))
-        return sound(content, *NEEDED)
+        return require_keys(content, *NEEDED)
     except (OSError, ValueError) as error:
         raise LorakitError(
             f"holds no export ({error})",

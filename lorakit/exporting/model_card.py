@@ -14,7 +14,7 @@ from typing import Any
 
 from lorakit.common import hub, registry
 from lorakit.common.errors import LorakitError
-from lorakit.common.files import whole
+from lorakit.common.files import atomic_write
 from lorakit.exporting.messages import agreement_words, divergence_words
 from lorakit.exporting.target import named as target_named
 from lorakit.models import base_model
@@ -56,7 +56,7 @@ def card(path: str | os.PathLike, exported: dict[str, Any] | None = None) -> Any
 
 def write(path: str | os.PathLike, target: Path, exported: dict[str, Any] | None = None) -> Path:
     """README.md, where the hub looks for a card."""
-    with whole(target) as part:
+    with atomic_write(target) as part:
         part.write_text(str(card(path, exported)), encoding="utf-8")
     return target
 

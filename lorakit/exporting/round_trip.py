@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 
 from lorakit.common import registry
 from lorakit.common.errors import LorakitError
-from lorakit.common.files import sweep, whole
+from lorakit.common.files import atomic_write, sweep
 from lorakit.exporting import fresh_process, judge, model_card, target
 from lorakit.exporting.fresh_process import Job
 from lorakit.exporting.measure import Compared, Said
@@ -21,6 +21,7 @@ from lorakit.exporting.proof import Proof, proof_of
 from lorakit.exporting.reference import PLAIN, recorded_loss, reference
 from lorakit.exporting.source import Source, source
 from lorakit.exporting.target import ExportTarget, bounds
+from lorakit.machine.packages import require
 from lorakit.models import identity
 from lorakit.runs import folder as record
 
@@ -62,6 +63,7 @@ def export(
             is left under `out` then.
     """
     wanted = target.named(target_name)
+    require(*wanted.packages, purpose=f"export to {target_name}")
     opened = source(path, **options)
     type_ = _typed(wanted, target_name, options.get("type"))
     refuse_task(wanted, target_name, opened)
@@ -69,7 +71,7 @@ def export(
     refuse(folder, wanted, opened, type_)
     steps = Steps(f"{target_name} {type_}")
     try:
-        with whole(folder, "name another place with --out") as part:
+        with atomic_write(folder, "name another place with --out") as part:
             part.mkdir()
             content = _written(wanted, target_name, type_, opened, part, steps)
             model_card.write(opened.folder.path, part / "README.md", content)

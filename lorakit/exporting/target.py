@@ -80,6 +80,7 @@ class ExportTarget:
         weight_files: patterns of the files that hold weights.
         use: a line for the model card that loads it; `{base}`, `{name}` and `{kind}` are filled in.
         library: the hub's name of the library that reads it; the target's own name where empty.
+        packages: those that write it, and that run it in the proof.
         classifiers: whether it takes classifiers.
         trained_for: type -> the `fake_quantization` of runs that were trained with its rounded weights.
         facts: (runtime, proof) -> what else the proof found, for the record. Raises `LorakitError` for other tokens.
@@ -96,6 +97,7 @@ class ExportTarget:
     use: str
     library: str = ""
     classifiers: bool = False
+    packages: Sequence[str] = ()
     trained_for: Mapping[str, str] = field(default_factory=dict)
     facts: Callable[[Any, Proof], dict[str, Any]] = _no_facts
     copies: bool = False

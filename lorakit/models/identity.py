@@ -15,16 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lorakit.common.files import cache, whole
-from lorakit.data.loading import sha256
+from lorakit.common.files import file_hash
 from lorakit.models import base_model
 
 WEIGHTS = ("*.safetensors", "*.bin")  # the first pattern that finds something
 # What a library writes into config.json about itself, not about the model.
 VOLATILE = ("transformers_version", "_name_or_path", "torch_dtype", "dtype", "architectures")
-HASHES = "hashes.json"  # in the cache: what was hashed before, by size and times of change
-REMEMBERED = 2000  # files
-WORTH_REMEMBERING = 1_000_000  # bytes
 
 
 @dataclass(frozen=True)
@@ -107,38 +103,6 @@ def files(folder: Path, names: Iterable[str]) -> dict[str, str]:
 
 
 def file_sha256(path: Path) -> str:
-    """SHA-256 of a file; of a large one remembered until its size or times change.
-
-    In the hub's cache a large file is a link to a blob that is named by its SHA-256.
-    """
+    """SHA-256 of a file. In the hub's cache a large file is a link to a blob that is named by it."""
     blob = path.resolve().name
-    if re.fullmatch(r"[0-9a-f]{64}", blob):
-        return blob
-    state = path.stat()
-    if state.st_size < WORTH_REMEMBERING:
-        return sha256(path)
-    key = f"{path.resolve()} {state.st_size} {state.st_mtime_ns} {state.st_ctime_ns} {state.st_ino}"
-    known = _remembered()
-    if key not in known:
-        known[key] = sha256(path)
-        _remember({name: known[name] for name in [*known][-REMEMBERED:]})
-    return known[key]
-
-
-def _remembered() -> dict[str, str]:
-    try:
-        known = json.loads((cache() / HASHES).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return known if isinstance(known, dict) else {}
-
-
-def _remember(known: dict[str, str]) -> None:
-    """Best effort: a cache that cannot be written costs time alone."""
-    from lorakit.common.errors import LorakitError
-
-    try:
-        with whole(cache() / HASHES) as part:
-            part.write_text(json.dumps(known), encoding="utf-8")
-    except (LorakitError, OSError):
-        pass
+    return blob if re.fullmatch(r"[0-9a-f]{64}", blob) else file_hash(path)

@@ -6,6 +6,7 @@ W + s B A is computed in fp32 layer by layer and cast afterwards: in bf16 the su
 from __future__ import annotations
 
 import contextlib
+import copy
 import warnings
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lorakit.common.errors import LorakitError, first_line
+from lorakit.machine.packages import tolerate_old_packages
 from lorakit.models import base_model
 
 TYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}  # torch's names of precisions
@@ -64,7 +66,7 @@ def unquantized_model(
     Raises:
         LorakitError: the files cannot be loaded, or hold quantized weights alone.
     """
-    config, options = base_model.config(path), dequantized(path)
+    config, options = copy.deepcopy(base_model.config(path)), dequantized(path)
     if classes:
         options |= {
             "config": base_model.labelled(config, classes),
@@ -74,7 +76,10 @@ def unquantized_model(
     where = weights or base_model.path(path)
     try:
         return base_model.maker(task, config, path).from_pretrained(
-            where, dtype=dtype_of(precision) if precision == "fp32" else "auto", **options
+            where,
+            dtype=dtype_of(precision) if precision == "fp32" else "auto",
+            trust_remote_code=False,
+            **options,
         )
     except Exception as error:  # damaged files raise almost anything
         raise base_model.unusable(where, error) from None
@@ -141,6 +146,7 @@ def with_adapter(model: Any, adapter: Path, base: str) -> Any:
     """
     from peft import PeftModel
 
+    tolerate_old_packages()
     try:
         untie(model, adapter)
         return PeftModel.from_pretrained(model, str(adapter))

@@ -13,7 +13,7 @@ from typing import Any
 
 from lorakit.common import registry
 from lorakit.common.errors import LorakitError
-from lorakit.common.files import sound
+from lorakit.common.files import require_keys
 from lorakit.models import base_model, identity
 from lorakit.run import Run
 from lorakit.runs.folder import Folder
@@ -56,7 +56,7 @@ class FinishedRun:
         from transformers import AutoTokenizer
 
         try:
-            tokenizer = AutoTokenizer.from_pretrained(self.saved)
+            tokenizer = AutoTokenizer.from_pretrained(self.saved, trust_remote_code=False)
         except Exception as error:  # damaged files raise almost anything
             raise base_model.unusable(str(self.saved), error) from None
         if self.task.GIVES == "messages" and not tokenizer.chat_template and self._chats:
@@ -163,7 +163,7 @@ def read_meta(folder: Folder) -> dict[str, Any]:
     path = folder / "rows" / "meta.json"
     try:
         needed = ("task", "stop_ids", "opening")
-        return {"classes": []} | sound(json.loads(path.read_text(encoding="utf-8")), *needed)
+        return {"classes": []} | require_keys(json.loads(path.read_text(encoding="utf-8")), *needed)
     except (OSError, ValueError) as error:
         raise LorakitError(
             f"is missing or damaged ({error}), and says which tokens end an answer",

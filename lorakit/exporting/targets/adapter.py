@@ -17,6 +17,7 @@ from lorakit.exporting.reference import reference
 from lorakit.exporting.source import Source
 from lorakit.exporting.target import EXACT, ExportTarget
 from lorakit.exporting.transformers_model import TransformersModel
+from lorakit.machine.packages import tolerate_old_packages
 from lorakit.models import identity
 from lorakit.models.merge import untie
 
@@ -83,6 +84,7 @@ class Switched(TransformersModel):
     def __init__(self, folder: Path, source: Source):
         from peft import PeftModel
 
+        tolerate_old_packages()
         self.together, self.name = others(source), _name(source)
         first = folder / self.name if self.together else folder
         base = source.model("fp32")

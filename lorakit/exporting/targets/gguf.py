@@ -158,6 +158,7 @@ TARGET = ExportTarget(
     load=load,
     facts=facts,
     room=room,
+    packages=("gguf", "xllamacpp"),
     weight_files=("*.gguf",),
     use="ollama create {name} -f Modelfile      # or: llama-server -m model.gguf",
     rounds_yarn=True,

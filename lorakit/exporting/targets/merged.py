@@ -30,7 +30,9 @@ def load(folder: Path, proof: Proof) -> TransformersModel:
     task = "auto" if not proof.inputs else classifier_task(proof)
     kind = base_model.maker(task, base_model.config(str(folder)), str(folder))
     with quietly():
-        return TransformersModel(kind.from_pretrained(folder, dtype="auto"))
+        return TransformersModel(
+            kind.from_pretrained(folder, dtype="auto", trust_remote_code=False)
+        )
 
 
 def classifier_task(proof: Proof) -> str:

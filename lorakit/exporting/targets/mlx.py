@@ -9,7 +9,6 @@ import contextlib
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from importlib import util
 from pathlib import Path
 
 import numpy as np
@@ -32,8 +31,6 @@ def room(weights: int, type_: str) -> tuple[float, float]:
 
 
 def write(source: Source, folder: Path, type_: str) -> list[str]:
-    if util.find_spec("mlx_lm") is None:
-        raise LorakitError(convert.NEEDED)
     if type_ == "adapter":
         convert.adapter_to_mlx(source.saved, folder)
         return [
@@ -107,6 +104,7 @@ TARGET = ExportTarget(
     write=write,
     load=load,
     room=room,
+    packages=("mlx-lm",),
     weight_files=("*.safetensors",),
     use='mlx_lm.generate --model {name} --prompt "…"',
     rounds_yarn=True,

@@ -261,6 +261,7 @@ TARGET = ExportTarget(
     write=write,
     load=load,
     room=room,
+    packages=("onnx", "onnxscript", "onnxruntime"),
     weight_files=("model.onnx*",),
     use='onnxruntime.InferenceSession("model.onnx")',
     classifiers=True,
