@@ -139,6 +139,7 @@ def parser() -> argparse.ArgumentParser:
     it.add_argument("run", metavar="RUN_DIR")
     it.add_argument("--data", help="rows to score on instead of the run's test rows")
     it.add_argument("--metrics", help="names, separated by commas")
+    base_at(it)
     it = command(report, "write report.html, report.md and loss.png of a run")
     it.add_argument("run", metavar="RUN_DIR")
     it = command(
@@ -179,6 +180,7 @@ def parser() -> argparse.ArgumentParser:
     )
     it.add_argument("run", metavar="RUN_DIR")
     it.add_argument("--port", type=int, default=8000)
+    base_at(it)
     it = command(push, "upload an exported folder with its model card to the hub")
     it.add_argument("folder", metavar="EXPORT_DIR")
     it.add_argument("repository", metavar="OWNER/NAME")
@@ -202,6 +204,7 @@ def parser() -> argparse.ArgumentParser:
     it.add_argument("question")
     it.add_argument("--base", action="store_true", help="ask the untuned base as well")
     it.add_argument("--max-new-tokens", type=int)
+    base_at(it)
     return out
 
 
@@ -402,7 +405,7 @@ def evaluate(options: argparse.Namespace) -> int:
     from lorakit.results.evaluate_again import rescore
 
     metrics = options.metrics.split(",") if options.metrics else None
-    path, lines = rescore(options.run, data=options.data, metrics=metrics)
+    path, lines = rescore(options.run, data=options.data, metrics=metrics, model=options.model)
     print("\n".join(lines) + f"\nSee {path}")
     return 0
 
@@ -441,7 +444,7 @@ def export(options: argparse.Namespace) -> int:
 def serve(options: argparse.Namespace) -> int:
     from lorakit.exporting.serve import serve as until_stopped
 
-    return until_stopped(options.run, options.port)
+    return until_stopped(options.run, options.port, model=options.model)
 
 
 def push(options: argparse.Namespace) -> int:
@@ -472,6 +475,7 @@ def ask(options: argparse.Namespace) -> int:
                 options.question,
                 adapted=adapted,
                 max_new_tokens=options.max_new_tokens,
+                model=options.model,
             )[0]
         )
     return 0

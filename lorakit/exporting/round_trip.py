@@ -116,6 +116,7 @@ def _written(
         "target": name,
         "type": type_,
         "run": str(opened.folder.path),
+        "run_files": opened.folder.record.get("files"),
         "base": opened.run.model,
         "base_sha256": opened.folder.record.get("base_sha256"),
         "bytes": wanted.size(part),
