@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 from lorakit.common import registry
 from lorakit.common.errors import LorakitError
 from lorakit.common.files import atomic_write, sweep
-from lorakit.exporting import fresh_process, judge, model_card, target
+from lorakit.exporting import fresh_process, judge, measure, model_card, target
 from lorakit.exporting.fresh_process import Job
 from lorakit.exporting.measure import Compared, Said
 from lorakit.exporting.messages import RECORD, read, table, words
@@ -109,9 +109,11 @@ def _written(
     notes = [*opened.opened.notes, *wanted.write(opened, part, type_)]
     steps(f"asking what was written, in a fresh process ({limit})")
     tuned, exported = ask_written(job, proof, steps)
-    notes += training_notes(opened, tuned)
+    more, trained = training_notes(opened, tuned)
+    notes += more
     limits = judge.within_precision(tuned.precision, bounds(wanted, type_, opened))
     shown = judge.judge(tuned, exported, limits, f"{name} {type_}")
+    shown["perplexity"]["trained"] = measure.perplexity(trained)
     return {
         "target": name,
         "type": type_,
@@ -135,29 +137,31 @@ def ask_written(job: Job, proof: Proof | None, steps: Steps) -> tuple[Said, Comp
     return fresh_process.ask_in_fresh_process(job, proof, steps)
 
 
-def training_notes(opened: Source, tuned: Said) -> list[str]:
-    """How the model that is exported differs from the one that was trained and scored."""
-    run = opened.run
+def training_notes(opened: Source, tuned: Said) -> tuple[list[str], float]:
+    """(how the model that is exported differs from the one that was trained, nats a token of the latter)."""
+    run, now = opened.run, tuned.loss()
     if tuned.precision == run.precision == "fp32" and run.quantization == "none":
-        return []
+        return [], now
     recorded = None if opened.classes else recorded_loss(opened)
+    comparable = recorded is not None and sum(tuned.own) == len(opened.own_rows)
     losses = (
-        f"; the loss on the test rows was {recorded:.4f} and is {tuned.loss():.4f} nats a token"
-        if recorded is not None and sum(tuned.own) == len(opened.own_rows)
+        f"; the loss on the test rows was {recorded:.4f} and is {now:.4f} nats a token"
+        if comparable
         else ""
     )
+    trained = recorded if recorded is not None and comparable else now
     if tuned.precision not in ("fp32", "bf16", "fp16"):
-        return [
+        note = (
             f"there is no room for the base's unquantized weights: compared with the model in "
             f"{run.quantization}, and what merging changes is not measured"
-        ]
-    if run.fake_quantization != "none":
-        return [f"tuned with its weights as {run.fake_quantization} holds them{losses}"]
-    if run.quantization != "none":
-        return [
-            f"tuned on a base in {run.quantization}, merged into its unquantized weights{losses}"
-        ]
-    return [f"tuned in {run.precision}, compared in {tuned.precision}{losses}"]
+        )
+    elif run.fake_quantization != "none":
+        note = f"tuned with its weights as {run.fake_quantization} holds them{losses}"
+    elif run.quantization != "none":
+        note = f"tuned on a base in {run.quantization}, merged into its unquantized weights{losses}"
+    else:
+        note = f"tuned in {run.precision}, compared in {tuned.precision}{losses}"
+    return [note], trained
 
 
 def refuse_task(wanted: ExportTarget, name: str, opened: Source) -> None:

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from lorakit import tasks
 from lorakit.common.errors import LorakitError
 from lorakit.models.merge import dtype_of, merge, refuse_nonfinite, unquantized_model
 from lorakit.results.open_run import FinishedRun, open_run
@@ -113,7 +114,7 @@ def source(path: str | os.PathLike, **options: Any) -> Source:
     """A run that is done. Raises `LorakitError` for one that is not, and for another base or other files."""
     opened = open_run(path, model=options.get("model"), statuses=("done",))
     task = opened.task
-    if task.OBJECTIVE == "tokens" and task.MEDIUM:
+    if tasks.objective_of(opened.meta["task"]).HEAD == "tokens" and task.MEDIUM:
         raise LorakitError(
             f"task={opened.meta['task']}: only models that read and write text alone, and classifiers, can be "
             "exported so far",

@@ -60,7 +60,7 @@ def rescore(
         metrics or opened.run.metrics,
         opened.task.METRICS,
         any(test.column("reference")),
-        opened.task.OBJECTIVE,
+        tasks.objective_of(opened.meta["task"]),
     )
     before, after = (_outcome(opened, test, when) for when in ("before", "after"))
     answers = [r for r in train.column("reference") if r] if train is not None else []

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from lorakit import tasks
 from lorakit.common import registry
 from lorakit.common.errors import LorakitError
 from lorakit.common.files import require_keys
@@ -69,7 +70,7 @@ class FinishedRun:
 
     @property
     def _chats(self) -> bool:
-        return self.task.OBJECTIVE == "tokens"
+        return tasks.objective_of(self.meta["task"]).HEAD == "tokens"
 
     @cached_property
     def processor(self) -> Any:

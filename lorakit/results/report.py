@@ -10,6 +10,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from lorakit import tasks
 from lorakit.common import registry
 from lorakit.common.files import whole
 from lorakit.results.evaluate import better
@@ -171,7 +172,7 @@ def unit(record: dict) -> str:
     """What the loss is counted in: `target token`, or `row` where a row has a class."""
     task = record.get("data", {}).get("task", "chat")
     return (
-        registry.load("tasks", task).UNIT.removesuffix("s")
+        tasks.objective_of(task).UNIT.removesuffix("s")
         if task in registry.names("tasks")
         else "target token"
     )
@@ -253,7 +254,7 @@ def confusion(path: str | os.PathLike) -> Any:
     classes = sorted({a["reference"] for a in answers if a["reference"] is not None})
     # Of a classifier every answer is a class; else they are where they come again and again.
     task = folder.record.get("data", {}).get("task", "chat")
-    sure = registry.load("tasks", task).OBJECTIVE == "labels"
+    sure = tasks.objective_of(task).HEAD == "labels"
     if not 2 <= len(classes) <= (CLASSES if sure else min(CLASSES, len(answers) / 2)):
         return None
     given = {a[when] for a in answers for when in ("before", "after")} - {*classes}
