@@ -103,7 +103,7 @@ def _precision(source: Source) -> str | None:
 
 def recorded_loss(source: Source) -> float | None:
     """Nats a target token that the run itself measured on the test rows that are the proof's own; None without."""
-    path, test = source.folder / "rows" / "after.json", source.opened.rows("test")
+    path, test = source.folder.outcome("after"), source.opened.rows("test")
     own = source.own_rows
     if (
         not path.is_file()

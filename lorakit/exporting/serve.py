@@ -44,7 +44,7 @@ def serve(path: str | os.PathLike, port: int = 8000, *, model: str | None = None
     command = [
         sys.executable,
         "-m",
-        "transformers.cli.transformers",
+        "lorakit.exporting.limited_server",
         "serve",
         folder.name,
         "--host",

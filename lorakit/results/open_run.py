@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,10 +13,9 @@ from typing import Any
 from lorakit import tasks
 from lorakit.common import registry
 from lorakit.common.errors import LorakitError
-from lorakit.common.files import require_keys
 from lorakit.models import base_model, identity
 from lorakit.run import Run
-from lorakit.runs.folder import Folder
+from lorakit.runs.folder import RunFolder
 from lorakit.tasks import rows
 from lorakit.tasks.rows import Rows
 
@@ -35,7 +33,7 @@ class FinishedRun:
         notes: what could not be checked, and what was found elsewhere than it was.
     """
 
-    folder: Folder
+    folder: RunFolder
     run: Run
     saved: Path
     meta: dict[str, Any]
@@ -85,10 +83,10 @@ class FinishedRun:
 
     def rows(self, name: str) -> Rows | None:
         """The rows of one set, verified; None where the run has none. Raises `LorakitError` when they are damaged."""
-        if not (self.folder / "rows" / name).is_dir():
+        if not (self.folder.rows / name).is_dir():
             return None
         self.verify(f"rows/{name}")
-        return rows.read(self.folder / "rows", self.processor, (name,))[0].get(name)
+        return rows.read(self.folder.rows, self.processor, (name,))[0].get(name)
 
     def verify(self, *names: str) -> None:
         """Raises `LorakitError` for a file of the run that is not what its record says."""
@@ -131,7 +129,7 @@ def open_run(
         LorakitError: no run is here, it has another status, the base is missing or another one, a saved file is
             missing or changed.
     """
-    folder = Folder.of(path)
+    folder = RunFolder.of(path)
     record = folder.record
     if statuses and record["status"] not in statuses:
         raise LorakitError(
@@ -139,8 +137,8 @@ def open_run(
             where=folder.path,
             cure="end the run with lorakit train",
         )
-    run = Run.read(folder / "run.yaml")
-    saved = folder / ("adapter" if run.method == "lora" else "model")
+    run = Run.read(folder.settings)
+    saved = folder.saved(run.method)
     if adapted and not saved.is_dir():
         raise LorakitError(
             f"has nothing saved yet (status {record['status']})",
@@ -155,26 +153,12 @@ def open_run(
         found = str(saved)
     else:
         found, notes = find_base(folder, run, record, model)
-    meta = read_meta(folder)
+    meta = folder.meta()
     return FinishedRun(folder, run.with_(model=found, task=meta["task"]), saved, meta, tuple(notes))
 
 
-def read_meta(folder: Folder) -> dict[str, Any]:
-    """What was noted when the rows were encoded. Raises `LorakitError` when it is damaged."""
-    path = folder / "rows" / "meta.json"
-    try:
-        needed = ("task", "stop_ids", "opening")
-        return {"classes": []} | require_keys(json.loads(path.read_text(encoding="utf-8")), *needed)
-    except (OSError, ValueError) as error:
-        raise LorakitError(
-            f"is missing or damaged ({error}), and says which tokens end an answer",
-            where=path,
-            cure="restore it, or start the run again under another name",
-        ) from None
-
-
 def find_base(
-    folder: Folder, run: Run, record: dict[str, Any], model: str | None
+    folder: RunFolder, run: Run, record: dict[str, Any], model: str | None
 ) -> tuple[str, list[str]]:
     """(where the base of a run lies now, notes). The first place whose content is the recorded one.
 
@@ -207,7 +191,7 @@ def find_base(
 
 
 def _refused(
-    folder: Folder,
+    folder: RunFolder,
     run: Run,
     model: str | None,
     missing: list[str],
@@ -232,7 +216,7 @@ def _refused(
     )
 
 
-def verify_files(folder: Folder, names: Sequence[str]) -> None:
+def verify_files(folder: RunFolder, names: Sequence[str]) -> None:
     """Raises `LorakitError` when a file below these names is not what the record says, by SHA-256.
 
     A run recorded before files were hashed passes.
