@@ -173,13 +173,13 @@ def test_a_full_disk_and_an_interrupt_are_one_line(command, monkeypatch, rows_fi
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device", "x")
 
-    monkeypatch.setattr(loading, "stream", full)
+    monkeypatch.setattr(loading, "read", full)
     refused(command, "No space left on device: 'x'", "check", rows_file)
 
     def interrupted(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(loading, "stream", interrupted)
+    monkeypatch.setattr(loading, "read", interrupted)
     refused(command, "interrupted; what was saved is kept", "check", rows_file)
 
 
@@ -280,7 +280,7 @@ def test_doctor_names_the_cure(command, monkeypatch):
     [
         (("Tesla T4", 15, (7, 5)), ("fp16", "Tesla T4 has no bf16 hardware")),
         (("NVIDIA L4", 23, (8, 9)), ("bf16", "NVIDIA L4 computes bf16 in hardware")),
-        (None, ("fp32", "exact, and cpu gains little from less")),
+        (None, ("fp32", "this CPU has no units for bf16 (AMX, AVX-512 BF16)")),
     ],
 )
 def test_precision_is_chosen_by_the_card(base, card, expected):

@@ -12,6 +12,8 @@ from lorakit import tasks
 from lorakit.common.errors import LorakitError
 from lorakit.data import loading
 from lorakit.data.example import Rejected
+from lorakit.data.matching import columns_of
+from lorakit.data.sources import source
 from lorakit.results import evaluate
 from lorakit.results.open_run import FinishedRun, open_run
 from lorakit.results.predict import predict
@@ -105,9 +107,7 @@ def rows_of(
     Raises `LorakitError` when none is left, and for a class that the run never saw.
     """
     run, task, meta = opened.run, opened.task, opened.meta
-    examples, report = loading.load(
-        loading.source(data, run.format), columns=run.columns, gives=task.GIVES
-    )
+    examples, report = loading.load(source(data, run.format), **columns_of(run), gives=task.GIVES)
     reader = opened.processor if task.MEDIUM else opened.tokenizer
     encoded, bad, notes = rows.encode(
         {"train": examples}, task, reader, run.max_length, **tasks.settings_of(task, run)
