@@ -128,12 +128,9 @@ def quick(monkeypatch):
 @pytest.fixture
 def here(monkeypatch):
     """The round trip of an export in this process: what a fresh one computes, some seconds faster."""
-    exporting = importlib.import_module("lorakit.exporting.round_trip")
+    from lorakit.exporting import fresh_process
 
-    def again(part, found, target, kind):
-        return json.loads(json.dumps(exporting.measure(part, found, target)))
-
-    monkeypatch.setattr(exporting, "again", again)
+    monkeypatch.setattr(fresh_process, "ask_in_fresh_process", fresh_process.ask)
 
 
 @pytest.fixture(scope="session")

@@ -759,6 +759,8 @@ class TorchEngine:
         if not self.crew.first:
             return Path(path)
         with whole(Path(path)) as part:
+            for config in getattr(self.model, "peft_config", {}).values():
+                config.base_model_name_or_path = absolute(config.base_model_name_or_path)
             self.model.save_pretrained(part, **options)
             for reader in filter(None, (self.processor, self.tokenizer)):
                 reader.save_pretrained(part)
@@ -769,6 +771,11 @@ class TorchEngine:
         self.head, self.frozen_encoders = None, []
         products.forget()
         self._free()
+
+
+def absolute(model: str | None) -> str | None:
+    """A local folder's absolute path, by which plain PEFT finds the base from any working folder; a hub id as it is."""
+    return str(Path(model).resolve()) if model and Path(model).is_dir() else model
 
 
 def make_optimizer(run: Run, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
