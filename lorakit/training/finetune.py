@@ -17,6 +17,7 @@ from lorakit.engines import quantization
 from lorakit.machine import distributed
 from lorakit.machine.distributed import World
 from lorakit.machine.hardware import Facts
+from lorakit.models import identity
 from lorakit.planning.setup import Setup, setup
 from lorakit.results import evaluate, report
 from lorakit.results.evaluate import Outcome
@@ -136,6 +137,7 @@ def load(plan: Setup, folder: RunFolder, world: World) -> Session:
     folder.note(
         choices=choices,
         base_sha256=plan.base.hash,
+        base=identity.note(plan.settings.model, folder.path),
         parameters=sum(n for n, _ in sizes.values()),
         trained_parameters=sum(n for n, on in sizes.values() if on),
         updates_planned=len(session.batches),
@@ -255,7 +257,9 @@ def score_after(
     run, folder, engine = session.run, session.folder, session.engine
     after = _scored(plan, session, "after", again=True)
     _phase(folder, "saving, and loading what was saved in a fresh process")
-    engine.save(folder.saved(run.method))
+    saved = folder.saved(run.method)
+    engine.save(saved)
+    folder.note(files=identity.files(folder.path, (saved.name, folder.rows.name)))
     said = proof.sample(engine, session.sets, session.meta, run)
     engine.close()  # the fresh process needs the card
     if not folder.writable:
