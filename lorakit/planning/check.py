@@ -197,7 +197,7 @@ def check(run: Run) -> Checked:
         choose=choose,
         **columns_of(run),
         gives=_gives(run.task),
-        max_length=run.max_length,
+        max_length=base_model.of(run.model).fitting(run),
         seed=run.seed,
     )
     found.report.notes += notes
@@ -361,7 +361,7 @@ def _sifted(run: Run, it: Source) -> Iterator[Example | Rejected]:
     for row in reading.rows:
         if isinstance(row, Example):
             try:
-                encode(row, run.max_length)
+                encode(row, base_model.of(run.model).fitting(run))
             except BadRow as error:
                 row = Rejected(row.file, row.row, str(error))
             else:

@@ -64,6 +64,18 @@ class Prepared:
     meta: dict[str, Any]  # task, classes, stop_ids, opening
 
     @property
+    def max_length(self) -> int:
+        """The most tokens of a row: what the run says, or as many as the model has positions."""
+        return self.run.max_length
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest row of text; `max_length` where rows hold pictures or sound."""
+        if tasks.get(self.meta["task"]).MEDIUM:
+            return self.max_length
+        return max(int(some.lengths.max()) for some in self.rows.values())
+
+    @property
     def tokenizer(self) -> Any:
         """The base model's; None for a classifier of pictures."""
         return self.base.tokenizer
@@ -115,6 +127,8 @@ def prepare(run: Run) -> Prepared:
     """
     sources = of_run(run.data, run.validation_data, run.test_data, run.format)
     base = base_model.of(run.model)
+    if (limit := base.fitting(run)) < run.max_length:
+        run = run.with_(max_length=limit)
     key = _key(run, sources, base)
     path = files.cached(key, lambda folder: _build(folder, run, sources, base))
     if _stale(path):
