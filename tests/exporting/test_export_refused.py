@@ -153,7 +153,7 @@ def test_other_tokens_are_not_called_done(mistral, tmp_path, here, monkeypatch):
 def test_killed_in_mid_export(mistral, tmp_path, here):
     out = tmp_path / "at" / "out"
     code = (
-        "import importlib, sys, time; g = importlib.import_module('lorakit.exporting.targets.gguf'); g.write = lambda m, s, "
+        "import importlib, sys, time; g = importlib.import_module('lorakit.exporting.targets.gguf'); g.write_model = lambda m, s, "
         "path, kind: (path.write_bytes(b'half'), print('writing', flush=True), time.sleep(60)); "
         "importlib.import_module('lorakit.exporting.round_trip').export(*sys.argv[1:])"
     )
