@@ -6,7 +6,7 @@ import html
 import math
 from collections.abc import Sequence
 
-from lorakit.results.report import BLUE, ORANGE, smooth
+from lorakit.results.plots import BLUE, ORANGE, smooth, span
 
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 720, 250, 54, 34, 24, 12
 NARROW = "<style>@media(max-width:600px){.lk-curve{font-size:17px!important}}</style>"  # drawn half as large
@@ -21,8 +21,8 @@ def svg(
 ) -> str:
     """The losses of training (raw and smoothed) and of validation rows over the updates; `words` are read aloud."""
     raw = thin([(u["update"], u["loss"]) for u in updates])
-    span = max(1.0, 10 * len(raw) / max(len(updates), 1))
-    even = list(zip([x for x, _ in raw], smooth([y for _, y in raw], span), strict=True))
+    over = max(1.0, span(len(updates)) * len(raw) / max(len(updates), 1))
+    even = list(zip([x for x, _ in raw], smooth([y for _, y in raw], over), strict=True))
     seen = thin([(v["update"], v["validation_loss"]) for v in validations])
     levels = [y for _, y in [*raw, *seen] if math.isfinite(y)]
     smoothed = [y for _, y in even if y > 0]
