@@ -18,8 +18,8 @@ endef
 TESTERS := pytest pytest-timeout pytest-xdist hypothesis
 # What a floor that is too low breaks first.
 # Before transformers 5.18 a Doge under SDPA sees its padding; the wheels that run an export need NumPy 2.
-FLOOR_TESTS := tests/test_engine.py tests/test_masks.py tests/test_finetune.py tests/test_formats.py tests/test_models.py \
-  tests/test_data.py tests/test_hub.py tests/test_metrics.py tests/test_intervals.py tests/test_notebooks.py -k "not doge and not export_and_run"
+FLOOR_TESTS := tests/engines/test_engine.py tests/tasks/test_masks.py tests/training/test_finetune.py tests/data/test_formats.py tests/models/test_models.py \
+  tests/data/test_data.py tests/data/test_hub.py tests/results/test_metrics.py tests/results/test_intervals.py tests/notebook/test_notebooks.py -k "not doge and not export_and_run"
 
 .PHONY: env quickstart studio test test-slow test-real test-unsloth test-floor test-widgets7 gpu gpu-older lint notebooks pretrain bench bench-gpu bench-mlx clean
 
@@ -41,8 +41,8 @@ studio: env  ## fine-tune without writing code: notebooks/studio.ipynb as a page
 	$(BIN)/python -m voila notebooks/studio.ipynb --Voila.ip=127.0.0.1 --VoilaConfiguration.file_allowlist="[]"
 
 test: env  ## the whole suite but what is marked slow
-	$(BIN)/python -m pytest -m "not slow and not gpu" --ignore tests/test_notebooks.py --numprocesses 2 --dist loadfile
-	$(BIN)/python -m pytest -m "not slow" tests/test_notebooks.py --numprocesses 2 --dist load
+	$(BIN)/python -m pytest -m "not slow and not gpu" --ignore tests/notebook/test_notebooks.py --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest -m "not slow" tests/notebook/test_notebooks.py --numprocesses 2 --dist load
 
 test-slow: env  ## what takes minutes: twenty kills, the notebooks at full size
 	$(BIN)/python -m pytest -m slow --timeout 3000
@@ -51,10 +51,10 @@ test-real: env  ## the tests on real data; fails when the folder is missing
 	LORAKIT_REQUIRE_REAL=1 $(BIN)/python -m pytest -m real
 
 gpu: env  ## on a machine with a CUDA card: what only that can show, offline, in one table
-	$(BIN)/python -m pytest -m gpu -s tests/test_gpu.py
+	$(BIN)/python -m pytest -m gpu -s tests/engines/test_gpu.py
 
 gpu-older: .venv-older/.ready  ## the same with a torch and a transformers a little older
-	.venv-older/bin/python -m pytest -m gpu -s tests/test_gpu.py
+	.venv-older/bin/python -m pytest -m gpu -s tests/engines/test_gpu.py
 
 .venv-older/.ready: pyproject.toml
 	$(PYTHON) -m venv .venv-older
@@ -63,7 +63,7 @@ gpu-older: .venv-older/.ready  ## the same with a torch and a transformers a lit
 	touch $@
 
 test-unsloth: .venv-unsloth/.ready  ## the Unsloth engine in its CPU mode, beside the torch engine: one curve, to a proof
-	.venv-unsloth/bin/python -m pytest --timeout 900 tests/test_unsloth.py
+	.venv-unsloth/bin/python -m pytest --timeout 900 tests/engines/test_unsloth.py
 
 .venv-unsloth/.ready: pyproject.toml Makefile
 	$(PYTHON) -m venv .venv-unsloth
@@ -91,14 +91,14 @@ test-widgets7: env  ## the studio and the panel with ipywidgets 7.7, which Colab
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .widgets7 \
 	  "ipywidgets==7.7.*" "jupyterlab_widgets==1.*" "ipython_genutils==0.2.*"
 	PYTHONPATH=$(CURDIR):$(CURDIR)/.widgets7 JUPYTER_PATH=$(CURDIR)/.widgets7/share/jupyter $(BIN)/python -m pytest \
-	  tests/test_panel.py tests/test_studio.py tests/test_studio_browser.py -k "not voila and not narrow and not keyboard"
+	  tests/notebook/test_panel.py tests/notebook/test_studio.py tests/notebook/test_studio_browser.py -k "not voila and not narrow and not keyboard"
 
 lint: env
 	$(BIN)/ruff check
 	$(BIN)/nbstripout --verify notebooks/*.ipynb
 
 notebooks: env  ## every notebook whole: small, or on a shrunken model where it names one of the hub
-	$(BIN)/python -m pytest tests/test_notebooks.py --numprocesses 2 --dist load --durations 30
+	$(BIN)/python -m pytest tests/notebook/test_notebooks.py --numprocesses 2 --dist load --durations 30
 
 pretrain: env  ## the embedded base from scratch, as shipped (minutes are in the README)
 	$(BIN)/lorakit run notebooks/pretrain_tiny.ipynb -p install true

@@ -391,7 +391,7 @@ OUTER = {
     "_Norm": "norms",
     "Optimizer": "optimizer",
     "attention": "attention",
-    "_Short": "attention",
+    "ShortSequenceAttention": "attention",
 }
 PRODUCTS = ("aten::mm", "aten::addmm", "aten::addmm_", "aten::bmm")
 

@@ -1,14 +1,11 @@
 """What several test files share: a tiny base model, built here, and the folder of real data."""
 
 import atexit
-import contextlib
 import importlib
-import io
 import json
 import os
 import random
 import shutil
-import sys
 import tempfile
 import types
 from pathlib import Path
@@ -17,50 +14,34 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: a shared machin
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["LORAKIT_CACHE"] = tempfile.mkdtemp(prefix="lorakit-cache-")
 
-import numpy as np
 import pytest
+from helpers.engines import curve, rows  # noqa: F401  (fixtures)
+from helpers.models import save_base
+from helpers.pictures import leaves, made  # noqa: F401  (fixtures)
+from helpers.processes import processes  # noqa: F401  (fixtures)
+from helpers.runs import repeat_here, tiny_run
 
 import lorakit
 
 atexit.register(shutil.rmtree, os.environ["LORAKIT_CACHE"], ignore_errors=True)
 
-ROLES = ("system", "user", "assistant")
-SPECIAL = ["<|begin|>", "<|end|>", "<|pad|>", *(f"<|{role}|>" for role in ROLES)]
-TEMPLATE = (
-    "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
-    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
-)
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if "real_data" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.real)
 
 
-def byte_tokenizer():
-    """256 bytes and six special tokens, no merges: one byte = one id."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    raw = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(letters)}, merges=[]))
-    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    raw.decoder = decoders.ByteLevel()
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=raw,
-        bos_token="<|begin|>",
-        eos_token="<|end|>",
-        pad_token="<|pad|>",
-        extra_special_tokens=SPECIAL[3:],
+@pytest.fixture(scope="session")
+def real_data():
+    """The folder of public files; tests that use it carry the marker `real` by themselves."""
+    folder = Path(
+        os.environ.get("LORAKIT_TEST_DATA") or Path(__file__).parents[2] / "shared" / "data"
     )
-    tokenizer.chat_template = TEMPLATE
-    return tokenizer
-
-
-def save_base(folder, config, seed=0):
-    """A model of random weights with the byte tokenizer, saved as if it were a download."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    torch.manual_seed(seed)
-    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
-    byte_tokenizer().save_pretrained(folder)
-    return str(folder)
+    if not folder.is_dir():
+        say = pytest.fail if os.environ.get("LORAKIT_REQUIRE_REAL") else pytest.skip
+        say(f"no real data: {folder} is not there; set LORAKIT_TEST_DATA")
+    return folder.resolve()
 
 
 @pytest.fixture(scope="session")
@@ -85,67 +66,21 @@ def base(tmp_path_factory):
     return save_base(tmp_path_factory.mktemp("base"), config)
 
 
-def distance(one, two):
-    """How far two arrays are from each other, as a share of the second's length."""
-    return np.linalg.norm(one - two) / np.linalg.norm(two)
-
-
-def pytest_collection_modifyitems(items):
-    for item in items:
-        if "real_data" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.real)
-
-
-@pytest.fixture(scope="session")
-def real_data():
-    """The folder of public files; tests that use it carry the marker `real` by themselves."""
-    folder = Path(
-        os.environ.get("LORAKIT_TEST_DATA") or Path(__file__).parents[2] / "shared" / "data"
-    )
-    if not folder.is_dir():
-        say = pytest.fail if os.environ.get("LORAKIT_REQUIRE_REAL") else pytest.skip
-        say(f"no real data: {folder} is not there; set LORAKIT_TEST_DATA")
-    return folder.resolve()
-
-
 @pytest.fixture(scope="session")
 def rows_file(tmp_path_factory):
     """80 questions of random words, answered by two words that the first letter decides."""
     rng = random.Random(0)
     path = tmp_path_factory.mktemp("rows") / "rows.jsonl"
     words = ["".join(rng.choices("abcdefgh", k=5)) for _ in range(320)]
-    rows = [
+    content = [
         {
             "prompt": " ".join(words[i : i + 4]) + "?",
             "completion": "yes go" if words[i] < "e" else "no",
         }
         for i in range(0, 320, 4)
     ]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    path.write_text("".join(json.dumps(row) + "\n" for row in content))
     return str(path)
-
-
-def tiny_run(base, rows_file, folder, **changes):
-    """A run of 12 updates that takes about a second."""
-    return lorakit.Run(
-        **{
-            "name": "run",
-            "model": base,
-            "data": rows_file,
-            "output_dir": str(folder),
-            "max_length": 128,
-            "max_updates": 12,
-            "learning_rate": 1e-3,
-            "alpha": 64,
-            "dropout": 0.1,
-            "max_new_tokens": 8,
-            "validate_every": 3,
-            "checkpoint_every": 4,
-            "precision": "fp32",
-            "quantization": "none",
-            **changes,
-        }
-    )
 
 
 @pytest.fixture
@@ -164,21 +99,6 @@ def copied(finished, tmp_path):
     """A finished run that a test may write into."""
     shutil.copytree(finished.path, tmp_path / "copied")
     return lorakit.Folder(tmp_path / "copied")
-
-
-def repeat_here(command, **_):
-    """Stands in for the fresh process that repeats what was said: the same code, six seconds less."""
-    out = io.StringIO()
-    with contextlib.redirect_stdout(out):
-        sys.modules["lorakit.training.proof"]._repeat(command[-1])
-    return types.SimpleNamespace(returncode=0, stdout=out.getvalue(), stderr="")
-
-
-def without_fresh_process():
-    """For children that are not to start a process of their own."""
-    importlib.import_module("lorakit.training.proof").subprocess = types.SimpleNamespace(
-        run=repeat_here
-    )
 
 
 @pytest.fixture
@@ -205,7 +125,7 @@ def here(monkeypatch):
 @pytest.fixture(scope="session")
 def mistral(tmp_path_factory):
     """The folder of a tuned run with 24 different answers. Only to be read."""
-    from tuned import shrunken, tuned_run
+    from helpers.tuned import shrunken, tuned_run
 
     folder = tmp_path_factory.mktemp("mistral")
     return tuned_run(shrunken("mistral", folder / "base"), folder).path

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import TEMPLATE, byte_tokenizer, save_base, tiny_run
-from test_bad_data import lines, put, qa, refused, said
+from helpers.bad_data import lines, put, qa, refused, said
+from helpers.models import TEMPLATE, byte_tokenizer, save_base
+from helpers.runs import tiny_run
 from transformers import LlamaConfig
 
 from lorakit.common.errors import LorakitError

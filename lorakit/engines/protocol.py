@@ -87,7 +87,10 @@ class Engine(Protocol):
         """Greedy continuations of token ids, without prompt and without the stop token; `media`: as in `Batch`."""
 
     def memory(self) -> int:
-        """Peak bytes so far."""
+        """Peak bytes so far, answers left out."""
+
+    def generation_memory(self) -> int:
+        """Peak bytes while answers were generated."""
 
     def parameters(self) -> dict[str, tuple[int, bool]]:
         """name -> (number of values, trained?)."""

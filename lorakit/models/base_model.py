@@ -135,7 +135,20 @@ def serves(config: Any, objective: str, medium: str) -> bool:
     """Whether transformers has this architecture in that form."""
     import transformers
 
+    if (objective, medium) == ("tokens", "") and encodes_only(config):
+        return False
     return type(config) in getattr(transformers, CLASSES[objective, medium])._model_mapping
+
+
+def encodes_only(config: Any) -> bool:
+    """Whether it is an encoder (BERT, RoBERTa, …), whose every token sees those after it: it cannot write answers.
+
+    transformers also registers a causal class for these, which counts only where config.json says `is_decoder`.
+    """
+    from transformers import AutoModelForMaskedLM
+
+    masked = type(config) in AutoModelForMaskedLM._model_mapping
+    return masked and not getattr(config, "is_decoder", False) and not config.is_encoder_decoder
 
 
 def reads_words(config: Any) -> bool:
@@ -151,12 +164,9 @@ def maker(task: str, config: Any, model: str) -> Any:
     kinds = [(kind.OBJECTIVE, kind.MEDIUM)] if kind else sorted(CLASSES, key=lambda k: not k[1])
     found = next((k for k in kinds if serves(config, *k)), None)
     if found is None:
-        can = [
-            n for n, t in registry.modules("tasks").items() if serves(config, t.OBJECTIVE, t.MEDIUM)
-        ]
         raise LorakitError(
             f"model={model!r} and task={task!r} do not go together: transformers' {config.model_type} "
-            f"serves {', '.join(can) or 'no task of lorakit'}"
+            f"serves {', '.join(served_tasks(config)) or 'no task of lorakit'}"
         )
     return getattr(transformers, CLASSES[found])
 
@@ -179,11 +189,21 @@ def task_for(schema: Any, config: Any, processor: Any, model: str) -> str:
         None,
     )
     if found is None:
+        others = [
+            n for n in served_tasks(config) if registry.load("tasks", n).GIVES == schema.GIVES
+        ]
+        cure = f"; set task={others[0]} where the answers are classes" if others else ""
         raise LorakitError(
             f"these rows and model={model!r} do not go together: they are for "
-            f"{' or '.join(able)}, which a {config.model_type} cannot do"
+            f"{' or '.join(able)}, which a {config.model_type} cannot do{cure}"
         )
     return found
+
+
+def served_tasks(config: Any) -> list[str]:
+    """The tasks that transformers' classes of this architecture can do."""
+    tasks = registry.modules("tasks").items()
+    return [name for name, task in tasks if serves(config, task.OBJECTIVE, task.MEDIUM)]
 
 
 def reader(model: str, given: Any = None) -> tuple[Any, Any, list[str]]:

@@ -13,7 +13,6 @@ import csv
 import hashlib
 import json
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -32,7 +31,7 @@ from lorakit.machine import hardware
 from lorakit.notebook.execute import execute, known, refuse
 from lorakit.results.compare import Comparison, compare, plot
 from lorakit.results.report import primary
-from lorakit.runs.folder import Folder, write_json
+from lorakit.runs.folder import Folder, slug, write_json
 from lorakit.training import gpu_queue
 
 
@@ -136,15 +135,6 @@ def table(path: str | os.PathLike) -> list[dict[str, Any]]:
     if None in {name for row in found for name in row}:
         raise LorakitError(f"{path}: a row has more cells than there are names")
     return found
-
-
-def slug(parameters: Mapping[str, Any]) -> str:
-    """`rank-4-learning_rate-0.001-5f3a1c`: a folder's name, the same for the same values."""
-    words = "-".join(f"{name}-{value}" for name, value in parameters.items())
-    mark = hashlib.sha256(json.dumps(parameters, sort_keys=True, default=str).encode()).hexdigest()[
-        :6
-    ]
-    return f"{re.sub(r'[^A-Za-z0-9_.]+', '-', words)[:60].strip('-.')}-{mark}"
 
 
 def rows(

@@ -6,10 +6,8 @@ too. What is right stays what it was: whether it still can be known is for the r
 
 from __future__ import annotations
 
-import tempfile
 import zlib
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,10 +21,10 @@ from lorakit.models import base_model
 from lorakit.results.ask import tuned
 from lorakit.results.compare import outcome
 from lorakit.results.evaluate import Outcome
+from lorakit.results.predict import predict
 from lorakit.run import Run
 from lorakit.runs.folder import Folder
 from lorakit.tasks import rows
-from lorakit.training.finetune import scored
 
 LONGER = 4  # times max_length: a tokenizer needs more tokens for capitals and for words that it does not know
 KEYS = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
@@ -167,16 +165,21 @@ def answered(
         base_model.config(run.model).get_text_config(), "max_position_embeddings", None
     )
     longest = min(LONGER * run.max_length, positions or LONGER * run.max_length)
-    with tempfile.TemporaryDirectory() as scratch:
-        for number, (name, (kind, share)) in enumerate(changes.items()):
-            test = encoded(lambda words: changed(words, kind, share, seed), longest)  # noqa: B023
-            if len(test) != len(references):
-                raise LorakitError(
-                    f"{name}: of {len(references)} rows {len(test)} are left; take a smaller share"
-                )
-            found[name] = scored(
-                engine, {"test": test}, meta, run, tokenizer, Path(scratch) / str(number), name
+    for name, (kind, share) in changes.items():
+        test = encoded(lambda words: changed(words, kind, share, seed), longest)  # noqa: B023
+        if len(test) != len(references):
+            raise LorakitError(
+                f"{name}: of {len(references)} rows {len(test)} are left; take a smaller share"
             )
+        found[name] = predict(
+            engine,
+            test,
+            meta,
+            tokenizer,
+            max_tokens=run.micro_batch_tokens,
+            max_new_tokens=run.max_new_tokens,
+            when=name,
+        )
     engine.close()
     return references, found
 

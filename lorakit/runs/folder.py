@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import platform
+import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +49,15 @@ def read_lines(path: Path, *needed: str) -> list[dict]:
                 f"{path}:{number}: is damaged ({error}); delete the line and start again"
             ) from None
     return rows
+
+
+def slug(parameters: Mapping[str, Any]) -> str:
+    """`rank-4-learning_rate-0.001-5f3a1c`: a folder's name, the same for the same values."""
+    words = "-".join(f"{name}-{value}" for name, value in parameters.items())
+    mark = hashlib.sha256(json.dumps(parameters, sort_keys=True, default=str).encode()).hexdigest()[
+        :6
+    ]
+    return f"{re.sub(r'[^A-Za-z0-9_.]+', '-', words)[:60].strip('-.')}-{mark}"
 
 
 class Folder:

@@ -23,6 +23,7 @@ from lorakit.models import base_model
 from lorakit.planning import choose, memory
 from lorakit.results import evaluate, report
 from lorakit.results.evaluate import Outcome
+from lorakit.results.predict import predict
 from lorakit.run import Run
 from lorakit.runs import folder as record
 from lorakit.runs.folder import Folder, Onlooker
@@ -197,6 +198,7 @@ def execute(
         peak_memory={
             "predicted": predicted["total"],
             "measured": engine.memory(),
+            "generation": engine.generation_memory(),
             "parts": predicted,
         },
         processes=workers,
@@ -518,37 +520,15 @@ def scored(
         return None
     if not anew and (known := crew.told(lambda: Outcome.read(path) if path.exists() else None)):
         return known
-    test = sets["test"]
-    asked = sum(start is not None for start in test.column("answer_start"))
-    with tqdm(
-        total=asked,
-        desc=f"answers {when}",
-        unit="row",
-        mininterval=0.5,
-        disable=not crew.first or not asked,
-    ) as bar:
-
-        def shown(n: int) -> None:
-            bar.update(n - bar.n)
-
-        sums = evaluate.token_sums(engine, test, max_tokens=run.micro_batch_tokens)
-        answers = (
-            []
-            if test.classes
-            else evaluate.generate(
-                engine,
-                test,
-                tokenizer,
-                meta["stop_ids"],
-                run.max_new_tokens,
-                opening=meta["opening"],
-                progress=shown,
-            )
-        )
-    outcome = (
-        Outcome.of_classes(sums, test.classes, test.sources)
-        if test.classes
-        else Outcome(sums, answers, test.sources)
+    outcome = predict(
+        engine,
+        sets["test"],
+        meta,
+        tokenizer,
+        max_tokens=run.micro_batch_tokens,
+        max_new_tokens=run.max_new_tokens,
+        when=when,
+        visible=crew.first,
     )
     if crew.first:
         outcome.write(path)

@@ -18,10 +18,9 @@ from lorakit.common.errors import LorakitError
 from lorakit.common.files import remove
 from lorakit.machine import hardware
 from lorakit.machine.distributed import ALONE
-from lorakit.notebook.grid import slug
 from lorakit.planning import choose
 from lorakit.run import Run
-from lorakit.runs.folder import Folder, write_json
+from lorakit.runs.folder import Folder, slug, write_json
 from lorakit.tasks.dataset import SETTINGS, prepare
 from lorakit.training.finetune import LAST, batches_of, cadence, kept, loop
 from lorakit.training.loop import State

@@ -388,6 +388,7 @@ class MLXEngine:
         self.optimizer.init(self.trained)
         self.gradients: dict[str, Any] | None = None
         self.worked, self.pending, self.steps = 0, 0, []
+        self.training_peak = self.generation_peak = 0  # bytes
         self.notes: dict[str, tuple[Any, str]] = {}
         if run.offload is True:
             self.notes["offload"] = (False, "the GPU and the host share one memory")
@@ -669,6 +670,17 @@ class MLXEngine:
         stop_ids: list[int],
         media: Sequence[dict[str, np.ndarray]] = (),
     ) -> list[list[int]]:
+        self.training_peak = self.memory()
+        mx.reset_peak_memory()
+        try:
+            return self._generate(prompts, max_new_tokens, stop_ids)
+        finally:
+            self.generation_peak = max(self.generation_peak, mx.get_peak_memory())
+            mx.reset_peak_memory()
+
+    def _generate(
+        self, prompts: list[list[int]], max_new_tokens: int, stop_ids: list[int]
+    ) -> list[list[int]]:
         width = max(map(len, prompts))
         if self.positions:  # the last new token needs no position
             if width > self.positions:
@@ -688,7 +700,10 @@ class MLXEngine:
         return [alone(model, prompt, max_new_tokens, stop_ids) for prompt in prompts]
 
     def memory(self) -> int:
-        return mx.get_peak_memory()
+        return max(self.training_peak, mx.get_peak_memory())
+
+    def generation_memory(self) -> int:
+        return self.generation_peak
 
     # What it holds
 

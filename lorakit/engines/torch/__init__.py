@@ -28,6 +28,7 @@ from lorakit.engines.torch.engine import DTYPES, TorchEngine
 from lorakit.engines.torch.kernels import attention, fused, simulate
 from lorakit.engines.torch.layers import in_fp8, recompute, split_layers
 from lorakit.engines.torch.memory import packed, padded, places  # noqa: F401
+from lorakit.engines.torch.out_of_memory import out_of_memory, while_loading
 from lorakit.machine import distributed, hardware
 from lorakit.machine.distributed import Crew
 from lorakit.models import base_model
@@ -97,6 +98,7 @@ def hushed() -> Iterator[None]:
         transformers_logging.set_verbosity(before)
 
 
+@while_loading()
 @hushed()
 def load(
     run: Run, *, adapter: str | Path | None = None, classes: Sequence[str] = ()
@@ -136,6 +138,8 @@ def load(
     try:
         model, loaded = kind.from_pretrained(source, output_loading_info=True, **options)
     except Exception as error:  # transformers checks little: damaged files raise almost anything
+        if out_of_memory(error):
+            raise
         raise base_model.unusable(run.model, error) from None
     if classes:
         heads += beside_layers(loaded["missing_keys"], heads)
@@ -189,7 +193,6 @@ def load(
         recompute(model, run.gradient_checkpointing)
     if shard:
         split_layers(model, where)
-    hardware.forget_peak()  # loading has held the files too
     return TorchEngine(
         model, tokenizer, run, where, packable, crew, idle, notes, processor, len(classes)
     )

@@ -20,14 +20,17 @@ from transformers import GenerationMixin
 from lorakit.common.errors import LorakitError
 from lorakit.common.files import whole
 from lorakit.engines.torch.adapter import stacks, towers
-from lorakit.engines.torch.kernels import attention, grain, lora, loss
+from lorakit.engines.torch.kernels import attention, lora, loss
+from lorakit.engines.torch.kernels.device import flush_denormals, pad_multiple
 from lorakit.engines.torch.layers import full, recompute
+from lorakit.engines.torch.out_of_memory import out_of_memory
 from lorakit.machine import hardware
 from lorakit.machine.distributed import Crew
 from lorakit.models import base_model
 from lorakit.run import Run
 from lorakit.tasks.batches import Batch
 
+TRIAL = 24  # tokens of a document whose logits are compared
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -67,6 +70,9 @@ class TorchEngine:
         self.autocast = DTYPES[run.precision] if run.precision != "fp32" else None
         self.optimizer = make_optimizer(run, list(self.trained.values())) if self.trained else None
         self.scaler = torch.amp.GradScaler(where.type, enabled=run.precision == "fp16")
+        self.scaler.scale(
+            torch.zeros((), device=where)
+        )  # has its state now, also where the first update has no row for this process
         # Keeps summed losses in fp16's range; a power of two, so that in fp32 nothing is rounded.
         self.unit = 2.0 ** round(math.log2(run.micro_batch_tokens))
         self.idle = idle
@@ -91,6 +97,8 @@ class TorchEngine:
             self.packing, words = self._isolates(packable, run.max_length)
             self.notes["packing"] = (self.packing, words)
         self.head = None if classes else self._find_head()
+        self.training_peak = self.generation_peak = 0  # bytes
+        self._forget_peak()  # loading and the trials have held more
 
     def _bare(self) -> Any:
         return self.model.get_base_model() if self.method == "lora" else self.model
@@ -104,7 +112,7 @@ class TorchEngine:
             getattr(config, name, None) or 0 for name in ("sliding_window", "attention_chunk_size")
         )
         length = min(
-            max_length, 24 + (window if max_length > window else 0)
+            max_length, TRIAL + (window if max_length > window else 0)
         )  # past the window, where rows get there
         vocabulary = self.model.get_input_embeddings().weight.shape[0]
         low, high, second = np.random.default_rng(0).integers(0, vocabulary, (3, length))
@@ -115,18 +123,20 @@ class TorchEngine:
             try:
                 packed = self._last(low, second, packed=True)
                 crosses = (
-                    self._crosses(low[:24], second[:24])
+                    self._crosses(low[:TRIAL], second[:TRIAL])
                     if experts
                     else not torch.equal(packed, self._last(high, second, packed=True))
                 )
             except (TypeError, ValueError, RuntimeError) as error:
+                if out_of_memory(error):  # says nothing about the model
+                    raise
                 return False, f"padded: this model does not run over packs ({error})"
         if crosses:
             return (
                 False,
                 "padded: in this model a document in a pack would see the one before it (tried at loading)",
             )
-        apart = (packed - plain).abs().amax(1)[-24:]
+        apart = (packed - plain).abs().amax(1)
         noise = (1e-3 if self.autocast is None else 0.1) * max(1.0, plain.abs().max().item())
         if (apart.median() if experts else apart.max()) > noise:
             return (
@@ -139,16 +149,12 @@ class TorchEngine:
         )
 
     def _last(self, *documents: np.ndarray, packed: bool) -> torch.Tensor:
-        """(length - 1, V) logits of the last of documents of one length."""
+        """(TRIAL, V) logits at the end of the last of documents of one length, less where they are shorter."""
         number, length, self.packing = len(documents), len(documents[0]), packed
-        return self._logits(
-            Batch(
-                np.concatenate(documents),
-                np.tile(np.arange(length) > 0, number),
-                np.full(number, length),
-                np.arange(number),
-            )
-        )[1 - length :].float()
+        targets = np.zeros(number * length, dtype=bool)
+        targets[-min(TRIAL, length - 1) :] = True
+        ids = np.concatenate(documents)
+        return self._logits(Batch(ids, targets, np.full(number, length), np.arange(number))).float()
 
     def _crosses(self, *documents: np.ndarray) -> bool:
         """Whether in a pack of two the second depends on the first: by its gradient, which rounding leaves zero."""
@@ -169,7 +175,7 @@ class TorchEngine:
         training = self.model.training
         self.model.eval()
         try:
-            with self._precision(), coarse_zero():
+            with self._precision(), flush_denormals():
                 yield
         finally:
             self.model.train(training)
@@ -197,7 +203,9 @@ class TorchEngine:
         with torch.no_grad(), self._evaluating():
             try:
                 mine, own = loss.logits(self._hidden(batch), **head), self._logits(batch).float()
-            except (AttributeError, TypeError, ValueError, RuntimeError):
+            except (AttributeError, TypeError, ValueError, RuntimeError) as error:
+                if out_of_memory(error):
+                    raise
                 return None
         return (
             head
@@ -218,7 +226,7 @@ class TorchEngine:
     def _forward(self, model: Any, batch: Batch, wanted: str) -> torch.Tensor:
         places = torch.from_numpy(np.flatnonzero(batch.targets)).to(self.device)
         if self.packing:
-            batch = batch.filled_up(grain(self.device, self.autocast))
+            batch = batch.filled_up(pad_multiple(self.device, self.autocast))
             ids = torch.from_numpy(batch.ids).to(self.device)
             position = torch.from_numpy(batch.positions).to(self.device)
             keep = (
@@ -235,9 +243,15 @@ class TorchEngine:
             return (
                 out if len(out) == len(places) else out[places - 1]
             )  # some models pay no heed to logits_to_keep
-        out = model(**self._padded(batch), use_cache=False)[wanted]
-        document = torch.from_numpy(batch.documents).to(self.device)
-        return out[document[places], torch.from_numpy(batch.positions).to(self.device)[places] - 1]
+        document, before = batch.documents[batch.targets], batch.positions[batch.targets] - 1
+        kept, where = np.unique(before, return_inverse=True)
+        keep = {}
+        if self.keeps_logits and wanted == "logits" and len(batch.ids):
+            keep = {"logits_to_keep": torch.from_numpy(kept).to(self.device)}
+        out = model(**self._padded(batch), use_cache=False, **keep)[wanted]
+        if keep and out.shape[1] == len(kept):  # else it pays no heed to logits_to_keep
+            before = where
+        return out[torch.from_numpy(document), torch.from_numpy(before)]
 
     def _padded(self, batch: Batch) -> dict[str, torch.Tensor]:
         """Every document in a line of its own, beside its pictures or its sound."""
@@ -295,7 +309,7 @@ class TorchEngine:
         answers = torch.from_numpy(batch.ids[batch.targets]).to(self.device)
         if self.head is None:
             return F.cross_entropy(self._logits(batch).float(), answers, reduction="sum")
-        return loss.linear_cross_entropy(self._hidden(batch), answers=answers, **self.head)
+        return loss.linear_cross_entropy(self._hidden(batch), target_ids=answers, **self.head)
 
     def _class_logits(self, batch: Batch) -> torch.Tensor:
         """(D, C) in fp32."""
@@ -307,17 +321,20 @@ class TorchEngine:
         self.pending.append(batch)
         try:
             return self._backward(batch)
-        except torch.OutOfMemoryError:
-            pass  # outside of this clause the failed graph is free
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+        # outside of that clause the failed graph is free
         while True:
             self._step_down()
             try:
                 return [self._backward(again) for again in self.pending][-1]
-            except torch.OutOfMemoryError:
-                continue
+            except RuntimeError as error:
+                if not out_of_memory(error):
+                    raise
 
     def _backward(self, batch: Batch) -> tuple[float, int]:
-        with coarse_zero():
+        with flush_denormals():
             return self._accumulate(batch)
 
     def _accumulate(self, batch: Batch) -> tuple[float, int]:
@@ -394,8 +411,13 @@ class TorchEngine:
         head, self.head = self.head, None
         try:
             with lora.as_peft():
-                for batch in batches:
-                    self._backward(batch)
+                for part in (part for batch in batches for part in batch.parts(1)):
+                    self._backward(part)
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+            self._free()
+            found = found or ["there was no memory to look for the layer that overflows"]
         finally:
             self.head = head
             for hook in hooks:
@@ -458,7 +480,9 @@ class TorchEngine:
     def predict(self, batch: Batch) -> np.ndarray:
         try:
             return self._predict(batch)
-        except torch.OutOfMemoryError:
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
             if self.sharded or len(batch.lengths) == 1:
                 raise LorakitError(
                     f"out of memory with one row of {len(batch.ids)} tokens; lower max_length"
@@ -479,7 +503,7 @@ class TorchEngine:
                     logits.argmax(-1) == answers,
                 )
             else:
-                losses, right = loss.scores(self._hidden(batch), answers=answers, **self.head)
+                losses, right = loss.scores(self._hidden(batch), target_ids=answers, **self.head)
         losses, right = losses.double().cpu().numpy(), right.cpu().numpy()
         document = batch.documents[batch.targets]
         sums = [
@@ -509,8 +533,11 @@ class TorchEngine:
         media: Sequence[dict[str, np.ndarray]] = (),
     ) -> list[list[int]]:
         try:
-            return self._generate(prompts, max_new_tokens, stop_ids, media)
-        except torch.OutOfMemoryError:
+            with self._measured_apart():
+                return self._generate(prompts, max_new_tokens, stop_ids, media)
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
             if self.sharded or len(prompts) == 1:
                 raise LorakitError(
                     f"out of memory while answering a prompt of {len(prompts[0])} tokens; lower "
@@ -587,11 +614,34 @@ class TorchEngine:
                 hook.remove()
 
     def memory(self) -> int:
+        return max(self.training_peak, self._peak())
+
+    def generation_memory(self) -> int:
+        return self.generation_peak
+
+    def _peak(self) -> int:
+        """Bytes since `_forget_peak`."""
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device)
         if self.device.type == "mps":
             return torch.mps.driver_allocated_memory()
         return max(0, hardware.peak_resident() - self.idle)
+
+    def _forget_peak(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+        hardware.forget_peak()
+
+    @contextlib.contextmanager
+    def _measured_apart(self):
+        """What generation takes within this block is not training's."""
+        self.training_peak = self.memory()
+        self._forget_peak()
+        try:
+            yield
+        finally:
+            self.generation_peak = max(self.generation_peak, self._peak())
+            self._forget_peak()
 
     def parameters(self) -> dict[str, tuple[int, bool]]:
         def size(parameter: torch.nn.Parameter) -> int:
@@ -673,10 +723,10 @@ class TorchEngine:
             self.scaler.load_state_dict(scaler)
 
     def _optimizer_value(self, key: str, value: np.ndarray, parameter: torch.Tensor) -> Any:
-        if key == "step":  # a tensor on the CPU for torch, a number for bitsandbytes
-            return (
-                torch.tensor(value) if isinstance(self.optimizer, torch.optim.AdamW) else int(value)
-            )
+        if key == "step":  # a tensor for torch, a number for bitsandbytes
+            if not isinstance(self.optimizer, torch.optim.AdamW):
+                return int(value)
+            return torch.tensor(value, device=self.optimizer.state[parameter]["step"].device)
         return self._spread(torch.from_numpy(value.copy()), parameter)
 
     def save(self, path: Path) -> Path:
@@ -693,6 +743,7 @@ class TorchEngine:
 
     def close(self) -> None:
         self.trained, self.optimizer, self.model = {}, None, None
+        self.head, self.towers = None, []
         lora.forget()
         self._free()
 
@@ -705,10 +756,14 @@ def make_optimizer(run: Run, parameters: list[torch.nn.Parameter]) -> torch.opti
     ]
     groups = [g for g in groups if g["params"]]
     if run.optimizer == "adamw":
-        on_cpu = (
-            parameters[0].device.type == "cpu"
-        )  # on a card a fused one takes the scaler's skipping into its hands
-        return torch.optim.AdamW(groups, lr=run.learning_rate, fused=on_cpu)
+        where = parameters[0].device
+        fused = where.type in ("cpu", "cuda")
+        adamw = torch.optim.AdamW(groups, lr=run.learning_rate, fused=fused)
+        for p in parameters:  # now, and not in the first update, which memory would end halfway
+            moments = {n: torch.zeros_like(p) for n in ("exp_avg", "exp_avg_sq")}
+            step = torch.zeros((), device=where if fused else "cpu")
+            adamw.state[p] = {"step": step} | moments
+        return adamw
     import bitsandbytes
 
     kind = {
@@ -729,13 +784,3 @@ def threads(model: Any, run: Run) -> tuple[int, str]:
         torch.set_num_threads(1)
         return 1, f"a pass is {work / 1e9:.1f} GFLOP: too little to share"
     return torch.get_num_threads(), "all cores"
-
-
-@contextlib.contextmanager
-def coarse_zero():
-    """Inside, a CPU takes numbers below 1e-38 for zero: a softmax with a peak is full of them, and each is slow."""
-    torch.set_flush_denormal(True)
-    try:
-        yield
-    finally:
-        torch.set_flush_denormal(False)

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from lorakit.engines.torch.kernels import device
 from lorakit.engines.torch.kernels.lora import flat
 
 E4M3, MOST = torch.float8_e4m3fn, 448.0
@@ -50,7 +51,7 @@ def product(x: Scaled, w: Scaled, dtype: torch.dtype) -> torch.Tensor:
 
 def fast(x: Scaled, w: Scaled, dtype: torch.dtype) -> torch.Tensor:
     """On a card of any torch the sum leaves in bf16 alone."""
-    leaves = torch.bfloat16 if x.values.is_cuda else dtype
+    leaves = dtype if device.is_cpu(x.values.device) else torch.bfloat16
     return torch._scaled_mm(x.values, w.values.t(), x.scale, w.scale.t(), out_dtype=leaves).to(
         dtype
     )
@@ -61,10 +62,10 @@ def plain(x: Scaled, w: Scaled, dtype: torch.dtype) -> torch.Tensor:
 
 
 @cache
-def tried(device: torch.device) -> str:
+def tried(where: torch.device) -> str:
     """Why `fast` does not compute here; "" where it does: tried out."""
     x, w = (
-        quantized(torch.linspace(-3, 5, 32 * n, device=device).view(n, 32).cos()) for n in (48, 16)
+        quantized(torch.linspace(-3, 5, 32 * n, device=where).view(n, 32).cos()) for n in (48, 16)
     )
     try:
         mine, known = fast(x, w, torch.bfloat16).float(), plain(x, w, torch.float32)
@@ -132,7 +133,8 @@ def install(model: Any, first: Any, skipped: Sequence[str] = ()) -> str:
     from transformers.quantizers.quantizers_utils import should_convert_module
 
     found, left = Counter(), {id(model.get_output_embeddings()), *map(id, first.modules())}
-    for name, layer in list(model.named_modules()):
+    for name in [name for name, _ in model.named_modules()]:  # holds no layer that was replaced
+        layer = model.get_submodule(name)
         if (
             type(layer) is torch.nn.Linear
             and id(layer) not in left

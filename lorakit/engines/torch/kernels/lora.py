@@ -7,6 +7,7 @@ The plain form is PEFT's own modules: y = x Wᵀ + b + s · (x Aᵀ) Bᵀ (arXiv
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -18,7 +19,7 @@ import torch
 from torch.nn.functional import linear
 
 from lorakit.common.errors import LorakitError
-from lorakit.engines.torch.kernels import gated
+from lorakit.engines.torch.kernels import device, gated
 from lorakit.engines.torch.kernels.rounding import rounded
 
 _as_peft: ContextVar[bool] = ContextVar("as_peft", default=False)
@@ -220,9 +221,7 @@ def dequantized(weight: torch.Tensor, state: Any) -> torch.Tensor:
     """(out, in) of four bits a value; on a card in memory that the next call writes over."""
     from bitsandbytes.functional import dequantize_4bit
 
-    if (
-        weight.device.type != "cuda"
-    ):  # bitsandbytes has no other that writes into memory given to it
+    if device.capability(weight.device) is None:  # only CUDA's writes into memory given to it
         return dequantize_4bit(weight, state)
     size, key = state.shape.numel(), (weight.device, state.dtype)
     if key not in _room or _room[key].numel() < size:
@@ -348,7 +347,7 @@ def install(model: Any, form: str = "none") -> Counter:
             module
         ):
             found["joint q, k, v"] += 1
-            _joint([parts[n] for n in ("q_proj", "k_proj", "v_proj")])
+            _joint(module, [parts[n] for n in ("q_proj", "k_proj", "v_proj")])
     for layer in served.values():
         if "forward" not in vars(layer.module):
             _single(layer)
@@ -397,9 +396,22 @@ def _single(layer: Adapted) -> None:
     layer.module.forward = forward
 
 
-def _joint(layers: list[Adapted]) -> None:
-    """The first computes for all; the others, called with the same tensor, take what is there."""
+def _joint(attention: Any, layers: list[Adapted]) -> None:
+    """The first computes for all; the others, called with the same tensor, take what is there.
+
+    What one of them has not taken when the attention ends, by an error say, is dropped: its graph is a whole model's.
+    """
     waiting: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+    whole = attention.forward
+
+    @functools.wraps(whole)
+    def attend(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return whole(*args, **kwargs)
+        finally:
+            waiting.clear()
+
+    attention.forward = attend
 
     def serve(place: int, plain: Any):
         def forward(x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:

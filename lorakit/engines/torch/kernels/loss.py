@@ -1,7 +1,7 @@
 """The head and its cross entropy in one: logits exist for a few tokens at a time, and their gradient replaces them.
 
 Memory beyond the hidden states is one chunk of logits, whatever the vocabulary times tokens. The plain form is
-`F.cross_entropy(head(hidden).float(), answers, reduction="sum")`.
+`F.cross_entropy(head(hidden).float(), target_ids, reduction="sum")`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from lorakit.engines.torch.kernels import GRAIN, grain
+from lorakit.engines.torch.kernels.device import PAD_MULTIPLE, is_cpu, pad_multiple
 
 CHUNK = 2**26  # logits at a time: 128 MB in bf16
 SMALL = 2**24  # on a CPU
@@ -19,15 +19,15 @@ CACHED = 2**18  # of those, on a CPU, as many are widened to fp32 at a time: 1 M
 def linear_cross_entropy(
     hidden: torch.Tensor,
     weight: torch.Tensor,
-    answers: torch.Tensor,
+    target_ids: torch.Tensor,
     scale: float = 1.0,
     softcap: float | None = None,
 ) -> torch.Tensor:
-    """hidden (K, H), weight (V, H), answers (K,) -> summed loss in nats, fp32, differentiable.
+    """hidden (K, H), weight (V, H), target_ids (K,) -> summed loss in nats, fp32, differentiable.
 
     Logits are `scale` · hidden · weightᵀ; with `softcap` c (Gemma 2) they become c · tanh(logits / c).
     """
-    return _Sum.apply(hidden, weight, answers, scale, softcap)
+    return _Sum.apply(hidden, weight, target_ids, scale, softcap)
 
 
 def logits(
@@ -48,14 +48,14 @@ def capped(found: torch.Tensor, scale: float, softcap: float | None) -> torch.Te
 def scores(
     hidden: torch.Tensor,
     weight: torch.Tensor,
-    answers: torch.Tensor,
+    target_ids: torch.Tensor,
     scale: float = 1.0,
     softcap: float | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(K,) losses in nats, fp32; (K,) whether the answer is the most likely token."""
     losses, right = [], []
     for rows, wanted in zip(
-        hidden.split(step(hidden, weight)), answers.split(step(hidden, weight)), strict=True
+        hidden.split(step(hidden, weight)), target_ids.split(step(hidden, weight)), strict=True
     ):
         found = logits(rows, weight, scale, softcap)
         losses.append(F.cross_entropy(found, wanted, reduction="none"))
@@ -65,21 +65,21 @@ def scores(
 
 def step(hidden: torch.Tensor, weight: torch.Tensor) -> int:
     """Tokens at a time."""
-    found = max(16, (SMALL if hidden.device.type == "cpu" else CHUNK) // len(weight))
-    return found - found % GRAIN or found
+    found = max(16, (SMALL if is_cpu(hidden.device) else CHUNK) // len(weight))
+    return found - found % PAD_MULTIPLE or found
 
 
 def narrow(hidden: torch.Tensor, weight: torch.Tensor) -> int:
     """Tokens at a time whose logits a CPU's cache holds; a card takes all there are."""
-    return max(1, CACHED // len(weight)) if hidden.device.type == "cpu" else len(hidden)
+    return max(1, CACHED // len(weight)) if is_cpu(hidden.device) else len(hidden)
 
 
 class _Sum(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden, weight, answers, scale, softcap):
+    def forward(ctx, hidden, weight, target_ids, scale, softcap):
         with torch.autocast(hidden.device.type, enabled=False):
             size, few, count = step(hidden, weight), narrow(hidden, weight), len(hidden)
-            if lacking := -count % grain(hidden.device, hidden.dtype):
+            if lacking := -count % pad_multiple(hidden.device, hidden.dtype):
                 hidden = F.pad(hidden, (0, 0, 0, lacking))
             needs, trained = ctx.needs_input_grad[:2]
             weight = weight if weight.dtype == hidden.dtype else weight.to(hidden.dtype)
@@ -88,7 +88,7 @@ class _Sum(torch.autograd.Function):
             room = hidden.new_empty(min(size, len(hidden)), len(weight))
             total = torch.zeros((), dtype=torch.float32, device=hidden.device)
             for first in range(0, count, size):
-                rows, asked = slice(first, first + size), answers[first : first + size, None]
+                rows, asked = slice(first, first + size), target_ids[first : first + size, None]
                 found = torch.mm(hidden[rows], weight.t(), out=room[: len(hidden[rows])])
                 for some, wanted in zip(
                     found[: len(asked)].split(few), asked.split(few), strict=True
@@ -119,7 +119,7 @@ class _Sum(torch.autograd.Function):
 def differentiated(
     found: torch.Tensor, wanted: torch.Tensor, scale: float, softcap: float | None, needed: bool
 ) -> torch.Tensor:
-    """Products (n, V) in fp32, answers (n, 1) -> their summed loss; in place the products become its gradient."""
+    """Products (n, V) in fp32, target_ids (n, 1) -> their summed loss; in place the products become its gradient."""
     found = capped(found, scale, softcap)
     slope = None if softcap is None or not needed else 1 - (found / softcap).square_()
     at, top = found.gather(1, wanted), found.amax(1, keepdim=True)

@@ -1,0 +1,166 @@
+"""Every attention path of a CUDA card, by reference kernels on a CPU: outputs and gradients beside the plain form."""
+
+import math
+
+import pytest
+import torch
+from helpers.cuda_reference import CARDS, calls, claimed
+
+from lorakit.engines.torch.kernels import attention
+
+HALF = (torch.float16, torch.bfloat16)
+TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-2, torch.bfloat16: 2e-2}
+LENGTHS = {"one": [21], "around the window": [15, 16, 17, 1, 33], "short": [3, 8, 1]}
+
+
+def drawn(*shape, seed, dtype=torch.float64):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def plain(q, k, v, lengths, window, sinks):
+    """softmax(QKᵀ s) V with the mask written out, in fp64."""
+    shared, place = q.shape[1] // k.shape[1], torch.arange(q.shape[2])
+    document = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
+    behind = place[:, None] - place
+    seen = (document[:, None] == document) & (behind >= 0) & (behind < (window or len(place)))
+    k, v = k.repeat_interleave(shared, 1), v.repeat_interleave(shared, 1)
+    scores = (q @ k.transpose(2, 3) / math.sqrt(q.shape[-1])).masked_fill(~seen, -math.inf)
+    if sinks is not None:
+        column = sinks[:, None, None].expand(*scores.shape[:-1], 1)
+        scores = torch.cat([scores, column], -1)
+    return (scores.softmax(-1)[..., : len(place)] @ v).transpose(1, 2)
+
+
+def both(way, dtype, lengths, heads=(4, 2), width=16, window=None, sinks=False, of_value=None):
+    """(output, dq, dk, dv, dsinks) of one way, and of the plain form over the same rounded values."""
+    total, found = sum(lengths), []
+    documents = attention.Documents(lengths, torch.device("cpu"))
+    for reference in (False, True):
+        q, k, v = (
+            drawn(1, h, total, d, seed=s).to(dtype).to(torch.float64 if reference else dtype)
+            for s, (h, d) in enumerate(
+                ((heads[0], width), (heads[1], width), (heads[1], of_value or width))
+            )
+        )
+        sink = drawn(heads[0], seed=7).float() if sinks else None
+        leaves = [x.requires_grad_() for x in (q, k, v, sink) if x is not None]
+        if reference:
+            out = plain(q, k, v, lengths, window, None if sink is None else sink.double())
+        else:
+            out = way(q, k, v, documents, None, 0.0, window, sink)
+            assert out.dtype == dtype
+        weight = drawn(1, total, heads[0], v.shape[-1], seed=9)
+        gradients = torch.autograd.grad((out.double() * weight).sum(), leaves)
+        found.append([out, *gradients])
+    return zip(*found, strict=True)
+
+
+def agree(pairs, dtype):
+    for one, other in pairs:
+        off, most = (one.double() - other.double()).norm(), TOLERANCE[dtype]
+        assert off <= most * max(other.double().norm(), 1.0)  # zero within a window of one
+
+
+@pytest.mark.parametrize("sinks", [False, True], ids=["", "sinks"])
+@pytest.mark.parametrize("window", [None, 16, 1])
+@pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("card", CARDS.values(), ids=CARDS)
+def test_gradients_of_the_chosen_path(card, dtype, lengths, window, sinks):
+    if dtype == torch.bfloat16 and card < (8, 0):
+        pytest.skip("planning refuses bf16 on this card")
+    with claimed(card):
+        q = torch.empty(1, 4, 2, 16, dtype=dtype)
+        flash = dtype in HALF and card >= (8, 0)
+        way = attention.form(q, q)
+        assert way is (attention.flash if flash else attention.efficient)
+        for heads in ((4, 2), (2, 2), (4, 1)):
+            agree(both(way, dtype, lengths, heads, window=window, sinks=sinks), dtype)
+        operator = "flash" if flash else "efficient"
+        left = None if window is None else window - 1 if flash else window
+        assert set(calls) == {(operator, dtype, left), (f"{operator} backward", dtype, left)}
+
+
+@pytest.mark.parametrize("width", [64, 96, 128, 256])
+def test_head_sizes(width):
+    with claimed((9, 0)):
+        agree(both(attention.flash, torch.bfloat16, [9, 4], width=width), torch.bfloat16)
+    with claimed((7, 5)):
+        agree(both(attention.efficient, torch.float16, [9, 4], width=width), torch.float16)
+
+
+@pytest.mark.parametrize(
+    ("card", "width", "of_value", "name"),
+    [
+        ((9, 0), 64, 64, "flash"),
+        ((9, 0), 512, 512, "efficient"),  # FlashAttention ends at 256
+        ((9, 0), 24, 16, "efficient"),  # and takes one size for queries and values
+        ((7, 5), 64, 64, "efficient"),
+        ((7, 5), 60, 60, "by_document"),  # the kernels read eight values at a time
+    ],
+)
+def test_what_a_head_size_decides(card, width, of_value, name):
+    with claimed(card):
+        query, value = (torch.empty(1, 2, 3, n, dtype=torch.float16) for n in (width, of_value))
+        way = attention.form(query, value)
+        assert way is getattr(attention, name)
+        agree(both(way, torch.float16, [5, 9], (2, 2), width, of_value=of_value), torch.float16)
+
+
+@pytest.mark.parametrize("window", [None, 3])
+@pytest.mark.parametrize(
+    ("way", "dtype"), [("flash", torch.bfloat16), ("efficient", torch.float16)]
+)
+def test_dropout_is_the_same_in_both_directions(way, dtype, window):
+    """Values of one hot row each show the probabilities as they were dropped; their gradients drop the same."""
+    with claimed((9, 0)):
+        length, q = 8, drawn(1, 1, 8, 8, seed=0).to(dtype).requires_grad_()
+        value = torch.eye(length, 8)[None, None].to(dtype).requires_grad_()
+        documents = attention.Documents([length], q.device)
+        torch.manual_seed(0)
+        out = getattr(attention, way)(q, q, value, documents, None, 0.5, window)
+        dropped = out[0, :, 0].float()  # (T, T)
+        weight = drawn(length, 8, seed=1).float()
+        (out[0, :, 0].float() * weight).sum().backward()
+        expected = dropped.t() @ weight
+        assert (dropped == 0).any() and (value.grad[0, 0].float() - expected).abs().max() < 2e-2
+
+
+def test_queries_and_keys_wider_than_values():
+    """Angles in fp32 widen queries and keys; autocast, or else the values, say what is computed in."""
+
+    class Layer(torch.nn.Module):
+        is_causal = True
+
+    documents = attention.Documents([5, 4], torch.device("cpu"))
+    q, v = drawn(1, 2, 9, 16, seed=0).float(), drawn(1, 2, 9, 16, seed=1).bfloat16()
+    with claimed((9, 0)):
+        out, _ = attention.packed_attention(Layer(), q, q, v, None, documents=documents)
+        assert out.dtype == torch.bfloat16
+        with torch.autocast("cpu", dtype=torch.float16):
+            out, _ = attention.packed_attention(Layer(), q, q, v, None, documents=documents)
+            assert out.dtype == torch.float16
+    out, _ = attention.packed_attention(Layer(), q, q, v, None, documents=documents)
+    assert out.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("card", [None, *CARDS.values()], ids=["CPU", *CARDS])
+@pytest.mark.parametrize("queries", [1, 7])
+def test_grouped_heads_without_a_mask(monkeypatch, card, queries):
+    """Below 8.0 no fused kernel takes them: torch would fall back to scores of (H, N, N)."""
+
+    class Layer(torch.nn.Module):
+        is_causal, num_key_value_groups = True, 2
+
+    q, k, v = (drawn(1, h, n, 8, seed=h).float() for h, n in ((4, queries), (2, 7), (2, 7)))
+    expected, _ = attention.sdpa_attention(Layer(), q, k, v, None, scaling=0.5)
+    plain_sdpa, grouped = torch.nn.functional.scaled_dot_product_attention, []
+
+    def sdpa(query, key, value, **options):
+        grouped.append(query.shape[1] != key.shape[1])
+        return plain_sdpa(query, key, value, **options)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", sdpa)
+    with claimed(card):
+        out, _ = attention.sdpa_attention(Layer(), q, k, v, None, scaling=0.5)
+    assert torch.allclose(out, expected, atol=1e-6) and grouped == [card != (7, 5)]
