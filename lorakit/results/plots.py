@@ -77,8 +77,8 @@ def written(text: object, length: int = 40) -> str:
 
 
 def span(updates: int, gap: float = 1) -> float:
-    """How many logged losses to smooth over: a twentieth of the run, at most `SPAN` updates, so that a short run's curve
-    does not lag behind it. `gap`: updates from one logged loss to the next."""
+    """How many logged losses to smooth over: a twentieth of the run, at most `SPAN` updates, so that the curve of a
+    short run does not lag behind it. `gap`: updates from one logged loss to the next."""
     return max(1.0, min(SPAN, updates * gap / 20) / max(gap, 1))
 
 

@@ -209,9 +209,9 @@ def _improved(scores: Scores, metric: str) -> Verdict:
     if constant and not better({**entry, **constant}):
         return Verdict(
             "open",
-            f"Not better than a fixed answer: {change(metric, entry)} on {entry['rows']} test rows, and always answering "
-            f"“{label(constant['answer'])}” scores {short(constant['score'])}. Train longer, or check that the rows "
-            "hold what the answer depends on.",
+            f"Not better than a fixed answer: {change(metric, entry)} on {entry['rows']} test rows, and always "
+            f"answering “{label(constant['answer'])}” scores {short(constant['score'])}. Train longer, or check that "
+            "the rows hold what the answer depends on.",
         )
     leading, rose = primary(scores), _loss_moved(scores) is False
     return Verdict(
@@ -248,23 +248,23 @@ def _declined(scores: Scores, answers: list[str], metric: str) -> Verdict:
 def _not_shown(scores: Scores, answers: list[str], metric: str) -> Verdict:
     """No metric of answers that leads the verdict shows a direction."""
     entry, changes = scores[metric], ", ".join(change(m, scores[m]) for m in answers[:3])
-    proof = evidence(metric, entry)
+    proof = f" {evidence(metric, entry)}".rstrip()
     if pieces(entry) < ENOUGH:
-        return Verdict("open", f"Too few test rows to tell: {changes}. {proof}")
+        return Verdict("open", f"Too few test rows to tell: {changes}.{proof}")
     fell = _loss_moved(scores)
     if fell is not None and entry["interval"][0] == entry["interval"][1]:
         proof = ""  # of rows that all agree, and of which another score tells more
     if fell:
         return Verdict(
             "open",
-            f"The loss fell, but the answers did not improve: {changes}. Train longer or take a larger model. {proof}".rstrip(),
+            f"The loss fell, but the answers did not improve: {changes}. Train longer or take a larger model.{proof}",
         )
     if fell is False:
         return Verdict(
             "worse",
-            f"Worse: the loss rose and the answers did not improve: {changes}. Try a lower learning_rate. {proof}".rstrip(),
+            f"Worse: the loss rose and the answers did not improve: {changes}. Try a lower learning_rate.{proof}",
         )
-    return Verdict("open", f"No difference is shown: {changes}. {proof}".rstrip())
+    return Verdict("open", f"No difference is shown: {changes}.{proof}")
 
 
 def _of_loss(scores: Scores, task: str | None) -> Verdict:

@@ -1,0 +1,184 @@
+"""What comes first: what this machine is, a file with settings, what a file holds, what a run would need."""
+
+from __future__ import annotations
+
+import json
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+from lorakit.commands import SET, argument, command
+from lorakit.commands import settings as asked
+from lorakit.commands.terminal import coloured
+from lorakit.common.errors import LorakitError
+
+GROUP = "Before training"
+AS_JSON = argument("--json", action="store_true", help="as JSON, for programs")
+
+
+@command(GROUP, "Shows what this machine can train, and what is wrong with it.", AS_JSON)
+def doctor(options: Namespace) -> int:
+    """Exit code 1 when something has to be cured first."""
+    from lorakit.planning.doctor import examine
+
+    found = examine()
+    print(json.dumps(found, indent=1) if options.json else "\n".join(found["lines"]))
+    return 1 if found["problems"] else 0
+
+
+@command(
+    GROUP,
+    "Asks five questions and writes a RUN.yaml.",
+    argument("file", nargs="?", default="run.yaml", metavar="RUN.yaml", help="the file to write"),
+    examples=("lorakit init", "lorakit init support.yaml"),
+)
+def init(options: Namespace) -> int:
+    """Refuses to write over a file that is there."""
+    from lorakit.commands.questions import answered
+
+    path = Path(options.file)
+    if path.exists():
+        raise LorakitError("is there already", where=path, cure="name another file to write")
+    run = answered()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    asked.write(run, path)
+    print(f"Wrote {path}. Next:\n  lorakit check {path}\n  lorakit train {path}")
+    return 0
+
+
+@command(
+    GROUP,
+    "Explains every setting of a RUN.yaml.",
+    argument("name", nargs="*", metavar="SETTING", help="only these"),
+    examples=("lorakit settings", "lorakit settings learning_rate epochs"),
+)
+def _settings(options: Namespace) -> int:
+    from lorakit.common.errors import did_you_mean
+    from lorakit.run import Run
+
+    for name in options.name:
+        if name not in Run.model_fields:
+            raise LorakitError(f"unknown setting '{name}'{did_you_mean(name, Run.model_fields)}")
+    for name, field in Run.model_fields.items():
+        if not options.name or name in options.name:
+            default = (
+                "must be given"
+                if field.is_required()
+                else field.get_default(call_default_factory=True)
+            )
+            print(f"{coloured(name, 'bold', sys.stdout)} ({default}): {field.description or ''}")
+    return 0
+
+
+@command(
+    GROUP,
+    "Checks your data: lists every row that cannot be used, with its line and the reason.",
+    argument("data", metavar="DATA|RUN.yaml", help="a file, a folder, a hub id, or a RUN.yaml"),
+    argument(
+        "--task", default="auto", help="what the rows are for, e.g. chat; else found by itself"
+    ),
+    AS_JSON,
+    argument("--picture", type=Path, metavar="FILE.png", help="draw what was found into this file"),
+    argument("--fix", action="store_true", help="write a clean copy, and the bad rows, beside it"),
+    argument(
+        "--columns",
+        default="",
+        metavar="prompt=question,answer=solution",
+        help="which of your columns is the question, and which the answer",
+    ),
+    SET,
+    examples=(
+        "lorakit check rows.csv",
+        "lorakit check rows.csv --columns prompt=Frage,answer=Antwort",
+    ),
+)
+def check(options: Namespace) -> int:
+    """Exit code 0 when every row can be used, else 1."""
+    run = _checked_run(options)
+    asked.present(run.data)
+    from lorakit.planning.check import check as look
+    from lorakit.planning.check import fix
+
+    if options.fix:
+        print(*fix(run), sep="\n")
+        return 0
+    found = look(run)
+    if options.picture:
+        options.picture.parent.mkdir(parents=True, exist_ok=True)
+        found.picture().savefig(options.picture, dpi=110)
+    if options.json:
+        print(json.dumps(found.as_dict(), indent=1, ensure_ascii=False, default=str))
+        return 0 if found.usable else 1
+    print(found)
+    for bad in found.report.rejected:
+        print(f"{bad.where}: {bad.reason}")
+    if found.report.rejected:
+        print(
+            "A run leaves these rows out. Correct them, or write a copy without them: "
+            f"lorakit check {options.data} --fix"
+        )
+    return 0 if found.usable else 1
+
+
+def _checked_run(options: Namespace):
+    """The settings that bear on data: those of a RUN.yaml, or of a file named directly."""
+    from lorakit.run import Run
+
+    pairs = [pair.partition("=") for pair in options.columns.split(",") if pair.strip()]
+    if any(not equals for _, equals, _ in pairs):
+        raise LorakitError(
+            f"--columns {options.columns}: expected NAME=COLUMN, several separated by commas"
+        )
+    columns = {name.strip(): column.strip() for name, _, column in pairs}
+    changes = {
+        **asked.changes_of(options),
+        **({"columns": columns} if columns else {}),
+        **({"task": options.task} if options.task != "auto" else {}),
+    }
+    if asked.is_settings(options.data):
+        return Run.read(options.data, **changes)
+    return Run(**{"data": options.data, **changes})
+
+
+@command(
+    GROUP,
+    "Says how much memory and time a run needs, before it starts.",
+    asked.RUN,
+    asked.MODEL,
+    SET,
+    examples=("lorakit plan run.yaml", "lorakit plan rows.jsonl --model qwen3-0.6b"),
+)
+def plan(options: Namespace) -> int:
+    """Refuses what cannot fit, naming settings that would."""
+    run = asked.read(options)
+    from lorakit.machine import hardware
+    from lorakit.planning import choose, memory
+    from lorakit.planning.suspicious import suspicious
+    from lorakit.tasks.dataset import prepare
+
+    facts = hardware.facts(run.output_dir)
+    resolved, choices = choose.resolve(run, facts)
+    prepared = prepare(run)
+    for name, (value, reason) in choices.items():
+        print(f"{name} = {value}: {reason}")
+    shape = memory.shape(resolved)
+    parts = memory.memory(resolved, shape)
+    print(
+        f"memory: {parts['total'] / 1e9:.2f} GB at the peak ("
+        + ", ".join(f"{k} {v / 1e9:.2f}" for k, v in parts.items() if k != "total")
+        + f"); {facts.device_memory / 1e9:.1f} GB are there"
+    )
+    lengths = prepared.rows["train"].lengths
+    rows = resolved.epochs * len(lengths)
+    if resolved.max_updates is not None:
+        rows = resolved.max_updates * resolved.global_batch_size
+    tokens = int(rows * lengths.mean())
+    seconds = memory.seconds(resolved, shape, tokens, memory.matmul_rate())
+    print(
+        f"time: about {seconds:.0f} s for {tokens:,} tokens in {-(-rows // resolved.global_batch_size)} updates, "
+        "from this machine's measured matrix products; evaluation comes on top"
+    )
+    for warning in suspicious(run, len(lengths)):
+        print(coloured(f"warning: {warning}", "yellow", sys.stdout))
+    choose.refuse(resolved, facts)
+    return 0
