@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from lorakit.exporting.round_trip import export
     from lorakit.notebook.bundle.pack import bundle
     from lorakit.notebook.rehearse import rehearse
+    from lorakit.notebook.requirements import install_missing
     from lorakit.planning.check import check
     from lorakit.planning.doctor import examine
     from lorakit.results.ask import ask, tuned
@@ -47,6 +48,7 @@ _MODULES = {
     "rehearse": "notebook.rehearse",
     "export": "exporting.round_trip",
     "bundle": "notebook.bundle.pack",
+    "install_missing": "notebook.requirements",
 }
 __all__ = [
     "Folder",
@@ -63,6 +65,7 @@ __all__ = [
     "example_data",
     "export",
     "finetune",
+    "install_missing",
     "launch",
     "prepare",
     "rehearse",

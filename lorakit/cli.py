@@ -54,13 +54,13 @@ def overview() -> str:
 
 def parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
-    from importlib import metadata
+    from lorakit.machine.packages import version_of_lorakit
 
     raw = argparse.RawDescriptionHelpFormatter
     out = argparse.ArgumentParser(
         prog="lorakit", usage="lorakit COMMAND …", description=overview(), formatter_class=raw
     )
-    out.add_argument("--version", action="version", version=metadata.version("lorakit"))
+    out.add_argument("--version", action="version", version=version_of_lorakit())
     commands = out.add_subparsers(
         required=True, prog="lorakit", metavar="COMMAND", help=argparse.SUPPRESS
     )

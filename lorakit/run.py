@@ -5,14 +5,17 @@ Written as YAML by `Run.write`, read by `Run.read`; `auto` stands wherever the m
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
 import re
+from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from lorakit.common import strict_yaml
 from lorakit.common.errors import LorakitError, did_you_mean
 
 Auto = Literal["auto"]
@@ -20,10 +23,11 @@ KEPT = (
     "/content/drive/MyDrive",
     "/kaggle/working",
 )  # what outlives a session of Colab (its Drive) and of Kaggle
-Natural, Positive = (
-    Annotated[int, Field(ge=0)],
-    Annotated[int, Field(ge=1)],
-)  # 0, 1, 2, …; 1, 2, 3, …
+Natural = Annotated[int, Field(ge=0)]  # 0, 1, 2, …
+Positive = Annotated[int, Field(ge=1)]  # 1, 2, 3, …
+NUMBER = r"[-+]?(?:(?:0|[1-9]\d*)(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?"  # 16, 0.5, 1e-4; not 010
+# What shapes an adapter, and means nothing without one.
+OF_ADAPTER = ("rank", "alpha", "dropout", "use_rslora", "use_dora", "target_modules")
 # What may differ between a cut run and its continuation; everything else must match.
 FREE_TO_CHANGE = {
     "max_updates",
@@ -49,106 +53,213 @@ class Run(BaseModel):
         extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False
     )
 
-    # what is tuned, on what
-    name: str = "run"  # the run's folder is output_dir/name
+    # what is trained, on what
+    name: str = Field("run", description="Name of the run; its folder is `output_dir/name`.")
     model: str = Field(
-        "tiny", min_length=1
-    )  # hub id, local folder, or a name from lorakit/models/families/
-    data: str = Field(min_length=1)  # file, folder or hub id
-    validation_data: str | None = None  # file of its own; else taken from `data`
-    validation_fraction: float = Field(0.1, ge=0, lt=1)  # share of the rows of `data`
-    test_data: str | None = None
-    test_fraction: float = Field(0.1, ge=0, lt=1)
+        "tiny",
+        min_length=1,
+        description="Base model: a hub id, a local folder, or a name from `lorakit/models/families/`. "
+        "`tiny` (1.3 M parameters) is for trying things out.",
+    )
+    data: str = Field(min_length=1, description="Training data: a file, a folder or a hub id.")
+    validation_data: str | None = Field(
+        None, description="File with validation rows; without it they are taken from `data`."
+    )
+    validation_fraction: float = Field(
+        0.1, ge=0, lt=1, description="Share of the rows of `data` kept for validation."
+    )
+    test_data: str | None = Field(
+        None, description="File with test rows; without it they are taken from `data`."
+    )
+    test_fraction: float = Field(
+        0.1,
+        ge=0,
+        lt=1,
+        description="Share of the rows of `data` kept for the scores before and after.",
+    )
     max_rows: int | None = Field(
-        None, ge=1
-    )  # of each file at most so many rows, drawn by seed; None: all
-    format: str | dict[str, dict[str, Any]] = (
-        "auto"  # a name from lorakit/data/formats/, or {name: options}
+        None, ge=1, description="Rows read from each file at most, sampled by `seed`; null: all."
     )
-    columns: dict[
-        str, str
-    ] = {}  # the schema's name -> the file's column, or text with columns in braces
-    group_by: str | None = None  # column whose equal values stay in one set (one leaf, one speaker)
+    format: str | dict[str, dict[str, Any]] = Field(
+        "auto",
+        description="File format: a name from `lorakit/data/formats/`, or `{name: options}`.",
+    )
+    columns: dict[str, str] = Field(
+        {},
+        description="Maps the schema's names to columns of the file, or to text with column names in "
+        "braces.",
+    )
+    group_by: str | None = Field(
+        None, description="Column whose equal values stay in one set (one leaf, one speaker)."
+    )
     folds: int | None = Field(
-        None, ge=2
-    )  # k of k-fold cross-validation: every row is a test row once
+        None,
+        ge=2,
+        description="Number k of folds in k-fold cross-validation: every row is a test row once.",
+    )
     fold: int | None = Field(
-        None, ge=1
-    )  # one of them alone; None: each in turn, then a model of all rows
-    task: str = "auto"  # a name from lorakit/tasks/
-    question: str = (
-        "What does this picture show?"  # asked about a picture whose row has no question of its own
+        None,
+        ge=1,
+        description="Trains this fold alone, counted from 1; null: each in turn, then a model of all "
+        "rows.",
     )
-    language: str = "en"  # code of the one that is spoken, for models that know several
-    augment: bool = (
-        True  # pictures to classify are cropped, mirrored and recoloured at random in training
+    task: str = Field(
+        "auto", description="A name from `lorakit/tasks/`; auto: follows from rows and model."
     )
-    shuffle_answers: bool = (
-        False  # a control: the training answers are permuted, so nothing can be learnt
+    question: str = Field(
+        "What does this picture show?", description="Question for pictures whose rows have none."
+    )
+    language: str = Field(
+        "en", description="Code of the spoken language, for multilingual speech models."
+    )
+    augment: bool = Field(
+        True,
+        description="Crops, mirrors and recolours pictures at random during training of a picture "
+        "classifier.",
+    )
+    shuffle_answers: bool = Field(
+        False,
+        description="Control experiment: permutes the training answers, so that nothing can be learned.",
     )
 
     # how
-    engine: str = "auto"  # a name from lorakit/engines/
-    method: Literal["lora", "full"] = "lora"
-    # of the frozen base; nf4 + lora = QLoRA; fp8: two copies of 8 bits, not smaller than bf16 but faster
-    quantization: Literal["auto", "nf4", "int8", "fp8", "affine4", "none"] = "auto"
-    # what an export will round its weights to: GGUF's q4_0 and q8_0, MLX's 4bit; every pass computes with such weights
-    fake_quantization: Literal["q4_0", "q8_0", "affine4", "none"] = "none"
-    rank: int = Field(16, ge=1)
-    alpha: float = Field(32, gt=0)  # the update is scaled by alpha / rank
-    dropout: float = Field(0.0, ge=0, lt=1)  # on the input of every adapter
-    use_rslora: bool = False  # alpha / sqrt(rank) instead (arXiv 2312.03732)
-    use_dora: bool = False  # magnitude and direction apart (arXiv 2402.09353)
-    target_modules: list[str] | str = (
-        "auto"  # names of linear layers, of experts' stacks, or a regular expression
+    engine: str = Field(
+        "auto",
+        description="A name from `lorakit/engines/`; auto: the fastest one that supports the model on "
+        "this machine.",
     )
-    optimizer: Literal["adamw", "adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit"] = "adamw"
-    learning_rate: float = Field(2e-4, gt=0)  # at the peak, per update
-    schedule: Literal["linear", "cosine", "constant"] = "cosine"
-    warmup_ratio: float = Field(0.03, ge=0, lt=1)  # share of all updates
-    weight_decay: float = Field(0.0, ge=0)
-    max_grad_norm: float | None = Field(1.0, gt=0)  # None: no clipping
-    epochs: int = Field(3, ge=1, le=10**9)  # passes over the training rows
+    method: Literal["lora", "full"] = Field(
+        "lora", description="`lora` trains an adapter on a frozen base, `full` trains all weights."
+    )
+    quantization: Literal["auto", "nf4", "int8", "fp8", "affine4", "none"] = Field(
+        "auto",
+        description="Storage of the frozen base. nf4 with lora is QLoRA; affine4 is MLX's 4-bit format; "
+        "fp8 computes in 8 bits and needs as much memory as bf16.",
+    )
+    fake_quantization: Literal["q4_0", "q8_0", "affine4", "none"] = Field(
+        "none",
+        description="Quantization-aware training: every forward pass rounds the merged weights as an "
+        "export to GGUF (q4_0, q8_0) or MLX (affine4) will.",
+    )
+    rank: int = Field(
+        16, ge=1, description="Rank of the LoRA matrices. Higher: more capacity, more memory."
+    )
+    alpha: float = Field(
+        32, gt=0, description="LoRA scaling: the update is multiplied by alpha / rank."
+    )
+    dropout: float = Field(
+        0.0, ge=0, lt=1, description="Dropout probability on the input of every adapter."
+    )
+    use_rslora: bool = Field(
+        False, description="Scales by alpha / sqrt(rank) instead (arXiv 2312.03732)."
+    )
+    use_dora: bool = Field(
+        False, description="Trains magnitude and direction separately (arXiv 2402.09353)."
+    )
+    target_modules: list[str] | str = Field(
+        "auto",
+        description="Layers that get an adapter: names of linear layers or expert stacks, or a regular "
+        "expression.",
+    )
+    optimizer: Literal["adamw", "adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit"] = Field(
+        "adamw",
+        description="8-bit optimizers keep their state in a quarter of the memory; paged ones move it "
+        "to host memory when the GPU is full.",
+    )
+    learning_rate: float = Field(2e-4, gt=0, description="Peak learning rate, per update.")
+    schedule: Literal["linear", "cosine", "constant"] = Field(
+        "cosine", description="Learning rate after warmup."
+    )
+    warmup_ratio: float = Field(
+        0.03,
+        ge=0,
+        lt=1,
+        description="Share of all updates during which the learning rate rises to its peak.",
+    )
+    weight_decay: float = Field(0.0, ge=0, description="AdamW's decoupled weight decay.")
+    max_grad_norm: float | None = Field(
+        1.0, gt=0, description="Clips the gradient to this norm; null: no clipping."
+    )
+    epochs: int = Field(3, ge=1, le=10**9, description="Passes over the training rows.")
     max_updates: int | None = Field(
-        None, ge=1, le=10**9
-    )  # when set, ends the run instead of `epochs`
-    validate_every: Natural | Auto = "auto"  # updates; 0: never
+        None,
+        ge=1,
+        le=10**9,
+        description="Number of optimizer updates; when set, replaces `epochs`.",
+    )
+    validate_every: Natural | Auto = Field(
+        "auto", description="Updates between validations; 0: never."
+    )
     early_stopping: int | None = Field(
-        None, ge=1
-    )  # validations without a better loss before the end
+        None,
+        ge=1,
+        description="Stops after this many validations without a lower loss; null: never.",
+    )
 
     # in what pieces
-    global_batch_size: int = Field(8, ge=1)  # rows per update, over all micro-batches and processes
-    micro_batch_size: Positive | Auto = "auto"  # rows at a time at most
-    micro_batch_tokens: Positive | Auto = "auto"  # tokens at a time at most
-    max_length: int = Field(1024, ge=8)  # tokens per row; longer rows are cut
-    packing: bool | Auto = "auto"  # rows end to end in one sequence, none sees another
-    gradient_checkpointing: bool | Positive | Auto = (
-        "auto"  # recompute activations; a number: of so many layers
+    global_batch_size: int = Field(
+        8, ge=1, description="Rows per update, over all micro-batches and processes."
     )
-    offload: bool | Auto = "auto"  # keep what the backward pass needs in the host's memory
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    compile: bool = False  # torch engine: passes between the products by torch.compile; pays on runs of many minutes
+    micro_batch_size: Positive | Auto = Field(
+        "auto", description="Rows in one forward pass at most."
+    )
+    micro_batch_tokens: Positive | Auto = Field(
+        "auto", description="Tokens in one forward pass at most."
+    )
+    max_length: int = Field(1024, ge=8, description="Tokens per row; longer rows are cut.")
+    packing: bool | Auto = Field(
+        "auto",
+        description="Puts rows end to end in one sequence without padding; no row attends to another.",
+    )
+    gradient_checkpointing: bool | Positive | Auto = Field(
+        "auto",
+        description="Recomputes activations in the backward pass to save memory; a number: in this many "
+        "layers.",
+    )
+    offload: bool | Auto = Field(
+        "auto", description="Keeps activations for the backward pass in host memory."
+    )
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto", description="Floating-point format of computations."
+    )
+    compile: bool = Field(
+        False,
+        description="Compiles norms, gates and rotary embeddings with torch.compile (torch engine); "
+        "pays on runs of many minutes.",
+    )
 
     # where, how long
-    seed: int = Field(0, ge=0, lt=2**63)
-    processes: Positive | Auto = "auto"
-    shard: bool = False  # FSDP2
-    checkpoint_every: Positive | Auto = "auto"  # updates
-    max_minutes: float | None = Field(None, gt=0)  # stop with a checkpoint before this
-    output_dir: str = Field(
-        default_factory=home
-    )  # holds the runs; auto: where this machine keeps files
-
-    samples: int = Field(
-        0, ge=0
-    )  # so many validation questions are answered at every validation, to watch
-    log_to: list[str] = []  # names from lorakit/training/trackers/: the curve goes there too
-    # evidence
-    metrics: list[str | dict[str, dict[str, Any]]] | Auto = (
-        "auto"  # names from lorakit/results/metrics/
+    seed: int = Field(
+        0, ge=0, lt=2**63, description="Seed of splits, order, dropout and initial adapter weights."
     )
-    max_new_tokens: int = Field(128, ge=1)  # per generated answer
+    processes: Positive | Auto = Field(
+        "auto", description="Training processes on this machine, one per GPU."
+    )
+    shard: bool = Field(False, description="Shards the base's weights over the processes (FSDP2).")
+    checkpoint_every: Positive | Auto = Field("auto", description="Updates between checkpoints.")
+    max_minutes: float | None = Field(
+        None, gt=0, description="Stops with a checkpoint before this many minutes have passed."
+    )
+    output_dir: str = Field(
+        default_factory=home,
+        description="Folder that holds the runs; auto: Google Drive on Colab, /kaggle/working on "
+        "Kaggle, else `outputs`.",
+    )
+    samples: int = Field(
+        0,
+        ge=0,
+        description="Validation questions answered at every validation, to watch the model learn.",
+    )
+    log_to: list[str] = Field(
+        [],
+        description="Trackers that also receive the curve: names from `lorakit/training/trackers/`.",
+    )
+
+    # evidence
+    metrics: list[str | dict[str, dict[str, Any]]] | Auto = Field(
+        "auto", description="Metrics of the test rows: names from `lorakit/results/metrics/`."
+    )
+    max_new_tokens: int = Field(128, ge=1, description="Tokens per generated answer at most.")
 
     def __init__(self, **settings: Any):
         for name in settings:
@@ -158,6 +269,11 @@ class Run(BaseModel):
                 )
         if settings.get("output_dir") == "auto":
             del settings["output_dir"]
+        for name in ("log_to", "metrics"):
+            if isinstance(settings.get(name), str) and settings[name] != "auto":
+                settings[name] = [settings[name]]
+        for name in _numeric_fields() & settings.keys():
+            _refuse_odd_number(name, settings[name])
         settings = {
             k: os.fspath(v) if isinstance(v, os.PathLike) else v for k, v in settings.items()
         }
@@ -167,8 +283,12 @@ class Run(BaseModel):
         try:
             super().__init__(**settings)
         except ValidationError as error:
+            faults = error.errors()
+            place = faults[0]["loc"][:1] if len(faults) == 1 else ()
             raise LorakitError(
-                "; ".join(dict.fromkeys(_explain(e) for e in error.errors()))
+                "; ".join(dict.fromkeys(map(_explain, faults))),
+                setting=str(place[0]) if place else None,
+                value=faults[0].get("input") if place else None,
             ) from None
 
     @model_validator(mode="after")
@@ -200,9 +320,6 @@ class Run(BaseModel):
                 "quantization",
                 "quantized weights cannot be trained; use lora or quantization=none",
             )
-        for name in ("use_rslora", "use_dora"):
-            if self.method == "full" and getattr(self, name):
-                clash("method", name, "it is a variant of lora")
         if self.fake_quantization != "none":
             if self.method == "full":
                 clash(
@@ -223,6 +340,10 @@ class Run(BaseModel):
                         name,
                         "the weight and its update have no plain sum to round",
                     )
+        for name in OF_ADAPTER:
+            default = type(self).model_fields[name].default
+            if self.method == "full" and getattr(self, name) != default:
+                clash("method", name, "there is no adapter that it could shape")
         for part in ("validation", "test"):
             if getattr(self, f"{part}_data") and getattr(self, f"{part}_fraction"):
                 clash(f"{part}_data", f"{part}_fraction", "name a file or a share, not both")
@@ -267,8 +388,14 @@ class Run(BaseModel):
         return Path(self.output_dir) / self.name
 
     def with_(self, **changes: Any) -> Run:
-        """A copy with some settings changed, checked like a new one."""
-        return Run(**{**self.given(), **changes})
+        """A copy with some settings changed, checked like a new one.
+
+        A change to `method="full"` drops what shaped the adapter.
+        """
+        given = self.given()
+        if changes.get("method") == "full":
+            given = {name: value for name, value in given.items() if name not in OF_ADAPTER}
+        return Run(**{**given, **changes})
 
     def given(self) -> dict[str, Any]:
         """The settings that were set, by name."""
@@ -288,7 +415,7 @@ class Run(BaseModel):
         """Settings from a YAML file. Raises `LorakitError` naming file and setting."""
         path = Path(path)
         try:
-            settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+            settings = strict_yaml.load(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise LorakitError(
                 f"{path}: no such file; write the settings of a run there (see README)"
@@ -304,12 +431,45 @@ class Run(BaseModel):
         try:
             return cls(**{**{str(k): v for k, v in settings.items()}, **changes})
         except LorakitError as error:
-            raise LorakitError(f"{path}: {error}") from None
+            raise LorakitError(
+                error.message,
+                setting=error.setting,
+                value=error.value,
+                where=path,
+                cure=error.cure,
+            ) from None
 
     def write(self, path: str | os.PathLike) -> None:
         """All settings as YAML."""
-        text = yaml.safe_dump(self.model_dump(), sort_keys=False, allow_unicode=True)
+        text = strict_yaml.dump(self.model_dump())
         Path(path).write_text(text, encoding="utf-8")
+
+
+@cache
+def _numeric_fields() -> frozenset[str]:
+    """Settings that take a number and no truth value."""
+
+    def types(annotation: Any) -> set[Any]:
+        parts = get_args(annotation)
+        return {annotation}.union(*map(types, parts)) if parts else {annotation}
+
+    kinds = {name: types(field.annotation) for name, field in Run.model_fields.items()}
+    return frozenset(n for n, k in kinds.items() if k & {int, float} and bool not in k)
+
+
+def _refuse_odd_number(name: str, value: Any) -> None:
+    """Refuses what pydantic would take for a number: `true` as 1, and "010", " 10" or "1_0" as 10."""
+    odd = isinstance(value, bool)
+    if isinstance(value, str) and not re.fullmatch(NUMBER, value):
+        with contextlib.suppress(ValueError):
+            odd = math.isfinite(float(value))
+    if odd:
+        raise LorakitError(
+            f"{name}={value!r}: expected a number",
+            setting=name,
+            value=value,
+            cure=f"write it in decimal digits, for example {name}: 10",
+        )
 
 
 def _explain(error: dict) -> str:

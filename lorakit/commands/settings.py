@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lorakit.commands import SET, argument
+from lorakit.common import strict_yaml
 from lorakit.common.errors import LorakitError
 from lorakit.run import Run
 
@@ -25,15 +26,13 @@ NAME = argument("--name", metavar="NAME", help="name of the run; its folder is o
 
 def changes_of(options: Namespace) -> dict[str, Any]:
     """What --set, --model, --name and --processes say."""
-    import yaml
-
     changes = {}
     for change in options.changes:
         name, equals, value = change.partition("=")
         if not equals:
             raise LorakitError(f"--set {change}: expected NAME=VALUE")
         try:
-            changes[name.strip()] = yaml.safe_load(value)
+            changes[name.strip()] = strict_yaml.load(value)
         except Exception:  # beside YAML's own errors its values raise almost anything
             raise LorakitError(f"--set {change}: the value cannot be read as YAML") from None
     for name in ("model", "name", "processes"):

@@ -37,6 +37,10 @@ class LorakitError(Exception):
         place = "" if self.where is None else f"{self.where}: "
         return place + self.message + ("" if self.cure is None else f"; {self.cure}")
 
+    def _render_traceback_(self) -> list[str]:
+        """What IPython shows in a notebook: the message alone, without a traceback."""
+        return [f"{type(self).__name__}: {self}"]
+
 
 class BadRow(LorakitError):
     """One row of data cannot be used; the row is left out and listed, the run goes on."""

@@ -71,7 +71,8 @@ def sweep(folder: Path, names: str = "**/*") -> None:
     for part in list(folder.glob(f"{names}.part*")):
         pid = part.name.rpartition(".part")[2]
         if pid.isdigit() and not psutil.pid_exists(int(pid)):
-            remove(part)
+            with contextlib.suppress(OSError):  # another user's
+                remove(part)
 
 
 def copy_tree(source: Path, target: Path) -> None:

@@ -31,6 +31,7 @@ from lorakit.common.files import sound, sweep, whole
 from lorakit.data.loading import sha256
 from lorakit.exporting import model_card
 from lorakit.machine import hardware
+from lorakit.machine.packages import require
 from lorakit.models import base_model
 from lorakit.results import evaluate
 from lorakit.results.evaluate import Outcome, prompts
@@ -152,7 +153,7 @@ def _tokenizer(saved: Path, run: Run, meta: dict[str, Any]) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(saved)
+        tokenizer = AutoTokenizer.from_pretrained(saved, trust_remote_code=False)
     except Exception as error:  # damaged files raise almost anything
         raise base_model.unusable(str(saved), error) from None
     if (
@@ -174,7 +175,9 @@ def export(
 
     `type` is a precision of the target's. Raises `LorakitError`, and leaves nothing under `out`, when it fails.
     """
-    module, found = registry.load("export", target), source(path, **options)
+    module = registry.load("export", target)
+    require(*getattr(module, "PACKAGES", ()), purpose=f"export to {target}")
+    found = source(path, **options)
     if _task(found.meta).OBJECTIVE == "labels" and not getattr(module, "LABELS", False):
         takes = ", ".join(
             n for n, m in registry.modules("export").items() if getattr(m, "LABELS", False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import socket
 import subprocess
@@ -12,6 +11,7 @@ from pathlib import Path
 from lorakit.common.errors import LorakitError
 from lorakit.exporting.round_trip import RECORD, export, source
 from lorakit.machine.hardware import child_environment
+from lorakit.machine.packages import require
 from lorakit.run import Run
 from lorakit.runs.folder import Folder
 
@@ -27,13 +27,7 @@ def serve(path: str | os.PathLike, port: int = 8000) -> int:
         raise LorakitError(
             f"{path}: a classifier answers no chat; ask it by lorakit ask, or export it --to onnx"
         )
-    lost = [
-        name for name in ("fastapi", "uvicorn", "openai") if importlib.util.find_spec(name) is None
-    ]
-    if lost:
-        raise LorakitError(
-            f"{lost[0]} is not installed, which the server needs: pip install 'lorakit[export]'"
-        )
+    require("fastapi", "uvicorn", "openai", purpose="the server")
     with socket.socket() as tried:
         tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from lorakit.common.locations import ROOT
+from lorakit.machine.packages import replaced
 
 PACKAGES = (
     "torch",
@@ -29,6 +30,7 @@ PACKAGES = (
     "jupyterlab",
     "ipywidgets",
     "unsloth",
+    "torchao",
     "mlx",
     "mlx-lm",
 )
@@ -108,7 +110,7 @@ class Facts:
     torch_archs: tuple[
         str, ...
     ] = ()  # cards that the installed torch was built for; empty: unknown
-    torch_loaded: str = ""  # version of the torch that this process has imported
+    replaced: tuple[tuple[str, str, str], ...] = ()  # (package, version imported here, on disk)
     drive: bool = False  # Colab's Google Drive is mounted
     gpu_memory: int = (
         0  # what a Mac lets its GPU hold (Metal's recommendedMaxWorkingSetSize); 0: not asked
@@ -118,6 +120,11 @@ class Facts:
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+    @property
+    def hosted(self) -> bool:
+        """Whether the machine runs an image of Colab or Kaggle, whose packages fit each other."""
+        return self.place in ("colab", "kaggle")
 
     @property
     def device(self) -> str:
@@ -170,7 +177,7 @@ def facts(folder: str | os.PathLike = ".") -> Facts:
             packages[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    loaded, archs, mps, room = sys.modules.get("torch"), (), False, 0
+    archs, mps, room = (), False, 0
     if "torch" in packages:
         import torch
 
@@ -192,7 +199,7 @@ def facts(folder: str | os.PathLike = ".") -> Facts:
         mps=mps,
         packages=packages,
         torch_archs=archs,
-        torch_loaded=str(getattr(loaded, "__version__", "")),
+        replaced=tuple(replaced()),
         drive=Path(DRIVE).is_dir(),
         gpu_memory=room,
         translated=translated(),
@@ -299,11 +306,20 @@ def place() -> str:
 
 
 def child_environment() -> dict[str, str]:
-    """The environment of a child process that is to import this very lorakit."""
+    """The environment of a child process that imports this very lorakit, and nothing from the working folder.
+
+    PYTHONSAFEPATH keeps `python -m` and `python -c` from putting the working folder before the standard library: a
+    `json.py` that lies beside the data must not run.
+    """
     paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
     alone = {
         k: v
         for k, v in os.environ.items()
         if k not in LAUNCHED and not k.startswith("TORCHELASTIC_")
     }
-    return {**alone, "PYTHONUNBUFFERED": "1", "PYTHONPATH": os.pathsep.join(p for p in paths if p)}
+    return {
+        **alone,
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONSAFEPATH": "1",
+        "PYTHONPATH": os.pathsep.join(p for p in paths if p),
+    }

@@ -14,6 +14,7 @@ from lorakit.common import hub, registry
 from lorakit.common.errors import LorakitError, did_you_mean
 from lorakit.data.loading import sha256
 from lorakit.models import spec as models
+from lorakit.models.safety import check_template, refuse_sizes, templates_of
 from lorakit.models.spec import Spec
 
 NOTES = "lorakit_notes"  # what a tokenizer's own file has to say to whoever uses it
@@ -97,8 +98,9 @@ def config(model: str) -> Any:
     from transformers import AutoConfig
 
     where = path(model)
+    refuse_sizes(model, Path(where))
     try:
-        return AutoConfig.from_pretrained(where)
+        return AutoConfig.from_pretrained(where, trust_remote_code=False)
     except Exception as error:  # transformers checks little: damaged files raise almost anything
         raise unusable(model, error) from None
 
@@ -234,7 +236,7 @@ def processor(model: str, given: Any) -> Any:
 
     where = path(model)
     try:
-        found = AutoProcessor.from_pretrained(where)
+        found = AutoProcessor.from_pretrained(where, trust_remote_code=False)
     except ImportError as error:
         raise LorakitError(
             f"{model}: its processor needs a package that is not installed: {hub.reason(error)}"
@@ -254,9 +256,11 @@ def tokenizer(model: str, ends: bool = True) -> tuple[Any, list[str]]:
 
     where = path(model)
     try:
-        tok = AutoTokenizer.from_pretrained(where)
+        tok = AutoTokenizer.from_pretrained(where, trust_remote_code=False)
     except Exception as error:  # see `config`
         raise unusable(model, error) from None
+    for template in templates_of(tok):
+        check_template(template, model)
     notes = list(tok.init_kwargs.get(NOTES, []))
     if not tok.is_fast:
         raise LorakitError(

@@ -118,7 +118,7 @@ def image_processor(kind: str, **settings: Any) -> Any:
         (Path(folder) / "preprocessor_config.json").write_text(
             json.dumps(content), encoding="utf-8"
         )
-        return AutoImageProcessor.from_pretrained(folder)
+        return AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
 
 
 def name_tokens(tokenizer: Any, tokens: dict[str, str]) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from lorakit.common.errors import LorakitError
 from lorakit.machine import hardware
+from lorakit.machine.packages import declared, ignored_torchao, quoted, unmet
 from lorakit.planning import choose
 from lorakit.run import Run
 
@@ -20,12 +21,25 @@ TESTED = {
     "bitsandbytes": ("0.50", "0.50"),
     "datasets": ("4.8", "5.2"),
 }
+# Where the image comes with its torch, the card is what can be changed.
+HOSTED_CARD = {
+    "kaggle": "choose Settings → Accelerator → GPU T4 x2",
+    "colab": "choose Runtime → Change runtime type → T4 GPU",
+}
 
 
 def examine(folder: str = ".", run: Run | None = None) -> dict[str, Any]:
     """facts, choices (for `run`, else for the embedded model), problems and notes with cures; the same as lines."""
     facts = hardware.facts(folder)
     wrong, notes = problems(facts), remarks(facts, internet())
+    wrong += [
+        {
+            "what": f"{u.name} {u.installed} is not supported (lorakit needs {u.requirement})",
+            "cure": f"pip install {quoted(u.requirement)}",
+        }
+        for u in unmet(declared())
+        if u.installed
+    ]
     try:
         _, choices = choose.resolve(run or Run(data="-"), facts)
     except LorakitError as error:
@@ -80,9 +94,20 @@ def remarks(facts: hardware.Facts, online: bool | None) -> list[dict[str, str]]:
             found.append(
                 {
                     "what": f"{name} {facts.packages[name]} was not tested (tested: {low} to {high})",
-                    "cure": f"If something breaks: pip install '{name}=={high}.*'",
+                    "cure": "Keep it: the packages of this image fit each other"
+                    if facts.hosted
+                    else f"If something breaks: pip install '{name}=={high}.*'",
                 }
             )
+    if ignored_torchao(facts.packages):
+        found.append(
+            {
+                "what": f"torchao {facts.packages['torchao']} is older than PEFT supports; lorakit "
+                "treats it as not installed",
+                "cure": "PEFT without lorakit refuses to load an adapter here until: "
+                "pip uninstall -y torchao",
+            }
+        )
     if online is False:
         where = {
             "kaggle": "Turn the internet on in the notebook's settings, or attach",
@@ -130,13 +155,9 @@ def problems(facts: hardware.Facts) -> list[dict[str, str]]:
     if "bitsandbytes" not in facts.packages:
         wrong("bitsandbytes is not installed, so QLoRA is not possible", "pip install bitsandbytes")
     installed = facts.packages.get("torch", "")
-    if (
-        facts.torch_loaded
-        and installed
-        and facts.torch_loaded.split("+")[0] != installed.split("+")[0]
-    ):
+    for name, loaded, here in facts.replaced:
         wrong(
-            f"this process has imported torch {facts.torch_loaded}, and {installed} is installed now",
+            f"this process has imported {name} {loaded}, and {here} is installed now",
             "restart the kernel: a package that is imported cannot be exchanged",
         )
     for card in dict.fromkeys(facts.cards):
@@ -144,7 +165,8 @@ def problems(facts: hardware.Facts) -> list[dict[str, str]]:
             wrong(
                 f"torch {installed} was not built for {card.name} ({card.arch}; it knows "
                 f"{', '.join(facts.torch_archs)})",
-                "take another card, or a torch built for this one: P100 (sm_60) "
+                HOSTED_CARD.get(facts.place)
+                or "take another card, or a torch built for this one: P100 (sm_60) "
                 "needs torch < 2.8 or a build for CUDA 12.6",
             )
     if facts.translated:

@@ -17,6 +17,7 @@ import numpy as np
 from lorakit.common import registry
 from lorakit.common.errors import LorakitError
 from lorakit.common.files import sound, whole
+from lorakit.machine.packages import require
 from lorakit.results import intervals
 from lorakit.tasks import batches
 from lorakit.tasks.rows import Rows
@@ -155,6 +156,9 @@ def choose(
             )
         name, options = next(iter(entry.items())) if isinstance(entry, dict) else (entry, {})
         needs = registry.load("metrics", name).NEEDS
+        require(
+            *getattr(registry.load("metrics", name), "PACKAGES", ()), purpose=f"the metric '{name}'"
+        )
         if not given.intersection(needs):
             raise LorakitError(
                 f"metrics: '{name}' needs {' or '.join(needs)}, which this task does not give"

@@ -9,6 +9,7 @@ import runpy
 import shutil
 import subprocess
 import sys
+import types
 import zipfile
 from importlib import metadata
 from pathlib import Path
@@ -534,20 +535,45 @@ def test_the_installer_says_why_it_cannot(made):
     ends(["wheels are damaged", f"wheels/{NAME}: 3 bytes, packed were"], needs=[])
 
 
-def test_the_first_cell_installs_from_an_attached_bundle(tmp_path, monkeypatch, capsys):
-    """Where lorakit cannot be imported and no clone is near, the bundle in this folder is taken."""
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine/install_lorakit.py").write_text(
-        "def install():\n    return 'installed from ' + __file__\n"
-    )
-    monkeypatch.chdir(tmp_path)
+@pytest.fixture
+def first_cell(tmp_path, monkeypatch):
+    """Runs the first cell in an empty folder, where a folder is called lorakit; returns what it would give to pip."""
+    (tmp_path / "here/lorakit/docs").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here")
     monkeypatch.delenv("LORAKIT_SOURCE", raising=False)
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    exec(rewrite.FIRST_CELL, {})
-    assert capsys.readouterr().out == f"installed from {tmp_path / 'mine/install_lorakit.py'}\n"
-    (tmp_path / "mine/install_lorakit.py").unlink()
-    with pytest.raises(ModuleNotFoundError, match="attach a clone or a bundle"):
-        exec(rewrite.FIRST_CELL, {})
+    namespace = types.SimpleNamespace(origin=None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: namespace)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(lorakit, "install_missing", lambda: None)
+    installed = []
+    monkeypatch.setattr(subprocess, "check_call", lambda command: installed.append(command[-1]))
+
+    def run(address=""):
+        installed.clear()
+        exec(rewrite.first_cell(address), {})
+        return installed
+
+    return run
+
+
+def test_the_first_cell_finds_lorakit_near_the_notebook(first_cell, tmp_path, monkeypatch):
+    with pytest.raises(SystemExit, match="put its wheel or a clone beside this notebook"):
+        first_cell()
+    assert first_cell("git+https://example.org/ada/lorakit@v1") == [
+        "git+https://example.org/ada/lorakit@v1"
+    ]
+    bundle = tmp_path / "here/mine/wheels"
+    bundle.mkdir(parents=True)
+    (bundle / "lorakit-0.1.0-py3-none-any.whl").touch()
+    assert first_cell("git+https://x/y") == ["mine/wheels/lorakit-0.1.0-py3-none-any.whl"]
+    (tmp_path / "here/lorakit-0.2.0-py3-none-any.whl").touch()
+    assert first_cell() == ["./lorakit-0.2.0-py3-none-any.whl"]
+    clone = tmp_path / "here/lorakit/lorakit"
+    clone.mkdir()
+    (clone / "__init__.py").touch()
+    assert first_cell() == [] and sys.path[0] == str(tmp_path / "here/lorakit")
+    monkeypatch.setenv("LORAKIT_SOURCE", "mine.whl")
+    assert first_cell() == ["mine.whl"]
 
 
 # The whole way

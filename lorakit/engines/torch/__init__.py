@@ -136,7 +136,9 @@ def load(
     torch.manual_seed(run.seed)
     source = str(adapter) if adapter and run.method == "full" else path
     try:
-        model, loaded = kind.from_pretrained(source, output_loading_info=True, **options)
+        model, loaded = kind.from_pretrained(
+            source, output_loading_info=True, trust_remote_code=False, **options
+        )
     except Exception as error:  # transformers checks little: damaged files raise almost anything
         if out_of_memory(error):
             raise

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from lorakit.common.errors import LorakitError, first_line
+from lorakit.machine.packages import tolerate_old_packages
 from lorakit.models import spec as models
 from lorakit.run import Run
 
@@ -21,6 +22,8 @@ def with_adapter(
 ) -> Any:
     """`heads`: modules that are trained whole beside the adapter, and saved with it."""
     from peft import LoraConfig, PeftModel, get_peft_model
+
+    tolerate_old_packages()
 
     if adapter:
         try:

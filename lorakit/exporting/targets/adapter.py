@@ -14,6 +14,7 @@ from lorakit.common.errors import LorakitError
 from lorakit.exporting.round_trip import DEFAULT_BOUNDS, Source, prompts, reference
 from lorakit.exporting.round_trip import source as source_of
 from lorakit.exporting.targets.merged import Plain, untuned
+from lorakit.machine.packages import tolerate_old_packages
 from lorakit.models import base_model
 
 USE, LIBRARY, LABELS = (
@@ -79,6 +80,8 @@ class Switched(Plain):
 
     def __init__(self, folder: Path, source: Source):
         from peft import PeftModel
+
+        tolerate_old_packages()
 
         self.together, self.name = others(source), source.folder.path.name
         first = folder / self.name if self.together else folder

@@ -26,6 +26,7 @@ from lorakit.exporting.round_trip import DEFAULT_BOUNDS, Source, rounded
 from lorakit.exporting.targets.merged import merged, untuned
 
 USE = "ollama create {name} -f Modelfile      # or: llama-server -m model.gguf"
+PACKAGES = ("gguf", "xllamacpp")  # what it writes with, and what it is run with to prove it
 TYPES = ("q8_0", "f16", "f32", "q4_0", "q4_k_m", "adapter")
 BOUNDS = {
     "f32": DEFAULT_BOUNDS["fp32"],
@@ -465,7 +466,7 @@ def packed(tensor: np.ndarray, wanted: Any) -> np.ndarray:
         quantize = ctypes.CDLL(xllamacpp.xllamacpp.__file__).ggml_quantize_chunk
     except (ImportError, OSError, AttributeError):
         raise LorakitError(
-            "q4_k_m needs llama.cpp's own quantizer: pip install 'lorakit[export]', or take --type q4_0"
+            "q4_k_m needs llama.cpp's own quantizer: pip install xllamacpp, or take --type q4_0"
         ) from None
     quantize.argtypes = [
         ctypes.c_int,

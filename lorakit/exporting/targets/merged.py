@@ -12,6 +12,7 @@ import numpy as np
 
 from lorakit.common.errors import LorakitError, first_line
 from lorakit.exporting.round_trip import DEFAULT_BOUNDS, Source
+from lorakit.machine.packages import tolerate_old_packages
 from lorakit.models import base_model
 
 USE, LIBRARY, LABELS = "{kind}.from_pretrained({name!r})", "transformers", True
@@ -80,7 +81,10 @@ def untuned(source: Source, kind: str) -> Any:
         config.pad_token_id = source.tokenizer.pad_token_id if source.tokenizer else None
     try:
         return base_model.maker(source.meta["task"], config, run.model).from_pretrained(
-            where, dtype=torch.float32 if kind == "fp32" else "auto", **options
+            where,
+            dtype=torch.float32 if kind == "fp32" else "auto",
+            trust_remote_code=False,
+            **options,
         )
     except Exception as error:  # damaged files raise almost anything
         raise base_model.unusable(where, error) from None
@@ -106,6 +110,8 @@ def with_update(model: Any, adapter: Path, dtype: Any, name: str) -> Any:
     """The base with W + s B A in the place of W; one layer at a time is in fp32."""
     from peft import PeftModel
     from peft.tuners.tuners_utils import BaseTunerLayer
+
+    tolerate_old_packages()
 
     try:
         tuned = PeftModel.from_pretrained(model, str(adapter))

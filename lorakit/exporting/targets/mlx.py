@@ -22,6 +22,7 @@ from lorakit.exporting.round_trip import DEFAULT_BOUNDS, Source, rounded
 from lorakit.exporting.targets.merged import merged
 
 USE = 'mlx_lm.generate --model {name} --prompt "…"'
+PACKAGES = ("mlx-lm",)  # what it writes with, and what it is run with to prove it
 TYPES = ("fp16", "4bit", "fp32", "adapter")
 BOUNDS = {
     "fp16": DEFAULT_BOUNDS["16"],

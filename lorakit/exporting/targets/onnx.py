@@ -24,6 +24,11 @@ from lorakit.exporting.round_trip import DEFAULT_BOUNDS, Source, given
 from lorakit.exporting.targets.merged import merged
 
 USE, LABELS = 'onnxruntime.InferenceSession("model.onnx")', True
+PACKAGES = (
+    "onnx",
+    "onnxscript",
+    "onnxruntime",
+)  # what it writes with, and what it is run with to prove it
 TYPES = ("fp32", "int8")
 BOUNDS = {
     "fp32": DEFAULT_BOUNDS["fp32"],

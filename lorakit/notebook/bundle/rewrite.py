@@ -9,23 +9,32 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-# The first code cell of every notebook: lorakit from where it is installed, from LORAKIT_SOURCE, a clone or a bundle.
-FIRST_CELL = """\
-import importlib.util, os, pathlib, runpy, subprocess, sys
-LORAKIT_SOURCE = os.environ.get("LORAKIT_SOURCE", "")  # a git URL (git+https://...) or the path of a wheel
-if importlib.util.find_spec("lorakit") is None:
-    places = [here := pathlib.Path.cwd(), *here.parents, *here.glob("*/"), *pathlib.Path("/kaggle/input").glob("**/")]
-    clone, bundle = (next((p for p in places if (p / name).exists()), None)
-                     for name in ("lorakit/__init__.py", "install_lorakit.py"))
-    if LORAKIT_SOURCE:
-        subprocess.check_call([sys.executable, "-m", "pip", "install", "-q", LORAKIT_SOURCE])
-    elif clone:
-        sys.path.insert(0, str(clone))
-    elif bundle:
-        print(runpy.run_path(str(bundle / "install_lorakit.py"))["install"]())
+# The first code cell of every notebook: lorakit as installed, else from LORAKIT_SOURCE, a clone or a wheel.
+# `{address}` is what `make publish-links` writes there.
+_FIRST_CELL = """\
+# @title Set up lorakit {{ display-mode: "form" }}
+LORAKIT_SOURCE = "{address}"  # @param {{type: "string"}}
+import glob, importlib.util, os, subprocess, sys
+if getattr(importlib.util.find_spec("lorakit"), "origin", None) is None:  # a folder of that name is not the package
+    places = [".", "*", "*/*", "..", "../..", "/content/*", *("/kaggle/input" + "/*" * n for n in range(1, 6))]
+    clone, wheel = (next((path for place in places for path in sorted(glob.glob(f"{{place}}/{{name}}"))), "")
+                    for name in ("lorakit/__init__.py", "lorakit-*.whl"))
+    source = os.environ.get("LORAKIT_SOURCE") or (not clone and (wheel or LORAKIT_SOURCE or sys.exit(
+        "lorakit: put its wheel or a clone beside this notebook, or write its address (git+https://...) above")))
+    if source:
+        subprocess.check_call([sys.executable, "-m", "pip", "install", "-q", "--no-deps", source])
     else:
-        raise ModuleNotFoundError("lorakit: attach a clone or a bundle, or set LORAKIT_SOURCE to a git URL or a wheel")
-import lorakit"""
+        sys.path.insert(0, os.path.abspath(f"{{clone}}/../.."))
+import lorakit
+lorakit.install_missing()"""
+
+
+def first_cell(address: str = "") -> str:
+    """The set-up cell; `address` is the default of its field, e.g. git+https://HOST/OWNER/REPO@v1."""
+    return _FIRST_CELL.format(address=address)
+
+
+FIRST_CELL = first_cell()
 
 
 def rewritten(
@@ -33,12 +42,12 @@ def rewritten(
 ) -> dict[str, Any]:
     """The notebook with these values in its parameters cell, and a cell after it that finds `paths` in the bundle.
 
-    One whose first code cell knows of no bundle gets the first cell that does.
+    One whose first code cell does not set up lorakit gets the cell that does.
     """
     made = copy.deepcopy(dict(notebook))
     cells = made["cells"]
     code = [cell for cell in cells if cell["cell_type"] == "code"]
-    if not any("install_lorakit.py" in "".join(cell["source"]) for cell in code[:1]):
+    if not any("lorakit.install_missing()" in "".join(cell["source"]) for cell in code[:1]):
         cells.insert(0, _cell("code", FIRST_CELL, "lorakit"))
     at = next(
         (i for i, cell in enumerate(cells) if "parameters" in cell["metadata"].get("tags", ())),
@@ -52,7 +61,10 @@ def rewritten(
         found = ", ".join(f"unpacked({name})" for name in paths)
         words = f"# The bundle's own copies, wherever it is attached.\n{', '.join(paths)} = {found}"
         cells.insert(
-            at + 1, _cell("code", f"from lorakit.bundle import unpacked\n\n{words}", "bundle")
+            at + 1,
+            _cell(
+                "code", f"from lorakit.notebook.bundle.pack import unpacked\n\n{words}", "bundle"
+            ),
         )
     return made
 
@@ -97,7 +109,7 @@ def notebook_of(settings: Mapping[str, Any]) -> dict[str, Any]:
         _cell("code", "lorakit.curve(job.folder.path)", "curve"),
         _cell(
             "code",
-            "from lorakit import report\n\nprint(report.verdict(job.result())[1])\n"
+            "from lorakit.results import report\n\nprint(report.verdict(job.result())[1])\n"
             'print("status:", job.status, "· report:", job.folder / "report.html")',
             "verdict",
         ),

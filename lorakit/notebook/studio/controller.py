@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from lorakit.common import registry
+from lorakit.common import registry, strict_yaml
 from lorakit.common.errors import LorakitError
 from lorakit.common.files import remove, sweep, whole
 from lorakit.data import loading
@@ -81,7 +81,7 @@ class Desk:
     def read(self, text: str) -> Run:
         """All settings from YAML. Raises `LorakitError` naming the line or the setting."""
         try:
-            found = yaml.safe_load(text)
+            found = strict_yaml.load(text)
         except Exception as error:  # YAML's values raise almost anything
             raise LorakitError(
                 f"the settings cannot be read as YAML: {str(error).splitlines()[0]}"

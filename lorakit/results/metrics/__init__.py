@@ -12,6 +12,8 @@ A metric is a module `lorakit/results/metrics/<name>.py` with four names:
     tokens, the number of these tokens, and how many of them were predicted right; references are ignored.
 `HIGHER_IS_BETTER`
     bool.
+`PACKAGES` (where it needs one that not every run has)
+    Tuple of names as pip knows them; a run is refused before it trains when one is missing.
 `rows(references, predictions, **options) -> np.ndarray`
     Sufficient statistics, float64, shape (n, k), one line per row of data, computed once. What `score`
     must know of the options travels in these columns. Raises ValueError for input that cannot be scored

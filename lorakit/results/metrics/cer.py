@@ -4,6 +4,7 @@ from lorakit.results.metrics import wer
 
 NEEDS = ("answers",)
 HIGHER_IS_BETTER = False
+PACKAGES = ("jiwer",)
 
 
 def rows(references, predictions, *, normalize=True):

@@ -7,6 +7,7 @@ import numpy as np
 
 NEEDS = ("answers",)
 HIGHER_IS_BETTER = True
+PACKAGES = ("rouge-score",)
 VARIANTS = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 
 

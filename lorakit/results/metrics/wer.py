@@ -4,6 +4,7 @@ import numpy as np
 
 NEEDS = ("answers",)
 HIGHER_IS_BETTER = False
+PACKAGES = ("jiwer",)
 
 
 def rows(references, predictions, *, normalize=True):
