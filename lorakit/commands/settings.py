@@ -113,9 +113,7 @@ def kept(run: Run) -> tuple[Run, Path]:
 
 def write(run: Run, path: Path) -> None:
     """The settings that were given, as YAML to read and to edit."""
-    import yaml
-
-    text = yaml.safe_dump(run.given(), sort_keys=False, allow_unicode=True)
+    text = strict_yaml.dump(run.given())
     head = f"# lorakit train {path}\n# Every setting is described by: lorakit settings\n"
     path.write_text(head + text, encoding="utf-8")
 
