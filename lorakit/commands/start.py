@@ -11,6 +11,7 @@ from lorakit.commands import SET, argument, command
 from lorakit.commands import settings as asked
 from lorakit.commands.terminal import coloured
 from lorakit.common.errors import LorakitError
+from lorakit.runs.phases import spoken
 
 GROUP = "Before training"
 AS_JSON = argument("--json", action="store_true", help="as JSON, for programs")
@@ -151,34 +152,28 @@ def _checked_run(options: Namespace):
 def plan(options: Namespace) -> int:
     """Refuses what cannot fit, naming settings that would."""
     run = asked.read(options)
-    from lorakit.machine import hardware
-    from lorakit.planning import choose, memory
+    from lorakit.planning.setup import setup
     from lorakit.planning.suspicious import suspicious
-    from lorakit.tasks.dataset import prepare
 
-    facts = hardware.facts(run.output_dir)
-    resolved, choices = choose.resolve(run, facts)
-    prepared = prepare(run)
-    for name, (value, reason) in choices.items():
-        print(f"{name} = {value}: {reason}")
-    shape = memory.shape(resolved)
-    parts = memory.memory(resolved, shape)
+    found = setup(run)
+    for name, (value, reason) in found.choices.items():
+        print(f"{name}: {value} ({reason})")
+    parts, room = found.peak_memory, found.facts.device_memory
     print(
         f"memory: {parts['total'] / 1e9:.2f} GB at the peak ("
         + ", ".join(f"{k} {v / 1e9:.2f}" for k, v in parts.items() if k != "total")
-        + f"); {facts.device_memory / 1e9:.1f} GB are there"
+        + f"), of {room / 1e9:.1f} GB"
     )
-    lengths = prepared.rows["train"].lengths
-    rows = resolved.epochs * len(lengths)
-    if resolved.max_updates is not None:
-        rows = resolved.max_updates * resolved.global_batch_size
-    tokens = int(rows * lengths.mean())
-    seconds = memory.seconds(resolved, shape, tokens, memory.matmul_rate())
+    seconds, tokens = found.seconds()
     print(
-        f"time: about {seconds:.0f} s for {tokens:,} tokens in {-(-rows // resolved.global_batch_size)} updates, "
-        "from this machine's measured matrix products; evaluation comes on top"
+        f"time: about {spoken(seconds)} of training for {tokens:,} tokens in {found.updates} updates, estimated "
+        "from the speed of matrix products on this machine; answering the test rows is not included"
     )
-    for warning in suspicious(run, len(lengths)):
+    for warning in suspicious(run, len(found.prepared.rows["train"])):
         print(coloured(f"warning: {warning}", "yellow", sys.stdout))
-    choose.refuse(resolved, facts)
+    found.refuse()
+    print(
+        f"Fits this computer: needs {parts['total'] / 1e9:.1f} of {room / 1e9:.0f} GB memory, {found.updates:,} "
+        f"training steps, about {spoken(seconds)}. Next: lorakit train {options.run}"
+    )
     return 0

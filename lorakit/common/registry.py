@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import os
 import pkgutil
+from functools import lru_cache
 from types import ModuleType
 
 from lorakit.common.errors import LorakitError, did_you_mean
@@ -28,7 +30,14 @@ def names(folder: str) -> list[str]:
     """Names of the entries of a package of `PACKAGES`, sorted: its files but for its `HELPERS`."""
     package = importlib.import_module(PACKAGES[folder])
     helpers = getattr(package, "HELPERS", ())
-    return sorted(m.name for m in pkgutil.iter_modules(package.__path__) if m.name not in helpers)
+    changed = tuple(os.stat(path).st_mtime_ns for path in package.__path__)
+    return [name for name in _files(tuple(package.__path__), changed) if name not in helpers]
+
+
+@lru_cache(maxsize=64)
+def _files(paths: tuple[str, ...], changed: tuple[int, ...]) -> list[str]:
+    """Names of the modules in these folders, sorted; listed again when a folder has changed."""
+    return sorted(module.name for module in pkgutil.iter_modules(list(paths)))
 
 
 def load(folder: str, name: str) -> ModuleType:

@@ -171,12 +171,7 @@ def facts(folder: str | os.PathLike = ".") -> Facts:
     """The facts of the machine this runs on; free disk is that of `folder`."""
     import psutil
 
-    packages = {}
-    for name in PACKAGES:
-        try:
-            packages[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
+    packages = installed()
     archs, mps, room = (), False, 0
     if "torch" in packages:
         import torch
@@ -205,6 +200,15 @@ def facts(folder: str | os.PathLike = ".") -> Facts:
         translated=translated(),
         mps_fallback=mps and os.environ.get("PYTORCH_ENABLE_MPS_FALLBACK", "0") != "0",
     )
+
+
+def installed() -> dict[str, str]:
+    """Versions of the packages that bear on a result."""
+    versions = {}
+    for name in PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    return versions
 
 
 def translated() -> bool:

@@ -15,7 +15,7 @@ import numpy as np
 
 from lorakit.common import registry
 from lorakit.common.errors import BadRow, LorakitError
-from lorakit.common.files import sound
+from lorakit.common.files import require_keys
 from lorakit.data.example import Example, Rejected
 from lorakit.data.loading import SETS
 
@@ -254,7 +254,7 @@ def read(folder: Path, processor: Any = None) -> tuple[dict[str, Rows], dict[str
     import datasets
 
     try:
-        meta = {"classes": []} | sound(
+        meta = {"classes": []} | require_keys(
             json.loads((folder / "meta.json").read_text(encoding="utf-8")),
             "task",
             "stop_ids",
