@@ -22,7 +22,6 @@ PACKAGES = {
     "logs": "lorakit.results.logs",
     "trackers": "lorakit.training.trackers",
     "export": "lorakit.exporting.targets",
-    "tabs": "lorakit.notebook.studio.tabs",
 }
 
 
