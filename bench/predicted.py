@@ -55,7 +55,7 @@ def measured(run, batch) -> int:
     engine = module.load(run.with_(model="tiny", task="chat"))
     engine.backward(collate([{"ids": [1, 2, 3], "targets": [False, True, True]}], [0]))
     engine.close()
-    engine = module.load(run, classes=["a", "b"] if batch.labels is not None else ())
+    engine = module.load(run, classes=["a", "b"] if "label" in batch.values else ())
     for _ in range(2):
         _, count = engine.backward(batch)
         engine.update(1e-4, count)

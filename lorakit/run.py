@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from lorakit.common import strict_yaml
+from lorakit.common import registry, strict_yaml
 from lorakit.common.errors import LorakitError, did_you_mean
 
 Auto = Literal["auto"]
@@ -131,9 +131,10 @@ class Run(BaseModel):
     method: Literal["lora", "full"] = Field(
         "lora", description="`lora` trains an adapter on a frozen base, `full` trains all weights."
     )
-    quantization: Literal["auto", "nf4", "int8", "fp8", "affine4", "none"] = Field(
+    quantization: str = Field(
         "auto",
-        description="Storage of the frozen base. nf4 with lora is QLoRA; affine4 is MLX's 4-bit format; "
+        description="Storage of the frozen base: a name from `lorakit/engines/quantization/`. "
+        "nf4 with lora is QLoRA; affine4 is MLX's 4-bit format; "
         "fp8 computes in 8 bits and needs as much memory as bf16.",
     )
     fake_quantization: Literal["q4_0", "q8_0", "affine4", "none"] = Field(
@@ -359,14 +360,11 @@ class Run(BaseModel):
             clash("folds", "test_data", "the folds are the test rows")
         if self.folds and self.processes not in ("auto", 1):
             clash("folds", "processes", "the folds are trained in one process, one after the other")
-        if self.use_dora and self.quantization in ("int8", "fp8"):
-            clash("use_dora", "quantization", "DoRA needs nf4 or none")
-        if self.shard and self.quantization == "fp8":
-            clash(
-                "shard",
-                "quantization",
-                "weights in fp8 stay whole in every process; spread nf4 or none",
-            )
+        if self.quantization != "auto":
+            form = registry.load("quantization", self.quantization)
+            for name, (values, reason) in form.CONFLICTS.items():
+                if getattr(self, name) in values:
+                    clash(name, "quantization", reason)
         if (
             isinstance(self.micro_batch_size, int)
             and self.micro_batch_size > self.global_batch_size

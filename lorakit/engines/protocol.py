@@ -1,28 +1,20 @@
-"""What computes: one module each.
-
-`fits(facts, spec)` returns "" or the reason why this engine cannot serve here; `suits(facts)` returns how well it does
-(the highest is chosen; 0: only when asked for) and why. `load(run, *, adapter=None, classes=())` returns an object with
-the methods of `Engine` below. Losses travel as (sum, count) over target tokens, or rows, and are divided once. What an
-engine learns beside words, (objective, medium) of a task, it lists in `SERVES`, and in `REFUSES` the tasks of these
-that it does not serve, each with its reason; with `ROUNDS = True` it serves `fake_quantization`. One whose package has
-to be imported before all others imports it in `first(facts)`, and its file loads nothing heavy by itself. One with
-forms of its own for a frozen base names them in `forms(facts)`, the smallest first, and says by `frozen(run, weights,
-experts)` how many bytes it takes; one with a precision of its own says it and why in `precision(facts)`; one that can
-count what a micro-batch needs does so in `working(run, tokens)`, and says by `places(run)` what one row counts where
-its words do not decide that (0 where they do).
-"""
+"""Interfaces of engines: `EngineModule`, what a file of this folder offers, and `Engine`, what its `load` returns."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from lorakit.common.errors import LorakitError
-from lorakit.run import Run
-from lorakit.tasks.batches import Batch
+
+if TYPE_CHECKING:
+    from lorakit.machine.hardware import Facts
+    from lorakit.models.spec import Spec
+    from lorakit.run import Run
+    from lorakit.tasks.batches import Batch
 
 DECIDED = (
     "precision",
@@ -34,26 +26,83 @@ DECIDED = (
 
 
 def decided(run: Run) -> Run:
-    """The same run. Raises `LorakitError` where what an engine needs to know before it loads is still open."""
+    """The same run. Raises `LorakitError` when a setting that an engine needs before it loads is still `auto`."""
     if missing := [name for name in DECIDED if getattr(run, name) == "auto"]:
         raise LorakitError(
-            f"{missing[0]}='auto': an engine loads what is decided; name a value, or take what "
-            "plan.resolve(run, machine.facts()) chooses for this machine"
+            f"{missing[0]}='auto': an engine loads what is decided",
+            setting=missing[0],
+            value="auto",
+            cure="name a value, or take what plan.resolve(run, machine.facts()) chooses for this machine",
         )
     return run
 
 
-class Engine(Protocol):
-    """The contract. Arrays are NumPy; no caller sees a device or a dtype."""
+def _no_precision(facts: Facts) -> tuple[str, str] | None:
+    return None
 
+
+def _nothing(facts: Facts) -> None:
+    return None
+
+
+def _not_counted(run: Run, tokens: int) -> float:
+    raise NotImplementedError
+
+
+def _tokens_alone(run: Run) -> int:
+    return 0
+
+
+class EngineModule(Protocol):
+    """A file of `engines/`. Importing it imports no framework: that happens in `load` and in `import_first`."""
+
+    # What it computes: (an objective's `NEEDS`, a task's `MEDIUM`).
+    SERVES: Sequence[tuple[str, str]] = (("target_loss", ""),)
+    # Tasks among these that it does not serve: name -> reason.
+    REFUSES: Mapping[str, str] = {}
+    FAKE_QUANTIZATION: bool = False  # whether it serves the setting of this name
+
+    def fits(self, facts: Facts, spec: Spec) -> str:
+        """Why this engine cannot serve here; "" when it can."""
+
+    def suits(self, facts: Facts) -> tuple[int, str]:
+        """(how well it serves, the highest is chosen and 0 only when asked for; why)."""
+
+    def quantizations(self, facts: Facts) -> tuple[str, ...]:
+        """Formats of a frozen base that it serves here, the smallest first."""
+
+    def load(
+        self, run: Run, *, adapter: str | Path | None = None, classes: Sequence[str] = ()
+    ) -> Engine:
+        """The base with a new adapter to train, or with a saved one (`adapter`); of `classes` with a new head."""
+
+    # (its own precision, why), where the run leaves it open; None: as any engine.
+    precision: Callable[[Facts], tuple[str, str] | None] = _no_precision
+    # Imports its package where that has to be imported before all others.
+    import_first: Callable[[Facts], None] = _nothing
+    # (run, weights, experts' weights among them) -> bytes of a frozen base; None: as `planning.memory` counts.
+    base_bytes: Callable[[Run, int, int], float] | None = None
+    # (run, tokens) -> bytes alive at the worst moment of a micro-batch beside weights, gradients and optimizer.
+    # Raises `NotImplementedError` where it cannot be counted.
+    working_bytes: Callable[[Run, int], float] = _not_counted
+    # Positions that one row counts where its tokens do not decide that, else 0.
+    row_positions: Callable[[Run], int] = _tokens_alone
+
+
+class Engine(Protocol):
+    """A loaded model that computes, trains and saves. Arrays are NumPy; no caller sees a device or a dtype.
+
+    Losses travel as (sum, count) over targets, or over rows, and are divided once.
+    """
+
+    model: Any  # the framework's own
+    tokenizer: Any  # None where no words go in
+    processor: Any  # the model's, of pictures or sound; None where only words go in
     packing: bool  # whether documents run end to end (True) or padded
     notes: dict[str, tuple[Any, str]]  # choices made while loading, with their reasons
     steps: list[str]  # what was done when memory ran out
-    worked: int  # targets that this process has trained on
-    processor: Any  # the model's, of pictures or sound; None where only words go in
-    share: tuple[
-        int, int
-    ]  # which part of an evaluation this process does, of how many: (0, 1) is all of it
+    targets_trained: int  # by this process
+    share: tuple[int, int]  # (rank, world size) of this process in an evaluation
 
     def loss(self, batch: Batch) -> tuple[float, int]:
         """(summed loss in nats, targets), in evaluation mode, without gradients."""
@@ -65,13 +114,13 @@ class Engine(Protocol):
         """Both summed over all processes, and the accumulated gradients with them."""
 
     def gather(self, value: Any) -> list[Any]:
-        """What every process has to say, in their order."""
+        """Every process's value, by rank."""
 
     def update(self, learning_rate: float, count: int) -> tuple[float, bool]:
         """One optimizer step on the accumulated gradients divided by `count` -> (norm before clipping, skipped)."""
 
-    def blame(self, batches: list[Batch]) -> str:
-        """Which layer's output is the first that is not finite, in words."""
+    def first_nonfinite_layer(self, batches: list[Batch]) -> str:
+        """A sentence that names the first layer whose output or gradient is not finite."""
 
     def predict(self, batch: Batch) -> np.ndarray:
         """(D, 3) float64 for D documents: summed loss in nats, targets, targets predicted right; of C classes
@@ -96,7 +145,7 @@ class Engine(Protocol):
         """name -> (number of values, trained?)."""
 
     def fingerprint(self) -> dict[str, int]:
-        """name -> a checksum of every parameter and buffer: what changed and what did not."""
+        """name -> a checksum of every parameter and buffer."""
 
     def weights(self) -> dict[str, np.ndarray]:
         """The trained tensors by name."""
@@ -105,13 +154,71 @@ class Engine(Protocol):
         """Puts trained tensors back. Raises `LorakitError` when names or shapes differ."""
 
     def state(self) -> dict[str, np.ndarray]:
-        """Everything that training needs to go on: trained tensors, optimizer, scaler."""
+        """Everything that training needs to resume: trained tensors, optimizer, scaler."""
 
     def restore(self, state: dict[str, np.ndarray]) -> None:
         """The inverse of `state`."""
 
-    def save(self, path: Path) -> Any:
+    def save(self, path: Path) -> Path:
         """The adapter in PEFT's format (or the whole model after full fine-tuning) with the tokenizer."""
 
     def close(self) -> None:
-        """Gives the memory back; the engine is of no use afterwards."""
+        """Frees the memory; the engine is of no use afterwards."""
+
+
+# What engines do alike.
+
+
+def require_same_tensors(
+    tensors: Mapping[str, np.ndarray], expected: Mapping[str, tuple[int, ...]]
+) -> None:
+    """Raises `LorakitError` when a checkpoint's names or shapes are not the model's; `expected`: name -> shape."""
+    where = "the checkpoint does not belong to this model and method"
+    if tensors.keys() != expected.keys():
+        other = sorted(tensors.keys() ^ expected.keys())[0]
+        raise LorakitError(f"{where}: '{other}' is in one only")
+    for name, shape in expected.items():
+        if tensors[name].shape != tuple(shape):
+            raise LorakitError(
+                f"{where}: '{name}' has the shape {tensors[name].shape}, expected {tuple(shape)}"
+            )
+
+
+def tensors_in(state: Mapping[str, np.ndarray], part: str) -> dict[str, np.ndarray]:
+    """The tensors of one part of a state, `weight`, `optimizer/<name>` or `scaler`, by their names in it."""
+    prefix = f"{part}/"
+    return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+
+
+def new_tokens_that_fit(longest_prompt: int, max_new_tokens: int, positions: int | None) -> int:
+    """Tokens to generate behind a prompt; the last one needs no position. Raises `LorakitError` when it is too long."""
+    if not positions:
+        return max_new_tokens
+    if longest_prompt > positions:
+        raise LorakitError(
+            f"a prompt has {longest_prompt} tokens, and the model {positions} positions",
+            setting="max_length",
+            value=longest_prompt,
+        )
+    return min(max_new_tokens, positions - longest_prompt + 1)
+
+
+def summed_loss(per_document: np.ndarray) -> tuple[float, int]:
+    """(sum, count) of what `Engine.predict` returns."""
+    return float(per_document[:, 0].sum()), int(per_document[:, 1].sum())
+
+
+def per_document(batch: Batch, losses: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """(D, 3) of `Engine.predict` from losses (K,) in nats and hits (K,) of a batch's K targets."""
+    document = batch.documents[batch.targets]
+    columns = (losses, np.ones_like(losses), right)
+    sums = [np.bincount(document, w, minlength=len(batch.lengths)) for w in columns]
+    return np.stack(sums, axis=1)
+
+
+# What a packed form that was tried out showed.
+CROSSES = (
+    "padded: in this model a document in a pack would see the one before it (tried at loading)"
+)
+DIFFERS = "padded: this model's own attention differs from the one over packs (tried at loading)"
+ISOLATED = "packed: exact attention per document (tried at loading: no document sees another)"

@@ -1,7 +1,7 @@
 """Unsloth's models, kernels and gradient checkpointing on CUDA; what trains them is the torch engine.
 
-It patches transformers and peft and so has to be imported before them: `first` does that where a run begins. It caps
-transformers, datasets and trl, so it lives in an environment of its own: environment-unsloth.yml.
+It patches transformers and peft and so has to be imported before them: `import_first` does that where a run begins. It
+caps transformers, datasets and trl, so it lives in an environment of its own: environment-unsloth.yml.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lorakit.common import files
+from lorakit.common import files, registry
 from lorakit.common.errors import LorakitError, first_line
+from lorakit.engines import quantization
 from lorakit.engines.protocol import decided
 from lorakit.machine import distributed, hardware
 from lorakit.models import base_model
@@ -21,9 +22,9 @@ from lorakit.models.spec import Spec
 from lorakit.run import Run
 
 if TYPE_CHECKING:
-    from lorakit.engines.torch import TorchEngine
+    from lorakit.engines.torch.engine import TorchEngine
 
-SERVES = (("tokens", ""), ("tokens", "image"))
+SERVES = (("target_loss", ""), ("target_loss", "image"))
 REFUSES = {
     "caption": "it serves pictures in conversations alone: name task=chat_images, and a model that talks"
 }
@@ -61,7 +62,13 @@ def suits(facts: Any) -> tuple[int, str]:
     return 0, "its kernels are for CUDA; here it serves when asked for"
 
 
-def first(facts: Any) -> None:
+def quantizations(facts: Any) -> tuple[str, ...]:
+    """Those that transformers loads; what is converted afterwards has kernels of the torch engine."""
+    names = quantization.available(facts, torch=True)
+    return tuple(name for name in names if not quantization.get(name).convert)
+
+
+def import_first(facts: Any) -> None:
     """Imports it, unless it serves nothing here. What stands in the way is what `fits` says from then on."""
     if fits(facts, Spec()) or "unsloth" in sys.modules:
         return
@@ -89,14 +96,15 @@ def load(
 ) -> TorchEngine:
     """Unsloth's model with a new adapter to train, or with a saved one (`adapter`) to ask, in the torch engine."""
     run, facts = decided(run), hardware.facts()
-    first(facts)
+    import_first(facts)
     if words := fits(facts, base_model.spec(run.model)):
         raise LorakitError(f"engine={run.engine!r}: {words}; or leave engine out")
-    from lorakit.engines import torch as plain
+    from lorakit.engines.torch import loading
     from lorakit.engines.torch.adapter import targeted
+    from lorakit.engines.torch.engine import TorchEngine
 
     if words := others_work(run):
-        engine = plain.load(run, adapter=adapter)
+        engine = loading.load(run, adapter=adapter)
         engine.notes["loading"] = ("transformers", words)
         return engine
     if run.task == "chat_images" and not facts.cards:
@@ -105,16 +113,16 @@ def load(
             "engine out"
         )
     crew, idle = distributed.join(), hardware.resident()
-    where, config = plain.device(crew), base_model.config(run.model)
+    where, config = loading.device(crew), base_model.config(run.model)
     tokenizer, processor, _ = base_model.reader(run.model, config)
     model, kind, room = from_files(run, where)
-    plain.check(run, model, tokenizer)
+    loading.check(run, model, tokenizer)
     model = with_adapter(model, kind, run, targeted(model, run, base_model.spec(run.model)))
     if adapter:
         put(model, Path(adapter), run)
     model.generate = restoring(model, kind, run)
     hardware.forget_peak()  # loading has held the files too
-    engine = plain.TorchEngine(
+    engine = TorchEngine(
         model, tokenizer, run, where, packable(run, config), crew, idle, processor=processor
     )
     engine.positions = (
@@ -149,7 +157,7 @@ def from_files(run: Run, where: Any) -> tuple[Any, Any, int]:
     """(the base, Unsloth's class that made it, tokens that it has room for)."""
     import unsloth
 
-    from lorakit.engines import torch as plain
+    from lorakit.engines.torch.engine import DTYPES
     from lorakit.engines.torch.kernels import attention
 
     config = base_model.config(run.model)
@@ -165,11 +173,18 @@ def from_files(run: Run, where: Any) -> tuple[Any, Any, int]:
     if run.task == "chat_images":
         made = base_model.maker(run.task, config, run.model)._model_mapping[type(config)]
         way = "sdpa" if getattr(made, "_supports_sdpa", False) else "eager"
+    # The base is quantized by this run, or stored so.
+    forms = [
+        quantization.get(name)
+        for name in {run.quantization, spec.stored} & {*registry.names("quantization")}
+    ]
+    options = [f.load_options(None, ()) for f in forms if f.load_options]
+    configs = [o["quantization_config"] for o in options if o]
     # Where a card has no bf16 and fp16 overflows it keeps weights in fp16 and computes in fp32: when nothing is asked.
     dtype = (
         None
         if run.precision == "fp32" and not spec.fp16 and where.type == "cuda"
-        else plain.DTYPES[run.precision]
+        else DTYPES[run.precision]
     )
     try:
         model, _ = kind.from_pretrained(
@@ -177,8 +192,8 @@ def from_files(run: Run, where: Any) -> tuple[Any, Any, int]:
             max_seq_length=room,
             dtype=dtype,
             device_map={"": str(where)},
-            load_in_4bit="nf4" in (run.quantization, spec.stored),
-            load_in_8bit=run.quantization == "int8",
+            load_in_4bit=any(c.load_in_4bit for c in configs),
+            load_in_8bit=any(c.load_in_8bit for c in configs),
             use_exact_model_name=True,  # the base that was named, not its own quantized copy of it
             fix_tokenizer=False,
             random_state=run.seed,
@@ -192,9 +207,9 @@ def from_files(run: Run, where: Any) -> tuple[Any, Any, int]:
 
 def packable(run: Run, config: Any) -> bool:
     """Whether rows may run end to end: rows with pictures never do."""
-    from lorakit.engines import torch as plain
+    from lorakit.engines.torch import loading
 
-    return run.task != "chat_images" and plain.packs(config)
+    return run.task != "chat_images" and loading.packs(config)
 
 
 def recomputing(run: Run) -> str | bool:

@@ -12,6 +12,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from lorakit import tasks
 from lorakit.common import hub, registry
 from lorakit.common.errors import LorakitError
 from lorakit.common.files import whole
@@ -90,8 +91,8 @@ def target(run: Run, exported: dict[str, Any] | None) -> str:
 
 def kind(task: str) -> str:
     """transformers' class that loads a model of a task; of words where it is not known yet."""
-    module = registry.load("tasks", "text" if task == "auto" else task)
-    return base_model.CLASSES[module.OBJECTIVE, module.MEDIUM]
+    task = "text" if task == "auto" else task
+    return base_model.CLASSES[tasks.objective_of(task).HEAD, tasks.get(task).MEDIUM]
 
 
 def _at_hub(name: str) -> bool:

@@ -25,6 +25,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from lorakit import tasks
 from lorakit.common import registry
 from lorakit.common.errors import LorakitError, did_you_mean
 from lorakit.common.files import sound, sweep, whole
@@ -118,7 +119,7 @@ def source(path: str | os.PathLike, **options: Any) -> Source:
             "those, or train again"
         )
     meta = rows.read(folder / "rows")[1]
-    if _task(meta).OBJECTIVE == "tokens" and _task(meta).MEDIUM:
+    if tasks.objective_of(meta["task"]).HEAD == "tokens" and _task(meta).MEDIUM:
         raise LorakitError(
             f"{folder.path}: task={meta['task']}: only models that write and read text alone, and "
             f"classifiers, can be exported so far; plain PEFT and transformers load {saved}"
@@ -158,7 +159,7 @@ def _tokenizer(saved: Path, run: Run, meta: dict[str, Any]) -> Any:
         raise base_model.unusable(str(saved), error) from None
     if (
         _task(meta).GIVES == "messages"
-        and _task(meta).OBJECTIVE == "tokens"
+        and tasks.objective_of(meta["task"]).HEAD == "tokens"
         and not tokenizer.chat_template
     ):
         raise LorakitError(
@@ -178,7 +179,8 @@ def export(
     module = registry.load("export", target)
     require(*getattr(module, "PACKAGES", ()), purpose=f"export to {target}")
     found = source(path, **options)
-    if _task(found.meta).OBJECTIVE == "labels" and not getattr(module, "LABELS", False):
+    head = tasks.objective_of(found.meta["task"]).HEAD
+    if head == "labels" and not getattr(module, "LABELS", False):
         takes = ", ".join(
             n for n, m in registry.modules("export").items() if getattr(m, "LABELS", False)
         )

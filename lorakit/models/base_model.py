@@ -239,13 +239,18 @@ CLASSES = {
 }
 
 
-def serves(config: Any, objective: str, medium: str) -> bool:
+def serves(config: Any, head: str, medium: str) -> bool:
     """Whether transformers has this architecture in that form."""
     import transformers
 
-    if (objective, medium) == ("tokens", "") and encodes_only(config):
+    if (head, medium) == ("tokens", "") and encodes_only(config):
         return False
-    return type(config) in getattr(transformers, CLASSES[objective, medium])._model_mapping
+    return type(config) in getattr(transformers, CLASSES[head, medium])._model_mapping
+
+
+def head_of(task: Any) -> str:
+    """The head that a task's objective trains: `tokens` or `labels`."""
+    return registry.load("objectives", task.OBJECTIVE).HEAD
 
 
 def encodes_only(config: Any) -> bool:
@@ -269,7 +274,7 @@ def maker(task: str, config: Any, model: str) -> Any:
     import transformers
 
     kind = None if task == "auto" else registry.load("tasks", task)
-    kinds = [(kind.OBJECTIVE, kind.MEDIUM)] if kind else sorted(CLASSES, key=lambda k: not k[1])
+    kinds = [(head_of(kind), kind.MEDIUM)] if kind else sorted(CLASSES, key=lambda k: not k[1])
     found = next((k for k in kinds if serves(config, *k)), None)
     if found is None:
         raise LorakitError(
@@ -285,14 +290,13 @@ def task_for(schema: Any, config: Any, processor: Any, model: str) -> str:
         name: task
         for name, task in registry.modules("tasks").items()
         if task.GIVES == schema.GIVES
-        and (task.OBJECTIVE != "labels" or getattr(schema, "LABELS", False))
+        and (head_of(task) != "labels" or getattr(schema, "LABELS", False))
     }
     found = next(
         (
             name
             for name, task in able.items()
-            if serves(config, task.OBJECTIVE, task.MEDIUM)
-            and getattr(task, "suits", lambda _: True)(processor)
+            if serves(config, head_of(task), task.MEDIUM) and task.suits(processor)
         ),
         None,
     )
@@ -311,7 +315,7 @@ def task_for(schema: Any, config: Any, processor: Any, model: str) -> str:
 def served_tasks(config: Any) -> list[str]:
     """The tasks that transformers' classes of this architecture can do."""
     tasks = registry.modules("tasks").items()
-    return [name for name, task in tasks if serves(config, task.OBJECTIVE, task.MEDIUM)]
+    return [name for name, task in tasks if serves(config, head_of(task), task.MEDIUM)]
 
 
 def reader(model: str, given: Any = None) -> tuple[Any, Any, list[str]]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from math import ceil
-from typing import Any
 
-from lorakit.common import registry
+from lorakit import engines, tasks
 from lorakit.common.choice import Choice, Choices
 from lorakit.common.errors import LorakitError
+from lorakit.engines import quantization as quantizations
+from lorakit.engines.protocol import EngineModule
 from lorakit.machine.hardware import DRIVE, Facts
 from lorakit.models import base_model
 from lorakit.models.spec import Spec
@@ -118,7 +119,7 @@ def refuse(run: Run, facts: Facts) -> None:
     need = memory.memory(run)["total"]
     if need <= facts.device_memory:
         return
-    small = served(registry.load("engines", run.engine), facts)[:1]
+    small = engines.get(run.engine).quantizations(facts)[:1]
     proposals = {
         "quantization": small if run.method == "lora" and run.quantization == "none" else [],
         "max_length": [n for n in (2048, 1024, 512, 256, 128) if n < run.max_length],
@@ -232,36 +233,28 @@ def processes(run: Run, facts: Facts) -> Choice:
 
 def first(run: Run, facts: Facts) -> None:
     """Where a run begins: an engine that may be chosen imports what has to be imported before all else."""
-    for name in registry.defining("engines", "first"):
-        module = registry.load("engines", name)
+    for name, module in engines.every().items():
         if run.engine == name or (run.engine == "auto" and module.suits(facts)[0]):
-            module.first(facts)
+            module.import_first(facts)
 
 
 def engine(run: Run, facts: Facts, spec: Spec) -> Choice:
     """The one asked for; else of those that serve here the one that suits this machine best, by its own word."""
-    old = next((c for c in facts.cards if not c.fp8), None)
-    if run.quantization == "fp8" and old:
-        raise LorakitError(
-            f"quantization='fp8' needs a card of compute capability 8.9 or later (Ada, Hopper), and "
-            f"{old.name} has {'.'.join(map(str, old.capability))}; use nf4 or none"
-        )
-    modules = (
-        registry.modules("engines")
-        if run.engine == "auto"
-        else {run.engine: registry.load("engines", run.engine)}
-    )
+    asked = run.quantization
+    if reason := "" if asked == "auto" else quantizations.get(asked).unavailable(facts):
+        raise LorakitError(f"quantization={asked!r} {reason}", setting="quantization", value=asked)
+    modules = engines.every() if run.engine == "auto" else {run.engine: engines.get(run.engine)}
     reasons = {
         name: module.fits(facts, spec)
         or unserved(module, run.task)
         or (
             ""
-            if run.quantization in ("auto", *served(module, facts))
-            else f"it has no {run.quantization}, but {', '.join(served(module, facts))}"
+            if run.quantization in ("auto", *module.quantizations(facts))
+            else f"it has no {run.quantization}, but {', '.join(module.quantizations(facts))}"
         )
         or (
             ""
-            if run.fake_quantization == "none" or getattr(module, "ROUNDS", False)
+            if run.fake_quantization == "none" or module.FAKE_QUANTIZATION
             else "it has no fake_quantization"
         )
         for name, module in modules.items()
@@ -276,19 +269,13 @@ def engine(run: Run, facts: Facts, spec: Spec) -> Choice:
     return Choice(best, suited[best][1] + (f" ({refused})" if refused else ""))
 
 
-def unserved(module: Any, task: str) -> str:
+def unserved(module: EngineModule, task: str) -> str:
     """Why an engine cannot do a task; "" when it can, or when the task is not known yet."""
     if task == "auto":
         return ""
-    kind, refused = registry.load("tasks", task), getattr(module, "REFUSES", {})
-    if (kind.OBJECTIVE, kind.MEDIUM) in getattr(module, "SERVES", (("tokens", ""),)):
-        return refused.get(task, "")
+    if (tasks.objective_of(task).NEEDS, tasks.get(task).MEDIUM) in module.SERVES:
+        return module.REFUSES.get(task, "")
     return f"it does not serve {task}"
-
-
-def served(module: Any, facts: Facts) -> list[str]:
-    """What an engine can keep a frozen base in here, the smallest first."""
-    return list(module.forms(facts) if hasattr(module, "forms") else ("nf4", "int8", "none"))
 
 
 def precision(run: Run, facts: Facts, spec: Spec) -> Choice:
@@ -298,13 +285,8 @@ def precision(run: Run, facts: Facts, spec: Spec) -> Choice:
         raise LorakitError(f"precision='fp16' overflows in {run.model}; use bf16 or fp32")
     if run.precision != "auto":
         return Choice(run.precision, "asked for")
-    own = (
-        getattr(registry.load("engines", run.engine), "precision", None)
-        if run.engine != "auto"
-        else None
-    )
-    if own and (said := own(facts)):
-        return Choice(*said)
+    if run.engine != "auto" and (own := engines.get(run.engine).precision(facts)):
+        return Choice(*own)
     if facts.device == "mps":
         return Choice("bf16", "half the memory of fp32 on Apple's GPU; what is trained stays fp32")
     if facts.device != "cuda":
@@ -354,7 +336,7 @@ def quantization(run: Run, facts: Facts, spec: Spec) -> Choice:
     words = f"unquantized it takes {need / 1e9:.1f} GB of the {room / 1e9:.1f} GB that may be used"
     if need < room:
         return Choice("none", words)
-    small = served(registry.load("engines", run.engine), facts)[0]
+    small = engines.get(run.engine).quantizations(facts)[0]
     return Choice(
         small, words + (", and nothing smaller is served here" if small == "none" else "")
     )

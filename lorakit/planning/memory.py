@@ -10,14 +10,16 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from lorakit import engines
 from lorakit.common import registry
 from lorakit.common.files import remembered, state
+from lorakit.engines import quantization
+from lorakit.engines.quantization.protocol import Quantization
 from lorakit.machine import hardware
 from lorakit.models import base_model, spec
 from lorakit.run import Run
 
 SHAPES = 1  # raise it when `_shape` counts something else
-NF4_BITS = 4.127  # per weight with double quantization: 4 + 8/64 + 32/(64·256), arXiv 2305.14314 §3
 BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 
 
@@ -112,12 +114,13 @@ def memory(run: Run, of: Shape | None = None) -> dict[str, int]:
 
 def frozen(run: Run, of: Shape) -> float:
     """Bytes of a frozen base: by the engine's own count where it has one."""
-    if run.engine in registry.defining("engines", "frozen"):
-        return registry.load("engines", run.engine).frozen(run, of.linear + of.other, of.experts)
-    if base_model.spec(run.model).stored == "nf4":  # what is not in 4 bits is in 16
-        return (of.linear + of.experts) * NF4_BITS / 8 + (of.other - of.experts) * 2
-    width = BYTES.get(run.precision, 4)
-    bits = {"nf4": NF4_BITS, "int8": 8.1, "fp8": 2 * 8}.get(run.quantization, 8 * width)
+    if run.engine != "auto" and (counted := engines.get(run.engine).base_bytes):
+        return counted(run, of.linear + of.other, of.experts)
+    stored, width = base_model.spec(run.model).stored, BYTES.get(run.precision, 4)
+    if stored in registry.names("quantization"):  # what is not quantized is in 16 bits
+        bits = quantization.get(stored).bits_per_weight(2)
+        return (of.linear + of.experts) * bits / 8 + (of.other - of.experts) * 2
+    bits = form_of(run).bits_per_weight(width)
     each = run.processes if run.shard and run.processes != "auto" else 1  # its share of the layers
     return of.linear * bits / 8 / each + of.other * width
 
@@ -132,14 +135,14 @@ def at_a_time(run: Run, row: int = 0) -> int:
 def working(run: Run, of: Shape) -> float:
     """Bytes that live for one micro-batch. Counted for two sizes: between and beyond them it grows evenly."""
     tokens, engine = at_a_time(run), run.engine
-    if engine in registry.defining("engines", "working"):
+    if engine != "auto":
         try:
-            row = getattr(registry.load("engines", engine), "places", lambda run: 0)(run)
+            row = engines.get(engine).row_positions(run)
             low, tokens = row or max(64, min(512, run.max_length)), at_a_time(run, row)
             high = 2 * low
             least, most = (_simulated(run, size) for size in (low, high))
             found = most + (most - least) * (tokens - high) / (high - low)
-            if run.quantization not in ("none", "fp8"):  # one layer's weights, dequantized
+            if form_of(run).DEQUANTIZES:  # one layer's weights
                 found += of.widest * BYTES.get(run.precision, 4)
             return found
         except NotImplementedError:
@@ -181,7 +184,7 @@ def _count(settings: str, tokens: int, key: str) -> int | str:
             **json.loads(settings), data="-", output_dir="outputs", learning_rate=1.0, alpha=1.0
         )
         try:
-            return int(registry.load("engines", run.engine).working(run, tokens))
+            return int(engines.get(run.engine).working_bytes(run, tokens))
         except NotImplementedError as reason:
             return str(reason)
 
@@ -200,6 +203,11 @@ def _source(engine: ModuleType) -> list[Any]:
     file = Path(str(engine.__file__))
     files = file.parent.rglob("*.py") if file.name == "__init__.py" else [file]
     return [state(path)[1:3] for path in sorted(files)]
+
+
+def form_of(run: Run) -> Quantization:
+    """The format of the base; unquantized while the run leaves it open."""
+    return quantization.get("none" if run.quantization == "auto" else run.quantization)
 
 
 def recomputed(run: Run, of: Shape) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from lorakit import tasks
 from lorakit.common import registry
 from lorakit.common.errors import LorakitError
 from lorakit.results import evaluate
@@ -53,9 +54,10 @@ def replies(
     task, tokenizer = registry.load("tasks", meta["task"]), engine.tokenizer
     asked = [task.ask(q, engine.processor if task.MEDIUM else tokenizer) for q in questions]
     inputs = (lambda row, _: task.inputs(row, engine.processor, None)) if task.MEDIUM else None
-    if task.OBJECTIVE == "labels":
+    objective = tasks.objective_of(meta["task"])
+    if objective.HEAD == "labels":
         batch = batches.collate(
-            [row | {"label": 0} for row in asked], range(len(asked)), inputs=inputs
+            asked, range(len(asked)), inputs=inputs, documents=objective.documents
         )
         found = engine.predict(batch)[:, 3:]
         return [f"{meta['classes'][p.argmax()]} ({p.max():.0%})" for p in found]

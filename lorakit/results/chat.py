@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
+from lorakit import tasks
 from lorakit.common import registry
 from lorakit.results.ask import replies, tuned
 from lorakit.results.evaluate import words
@@ -45,7 +46,9 @@ class Chat:
     @property
     def talks(self) -> bool:
         """Whether the model knows turns; else each question stands alone."""
-        return self.task.GIVES == "messages" and self.task.OBJECTIVE == "tokens"
+        return (
+            self.task.GIVES == "messages" and tasks.objective_of(self.meta["task"]).HEAD != "labels"
+        )
 
     def ask(self, question: str, *, adapted: bool = True) -> Iterator[str]:
         """The answer of the tuned model, or of its base, piece by piece; it is kept as a turn when it is complete."""

@@ -19,10 +19,9 @@ from lorakit.common.errors import LorakitError
 from lorakit.common.files import sound, whole
 from lorakit.machine.packages import require
 from lorakit.results import intervals
-from lorakit.tasks import batches
+from lorakit.tasks import batches, objectives
+from lorakit.tasks.protocol import Objective
 from lorakit.tasks.rows import Rows
-
-ALWAYS = ("loss", "perplexity")  # of every token task
 
 
 @dataclass
@@ -140,15 +139,12 @@ def choose(
     wanted: Sequence[str | dict] | str,
     defaults: Sequence[str],
     answers: bool,
-    objective: str = "tokens",
+    objective: Objective | None = None,
 ) -> dict[str, dict]:
     """metric -> its options. Metrics that need answers are dropped from the defaults when no row has one."""
-    chosen: dict[str, dict] = {
-        name: {} for name in (ALWAYS if objective == "tokens" else ALWAYS[:1])
-    }
-    given = {"tokens", "answers", "labels"} | (
-        {"probabilities"} if objective == "labels" else set()
-    )
+    objective = objective or objectives.get("next_token")
+    chosen: dict[str, dict] = {name: {} for name in objective.METRICS}
+    given = {"tokens", "answers", "labels", *objective.MEASURES}
     for entry in defaults if wanted == "auto" else wanted:
         if isinstance(entry, dict) and len(entry) != 1:
             raise LorakitError(

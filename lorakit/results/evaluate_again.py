@@ -72,7 +72,7 @@ def rescore(
         metrics or run.metrics,
         task.METRICS,
         any(sets["test"].column("reference")),
-        task.OBJECTIVE,
+        tasks.objective_of(meta["task"]),
     )
     outcomes: list[Outcome] = []
     for when in ("before", "after"):

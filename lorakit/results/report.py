@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lorakit import tasks
 from lorakit.common import registry
 from lorakit.common.files import whole
 from lorakit.common.text import label, markdown, printable
@@ -75,13 +76,13 @@ def unit(record: Mapping[str, Any]) -> str:
     task = record.get("data", {}).get("task", "chat")
     if task not in registry.names("tasks"):
         return "target token"
-    return registry.load("tasks", task).UNIT.removesuffix("s")
+    return tasks.objective_of(task).UNIT.removesuffix("s")
 
 
 def _labels(record: Mapping[str, Any]) -> bool:
     """Whether the task has classes."""
     task = record.get("data", {}).get("task", "chat")
-    return task in registry.names("tasks") and registry.load("tasks", task).OBJECTIVE == "labels"
+    return task in registry.names("tasks") and tasks.objective_of(task).HEAD == "labels"
 
 
 def loss_png(folder: Folder, path: Path | None = None) -> Path:

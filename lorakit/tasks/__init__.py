@@ -1,38 +1,44 @@
-"""What a row trains, one module each.
+"""Examples -> encoded rows -> batches. What a row trains, one task each, found by its name.
 
-Contract: `GIVES`, the field of an `Example` it takes; `OBJECTIVE`, what an engine must serve (`tokens`: predict the
-marked tokens; `labels`: predict a class); `MEDIUM`, what comes with the words: "", `image` or `sound`; `UNIT`, what is
-counted; `METRICS`, scored unless the run names others; `COLUMNS`, the kind of each column of a row (`["int32"]` is a
-list); `encode(example, reader, max_length)` gives rows and raises `BadRow`; `ask(question, reader)` is a row for a
-question put by a person, ready for an answer. `reader` is the model's tokenizer, or its processor where there is a
-medium; settings of the run that `encode` also takes, by name, stand in `SETTINGS`.
+To add one, write a file with what `Task` in `protocol.py` requires.
 
-Of tokens: `guard(rows, tokenizer)` raises `LorakitError` when training on these rows would be pointless;
-`stop_ids(rows, tokenizer)` lists the tokens that end an answer; `opening(tokenizer)` is the token after which its words
-begin, or None. Of a medium: `inputs(row, processor, random)` are the model's inputs by name, NumPy arrays whose first
-axis grows with the row; `random`, a NumPy generator, is there in training only. Optional: `suits(processor)`, whether
-the task can be with this processor.
-
-A row of a token task holds `ids` (T,) and `targets` (T,), true where the token is trained. A row with an answer to
-generate also holds `answer_start`, `prompt` and `reference`. A row of a label task holds `ids` and, in `reference`, the
-name of its class. With a medium a row holds `media`, the bytes of each, and where `ids` do not tell, in `length`, how
-many places the model goes through for it.
+A row of an objective with a language model's head holds `ids` (T,) and `targets` (T,), true where the token is trained.
+A row with an answer to generate also holds `answer_start`, `prompt` and `reference`. A row of a classifier holds `ids`
+and, in `reference`, the name of its class. With a medium a row holds `media`, the bytes of each, and where `ids` do not
+tell, in `length`, how many positions the model computes for it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
+from lorakit.common import registry
 from lorakit.common.errors import LorakitError
+from lorakit.tasks import objectives
+from lorakit.tasks.protocol import Objective
+from lorakit.tasks.protocol import Task as INTERFACE
+
+if TYPE_CHECKING:
+    from lorakit.run import Run
 
 # Modules of this package that are not tasks.
-HELPERS = ("batches", "dataset", "preview", "rows")
+HELPERS = ("batches", "dataset", "objectives", "preview", "protocol", "rows")
 
 
-def settings_of(task: Any, run: Any) -> dict[str, Any]:
+def get(name: str) -> INTERFACE:
+    """The task of this name. Raises `LorakitError` listing those present."""
+    return cast(INTERFACE, registry.load("tasks", name))
+
+
+def objective_of(task: str) -> Objective:
+    """What a task's rows teach; next-token prediction while the task is not known."""
+    return objectives.get("next_token" if task == "auto" else get(task).OBJECTIVE)
+
+
+def settings_of(task: Any, run: Run) -> dict[str, Any]:
     """The settings of a run that a task's `encode` takes."""
-    return {name: getattr(run, name) for name in getattr(task, "SETTINGS", ())}
+    return {name: getattr(run, name) for name in task.SETTINGS}
 
 
 def guard_classes(rows: Iterable[dict], tokenizer: Any) -> None:

@@ -5,12 +5,16 @@ So "the place in the data" of a checkpoint is that number alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+
+from lorakit.tasks.objectives import next_token
+from lorakit.tasks.protocol import Document, Row
+from lorakit.tasks.rows import Rows
 
 
 @dataclass(frozen=True)
@@ -25,29 +29,39 @@ class Batch:
     idle: bool = (
         False  # computed only because another process needs the company: counts for nothing
     )
-    labels: np.ndarray | None = (
-        None  # (D,) int64, the class of each document, where that is what is learnt
-    )
+    # (D,) what the objective needs of each document by name, e.g. `label`, the number of its class
+    values: Mapping[str, np.ndarray] = field(default_factory=dict)
+    units: np.ndarray | None = None  # (D,) int64, what each counts; None: its targets
     media: tuple[
         dict[str, np.ndarray], ...
     ] = ()  # of each document the inputs of its pictures or its sound
 
     @property
     def count(self) -> int:
-        """Tokens, or classes, to predict."""
-        return (
-            0 if self.idle else int(self.targets.sum()) if self.labels is None else len(self.labels)
-        )
+        """What the loss is divided by the number of: target tokens, or rows."""
+        if self.idle:
+            return 0
+        return int(self.targets.sum() if self.units is None else self.units.sum())
+
+    @property
+    def starts(self) -> np.ndarray:
+        """(R,) the first document of each row; the documents of a row stand side by side."""
+        return np.flatnonzero(np.append(True, self.rows[1:] != self.rows[:-1]))
 
     def parts(self, tokens: int | None) -> list[Batch]:
-        """The same documents in batches of at most so many tokens, one document at least; None: itself."""
-        if tokens is None or len(self.ids) <= tokens or len(self.lengths) == 1:
+        """The same rows in batches of at most so many tokens, one row at least; None: itself."""
+        starts = self.starts
+        if tokens is None or len(self.ids) <= tokens or len(starts) == 1:
             return [self]
-        ends, out, first = np.cumsum(self.lengths), [], 0
-        while first < len(ends):
-            begin = ends[first] - self.lengths[first]
-            last = max(first + 1, int(np.searchsorted(ends, begin + tokens, side="right")))
-            here = slice(begin, ends[last - 1])
+        bounds = np.append(starts, len(self.lengths))  # documents at which a row begins
+        ends = np.append(0, np.cumsum(self.lengths))[bounds]  # tokens before those
+        out: list[Batch] = []
+        row = 0
+        while row < len(starts):
+            after = int(np.searchsorted(ends, ends[row] + tokens, side="right")) - 1
+            after = max(row + 1, after)
+            begin, (first, last) = ends[row], bounds[[row, after]]
+            here = slice(begin, ends[after])
             out.append(
                 replace(
                     self,
@@ -57,10 +71,11 @@ class Batch:
                     rows=self.rows[first:last],
                     seed=self.seed + len(out),
                     media=self.media[first:last],
-                    labels=None if self.labels is None else self.labels[first:last],
+                    values={name: v[first:last] for name, v in self.values.items()},
+                    units=None if self.units is None else self.units[first:last],
                 )
             )
-            first = last
+            row = after
         return out
 
     def filled_up(self, grain: int) -> Batch:
@@ -91,33 +106,36 @@ class Batch:
         )
 
 
+Documents = Callable[[Row], list[Document]]  # an objective's `documents`
+
+
 def collate(
-    rows: Sequence[dict[str, Any]],
+    rows: Sequence[Row],
     indices: Sequence[int],
     seed: int = 0,
     inputs: Any = None,
     update: tuple[int, int] | None = None,
+    documents: Documents = next_token.documents,
 ) -> Batch:
     """Rows end to end. A first token that is marked has nothing before it to be predicted from: it is unmarked.
 
     `inputs(row, random)` makes a row's media the model's inputs; in training `random` follows from `update`, the run's
     seed and the update's number, and from the row: in whatever company it is, it looks the same.
     """
-    targets = [
-        np.array(row["targets"] if "targets" in row else np.zeros(len(row["ids"])), dtype=bool)
-        for row in rows
-    ]
+    made = [documents(row) for row in rows]
+    flat = [document for some in made for document in some]
+    targets = [np.array(document.targets, dtype=bool) for document in flat]
     for marks in targets:
         marks[:1] = False
+    counted = flat[0].unit is not None
     return Batch(
-        ids=np.concatenate([np.asarray(row["ids"], dtype=np.int64) for row in rows]),
+        ids=np.concatenate([np.asarray(d.ids, dtype=np.int64) for d in flat]),
         targets=np.concatenate(targets),
-        lengths=np.asarray([len(row["ids"]) for row in rows], dtype=np.int64),
-        rows=np.asarray(indices, dtype=np.int64),
+        lengths=np.asarray([len(d.ids) for d in flat], dtype=np.int64),
+        rows=np.repeat(np.asarray(indices, dtype=np.int64), [len(some) for some in made]),
         seed=seed,
-        labels=np.asarray([row["label"] for row in rows], dtype=np.int64)
-        if "label" in rows[0]
-        else None,
+        values={name: np.asarray([d.values[name] for d in flat]) for name in flat[0].values},
+        units=np.asarray([d.unit for d in flat], dtype=np.int64) if counted else None,
         media=tuple(
             inputs(row, np.random.default_rng((*update, int(i))) if update else None)
             for row, i in zip(rows, indices, strict=True)
@@ -156,12 +174,12 @@ def pieces(
     return groups
 
 
-class Ahead:
-    """`make(0)` to `make(count - 1)`, called in their order: while one is used, a thread makes the next."""
+class Prefetcher:
+    """Calls `make(0)` to `make(count - 1)` in order; a thread makes the next while one is used."""
 
     def __init__(self, make: Callable[[int], Any], count: int):
-        self.make, self.count, self.pool = make, count, ThreadPoolExecutor(1, "ahead")
-        self.next: tuple[int, Future] | None = None
+        self.make, self.count, self.pool = make, count, ThreadPoolExecutor(1, "prefetch")
+        self.next: tuple[int, Future[Any]] | None = None
 
     def __call__(self, number: int) -> Any:
         waiting, self.next = self.next, None
@@ -200,8 +218,9 @@ class Batches:
         self.per_epoch = -(-len(rows) // global_batch_size)
         self.updates = max_updates if max_updates is not None else epochs * self.per_epoch
         self._order: tuple[int, np.ndarray] = (-1, np.empty(0, dtype=np.int64))
+        self.inputs, self.documents = layout(rows)
         # Pictures and sounds take long to decode.
-        self._get = Ahead(self._made, self.updates) if getattr(rows, "inputs", None) else self._made
+        self._get = Prefetcher(self._made, self.updates) if self.inputs else self._made
 
     def __len__(self) -> int:
         return self.updates
@@ -254,8 +273,9 @@ class Batches:
             [self.rows[i] for i in indices],
             indices,
             seed,
-            getattr(self.rows, "inputs", None),
+            self.inputs,
             (self.seed, update),
+            self.documents,
         )
 
     def _seed(self, update: int, micro_batch: int) -> int:
@@ -272,9 +292,17 @@ def in_order(
 ) -> Iterator[Batch]:
     """All rows once, for evaluation (or one of so many shares of them); `Batch.rows` says which is which."""
     groups = pieces(lengths.tolist(), max_rows, max_tokens, packing)[share[0] :: share[1]]
-    inputs = getattr(rows, "inputs", None)
+    inputs, documents = layout(rows)
 
     def made(number: int) -> Batch:
-        return collate([rows[i] for i in groups[number]], groups[number], inputs=inputs)
+        some = [rows[i] for i in groups[number]]
+        return collate(some, groups[number], inputs=inputs, documents=documents)
 
-    yield from map(Ahead(made, len(groups)) if inputs else made, range(len(groups)))
+    yield from map(Prefetcher(made, len(groups)) if inputs else made, range(len(groups)))
+
+
+def layout(rows: Sequence[Row]) -> tuple[Any, Documents]:
+    """(what makes the model's inputs of a row's media, the documents of a row); a list of rows has plain ones."""
+    if isinstance(rows, Rows):
+        return rows.inputs, rows.documents
+    return None, next_token.documents

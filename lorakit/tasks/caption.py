@@ -13,9 +13,8 @@ from lorakit.data.example import Example
 from lorakit.tasks import chat, chat_images, classify_image
 
 GIVES = "image"
-OBJECTIVE = "tokens"
+OBJECTIVE = "next_token"
 MEDIUM = "image"
-UNIT = "target tokens"
 METRICS = ("loss", "perplexity", "token_accuracy", "bleu", "chrf", "rouge")
 COLUMNS = chat.COLUMNS | {"media": ["binary"]}
 guard, inputs = chat.guard, chat_images.inputs

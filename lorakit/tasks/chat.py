@@ -15,9 +15,8 @@ from lorakit.common.errors import BadRow, LorakitError
 from lorakit.data.example import Example
 
 GIVES = "messages"
-OBJECTIVE = "tokens"
+OBJECTIVE = "next_token"
 MEDIUM = ""
-UNIT = "target tokens"
 METRICS = ("loss", "perplexity", "token_accuracy", "exact_match", "chrf")
 COLUMNS = {
     "ids": ["int32"],

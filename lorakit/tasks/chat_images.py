@@ -18,9 +18,8 @@ from lorakit.data.example import Example
 from lorakit.tasks import chat
 
 GIVES = "image"
-OBJECTIVE = "tokens"
+OBJECTIVE = "next_token"
 MEDIUM = "image"
-UNIT = "target tokens"
 METRICS = chat.METRICS
 COLUMNS = chat.COLUMNS | {"media": ["binary"]}
 SETTINGS = ("question",)

@@ -18,7 +18,6 @@ from lorakit.tasks import guard_classes, none
 GIVES = "image"
 OBJECTIVE = "labels"
 MEDIUM = "image"
-UNIT = "rows"
 METRICS = ("loss", "accuracy", "f1", "roc_auc")
 COLUMNS = {
     "ids": ["int32"],

@@ -13,7 +13,6 @@ from lorakit.tasks import guard_classes, none
 GIVES = "messages"
 OBJECTIVE = "labels"
 MEDIUM = ""
-UNIT = "rows"
 METRICS = ("loss", "accuracy", "f1", "roc_auc")
 COLUMNS = {"ids": ["int32"], "cut": "int32", "prompt": "string", "reference": "string"}
 guard, stop_ids = guard_classes, none

@@ -130,7 +130,7 @@ class Prepared:
         report.notes += self._notes + notes
         classes = (
             sorted({c for some in encoded.values() for c in some.column("reference")})
-            if task.OBJECTIVE == "labels"
+            if tasks.objective_of(name).HEAD == "labels"
             else []
         )
         rows.write(

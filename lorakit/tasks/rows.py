@@ -13,11 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from lorakit.common import registry
+from lorakit import tasks
 from lorakit.common.errors import BadRow, LorakitError
 from lorakit.common.files import require_keys
 from lorakit.data.example import Example, Rejected
 from lorakit.data.loading import SETS
+from lorakit.tasks.objectives import labels, next_token
+from lorakit.tasks.protocol import Document, Row
 
 PARALLEL = 2000  # examples from which more processes pay for their start
 GUARDED = 1000  # rows that a task's guards look at
@@ -31,11 +33,19 @@ Inputs = Callable[
 class Rows(Sequence):
     """One set of encoded rows, memory-mapped: `rows[i]` is a dict of NumPy arrays, numbers, strings and bytes.
 
+    `documents`: the objective's, what a row is trained on.
+
     `lengths` (n,): places that the model goes through; `inputs`: what makes the model's inputs of a row's media;
     `classes`: the names of a label task, whose rows also hold `label`, the place of their class among them.
     """
 
-    def __init__(self, dataset: Any, inputs: Inputs | None = None, classes: Sequence[str] = ()):
+    def __init__(
+        self,
+        dataset: Any,
+        inputs: Inputs | None = None,
+        classes: Sequence[str] = (),
+        documents: Callable[[Row], list[Document]] = next_token.documents,
+    ):
         import pyarrow.compute as pc
 
         self.dataset, self._arrays, self.inputs, self.classes = (
@@ -44,6 +54,7 @@ class Rows(Sequence):
             inputs,
             classes,
         )
+        self.documents = labels.documents if classes else documents
         self._media = dataset.select_columns(["media"]) if "media" in dataset.column_names else None
         lengths = (
             self.arrow("length")
@@ -92,7 +103,7 @@ class Rows(Sequence):
         ]
 
     def chosen(self, indices: Sequence[int]) -> Rows:
-        return Rows(self.dataset.select(indices), self.inputs, self.classes)
+        return Rows(self.dataset.select(indices), self.inputs, self.classes, self.documents)
 
     def first(self, n: int) -> Rows:
         return self.chosen(range(min(n, len(self))))
@@ -266,9 +277,10 @@ def read(folder: Path, processor: Any = None) -> tuple[dict[str, Rows], dict[str
                 tables.values()
             ):  # Arrow trusts offsets: a damaged one would end the process without a word
                 table.data.table.validate(full=True)
-            inputs = getattr(registry.load("tasks", meta["task"]), "inputs", None)
+            inputs = tasks.get(meta["task"]).inputs
             inputs = partial(_inputs, make=inputs, processor=processor) if inputs else None
-            return {n: Rows(table, inputs, meta["classes"]) for n, table in tables.items()}, meta
+            documents, classes = tasks.objective_of(meta["task"]).documents, meta["classes"]
+            return {n: Rows(table, inputs, classes, documents) for n, table in tables.items()}, meta
     except Exception as error:  # `datasets` checks little: a damaged folder raises almost anything
         raise LorakitError(
             f"{folder}: the encoded rows are missing or damaged ({type(error).__name__}: {error}); "

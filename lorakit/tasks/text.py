@@ -12,9 +12,8 @@ from lorakit.common.errors import BadRow, LorakitError
 from lorakit.data.example import Example
 
 GIVES = "text"
-OBJECTIVE = "tokens"
+OBJECTIVE = "next_token"
 MEDIUM = ""
-UNIT = "target tokens"
 METRICS = ("loss", "perplexity", "token_accuracy")
 COLUMNS = {"ids": ["int32"], "targets": ["bool"], "cut": "int32"}
 

@@ -15,9 +15,8 @@ from lorakit.data.example import Example
 from lorakit.tasks import chat
 
 GIVES = "sound"
-OBJECTIVE = "tokens"
+OBJECTIVE = "next_token"
 MEDIUM = "sound"
-UNIT = "target tokens"
 METRICS = ("loss", "perplexity", "wer", "cer", "token_accuracy")
 COLUMNS = {
     "ids": ["int32"],

@@ -14,10 +14,12 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
+from lorakit import tasks
 from lorakit.common import registry
 from lorakit.common.choice import Choices
 from lorakit.common.errors import LorakitError
 from lorakit.common.files import atomic_write
+from lorakit.engines import quantization
 from lorakit.machine import distributed, hardware
 from lorakit.machine.distributed import ALONE, Crew
 from lorakit.models import base_model
@@ -162,7 +164,9 @@ def execute(run: Run, choices: Choices, folder: Folder, prepared: Prepared, crew
     if before:  # a metric that cannot be computed says so before training, not after
         references = sets["test"].column("reference")
         task = registry.load("tasks", meta["task"])
-        chosen = evaluate.choose(run.metrics, task.METRICS, any(references), task.OBJECTIVE)
+        chosen = evaluate.choose(
+            run.metrics, task.METRICS, any(references), tasks.objective_of(meta["task"])
+        )
         for name, options in chosen.items():
             evaluate.statistics(name, options, before, references)
     state, best = State(), {"update": 0, "loss": math.inf, "worse": 0}
@@ -176,7 +180,7 @@ def execute(run: Run, choices: Choices, folder: Folder, prepared: Prepared, crew
     workers = crew.gather(
         {
             "process": distributed.place(),
-            "target_tokens": engine.worked,
+            "target_tokens": engine.targets_trained,
             "peak_memory": engine.memory(),
         }
     )
@@ -299,17 +303,12 @@ def finished(run: Run, folder: Folder, prepared: Prepared) -> bool:
 
 
 def method(run: Run) -> str:
-    names = {
-        "nf4": "QLoRA (NF4)",
-        "int8": "LoRA (int8 base)",
-        "fp8": "LoRA (FP8 base)",
-        "affine4": "QLoRA (affine 4-bit)",
-        "none": "LoRA",
-    }
-    aware = (
-        "" if run.fake_quantization == "none" else f", quantization-aware ({run.fake_quantization})"
-    )
-    return names[run.quantization] + aware if run.method == "lora" else "full fine-tuning"
+    """What the record and the report call the way of tuning, e.g. `QLoRA (NF4)`."""
+    if run.method == "full":
+        return "full fine-tuning"
+    rounded = run.fake_quantization
+    aware = "" if rounded == "none" else f", quantization-aware ({rounded})"
+    return quantization.get(run.quantization).LABEL + aware
 
 
 def summary(facts: hardware.Facts) -> str:

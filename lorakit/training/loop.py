@@ -43,7 +43,7 @@ def train(
         if not math.isfinite(total):
             raise LorakitError(
                 f"the loss became {total} at update {state.update + 1}: "
-                f"{engine.blame(batches[state.update])}; lower learning_rate "
+                f"{engine.first_nonfinite_layer(batches[state.update])}; lower learning_rate "
                 f"({rate(state.update):g} now), or use precision=fp32 or bf16"
             )
         norm, skipped = engine.update(rate(state.update), count)

@@ -36,7 +36,7 @@ def unchanged(
     applied = state.update - state.skipped
     if applied < 1:
         raise LorakitError(
-            f"done is refused: fp16 skipped all {state.skipped} updates ({engine.blame(some)}); "
+            f"done is refused: fp16 skipped all {state.skipped} updates ({engine.first_nonfinite_layer(some)}); "
             "use bf16 or fp32"
         )
     now = engine.fingerprint()

@@ -233,7 +233,7 @@ def test_memory_that_lacks_while_looking_for_the_layer(monkeypatch, llama):
         raise full_card()
 
     monkeypatch.setattr(engine, "_backward", full)
-    words = engine.blame([collate(noise(9, 8), range(2))])
+    words = engine.first_nonfinite_layer([collate(noise(9, 8), range(2))])
     assert re.search("no memory to look", words)
 
 

@@ -677,7 +677,7 @@ def test_the_loop_ends_when_told_and_refuses_what_is_not_finite():
         backward=lambda batch: (batch, 1),
         reduce=lambda *x: x,
         memory=lambda: 0,
-        blame=lambda batches: "layer 3",
+        first_nonfinite_layer=lambda batches: "layer 3",
         update=lambda *x: (1.0, True),
     )
     state = train(

@@ -9,7 +9,7 @@ from helpers.paths import ROOT
 from helpers.runs import tiny_run
 
 import lorakit
-from lorakit.engines.torch import load, working
+from lorakit.engines.torch import load, working_bytes
 from lorakit.engines.torch.kernels import fp8, lora
 from lorakit.planning import choose, memory
 from lorakit.tasks.batches import Batches, collate
@@ -249,7 +249,7 @@ def test_refused_by_name_on_others(cards, name, base):
 
 def test_refused_on_a_mac_and_rehearsed_on_a_cpu(base):
     run = lorakit.Run(data="-", model=base, quantization="fp8")
-    with pytest.raises(lorakit.LorakitError, match="it has no fp8, but nf4, int8, none"):
+    with pytest.raises(lorakit.LorakitError, match="no form on Apple.s GPU; use nf4 or none"):
         choose.resolve(run, facts(place="mac", mps=True))
     assert choose.resolve(run, facts())[0].quantization == "fp8"
 
@@ -270,7 +270,7 @@ def test_memory_is_counted_by_going_through_its_own_products(base, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     seen, real = [], fp8.quantized
     monkeypatch.setattr(fp8, "quantized", lambda x: seen.append(tuple(x.shape)) or real(x))
-    assert working(settings(base, quantization="fp8"), 256) > 0
+    assert working_bytes(settings(base, quantization="fp8"), 256) > 0
     assert (256, 64) in seen
     assert fp8.tried(CPU) == fp8.tried.__wrapped__(
         CPU

@@ -21,6 +21,7 @@ import lorakit
 from lorakit.common.errors import LorakitError
 from lorakit.engines import mlx as engines
 from lorakit.engines.torch import load as load_torch
+from lorakit.machine import distributed
 from lorakit.machine.hardware import Facts
 from lorakit.models import base_model as bases
 from lorakit.models import spec as models
@@ -34,8 +35,8 @@ from lorakit.training.loop import State
 mx = pytest.importorskip("mlx.core")
 pytest.importorskip("mlx_lm")
 tree_flatten = pytest.importorskip("mlx.utils").tree_flatten
-mlx_loss, mlx_rows = (
-    pytest.importorskip(f"lorakit.engines.mlx.{name}") for name in ("loss", "rows")
+mlx_loss, mlx_rows, engine_module = (
+    pytest.importorskip(f"lorakit.engines.mlx.{name}") for name in ("loss", "rows", "engine")
 )
 
 # Small forms of what people tune; windows shorter than the rows.
@@ -143,7 +144,9 @@ def test_torch_and_mlx_draw_one_curve(base, rows, changes):
     assert [x["target_tokens"] for x in lines[1]] == [x["target_tokens"] for x in lines[0]]
     for name, value in theirs.weights().items():
         np.testing.assert_allclose(ours.weights()[name], value, atol=1e-3)
-    assert ours.worked == theirs.worked == sum(x["target_tokens"] for x in lines[1])
+    assert (
+        ours.targets_trained == theirs.targets_trained == sum(x["target_tokens"] for x in lines[1])
+    )
 
 
 @pytest.fixture(scope="module")
@@ -402,7 +405,7 @@ def test_a_gradient_that_is_not_finite_is_not_applied_and_the_layer_is_named(bas
     assert not math.isfinite(engine.backward(batch)[0])
     assert engine.update(1e-3, 8)[1] is True
     assert all((engine.weights()[n] == before[n]).all() for n in before)
-    assert engine.blame([batch]) == "the first layer that overflows is layers.1"
+    assert engine.first_nonfinite_layer([batch]) == "the first layer that overflows is layers.1"
 
 
 def test_out_of_memory_is_the_same_update_in_less(base, packed):
@@ -519,7 +522,8 @@ def test_answers_together_are_those_one_by_one_and_stop(base, packed):
     assert [len(a) for a in alone] == [12] * 4
     model = SimpleNamespace(layers=packed.model.layers)
     assert [
-        engines.alone(engines.Answering(model, packed.model), p, 12, []) for p in prompts
+        engine_module.alone(engine_module.Answering(model, packed.model), p, 12, [])
+        for p in prompts
     ] == alone
     stop = [alone[0][5], alone[2][2]]
     ends = [next((i for i, token in enumerate(a) if token in stop), 12) for a in alone]
@@ -833,7 +837,9 @@ def test_the_bytes_of_a_micro_batch(tmp_path, kind, length, recomputed):
     idle = mx.get_active_memory()
     mx.reset_peak_memory()
     engine.backward(batch)
-    assert engines.working(run, 4 * length) == pytest.approx(mx.get_peak_memory() - idle, rel=0.3)
+    assert engines.working_bytes(run, 4 * length) == pytest.approx(
+        mx.get_peak_memory() - idle, rel=0.3
+    )
 
 
 def test_without_mlx_the_module_says_so():
@@ -877,7 +883,7 @@ def test_refusals_name_the_cure(base, changes, words):
 
 
 def test_several_processes_are_refused(base, monkeypatch):
-    monkeypatch.setattr(engines.processes, "join", lambda: SimpleNamespace(size=2))
+    monkeypatch.setattr(distributed, "join", lambda: SimpleNamespace(size=2))
     with pytest.raises(LorakitError, match="serves one process"):
         load(base)
 

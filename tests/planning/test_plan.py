@@ -9,8 +9,8 @@ import torch
 from helpers.machines import A10, A100, GB, H100, H200, L4, P100, PACKAGES, RTX, T4, V100, facts
 
 import lorakit
-from lorakit.common import registry
 from lorakit.engines.torch import load
+from lorakit.engines.torch.engine import TorchEngine
 from lorakit.engines.torch.layers import layers, recompute
 from lorakit.machine import hardware
 from lorakit.planning import choose, doctor
@@ -521,7 +521,7 @@ def test_out_of_memory_changes_nothing_but_the_pieces(engine, monkeypatch, limit
     for name, gradient in gradients(engine).items():
         assert torch.allclose(gradient, expected[name], atol=1e-7, rtol=1e-4), name
     engine.update(1e-3, first.count + second.count)
-    assert engine.worked == first.count + second.count and engine.pending == []
+    assert engine.targets_trained == first.count + second.count and engine.pending == []
 
 
 def test_out_of_memory_with_a_single_row_says_what_to_do(engine, monkeypatch):
@@ -562,15 +562,14 @@ def test_out_of_memory_in_an_evaluation(engine, monkeypatch):
 
 def test_a_run_that_runs_out_of_memory_ends_the_same_and_says_so(run, quick, monkeypatch):
     whole = lorakit.finetune(run.with_(name="whole", dropout=0.0))
-    module = registry.load("engines", "torch")
-    plain = module.TorchEngine._loss
+    plain = TorchEngine._loss
 
     def logits(self, batch):
         if self.model.training and len(batch.ids) > 100:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return plain(self, batch)
 
-    monkeypatch.setattr(module.TorchEngine, "_loss", logits)
+    monkeypatch.setattr(TorchEngine, "_loss", logits)
     folder = lorakit.finetune(run.with_(name="scarce", dropout=0.0))
     assert folder.record["status"] == "done" and folder.record["stepped_down"][0].startswith(
         "at most "
@@ -584,10 +583,13 @@ def test_the_layer_that_overflows_first_is_named(engine):
     from peft.tuners.lora import LoraLayer
 
     batch = documents(10, 12)
-    assert engine.blame([batch]) == "no layer overflows by itself"
+    assert engine.first_nonfinite_layer([batch]) == "no layer overflows by itself"
     name, layer = [(n, m) for n, m in engine.model.named_modules() if isinstance(m, LoraLayer)][3]
     with torch.no_grad():
         layer.base_layer.weight.fill_(3e38)
-    assert engine.blame([batch]) == f"the first layer that overflows is {name}.base_layer"
+    assert (
+        engine.first_nonfinite_layer([batch])
+        == f"the first layer that overflows is {name}.base_layer"
+    )
     assert all(p.grad is None for p in engine.trained.values())
     assert replace(batch, idle=True).count == 0

@@ -520,7 +520,7 @@ def do_nothing(rank):
     def update(engine, *more):
         out = real(engine, *more)
         if engine.crew.rank == rank:
-            engine.worked = 0
+            engine.targets_trained = 0
         return out
 
     TorchEngine.update = update

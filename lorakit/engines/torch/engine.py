@@ -17,8 +17,10 @@ import torch
 import torch.nn.functional as F
 from transformers import GenerationMixin
 
+from lorakit import tasks
 from lorakit.common.errors import LorakitError
 from lorakit.common.files import whole
+from lorakit.engines import protocol
 from lorakit.engines.torch.adapter import stacks, towers
 from lorakit.engines.torch.kernels import attention, lora, loss
 from lorakit.engines.torch.kernels.device import flush_denormals, pad_multiple
@@ -28,6 +30,7 @@ from lorakit.machine import hardware
 from lorakit.machine.distributed import Crew
 from lorakit.models import base_model
 from lorakit.run import Run
+from lorakit.tasks import objectives
 from lorakit.tasks.batches import Batch
 
 TRIAL = 24  # tokens of a document whose logits are compared
@@ -35,7 +38,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class TorchEngine:
-    """See `lorakit.engines.Engine` for the contract."""
+    """See `protocol.Engine`."""
 
     def __init__(
         self,
@@ -54,6 +57,7 @@ class TorchEngine:
         there are to tell apart, 0 where words are learnt."""
         self.model, self.tokenizer, self.device = model, tokenizer, where
         self.processor, self.classes = processor, classes
+        self.objective = objectives.get("labels") if classes else tasks.objective_of(run.task)
         self.clip, self.method = run.max_grad_norm, run.method
         self.pad_id = tokenizer.pad_token_id if tokenizer else 0
         text = model.config.get_text_config(decoder=True)
@@ -76,7 +80,7 @@ class TorchEngine:
         # Keeps summed losses in fp16's range; a power of two, so that in fp32 nothing is rounded.
         self.unit = 2.0 ** round(math.log2(run.micro_batch_tokens))
         self.idle = idle
-        self.worked, self.pending = (
+        self.targets_trained, self.pending = (
             0,
             [],
         )  # targets trained on; the micro-batches since the last update
@@ -132,21 +136,12 @@ class TorchEngine:
                     raise
                 return False, f"padded: this model does not run over packs ({error})"
         if crosses:
-            return (
-                False,
-                "padded: in this model a document in a pack would see the one before it (tried at loading)",
-            )
+            return False, protocol.CROSSES
         apart = (packed - plain).abs().amax(1)
         noise = (1e-3 if self.autocast is None else 0.1) * max(1.0, plain.abs().max().item())
         if (apart.median() if experts else apart.max()) > noise:
-            return (
-                False,
-                "padded: this model's own attention differs from the one over packs (tried at loading)",
-            )
-        return (
-            True,
-            "packed: exact attention per document (tried at loading: no document sees another)",
-        )
+            return False, protocol.DIFFERS
+        return True, protocol.ISOLATED
 
     def _last(self, *documents: np.ndarray, packed: bool) -> torch.Tensor:
         """(TRIAL, V) logits at the end of the last of documents of one length, less where they are shorter."""
@@ -300,12 +295,9 @@ class TorchEngine:
 
     def _loss(self, batch: Batch) -> torch.Tensor:
         """The sum over the targets, in nats."""
-        if batch.labels is not None:
-            return F.cross_entropy(
-                self._class_logits(batch),
-                torch.from_numpy(batch.labels).to(self.device),
-                reduction="sum",
-            )
+        if self.objective.NEEDS == "class_logits":
+            labels = torch.from_numpy(batch.values["label"]).to(self.device)
+            return F.cross_entropy(self._class_logits(batch), labels, reduction="sum")
         answers = torch.from_numpy(batch.ids[batch.targets]).to(self.device)
         if self.head is None:
             return F.cross_entropy(self._logits(batch).float(), answers, reduction="sum")
@@ -385,7 +377,7 @@ class TorchEngine:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def blame(self, batches: list[Batch]) -> str:
+    def first_nonfinite_layer(self, batches: list[Batch]) -> str:
         """The first module whose output is not finite, or whose output's gradient is not, in the order of a pass."""
         found: list[str] = []
 
@@ -469,13 +461,12 @@ class TorchEngine:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        self.worked += sum(b.count for b in self.pending)
+        self.targets_trained += sum(b.count for b in self.pending)
         self.pending.clear()
         return norm, self.scaler.get_scale() < scale
 
     def loss(self, batch: Batch) -> tuple[float, int]:
-        per_document = self.predict(batch)
-        return float(per_document[:, 0].sum()), int(per_document[:, 1].sum())
+        return protocol.summed_loss(self.predict(batch))
 
     def predict(self, batch: Batch) -> np.ndarray:
         try:
@@ -492,7 +483,7 @@ class TorchEngine:
 
     @torch.no_grad()
     def _predict(self, batch: Batch) -> np.ndarray:
-        if batch.labels is not None:
+        if self.objective.NEEDS == "class_logits":
             return self._predict_labels(batch)
         answers = torch.from_numpy(batch.ids[batch.targets]).to(self.device)
         with self._evaluating():
@@ -505,18 +496,14 @@ class TorchEngine:
             else:
                 losses, right = loss.scores(self._hidden(batch), target_ids=answers, **self.head)
         losses, right = losses.double().cpu().numpy(), right.cpu().numpy()
-        document = batch.documents[batch.targets]
-        sums = [
-            np.bincount(document, w, minlength=len(batch.lengths))
-            for w in (losses, np.ones_like(losses), right)
-        ]
-        return np.stack(sums, axis=1)
+        return protocol.per_document(batch, losses, right)
 
     def _predict_labels(self, batch: Batch) -> np.ndarray:
         """(D, 3 + C)"""
         with self._evaluating():
             logits = self._class_logits(batch).double().cpu()
-        labels = torch.from_numpy(batch.labels)
+        unknown = np.zeros(len(logits), dtype=np.int64)  # of a question
+        labels = torch.from_numpy(batch.values.get("label", unknown))
         losses, right = (
             F.cross_entropy(logits, labels, reduction="none"),
             logits.argmax(-1) == labels,
@@ -560,12 +547,7 @@ class TorchEngine:
         media: Sequence[dict[str, np.ndarray]],
     ) -> list[list[int]]:
         width = max(map(len, prompts))
-        if self.positions:  # the last new token needs no position
-            if width > self.positions:
-                raise LorakitError(
-                    f"a prompt has {width} tokens, and the model {self.positions} positions"
-                )
-            max_new_tokens = min(max_new_tokens, self.positions - width + 1)
+        max_new_tokens = protocol.new_tokens_that_fit(width, max_new_tokens, self.positions)
         unread = [self.pad_id] * self.drops_last
         ends = {} if unread else {"eos_token_id": stop_ids or None, "pad_token_id": self.pad_id}
         ids = torch.tensor([[self.pad_id] * (width - len(p)) + p + unread for p in prompts])
@@ -672,17 +654,8 @@ class TorchEngine:
 
     @torch.no_grad()
     def set_weights(self, tensors: dict[str, np.ndarray]) -> None:
-        if tensors.keys() != self.trained.keys():
-            other = sorted(tensors.keys() ^ self.trained.keys())[0]
-            raise LorakitError(
-                f"the checkpoint does not belong to this model and method: '{other}' is in one only"
-            )
+        protocol.require_same_tensors(tensors, {n: p.shape for n, p in self.trained.items()})
         for name, parameter in self.trained.items():
-            if tensors[name].shape != tuple(parameter.shape):
-                raise LorakitError(
-                    f"the checkpoint does not belong to this model: '{name}' has the shape "
-                    f"{tensors[name].shape}, expected {tuple(parameter.shape)}"
-                )
             parameter.copy_(self._spread(torch.from_numpy(tensors[name]), parameter))
 
     def _spread(self, tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
@@ -706,20 +679,13 @@ class TorchEngine:
         return out | {f"scaler/{k}": np.asarray(v) for k, v in self.scaler.state_dict().items()}
 
     def restore(self, state: dict[str, np.ndarray]) -> None:
-        self.set_weights(
-            {k.removeprefix("weight/"): v for k, v in state.items() if k.startswith("weight/")}
-        )
+        self.set_weights(protocol.tensors_in(state, "weight"))
         for name, parameter in self.trained.items():
-            prefix = f"optimizer/{name}/"
-            kept = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-            if kept:
+            if kept := protocol.tensors_in(state, f"optimizer/{name}"):
                 self.optimizer.state[parameter] = {
                     k: self._optimizer_value(k, v, parameter) for k, v in kept.items()
                 }
-        scaler = {
-            k.removeprefix("scaler/"): v.item() for k, v in state.items() if k.startswith("scaler/")
-        }
-        if scaler:
+        if scaler := {k: v.item() for k, v in protocol.tensors_in(state, "scaler").items()}:
             self.scaler.load_state_dict(scaler)
 
     def _optimizer_value(self, key: str, value: np.ndarray, parameter: torch.Tensor) -> Any:

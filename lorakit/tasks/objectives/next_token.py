@@ -1,0 +1,14 @@
+"""Next-token prediction: the marked tokens of a row, each from the tokens before it."""
+
+from __future__ import annotations
+
+from lorakit.tasks.protocol import Document, Row
+
+HEAD = "tokens"
+NEEDS = "target_loss"
+UNIT = "target tokens"
+METRICS = ("loss", "perplexity")
+
+
+def documents(row: Row) -> list[Document]:
+    return [Document(row["ids"], row["targets"] if "targets" in row else [False] * len(row["ids"]))]
