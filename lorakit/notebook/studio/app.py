@@ -70,7 +70,7 @@ class Studio(ipyvuetify.VuetifyTemplate):
     accept = _synced(traitlets.Unicode, ",".join([*uploads.SUFFIXES, ".gz"]))
     acknowledged = _synced(traitlets.Unicode, "")
     files = _synced(traitlets.List, [])
-    data = _synced(traitlets.Dict, {})
+    table = _synced(traitlets.Dict, {})
     roles = _synced(traitlets.List, columns.titles())
     mapping = _synced(traitlets.Dict, {"parts": [], "preview": []})
     models = _synced(traitlets.List, [])
@@ -114,7 +114,7 @@ class Studio(ipyvuetify.VuetifyTemplate):
     def __repr__(self) -> str:
         runs = ", ".join(f"{line['name']} ({line['status']})" for line in self.runs) or "none yet"
         return (
-            f"lorakit studio: data {self.data.get('name', '')}, model {self.desk.run.model}, runs: {runs}. "
+            f"lorakit studio: data {self.table.get('name', '')}, model {self.desk.run.model}, runs: {runs}. "
             "Its page shows in JupyterLab, Colab, Kaggle and VS Code, or by itself with `make studio`."
         )
 
@@ -206,7 +206,7 @@ class Studio(ipyvuetify.VuetifyTemplate):
         """Other data: their columns, a guess of what stands where, and what is wrong with them."""
         self.files, self.name = self.desk.files(), self.desk.run.name
         found, rows = self.desk.head()
-        self.data = {
+        self.table = {
             "name": Path(self.desk.run.data).name,
             "columns": found,
             "rows": [[label(cell, 160) for cell in row] for row in rows],
@@ -221,8 +221,8 @@ class Studio(ipyvuetify.VuetifyTemplate):
             try:
                 checked = self.desk.check()
             except LorakitError as error:
-                cure = " Choose the columns in the next step." if self.data["columns"] else ""
-                self.data = {**self.data, "verdict": f"{error.message}{cure}", "kind": "warning"}
+                cure = " Choose the columns in the next step." if self.table["columns"] else ""
+                self.table = {**self.table, "verdict": f"{error.message}{cure}", "kind": "warning"}
                 return
             lines = checked.lines()
             words = ". ".join(filter(None, [done, *lines[1:2]]))
@@ -230,14 +230,14 @@ class Studio(ipyvuetify.VuetifyTemplate):
             bad = len(checked.report.rejected)
             rejected = [f"{r.where}: {r.reason}" for r in checked.report.rejected[:20]]
             more = {"verdict": words, "kind": kind, "bad": bad, "findings": [*lines[2:], *rejected]}
-            self.data = {**self.data, **more}
+            self.table = {**self.table, **more}
 
         self.later("Checking every row …", work)
 
     # 2 Columns
 
     def vue_map(self, change: dict[str, str]) -> None:
-        self.mapping = columns.changed(self.mapping, change, self.data["columns"])
+        self.mapping = columns.changed(self.mapping, change, self.table["columns"])
         given = {p["name"]: p["column"] for p in self.mapping["parts"] if p["column"]}
         if len(given) == len(self.mapping["parts"]) and self.tried(
             lambda: self.desk.change(columns=given or None, task=None)
@@ -250,7 +250,7 @@ class Studio(ipyvuetify.VuetifyTemplate):
             given = {p["name"]: p["column"] for p in self.mapping["parts"] if p["column"]}
             if given and len(given) == len(self.mapping["parts"]):
                 self.desk.change(columns=given)
-        rows = [dict(zip(self.data["columns"], row, strict=False)) for row in self.data["rows"]]
+        rows = [dict(zip(self.table["columns"], row, strict=False)) for row in self.table["rows"]]
         self.mapping = {**self.mapping, "preview": columns.preview(self.desk.run.columns, rows)}
 
     # 3 Model
