@@ -6,6 +6,7 @@ inside the functions, so that `lorakit --help` loads neither torch nor transform
 
 from __future__ import annotations
 
+import json
 from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -53,6 +54,11 @@ def command(
         return call
 
     return register
+
+
+def print_json(content: dict[str, Any]) -> None:
+    """For programs: one object, readable."""
+    print(json.dumps(content, indent=1, ensure_ascii=False, default=str))
 
 
 RUN_DIR = argument("run", metavar="RUN_DIR", help="folder of a run, such as outputs/run")

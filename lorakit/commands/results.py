@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from argparse import Namespace
 from pathlib import Path
 
-from lorakit.commands import RUN_DIR, argument, command
+from lorakit.commands import RUN_DIR, argument, command, print_json
 from lorakit.commands.terminal import coloured
 
 GROUP = "After training"
@@ -93,6 +94,7 @@ def report(options: Namespace) -> int:
     RUN_DIR,
     argument("--data", metavar="FILE", help="rows to score on instead of the run's test rows"),
     argument("--metrics", metavar="NAMES", help="names, separated by commas, e.g. bleu,rouge"),
+    argument("--json", action="store_true", help="the scores as JSON"),
 )
 def evaluate(options: Namespace) -> int:
     """Rows that the run trained on are left out and counted."""
@@ -100,7 +102,10 @@ def evaluate(options: Namespace) -> int:
 
     metrics = options.metrics.split(",") if options.metrics else None
     path, lines = rescore(options.run, data=options.data, metrics=metrics)
-    print("\n".join(lines) + f"\nSee {path}")
+    if options.json:
+        print_json({"file": str(path), "scores": json.loads(path.read_text(encoding="utf-8"))})
+    else:
+        print("\n".join(lines) + f"\nSee {path}")
     return 0
 
 
@@ -115,13 +120,21 @@ def evaluate(options: Namespace) -> int:
     ),
     argument("--plot", type=Path, metavar="FILE.png", help="draw the curves into this file"),
     argument("--curves", action="store_true", help="also runs without scores, by their curves"),
+    argument("--json", action="store_true", help="settings, differences, reasons as JSON"),
 )
 def compare(options: Namespace) -> int:
     """Scores are paired row by row where the test rows are the same."""
     from lorakit.results.compare import compare as side_by_side
     from lorakit.results.compare import plot
 
-    print(side_by_side(*options.runs, unscored=options.curves))
+    found = side_by_side(*options.runs, unscored=options.curves)
+    if options.json:
+        names = ("settings", "differences", "unfair")
+        content = {"runs": found.names, "reference": found.names[found.reference]}
+        print_json(content | {name: getattr(found, name) for name in names})
+    else:
+        print(found)
     if options.plot:
-        print(plot(options.runs, options.plot))
+        drawn = plot(options.runs, options.plot)
+        print(drawn, file=sys.stderr if options.json else sys.stdout)
     return 0

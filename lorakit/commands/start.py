@@ -7,17 +7,20 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
-from lorakit.commands import SET, argument, command
+from lorakit.commands import SET, argument, command, print_json
 from lorakit.commands import settings as asked
 from lorakit.commands.terminal import coloured
 from lorakit.common.errors import LorakitError
 from lorakit.runs.phases import spoken
 
 GROUP = "Before training"
-AS_JSON = argument("--json", action="store_true", help="as JSON, for programs")
 
 
-@command(GROUP, "Shows what this machine can train, and what is wrong with it.", AS_JSON)
+@command(
+    GROUP,
+    "Shows what this machine can train, and what is wrong with it.",
+    argument("--json", action="store_true", help="facts, choices, problems, notes as JSON"),
+)
 def doctor(options: Namespace) -> int:
     """Exit code 1 when something has to be cured first."""
     from lorakit.planning.doctor import examine
@@ -78,7 +81,7 @@ def _settings(options: Namespace) -> int:
     argument(
         "--task", default="auto", help="what the rows are for, e.g. chat; else found by itself"
     ),
-    AS_JSON,
+    argument("--json", action="store_true", help="report, findings and figures as JSON"),
     argument("--picture", type=Path, metavar="FILE.png", help="draw what was found into this file"),
     argument("--fix", action="store_true", help="write a clean copy, and the bad rows, beside it"),
     argument(
@@ -146,6 +149,7 @@ def _checked_run(options: Namespace):
     "Says how much memory and time a run needs, before it starts.",
     asked.RUN,
     asked.MODEL,
+    argument("--json", action="store_true", help="choices, memory and time as JSON"),
     SET,
     examples=("lorakit plan run.yaml", "lorakit plan rows.jsonl --model qwen3-0.6b"),
 )
@@ -156,15 +160,28 @@ def plan(options: Namespace) -> int:
     from lorakit.planning.suspicious import suspicious
 
     found = setup(run)
-    for name, (value, reason) in found.choices.items():
-        print(f"{name}: {value} ({reason})")
     parts, room = found.peak_memory, found.facts.device_memory
-    print(
-        f"memory: {parts['total'] / 1e9:.2f} GB at the peak ("
-        + ", ".join(f"{k} {v / 1e9:.2f}" for k, v in parts.items() if k != "total")
-        + f"), of {room / 1e9:.1f} GB"
-    )
+    if not options.json:  # at once: the time takes seconds
+        for name, (value, reason) in found.choices.items():
+            print(f"{name}: {value} ({reason})")
+        print(
+            f"memory: {parts['total'] / 1e9:.2f} GB at the peak ("
+            + ", ".join(f"{k} {v / 1e9:.2f}" for k, v in parts.items() if k != "total")
+            + f"), of {room / 1e9:.1f} GB"
+        )
     seconds, tokens = found.seconds()
+    if options.json:
+        content = {
+            "choices": {k: {"value": v, "reason": why} for k, (v, why) in found.choices.items()},
+            "memory_bytes": parts,
+            "device_memory_bytes": room,
+            "training_seconds": round(seconds, 1),
+            "tokens": tokens,
+            "updates": found.updates,
+        }
+        print_json(content)
+        found.refuse()
+        return 0
     print(
         f"time: about {spoken(seconds)} of training for {tokens:,} tokens in {found.updates} updates, estimated "
         "from the speed of matrix products on this machine; answering the test rows is not included"

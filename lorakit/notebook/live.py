@@ -18,6 +18,7 @@ from typing import Any
 from lorakit.notebook.curve import svg
 from lorakit.results.report import loss_png, unit
 from lorakit.runs.folder import Folder
+from lorakit.runs.phases import TRAINING, phase, spoken
 
 EVERY = 1.0  # seconds between two pictures at least
 SHARE = 0.01  # of the time at most goes into pictures
@@ -130,12 +131,13 @@ class Panel:
         return f"<div>{drawn}<div>{html.escape(' · '.join(facts(updates)))}</div></div>"
 
     def line(self, status: str, updates: list[dict], validations: list[dict]) -> str:
-        """`running · update 40 of 150 · loss 2.310 · validation 2.402 · 5,210 tokens/s · 12 s left`"""
-        parts, record = [status], self.folder.record
+        """`3/5 train · update 40 of 150 · loss 2.310 · validation 2.402 · 5,210 tokens/s · 12 s left`"""
+        record, now = self.folder.record, phase(self.folder, len(updates))
+        parts = [str(now) if status == "running" else status]
         planned = record.get("updates_planned")
         if updates:
             parts += [
-                f"update {updates[-1]['update']}" + (f" of {planned}" if planned else ""),
+                f"update {updates[-1]['update']:,}" + (f" of {planned:,}" if planned else ""),
                 f"loss {updates[-1]['loss']:.3f}",
             ]
         if validations:
@@ -143,13 +145,11 @@ class Panel:
         if updates:
             recent = updates[-20:]
             seconds = sum(u["seconds"] for u in recent)
-            parts.append(
-                f"{sum(u['target_tokens'] for u in recent) / max(seconds, 1e-9):,.0f} {unit(record)}s/s"
-            )
-            if status == "running" and planned and planned > updates[-1]["update"]:
-                parts.append(
-                    f"{(planned - updates[-1]['update']) * seconds / len(recent):,.0f} s of training left"
-                )
+            rate = sum(u["target_tokens"] for u in recent) / max(seconds, 1e-9)
+            parts.append(f"{rate:,.0f} {unit(record)}s/s")
+            if status == "running" and planned and now.place == TRAINING:
+                left = (planned - updates[-1]["update"]) * seconds / len(recent)
+                parts.append(f"{spoken(left)} of training left")
         return " · ".join(parts)
 
 

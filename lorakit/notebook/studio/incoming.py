@@ -89,10 +89,7 @@ def unpacked(path: Path) -> tuple[Path, str]:
                 for info in archive.infolist()
                 if not info.is_dir()
                 and PurePosixPath(info.filename).suffix.lower() in (*MEDIA, *TEXT)
-                and not any(
-                    part.startswith((".", "__MACOSX"))
-                    for part in PurePosixPath(info.filename).parts
-                )
+                and not any(map(hidden, PurePosixPath(info.filename).parts))
             ]
             _bounded(path, wanted)
             depth = len(_shared([name for _, name in wanted]))
@@ -109,6 +106,11 @@ def unpacked(path: Path) -> tuple[Path, str]:
     if len(files) == 1 and files[0].suffix.lower() in TEXT:
         return recoded(files[0])
     return target, f"Unpacked {len(files):,} files"
+
+
+def hidden(part: str) -> bool:
+    """Whether a name in an archive is the system's own and no data."""
+    return part.startswith("__MACOSX") or (part.startswith(".") and part != "..")
 
 
 def _bounded(path: Path, wanted: list[tuple[zipfile.ZipInfo, PurePosixPath]]) -> None:
