@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 
-from lorakit.commands import COMMANDS, Command, results, sharing, start, training
+from lorakit.commands import COMMANDS, Command, print_json, results, sharing, start, training
 from lorakit.commands.terminal import coloured
 from lorakit.common.errors import LorakitError
 
@@ -28,6 +28,9 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return options.call(options) or 0
     except LorakitError as error:
+        if getattr(options, "json", False):
+            names = ("message", "setting", "value", "where", "cure")
+            print_json({"error": {name: getattr(error, name) for name in names}})
         return _failed(str(error))
     except KeyboardInterrupt:
         return _failed("interrupted; what was saved is kept")

@@ -153,6 +153,13 @@ def _run(options: Namespace) -> int:
         "--platform", default="", metavar="manylinux_2_35_x86_64", help="the target's, as pip says"
     ),
     argument("--name", default="", metavar="OWNER/NAME", help="the Kaggle data set"),
+    argument(
+        "--for",
+        default="",
+        metavar="colab|kaggle",
+        dest="host",
+        help="leave out what that image holds; sets --python and --platform",
+    ),
 )
 def bundle(options: Namespace) -> int:
     """For Kaggle's offline notebooks, too."""
@@ -172,6 +179,7 @@ def bundle(options: Namespace) -> int:
         python=options.python,
         platform=options.platform,
         name=name,
+        host=options.host,
     )
     print(f"{verify(folder)}\nSee {folder / 'README.md'}")
     return 0
