@@ -9,6 +9,7 @@ import sys
 from lorakit.commands import COMMANDS, Command, print_json, results, sharing, start, training
 from lorakit.commands.terminal import coloured
 from lorakit.common.errors import LorakitError
+from lorakit.common.quiet import quiet
 
 GROUPS = [module.GROUP for module in (start, training, results, sharing)]
 FIRST = """First steps:
@@ -25,6 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a file's name may hold what the terminal cannot show
             stream.reconfigure(errors="backslashreplace")
+    quiet()
     try:
         return options.call(options) or 0
     except LorakitError as error:

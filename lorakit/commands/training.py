@@ -56,19 +56,23 @@ def _warned(run) -> None:
 
 
 def _trained(run) -> int:
+    from lorakit.commands.progress import Progress
     from lorakit.machine import distributed, hardware
     from lorakit.planning import choose
     from lorakit.results.verdict import verdict
+    from lorakit.runs.folder import Folder
     from lorakit.training.finetune import finetune
     from lorakit.training.launch import together
 
-    alone = ""
-    if not distributed.started():
-        count, _ = choose.processes(run, hardware.facts(run.output_dir))
-        alone = together(run, count) if count > 1 else ""
-        if count > 1 and not alone:
-            return 0
-    folder = finetune(run, alone)
+    if distributed.started():
+        folder = finetune(run)
+    else:
+        count = choose.processes(run, hardware.facts(run.output_dir))[0]
+        with Progress(Folder(run.folder)):
+            alone = together(run, count) if count > 1 else ""
+            if count > 1 and not alone:
+                return 0
+            folder = finetune(run, alone)
     if not distributed.join().first:
         return 0
     record = folder.record

@@ -12,6 +12,7 @@ import ipyvuetify
 import traitlets
 
 from lorakit.common.errors import LorakitError
+from lorakit.common.quiet import quiet
 from lorakit.notebook.live import EVERY, SHARE
 from lorakit.notebook.studio import columns, uploads
 from lorakit.notebook.studio.controller import Desk
@@ -88,6 +89,7 @@ class Page(ipyvuetify.VuetifyTemplate):
 
     def __init__(self, run: Run, folders: Sequence[str] = ()):
         super().__init__()
+        quiet()
         self.desk = Desk(run, folders)
 
     # Work beside the page
