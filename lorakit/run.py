@@ -134,7 +134,7 @@ class Run(BaseModel):
     quantization: str = Field(
         "auto",
         description="Storage of the frozen base: a name from `lorakit/engines/quantization/`. "
-        "nf4 with lora is QLoRA; affine4 is MLX's 4-bit format; "
+        "nf4 with lora is QLoRA; affine4 is MLX's 4-bit format; gguf keeps the blocks of a GGUF file; "
         "fp8 computes in 8 bits and needs as much memory as bf16.",
     )
     fake_quantization: Literal["q4_0", "q8_0", "affine4", "none"] = Field(

@@ -32,6 +32,12 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.real)
 
 
+@pytest.fixture(autouse=True)
+def cpu_without_bf16_units(monkeypatch):
+    """Precision `auto` is fp32 on every machine that the tests run on."""
+    monkeypatch.setattr("lorakit.machine.hardware.bf16_units", lambda: "")
+
+
 @pytest.fixture(scope="session")
 def real_data():
     """The folder of public files; tests that use it carry the marker `real` by themselves."""

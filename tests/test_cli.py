@@ -282,7 +282,7 @@ def test_doctor_names_the_cure(command, monkeypatch):
     [
         (("Tesla T4", 15, (7, 5)), ("fp16", "Tesla T4 has no bf16 hardware")),
         (("NVIDIA L4", 23, (8, 9)), ("bf16", "NVIDIA L4 computes bf16 in hardware")),
-        (None, ("fp32", "exact, and cpu gains little from less")),
+        (None, ("fp32", "this CPU has no units for bf16 (AMX, AVX-512 BF16)")),
     ],
 )
 def test_precision_is_chosen_by_the_card(base, card, expected):

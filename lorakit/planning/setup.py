@@ -98,7 +98,14 @@ def setup(
             value=started.value,
             cure="lower processes",
         )
-    settings, more = choose.cadence(settings, updates_of(run, prepared))
+    updates, lengths = updates_of(run, prepared), prepared.rows["train"].lengths
+    validation = prepared.rows.get("validation")
+    settings, more = choose.cadence(
+        settings,
+        updates,
+        int(updates * run.global_batch_size * lengths.mean()),
+        int(validation.lengths.sum()) if validation is not None else 0,
+    )
     return Setup(run, settings, choices | more, facts, prepared, base_model.of(run.model))
 
 

@@ -46,6 +46,11 @@ def standing() -> Iterator[None]:
         _standing.reset(token)
 
 
+def kept_weights() -> dict[int, torch.Tensor] | None:
+    """Dense weights by their layer's id, inside `standing`; None outside."""
+    return _standing.get()
+
+
 @dataclass
 class Adapted:
     """A frozen linear layer and its adapter: what the functions below need to know."""
