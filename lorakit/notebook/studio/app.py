@@ -21,7 +21,6 @@ from lorakit.common.errors import LorakitError
 from lorakit.common.text import label
 from lorakit.notebook.live import Panel
 from lorakit.notebook.studio.controller import EMBEDDED, size
-from lorakit.notebook.studio.page import TARGETS
 from lorakit.notebook.studio.preparing import Preparing
 from lorakit.results import report
 from lorakit.results.verdict import MEANING, named
@@ -248,7 +247,8 @@ class Studio(Preparing):
 
     def vue_make(self, asked: dict[str, str]) -> None:
         name = self.looked
-        kind = asked["type"] if asked["type"] in TARGETS.get(asked["target"], ("", ()))[1] else None
+        types = next((t["types"] for t in self.targets if t["name"] == asked["target"]), [])
+        kind = asked["type"] if asked["type"] in types else None
 
         def work() -> None:
             self.exported = {}

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from lorakit.common import registry
@@ -337,16 +338,22 @@ class Desk:
         (page,) = _answers(PUSH, {"folder": str(path), "repository": repository, "token": token})
         return page
 
-    def targets(self) -> list[str]:
-        """What a run can be exported to."""
-        return registry.names("export")
+    def targets(self) -> list[dict[str, Any]]:
+        """What a run can be exported to: name, a title for people, and its types."""
+        return [
+            {
+                "name": name,
+                "title": f"{name}: {str(module.__doc__).splitlines()[0].split(':')[0].rstrip('.')}",
+                "types": list(_types(module)),
+            }
+            for name, module in registry.modules("export").items()
+        ]
 
     def export(self, name: str, target: str, type: str | None = None) -> Path:
         """Writes and verifies an export; the folder or file that it made, in the run's folder."""
-        if target not in self.targets():
-            raise LorakitError(
-                f"there is no export '{target}'; there are {', '.join(self.targets())}"
-            )
+        names = [known["name"] for known in self.targets()]
+        if target not in names:
+            raise LorakitError(f"there is no export '{target}'; there are {', '.join(names)}")
         asked = {"run": str(self.job(name).folder.path), "target": target, "type": type}
         (path,) = _answers(EXPORT, asked)
         return uploads.inside(path, [self.home])
@@ -377,6 +384,10 @@ def _answers(code: str, asked: dict[str, Any]) -> list[Any]:
         last = words[-1] if words else "no word; perhaps memory ran out"
         raise LorakitError(last.removeprefix("lorakit.common.errors.LorakitError: "))
     return [json.loads(line[7:]) for line in done.stdout.splitlines() if line.startswith("ANSWER ")]
+
+
+def _types(module: ModuleType) -> Sequence[str]:
+    return module.TARGET.types if hasattr(module, "TARGET") else module.TYPES
 
 
 def _score(scores: dict[str, dict]) -> str:

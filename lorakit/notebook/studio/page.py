@@ -28,13 +28,6 @@ PRESETS = {
         {"epochs": 6, "rank": 32, "alpha": 64, "early_stopping": 3},
     ),
 }
-TARGETS = {
-    "gguf": ("GGUF, for Ollama, LM Studio, llama.cpp", ("q8_0", "f16", "q4_0")),
-    "adapter": ("Adapter alone (PEFT), small", ()),
-    "merged": ("Whole model (transformers)", ("bf16", "fp16", "fp32")),
-    "mlx": ("MLX, for Macs", ("4bit", "8bit")),
-    "onnx": ("ONNX", ("int8", "fp32")),
-}
 
 
 def _synced(kind: Callable[..., Any], *default: Any) -> Any:
@@ -81,16 +74,14 @@ class Page(ipyvuetify.VuetifyTemplate):
     result = _synced(traitlets.Dict, {})
     comparison = _synced(traitlets.Dict, {})
     chat = _synced(traitlets.Dict, {"turns": [], "examples": [], "base": False, "system": ""})
-    targets = _synced(
-        traitlets.List,
-        [{"name": n, "title": t, "types": list(k)} for n, (t, k) in TARGETS.items()],
-    )
+    targets = _synced(traitlets.List, [])
     exported = _synced(traitlets.Dict, {})
 
     def __init__(self, run: Run, folders: Sequence[str] = ()):
         super().__init__()
         quiet()
         self.desk = Desk(run, folders)
+        self.targets = self.desk.targets()
 
     # Work beside the page
 
