@@ -175,13 +175,13 @@ def test_a_full_disk_and_an_interrupt_are_one_line(command, monkeypatch, rows_fi
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device", "x")
 
-    monkeypatch.setattr(loading, "stream", full)
+    monkeypatch.setattr(loading, "read", full)
     refused(command, "No space left on device: 'x'", "check", rows_file)
 
     def interrupted(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(loading, "stream", interrupted)
+    monkeypatch.setattr(loading, "read", interrupted)
     refused(command, "interrupted; what was saved is kept", "check", rows_file)
 
 

@@ -29,7 +29,7 @@ from lorakit import tasks
 from lorakit.common import registry
 from lorakit.common.errors import LorakitError, did_you_mean
 from lorakit.common.files import sound, sweep, whole
-from lorakit.data.loading import sha256
+from lorakit.data.sources import sha256
 from lorakit.exporting import model_card
 from lorakit.machine import hardware
 from lorakit.machine.packages import require

@@ -25,6 +25,7 @@ from lorakit.models import spec as models
 from lorakit.models.safety import check_template, refuse_sizes, templates_of
 from lorakit.models.spec import Spec
 
+UNLIMITED = 10**7  # positions; a tokenizer without a limit of its own names a larger number
 NOTES = "lorakit_notes"  # what a tokenizer's own file has to say to whoever uses it
 # For a base without a chat template: plain words around the turns, the tokenizer's own end token after an answer.
 PLAIN_TEMPLATE = (
@@ -88,6 +89,22 @@ class BaseModel:
     @cached_property
     def _reader(self) -> tuple[Any, Any, list[str]]:
         return _read_reader(self.name, self.config)
+
+    @property
+    def positions(self) -> int | None:
+        """Tokens that a row may have at most; None where nothing limits them."""
+        text = self.config.get_text_config(decoder=True)
+        limits = [
+            getattr(text, "max_target_positions", None),
+            getattr(text, "max_position_embeddings", None),
+            getattr(self.tokenizer, "model_max_length", None),  # 1e30 where it is not known
+        ]
+        return min((n for n in limits if n and n < UNLIMITED), default=None)
+
+    def fitting(self, run: Any) -> int:
+        """`max_length` of a run; where the user has left it open, no more than the model has positions."""
+        limit = None if "max_length" in run.model_fields_set else self.positions
+        return min(run.max_length, limit) if limit else run.max_length
 
     @property
     def hash(self) -> str:

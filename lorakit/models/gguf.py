@@ -16,7 +16,7 @@ import re
 import struct
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from math import prod
 from pathlib import Path
@@ -181,16 +181,11 @@ class _Reader:
         table = list(self.table(tensors))
         align = metadata.get("general.alignment", 32)
         start = -(-self.at // align) * align
-        return Header(
-            path,
-            metadata,
-            {
-                name: Tensor(name, *rest, start + offset, size)
-                for name, *rest, offset, size in table
-            },
-        )
+        placed = {t.name: replace(t, offset=start + t.offset) for t in table}
+        return Header(path, metadata, placed)
 
-    def table(self, count: int) -> Iterator[tuple[str, tuple[int, ...], str, int, int]]:
+    def table(self, count: int) -> Iterator[Tensor]:
+        """Offsets count from the beginning of the data."""
         for _ in range(count):
             name = self.text()
             shape = tuple(self.number("<Q") for _ in range(self.number("<I")))[::-1]
@@ -198,7 +193,7 @@ class _Reader:
             if number not in TYPES:
                 raise ValueError(f"'{name}' is of ggml's type {number}")
             kind, weights, size = TYPES[number]
-            yield name, shape, kind, offset, prod(shape) // weights * size
+            yield Tensor(name, shape, kind, offset, prod(shape) // weights * size)
 
 
 def folder(path: Path) -> Path:
@@ -267,15 +262,16 @@ def quiet() -> Iterator[None]:
     from transformers.utils import logging
 
     shown, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
-    reader, bar = gguf.GGUFReader, getattr(conversion, "tqdm", None)
+    given = ((gguf, "GGUFReader", gguf.GGUFReader), (conversion, "tqdm", conversion.tqdm))
     logging.disable_progress_bar()
     logging.set_verbosity_error()
-    gguf.GGUFReader = cache(reader)
-    conversion.tqdm = lambda items, **_: items
+    setattr(gguf, "GGUFReader", cache(gguf.GGUFReader))  # noqa: B010 - mypy refuses to assign to a class
+    setattr(conversion, "tqdm", lambda items, **_: items)  # noqa: B010
     try:
         yield
     finally:
-        gguf.GGUFReader, conversion.tqdm = reader, bar
+        for module, name, value in given:
+            setattr(module, name, value)
         logging.set_verbosity(level)
         if shown:
             logging.enable_progress_bar()

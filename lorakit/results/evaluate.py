@@ -167,6 +167,11 @@ def choose(
     return chosen
 
 
+def needs_answers(metrics: Mapping[str, dict]) -> bool:
+    """Whether any of these metrics looks at generated answers."""
+    return any("tokens" not in registry.load("metrics", name).NEEDS for name in metrics)
+
+
 def statistics(
     name: str, options: dict, outcome: Outcome, references: Sequence[str | None]
 ) -> np.ndarray:

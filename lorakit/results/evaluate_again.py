@@ -9,6 +9,8 @@ from lorakit import tasks
 from lorakit.common import registry
 from lorakit.common.errors import LorakitError
 from lorakit.data import loading
+from lorakit.data.matching import columns_of
+from lorakit.data.sources import source
 from lorakit.models import base_model
 from lorakit.results import evaluate
 from lorakit.results.ask import tuned
@@ -30,9 +32,7 @@ def rescore(
     sets, meta = rows.read(folder / "rows", base_model.reader(run.model)[1])
     task = registry.load("tasks", meta["task"])
     if data:
-        examples, _ = loading.load(
-            loading.source(data, run.format), columns=run.columns, gives=task.GIVES
-        )
+        examples, _ = loading.load(source(data, run.format), **columns_of(run), gives=task.GIVES)
         engine, tokenizer, _, _ = tuned(folder.path, adapted=False)
         seen = {known for s in ("train", "validation") if s in sets for known in sets[s].contents()}
         encoded, _, notes = rows.encode(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,8 @@ import numpy as np
 from lorakit import tasks
 from lorakit.common.errors import BadRow, LorakitError
 from lorakit.data.example import Example, Rejected
-from lorakit.data.loading import SETS
+from lorakit.data.quality import LOST
+from lorakit.data.sources import SETS
 from lorakit.runs.folder import read_meta
 from lorakit.tasks.objectives import labels, next_token
 from lorakit.tasks.protocol import Document, Row
@@ -127,6 +129,8 @@ def encode(
     for name, examples in sets.items():
         encoded[name], bad = _encode(examples, name, task, reader, max_length, group_by, settings)
         rejected += bad
+        counts = Counter(k for lost in encoded[name].column("lost") for k in lost or ())
+        notes += [f"{name}: {n:,} rows: {LOST[key]}" for key, n in counts.most_common()]
         cut = np.asarray(encoded[name].arrow("cut"))
         if cut.any():
             notes.append(

@@ -179,6 +179,7 @@ def _scored(plan: Setup, session: Session, when: str, *, again: bool) -> Outcome
         max_new_tokens=session.run.max_new_tokens,
         when=when,
         visible=world.first,
+        generate=evaluate.needs_answers(_metrics(session)),
     )
     if session.folder.writable:
         outcome.write(path)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+from lorakit.data.duplicates import normal
 from lorakit.data.example import Example
-from lorakit.data.loading import CLASS_LENGTH, CLASSES, normal
 from lorakit.data.quality import BLUE, YELLOW, Finding, bars, some
+from lorakit.data.splitting import CLASS_LENGTH, CLASSES
 
 TITLE = "classes"
 SAMPLED = False

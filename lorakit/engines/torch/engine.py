@@ -300,8 +300,23 @@ class TorchEngine:
             return F.cross_entropy(self._class_logits(batch), labels, reduction="sum")
         answers = torch.from_numpy(batch.ids[batch.targets]).to(self.device)
         if self.head is None:
-            return F.cross_entropy(self._logits(batch).float(), answers, reduction="sum")
-        return loss.linear_cross_entropy(self._hidden(batch), target_ids=answers, **self.head)
+            logits = self._logits(batch).float()
+            if batch.weights is None:
+                return F.cross_entropy(logits, answers, reduction="sum")
+            weights = torch.from_numpy(batch.weights[batch.targets]).to(self.device)
+            return (F.cross_entropy(logits, answers, reduction="none") * weights).sum()
+        hidden = self._hidden(batch)
+        if batch.weights is None:
+            return loss.linear_cross_entropy(hidden, target_ids=answers, **self.head)
+        # A few distinct weights: each is a factor of the sum over its targets.
+        weights = torch.from_numpy(batch.weights[batch.targets]).to(self.device)
+        parts = [
+            weight
+            * loss.linear_cross_entropy(hidden[chosen], target_ids=answers[chosen], **self.head)
+            for weight in weights.unique()
+            for chosen in [weights == weight]
+        ]
+        return torch.stack(parts).sum()
 
     def _class_logits(self, batch: Batch) -> torch.Tensor:
         """(D, C) in fp32."""
