@@ -62,6 +62,9 @@ def print_json(content: dict[str, Any]) -> None:
 
 
 RUN_DIR = argument("run", metavar="RUN_DIR", help="folder of a run, such as outputs/run")
+BASE_AT = argument(
+    "--model", metavar="PATH", help="where the run's base lies now; its content is compared"
+)
 SET = argument(
     "--set",
     action="append",

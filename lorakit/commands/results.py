@@ -7,7 +7,7 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
-from lorakit.commands import RUN_DIR, argument, command, print_json
+from lorakit.commands import BASE_AT, RUN_DIR, argument, command, print_json
 from lorakit.commands.terminal import coloured
 
 GROUP = "After training"
@@ -24,6 +24,7 @@ BASE = argument("--base", action="store_true", help="show the untuned model's an
     BASE,
     argument("--system", default="", metavar="TEXT", help="what the model is told to be"),
     TOKENS,
+    BASE_AT,
     examples=("lorakit chat outputs/run", "lorakit chat outputs/run --base"),
 )
 def chat(options: Namespace) -> int:
@@ -31,7 +32,8 @@ def chat(options: Namespace) -> int:
     from lorakit.results.chat import Chat
 
     print("Loading the model …", file=sys.stderr, flush=True)
-    with Chat(options.run, system=options.system, max_new_tokens=options.max_new_tokens) as talk:
+    about = {"system": options.system, "model": options.model}
+    with Chat(options.run, max_new_tokens=options.max_new_tokens, **about) as talk:
         print("Ask a question. An empty line ends the chat, /new forgets what was said.")
         while True:
             try:
@@ -63,6 +65,7 @@ def _spoken(who: str, pieces) -> None:
     argument("question", metavar="QUESTION", help="in quotes"),
     BASE,
     TOKENS,
+    BASE_AT,
     examples=('lorakit ask outputs/run "Is the road open?"',),
 )
 def ask(options: Namespace) -> int:
@@ -70,8 +73,14 @@ def ask(options: Namespace) -> int:
     from lorakit.results.ask import ask as answer
 
     for name, adapted in (("base: ", False), ("tuned: ", True)) if options.base else (("", True),):
-        words = {"adapted": adapted, "max_new_tokens": options.max_new_tokens}
-        print(name + answer(options.run, options.question, **words)[0])
+        said = answer(
+            options.run,
+            options.question,
+            adapted=adapted,
+            max_new_tokens=options.max_new_tokens,
+            model=options.model,
+        )
+        print(name + said[0])
     return 0
 
 
@@ -95,13 +104,14 @@ def report(options: Namespace) -> int:
     argument("--data", metavar="FILE", help="rows to score on instead of the run's test rows"),
     argument("--metrics", metavar="NAMES", help="names, separated by commas, e.g. bleu,rouge"),
     argument("--json", action="store_true", help="the scores as JSON"),
+    BASE_AT,
 )
 def evaluate(options: Namespace) -> int:
     """Rows that the run trained on are left out and counted."""
     from lorakit.results.evaluate_again import rescore
 
     metrics = options.metrics.split(",") if options.metrics else None
-    path, lines = rescore(options.run, data=options.data, metrics=metrics)
+    path, lines = rescore(options.run, data=options.data, metrics=metrics, model=options.model)
     if options.json:
         print_json({"file": str(path), "scores": json.loads(path.read_text(encoding="utf-8"))})
     else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 
-from lorakit.commands import RUN_DIR, argument, command
+from lorakit.commands import BASE_AT, RUN_DIR, argument, command
 
 GROUP = "Using the model elsewhere"
 
@@ -19,14 +19,29 @@ GROUP = "Using the model elsewhere"
     argument(
         "--also", nargs="+", metavar="RUN_DIR", help="runs on the same base whose adapters go along"
     ),
+    argument(
+        "--proof-seconds",
+        type=float,
+        metavar="SECONDS",
+        help="how long the tuned model, and then the export, is asked at most; 30 unless given",
+    ),
+    BASE_AT,
     examples=("lorakit export outputs/run --to gguf --type q8_0",),
 )
 def export(options: Namespace) -> int:
     """The proof runs in a fresh process."""
+    from lorakit.exporting.messages import words
     from lorakit.exporting.round_trip import export as to
-    from lorakit.exporting.round_trip import words
 
-    folder = to(options.run, options.to, options.out, type=options.type, also=options.also)
+    folder = to(
+        options.run,
+        options.to,
+        options.out,
+        type=options.type,
+        also=options.also,
+        model=options.model,
+        proof_seconds=options.proof_seconds,
+    )
     print(folder, *words(folder), sep="\n")
     return 0
 
@@ -36,12 +51,13 @@ def export(options: Namespace) -> int:
     "Serves a tuned model on this machine by OpenAI's protocol, for a first try.",
     RUN_DIR,
     argument("--port", type=int, default=8000, metavar="N", help="8000 unless given"),
+    BASE_AT,
 )
 def serve(options: Namespace) -> int:
     """Until it is stopped."""
     from lorakit.exporting.serve import serve as until_stopped
 
-    return until_stopped(options.run, options.port)
+    return until_stopped(options.run, options.port, model=options.model)
 
 
 @command(

@@ -156,6 +156,7 @@ def _checked_run(options: Namespace):
 def plan(options: Namespace) -> int:
     """Refuses what cannot fit, naming settings that would."""
     run = asked.read(options)
+    from lorakit.planning import memory
     from lorakit.planning.setup import setup
     from lorakit.planning.suspicious import suspicious
 
@@ -169,6 +170,8 @@ def plan(options: Namespace) -> int:
             + ", ".join(f"{k} {v / 1e9:.2f}" for k, v in parts.items() if k != "total")
             + f"), of {room / 1e9:.1f} GB"
         )
+        answers = memory.generation(found.settings)
+        print(f"answers: up to {answers / 1e9:.2f} GB beside the weights")
     seconds, tokens = found.seconds()
     if options.json:
         content = {

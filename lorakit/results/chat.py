@@ -21,18 +21,24 @@ class Chat:
         path: folder of a run.
         system: what the model is told to be; only models for chats read it.
         max_new_tokens: length of an answer at most; None: the run's own.
+        model: where the run's base lies now; None: where it was.
 
     Raises:
         LorakitError: no run is there, or it has nothing saved.
     """
 
     def __init__(
-        self, path: str | os.PathLike, *, system: str = "", max_new_tokens: int | None = None
+        self,
+        path: str | os.PathLike,
+        *,
+        system: str = "",
+        max_new_tokens: int | None = None,
+        model: str | None = None,
     ):
-        self.path, self.system = path, system
+        self.path, self.system, self._model = path, system, model
         self._engines: dict[bool, Any] = {}
         self._turns: dict[bool, list[dict[str, str]]] = {True: [], False: []}
-        engine, _, self.meta, self.run = tuned(path)
+        engine, _, self.meta, self.run = tuned(path, model=model)
         self._engines[True] = engine
         self.max_new_tokens = max_new_tokens or self.run.max_new_tokens
         self.task = registry.load("tasks", self.meta["task"])
@@ -80,7 +86,7 @@ class Chat:
 
     def _engine(self, adapted: bool) -> Any:
         if adapted not in self._engines:
-            self._engines[adapted] = tuned(self.path, adapted=adapted)[0]
+            self._engines[adapted] = tuned(self.path, adapted=adapted, model=self._model)[0]
         return self._engines[adapted]
 
     def forget(self) -> None:
