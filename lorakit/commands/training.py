@@ -59,20 +59,25 @@ def _trained(run) -> int:
     from lorakit.commands.progress import Progress
     from lorakit.machine import distributed, hardware
     from lorakit.planning import choose
+    from lorakit.planning.setup import preflight
     from lorakit.results.verdict import verdict
     from lorakit.runs.folder import Folder
+    from lorakit.training import resume
     from lorakit.training.finetune import finetune
     from lorakit.training.launch import together
 
     if distributed.started():
         folder = finetune(run)
     else:
-        count = choose.processes(run, hardware.facts(run.output_dir))[0]
+        preflight(run)
+        resume.preflight(run)
+        facts = hardware.facts(run.output_dir)
+        count = choose.processes(run, facts)[0]
         with Progress(Folder(run.folder)):
             alone = together(run, count) if count > 1 else ""
             if count > 1 and not alone:
                 return 0
-            folder = finetune(run, alone)
+            folder = finetune(run, alone, facts)
     if not distributed.join().first:
         return 0
     record = folder.record
