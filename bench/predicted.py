@@ -133,8 +133,8 @@ def one(config: dict, changes: dict) -> dict:
 MAKE = """
 import sys, json
 from transformers import AutoConfig
-from lorakit import base
-from lorakit.rehearse import fitted, tokenizer_of
+from lorakit.models import base_model as base
+from lorakit.notebook.rehearse import fitted, tokenizer_of
 folder, given = sys.argv[1], json.loads(sys.argv[2])
 reader = base.tokenizer("tiny")[0]
 if "name" in given:

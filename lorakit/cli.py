@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from lorakit.common import strict_yaml
 from lorakit.common.errors import LorakitError
 from lorakit.machine.hardware import HELD
 
@@ -210,7 +211,6 @@ def settings(it: argparse.ArgumentParser) -> None:
 
 def _changes(options: argparse.Namespace) -> dict:
     """What --set says."""
-    import yaml
 
     changes = {}
     for change in options.changes:
@@ -218,7 +218,7 @@ def _changes(options: argparse.Namespace) -> dict:
         if not equals:
             raise LorakitError(f"--set {change}: expected NAME=VALUE")
         try:
-            changes[name.strip()] = yaml.safe_load(value)
+            changes[name.strip()] = strict_yaml.load(value)
         except Exception:  # beside YAML's own errors its values raise almost anything
             raise LorakitError(f"--set {change}: the value cannot be read as YAML") from None
     return changes
@@ -288,35 +288,23 @@ def _checked_run(options: argparse.Namespace):
 
 
 def plan(options: argparse.Namespace) -> int:
-    from lorakit.machine import hardware
-    from lorakit.planning import choose as planning
-    from lorakit.planning import memory
-    from lorakit.tasks.dataset import prepare
+    from lorakit.planning.setup import setup
 
-    wanted = _run(options)
-    facts = hardware.facts(wanted.output_dir)
-    resolved, choices = planning.resolve(wanted, facts)
-    prepared = prepare(wanted)
-    for name, (value, reason) in choices.items():
-        print(f"{name} = {value}: {reason}")
-    shape = memory.shape(resolved)
-    parts = memory.memory(resolved, shape)
+    found = setup(_run(options))
+    for name, (value, reason) in found.choices.items():
+        print(f"{name}: {value} ({reason})")
+    parts = found.peak_memory
     print(
         f"memory: {parts['total'] / 1e9:.2f} GB at the peak ("
         + ", ".join(f"{k} {v / 1e9:.2f}" for k, v in parts.items() if k != "total")
-        + f"); {facts.device_memory / 1e9:.1f} GB are there"
+        + f"), of {found.facts.device_memory / 1e9:.1f} GB"
     )
-    lengths = prepared.rows["train"].lengths
-    rows = resolved.epochs * len(lengths)
-    if resolved.max_updates is not None:
-        rows = resolved.max_updates * resolved.global_batch_size
-    tokens = int(rows * lengths.mean())
-    seconds = memory.seconds(resolved, shape, tokens, memory.matmul_rate())
+    seconds, tokens = found.seconds()
     print(
-        f"time: about {seconds:.0f} s for {tokens:,} tokens in {-(-rows // resolved.global_batch_size)} updates, "
-        "from this machine's measured matrix products; evaluation comes on top"
+        f"time: about {seconds:.0f} s of training for {tokens:,} tokens in {found.updates} updates, estimated from "
+        "the speed of matrix products on this machine; evaluation is not included"
     )
-    planning.refuse(resolved, facts)
+    found.refuse()
     return 0
 
 

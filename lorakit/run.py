@@ -5,15 +5,17 @@ Written as YAML by `Run.write`, read by `Run.read`; `auto` stands wherever the m
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
 import re
+from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from lorakit.common import registry
+from lorakit.common import registry, strict_yaml
 from lorakit.common.errors import LorakitError, did_you_mean
 
 Auto = Literal["auto"]
@@ -23,6 +25,9 @@ KEPT = (
 )  # what outlives a session of Colab (its Drive) and of Kaggle
 Natural = Annotated[int, Field(ge=0)]  # 0, 1, 2, …
 Positive = Annotated[int, Field(ge=1)]  # 1, 2, 3, …
+NUMBER = r"[-+]?(?:(?:0|[1-9]\d*)(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?"  # 16, 0.5, 1e-4; not 010
+# What shapes an adapter, and means nothing without one.
+OF_ADAPTER = ("rank", "alpha", "dropout", "use_rslora", "use_dora", "target_modules")
 # What may differ between a cut run and its continuation; everything else must match.
 FREE_TO_CHANGE = {
     "max_updates",
@@ -265,6 +270,11 @@ class Run(BaseModel):
                 )
         if settings.get("output_dir") == "auto":
             del settings["output_dir"]
+        for name in ("log_to", "metrics"):
+            if isinstance(settings.get(name), str) and settings[name] != "auto":
+                settings[name] = [settings[name]]
+        for name in _numeric_fields() & settings.keys():
+            _refuse_odd_number(name, settings[name])
         settings = {
             k: os.fspath(v) if isinstance(v, os.PathLike) else v for k, v in settings.items()
         }
@@ -274,8 +284,12 @@ class Run(BaseModel):
         try:
             super().__init__(**settings)
         except ValidationError as error:
+            faults = error.errors()
+            place = faults[0]["loc"][:1] if len(faults) == 1 else ()
             raise LorakitError(
-                "; ".join(dict.fromkeys(_explain(e) for e in error.errors()))
+                "; ".join(dict.fromkeys(map(_explain, faults))),
+                setting=str(place[0]) if place else None,
+                value=faults[0].get("input") if place else None,
             ) from None
 
     @model_validator(mode="after")
@@ -307,9 +321,6 @@ class Run(BaseModel):
                 "quantization",
                 "quantized weights cannot be trained; use lora or quantization=none",
             )
-        for name in ("use_rslora", "use_dora"):
-            if self.method == "full" and getattr(self, name):
-                clash("method", name, "it is a variant of lora")
         if self.fake_quantization != "none":
             if self.method == "full":
                 clash(
@@ -330,6 +341,10 @@ class Run(BaseModel):
                         name,
                         "the weight and its update have no plain sum to round",
                     )
+        for name in OF_ADAPTER:
+            default = type(self).model_fields[name].default
+            if self.method == "full" and getattr(self, name) != default:
+                clash("method", name, "there is no adapter that it could shape")
         for part in ("validation", "test"):
             if getattr(self, f"{part}_data") and getattr(self, f"{part}_fraction"):
                 clash(f"{part}_data", f"{part}_fraction", "name a file or a share, not both")
@@ -371,8 +386,14 @@ class Run(BaseModel):
         return Path(self.output_dir) / self.name
 
     def with_(self, **changes: Any) -> Run:
-        """A copy with some settings changed, checked like a new one."""
-        return Run(**{**self.given(), **changes})
+        """A copy with some settings changed, checked like a new one.
+
+        A change to `method="full"` drops what shaped the adapter.
+        """
+        given = self.given()
+        if changes.get("method") == "full":
+            given = {name: value for name, value in given.items() if name not in OF_ADAPTER}
+        return Run(**{**given, **changes})
 
     def given(self) -> dict[str, Any]:
         """The settings that were set, by name."""
@@ -392,7 +413,7 @@ class Run(BaseModel):
         """Settings from a YAML file. Raises `LorakitError` naming file and setting."""
         path = Path(path)
         try:
-            settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+            settings = strict_yaml.load(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise LorakitError(
                 f"{path}: no such file; write the settings of a run there (see README)"
@@ -408,12 +429,45 @@ class Run(BaseModel):
         try:
             return cls(**{**{str(k): v for k, v in settings.items()}, **changes})
         except LorakitError as error:
-            raise LorakitError(f"{path}: {error}") from None
+            raise LorakitError(
+                error.message,
+                setting=error.setting,
+                value=error.value,
+                where=path,
+                cure=error.cure,
+            ) from None
 
     def write(self, path: str | os.PathLike) -> None:
         """All settings as YAML."""
-        text = yaml.safe_dump(self.model_dump(), sort_keys=False, allow_unicode=True)
+        text = strict_yaml.dump(self.model_dump())
         Path(path).write_text(text, encoding="utf-8")
+
+
+@cache
+def _numeric_fields() -> frozenset[str]:
+    """Settings that take a number and no truth value."""
+
+    def types(annotation: Any) -> set[Any]:
+        parts = get_args(annotation)
+        return {annotation}.union(*map(types, parts)) if parts else {annotation}
+
+    kinds = {name: types(field.annotation) for name, field in Run.model_fields.items()}
+    return frozenset(n for n, k in kinds.items() if k & {int, float} and bool not in k)
+
+
+def _refuse_odd_number(name: str, value: Any) -> None:
+    """Refuses what pydantic would take for a number: `true` as 1, and "010", " 10" or "1_0" as 10."""
+    odd = isinstance(value, bool)
+    if isinstance(value, str) and not re.fullmatch(NUMBER, value):
+        with contextlib.suppress(ValueError):
+            odd = math.isfinite(float(value))
+    if odd:
+        raise LorakitError(
+            f"{name}={value!r}: expected a number",
+            setting=name,
+            value=value,
+            cure=f"write it in decimal digits, for example {name}: 10",
+        )
 
 
 def _explain(error: dict) -> str:

@@ -248,7 +248,7 @@ def test_doctor(command):
     found = json.loads(command("doctor", "--json")[1])
     assert code == (1 if found["problems"] else 0)
     assert found.keys() == {"facts", "choices", "problems", "notes", "lines"}
-    assert f"engine = torch: {found['choices']['engine'][1]}" in out.splitlines()
+    assert f"engine: torch ({found['choices']['engine'][1]})" in out.splitlines()
     assert all(reason for _, reason in found["choices"].values())
 
 

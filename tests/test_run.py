@@ -118,7 +118,7 @@ def test_unknown_settings_are_named_with_the_nearest():
         ),
         (dict(validate_every=-1), "validate_every=-1: input should be greater than or equal to 0"),
         (dict(packing="perhaps"), "packing='perhaps': "),
-        (dict(metrics="bleu"), "metrics='bleu': input should be a valid list"),
+        (dict(metrics=7), "metrics=7: input should be a valid list"),
         (dict(columns=["a"]), r"columns=\['a'\]: input should be a valid dictionary"),
         (dict(name="../up"), r"name='\.\./up' names a folder"),
         (dict(name=""), "name='' names a folder"),

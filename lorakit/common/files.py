@@ -1,9 +1,12 @@
-"""Files that are whole or not there, and a cache of folders named by what they hold."""
+"""Atomic file writes, and a cache of folders and small values named by a hash of what they depend on."""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,8 +21,8 @@ from lorakit.common.errors import LorakitError
 CACHE_BYTES = 10e9  # the cache forgets what was longest unused beyond this
 
 
-def sound(content: Any, *needed: str) -> dict[str, Any]:
-    """The same object, read from a file. Raises `ValueError` when it is none, or lacks one of these keys."""
+def require_keys(content: Any, *needed: str) -> dict[str, Any]:
+    """`content`, where it is a dictionary with these keys. Raises `ValueError` where it is not."""
     if not isinstance(content, dict):
         raise ValueError(f"expected an object {{…}}, found {type(content).__name__}")
     if lost := [key for key in needed if key not in content]:
@@ -36,13 +39,16 @@ def remove(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def whole(
+def atomic_write(
     path: Path, cure: str = "name another output_dir, then start again: the run goes on"
 ) -> Iterator[Path]:
-    """A name to write a file or a folder under; it becomes `path` when the block ends, and nothing when it fails.
+    """Yields a temporary name for a file or folder, and renames it to `path` when the block succeeds.
 
-    Under `path` stands the old or the new, whole, at any instant (of a folder: or nothing, for an instant).
-    Raises `LorakitError` when the disk refuses.
+    A reader of `path` sees the old content or the new, never a part of it. (A folder is absent for an instant.)
+    When the block fails, the temporary file is removed and `path` stays as it was.
+
+    Raises:
+        LorakitError: the disk refused to write.
     """
     part = path.with_name(f"{path.name}.part{os.getpid()}")
     try:
@@ -67,11 +73,12 @@ def whole(
 
 
 def sweep(folder: Path, names: str = "**/*") -> None:
-    """Removes what processes that are gone left half written, of files and folders named so."""
+    """Removes the temporary files that `atomic_write` left in processes that no longer exist."""
     for part in list(folder.glob(f"{names}.part*")):
         pid = part.name.rpartition(".part")[2]
         if pid.isdigit() and not psutil.pid_exists(int(pid)):
-            remove(part)
+            with contextlib.suppress(OSError):  # another user's
+                remove(part)
 
 
 def copy_tree(source: Path, target: Path) -> None:
@@ -103,7 +110,7 @@ def cached(key: str, build: Callable[[Path], None]) -> Path:
         with FileLock(folder.with_name(f"{key}.lock")):
             if not folder.is_dir():
                 sweep(folder.parent)
-                with whole(folder, "name another folder in LORAKIT_CACHE") as part:
+                with atomic_write(folder, "name another folder in LORAKIT_CACHE") as part:
                     part.mkdir()
                     build(part)
                 _forget(folder)
@@ -116,13 +123,50 @@ def cached(key: str, build: Callable[[Path], None]) -> Path:
     return folder
 
 
+def remembered(kind: str, key: Any, compute: Callable[[], Any]) -> Any:
+    """A small JSON value, computed once for `key` (anything that JSON can write) and kept in the cache.
+
+    A cache that cannot be read or written costs only the time to compute the value again.
+    """
+    name = hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()
+    path = cache() / kind / f"{name[:32]}.json"
+    with contextlib.suppress(OSError, ValueError):
+        return json.loads(path.read_text(encoding="utf-8"))
+    value = compute()
+    with contextlib.suppress(OSError, LorakitError), atomic_write(path) as part:
+        part.write_text(json.dumps(value), encoding="utf-8")
+    return value
+
+
+def state(path: Path) -> list[Any]:
+    """What tells one state of a file from another without reading it: path, bytes, time of change in ns, inode."""
+    about = path.stat()
+    return [str(path.resolve()), about.st_size, about.st_mtime_ns, about.st_ino]
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file, read once for each state of the file."""
+
+    def read() -> str:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    return remembered("hashes", state(path), read)
+
+
 def _forget(newest: Path) -> None:
+    """Removes the entries that were longest unused, beyond `CACHE_BYTES`. Other folders of the cache are left alone."""
     room = CACHE_BYTES
     others = [
-        f for f in newest.parent.iterdir() if f.is_dir() and ".part" not in f.name and f != newest
+        f
+        for f in newest.parent.iterdir()
+        if f.is_dir() and re.fullmatch(r"[0-9a-f]{32}", f.name) and f != newest
     ]
     for folder in [newest, *sorted(others, key=lambda f: -f.stat().st_mtime)]:
         room -= sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
         if room < 0 and folder != newest:
             remove(folder)
             remove(folder.with_name(f"{folder.name}.lock"))
+
+
+whole, sound = atomic_write, require_keys  # former names

@@ -14,7 +14,7 @@ from __future__ import annotations
 import importlib
 import os
 import pkgutil
-from functools import cache
+from functools import cache, lru_cache
 from importlib import metadata, util
 from pathlib import Path
 from types import FunctionType, ModuleType
@@ -45,7 +45,14 @@ def names(folder: str) -> list[str]:
     """Names of the entries of a registry, sorted: the files of its folders but for the package's `HELPERS`."""
     package = _package(folder)
     helpers = vars(package).get("HELPERS", ())
-    return sorted({m.name for m in pkgutil.iter_modules(package.__path__)} - {*helpers})
+    changed = tuple(os.stat(path).st_mtime_ns for path in package.__path__)
+    return [name for name in _files(tuple(package.__path__), changed) if name not in helpers]
+
+
+@lru_cache(maxsize=64)
+def _files(paths: tuple[str, ...], changed: tuple[int, ...]) -> list[str]:
+    """Names of the modules in these folders, sorted; listed again when a folder has changed."""
+    return sorted(module.name for module in pkgutil.iter_modules(list(paths)))
 
 
 def load(folder: str, name: str) -> ModuleType:

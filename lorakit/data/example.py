@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
 import tempfile
@@ -10,7 +11,11 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
+
+from lorakit.common.errors import LorakitError
+from lorakit.common.files import sweep
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,16 +53,31 @@ class Examples(Sequence):
 
     def __init__(self, examples: Iterable[Example]):
         self._ends = array("q", [0])
-        with tempfile.NamedTemporaryFile(prefix="lorakit-", suffix=".rows", delete=False) as file:
-            self._path, self._file, owner = file.name, None, os.getpid()
-            weakref.finalize(
-                self,
-                lambda path: os.getpid() == owner and os.path.exists(path) and os.unlink(path),
-                file.name,
-            )
-            for example in examples:
-                file.write(pickle.dumps((example.fields, example.file, example.row), protocol=5))
-                self._ends.append(file.tell())
+        sweep(Path(tempfile.gettempdir()), "lorakit-*")  # what killed processes left
+        owner = os.getpid()
+        file = tempfile.NamedTemporaryFile(  # noqa: SIM115  (closed below; removed by the finalizer)
+            prefix="lorakit-", suffix=f".rows.part{owner}", delete=False
+        )
+        self._path, self._file = file.name, None
+        weakref.finalize(
+            self,
+            lambda path: os.getpid() == owner and os.path.exists(path) and os.unlink(path),
+            file.name,
+        )
+        try:
+            with file:
+                for example in examples:
+                    row = (example.fields, example.file, example.row)
+                    file.write(pickle.dumps(row, protocol=5))
+                    self._ends.append(file.tell())
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise LorakitError(
+                f"the temporary copy of the rows could not be written: {error.strerror}",
+                where=os.path.dirname(file.name),
+                cure="free some space there, or name another folder in the environment variable TMPDIR",
+            ) from None
 
     def __len__(self) -> int:
         return len(self._ends) - 1

@@ -15,6 +15,10 @@ from lorakit.common.errors import BadRow
 from lorakit.machine.packages import require
 
 RATE = 16_000  # samples a second, what speech models are trained on
+# Decoders of picture files that are opened. Pillow knows more, among them ones that start other programs (EPS).
+PICTURES = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
+MOST_PIXELS = 120_000_000  # of one picture: 360 MB as RGB
+MOST_BYTES = {"image": 256 * 2**20, "sound": 2**30}  # of one file
 ALIKE = 6  # of the 64 bits of a perceptual hash: so few differ in another shot, size or compression of a picture
 
 PACKAGES = {"image": ("pillow", "imagehash"), "sound": ("soundfile",)}  # of the extras
@@ -28,7 +32,7 @@ def examined(value: Any, kind: str, places: Sequence[Path]) -> dict[str, Any]:
     """
     require(*PACKAGES[kind], purpose=f"reading {kind} files")
     medium = _found(value, kind, places)
-    raw = content(medium)
+    raw = content(medium, MOST_BYTES[kind])
     look = None
     if kind == "image":
         look = _look(decoded(raw, medium["name"], small=True))
@@ -52,9 +56,15 @@ def _found(value: Any, kind: str, places: Sequence[Path]) -> dict[str, Any]:
     raise BadRow(f"{value[:80]}: no such file (looked in {', '.join(map(str, places)) or '.'})")
 
 
-def content(medium: dict[str, Any]) -> bytes:
-    """The bytes of a picture or sound."""
+def content(medium: dict[str, Any], most: int) -> bytes:
+    """The bytes of a picture or sound, at most `most` of them."""
     try:
+        size = len(medium["bytes"]) if "bytes" in medium else Path(medium["path"]).stat().st_size
+        if size > most:
+            raise BadRow(
+                f"{medium['name']}: {size / 2**20:,.0f} MB, more than the {most / 2**20:,.0f} MB that one file "
+                "may have; make it smaller or cut it"
+            )
         raw = medium["bytes"] if "bytes" in medium else Path(medium["path"]).read_bytes()
     except OSError as error:
         raise BadRow(f"{medium['name']}: cannot be read ({error.strerror or error})") from None
@@ -65,7 +75,7 @@ def content(medium: dict[str, Any]) -> bytes:
 
 def picture(medium: dict[str, Any]) -> Any:
     """The picture in RGB, upright."""
-    return decoded(content(medium), medium["name"])
+    return decoded(content(medium, MOST_BYTES["image"]), medium["name"])
 
 
 def decoded(raw: bytes, name: str, small: bool = False) -> Any:
@@ -76,13 +86,19 @@ def decoded(raw: bytes, name: str, small: bool = False) -> Any:
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
-        with Image.open(io.BytesIO(raw)) as image:
+        with Image.open(io.BytesIO(raw), formats=PICTURES) as image:
+            width, height = image.size
+            if width * height > MOST_PIXELS:
+                raise BadRow(
+                    f"{name}: {width:,} x {height:,} pixels, more than the {MOST_PIXELS / 1e6:.0f} million that one "
+                    "picture may have; make it smaller"
+                )
             if small and image.format == "JPEG":
                 image.draft("RGB", (64, 64))
             image.load()
             return _rgb(ImageOps.exif_transpose(image))
     except UnidentifiedImageError:
-        raise BadRow(f"{name}: is no picture that can be read") from None
+        raise BadRow(f"{name}: is no picture that can be read ({', '.join(PICTURES)})") from None
     except Image.DecompressionBombError as error:
         raise BadRow(f"{name}: is larger than a picture may be ({error})") from None
     except (OSError, ValueError, SyntaxError, EOFError, MemoryError) as error:
@@ -146,7 +162,9 @@ def sound(medium: dict[str, Any]) -> np.ndarray:
 
     name = medium["name"]
     try:
-        samples, rate = soundfile.read(io.BytesIO(content(medium)), dtype="float32", always_2d=True)
+        samples, rate = soundfile.read(
+            io.BytesIO(content(medium, MOST_BYTES["sound"])), dtype="float32", always_2d=True
+        )
     except (soundfile.SoundFileError, RuntimeError, ValueError, TypeError) as error:
         raise BadRow(
             f"{name}: is no sound that can be read, or cut ({str(error).rstrip('.')})"

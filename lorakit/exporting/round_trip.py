@@ -154,7 +154,7 @@ def _tokenizer(saved: Path, run: Run, meta: dict[str, Any]) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(saved)
+        tokenizer = AutoTokenizer.from_pretrained(saved, trust_remote_code=False)
     except Exception as error:  # damaged files raise almost anything
         raise base_model.unusable(str(saved), error) from None
     if (

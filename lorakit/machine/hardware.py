@@ -171,12 +171,7 @@ def facts(folder: str | os.PathLike = ".") -> Facts:
     """The facts of the machine this runs on; free disk is that of `folder`."""
     import psutil
 
-    packages = {}
-    for name in PACKAGES:
-        try:
-            packages[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
+    packages = installed()
     archs, mps, room = (), False, 0
     if "torch" in packages:
         import torch
@@ -205,6 +200,15 @@ def facts(folder: str | os.PathLike = ".") -> Facts:
         translated=translated(),
         mps_fallback=mps and os.environ.get("PYTORCH_ENABLE_MPS_FALLBACK", "0") != "0",
     )
+
+
+def installed() -> dict[str, str]:
+    """Versions of the packages that bear on a result."""
+    versions = {}
+    for name in PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    return versions
 
 
 def translated() -> bool:
@@ -306,11 +310,20 @@ def place() -> str:
 
 
 def child_environment() -> dict[str, str]:
-    """The environment of a child process that is to import this very lorakit."""
+    """The environment of a child process that imports this very lorakit, and nothing from the working folder.
+
+    PYTHONSAFEPATH keeps `python -m` and `python -c` from putting the working folder before the standard library: a
+    `json.py` that lies beside the data must not run.
+    """
     paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
     alone = {
         k: v
         for k, v in os.environ.items()
         if k not in LAUNCHED and not k.startswith("TORCHELASTIC_")
     }
-    return {**alone, "PYTHONUNBUFFERED": "1", "PYTHONPATH": os.pathsep.join(p for p in paths if p)}
+    return {
+        **alone,
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONSAFEPATH": "1",
+        "PYTHONPATH": os.pathsep.join(p for p in paths if p),
+    }

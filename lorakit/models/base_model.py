@@ -1,19 +1,26 @@
-"""The base model of a run: what is known of it, where its files are, its tokenizer."""
+"""The base model of a run: what is known of it, where its files are, its configuration, tokenizer and hash.
+
+`of(name)` gives one `BaseModel` object for as long as the model's files stay as they are, and each of its parts
+is computed once. The functions below it are what the object computes, for callers that need one part.
+"""
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
+import os
 import re
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
 from lorakit.common import hub, registry
 from lorakit.common.errors import LorakitError, did_you_mean
-from lorakit.data.loading import sha256
+from lorakit.common.files import file_hash, state
 from lorakit.models import spec as models
+from lorakit.models.safety import check_template, refuse_sizes, templates_of
 from lorakit.models.spec import Spec
 
 NOTES = "lorakit_notes"  # what a tokenizer's own file has to say to whoever uses it
@@ -27,8 +34,104 @@ PLAIN_TEMPLATE = (
 )
 
 
+class BaseModel:
+    """A base model by the name that a user types. Each part is loaded when it is first asked for, once.
+
+    Every part may raise `LorakitError`: for a name that is neither a folder nor a hub id, for files that are damaged or
+    cannot be downloaded, for a tokenizer that cannot be trained with.
+    """
+
+    def __init__(self, name: str):
+        self.name = name
+        self._skeletons: dict[str, Any] = {}
+
+    @cached_property
+    def spec(self) -> Spec:
+        """What is known of the model or of its family."""
+        return _spec(self.name)
+
+    @cached_property
+    def path(self) -> str:
+        """Folder or hub id to load from."""
+        return _path(self.name, self.spec)
+
+    @cached_property
+    def config(self) -> Any:
+        """transformers' configuration, from the model's own files."""
+        return _config(self.name, self.path)
+
+    @cached_property
+    def sizes(self) -> Any:
+        """The configuration that decides sizes: of a model known by name without asking the hub."""
+        from transformers import AutoConfig
+
+        known = self.spec.config
+        return AutoConfig.for_model(**known) if known else self.config
+
+    @property
+    def tokenizer(self) -> Any:
+        """The fast tokenizer, ready for training; None for a classifier of pictures."""
+        return self._reader[0]
+
+    @property
+    def processor(self) -> Any:
+        """What makes model inputs of pictures or sound; None for a model of text."""
+        return self._reader[1]
+
+    @property
+    def notes(self) -> list[str]:
+        """What had to be added to the tokenizer."""
+        return self._reader[2]
+
+    @cached_property
+    def _reader(self) -> tuple[Any, Any, list[str]]:
+        return _read_reader(self.name, self.config)
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 over the weights' own SHA-256, or the hub id where the files are not at hand."""
+        return hash_of(self.name)
+
+    def skeleton(self, task: str) -> Any:
+        """The model that serves a task, on the meta device: shapes without weights. Do not change it."""
+        if task not in self._skeletons:
+            import torch
+
+            try:
+                with torch.device("meta"):
+                    made = maker(task, self.sizes, self.name).from_config(self.sizes)
+            except ValueError as error:
+                raise LorakitError(f"{self.name}: {str(error).splitlines()[0]}") from None
+            self._skeletons[task] = made
+        return self._skeletons[task]
+
+
+def of(name: str) -> BaseModel:
+    """The `BaseModel` of this name; a new one when files of its folder have changed, or another hub is asked."""
+    return _opened(name, _files_of(name))
+
+
+@lru_cache(maxsize=16)
+def _opened(name: str, files: tuple[str, ...]) -> BaseModel:
+    return BaseModel(name)
+
+
+def _files_of(name: str) -> tuple[str, ...]:
+    """What the parts of a model were read from: the state of each file in its folder, or the hub's address."""
+    found = models.known().get(name)
+    folder = Path(found.path if found else name)
+    if folder.is_dir():
+        return tuple(str(state(file)) for file in sorted(folder.iterdir()) if file.is_file())
+    hub_of = ("HF_ENDPOINT", "HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "HF_TOKEN")
+    return tuple(os.environ.get(variable, "") for variable in hub_of)
+
+
 def spec(model: str) -> Spec:
     """What is known of a name or a hub id in models/, or of a folder's family; else a general `Spec`."""
+    return of(model).spec
+
+
+def _spec(model: str) -> Spec:
     known = models.known()
     if model in known:
         return known[model]
@@ -62,7 +165,11 @@ def _config_at_hub(model: str) -> Path | None:
 
 def path(model: str) -> str:
     """Folder or hub id to load from. Raises `LorakitError` for what can be neither."""
-    found = spec(model).path
+    return of(model).path
+
+
+def _path(model: str, known: Spec) -> str:
+    found = known.path
     if Path(found).is_dir():
         if not (Path(found) / "config.json").is_file():
             raise LorakitError(
@@ -93,12 +200,16 @@ def unusable(model: str, error: Exception) -> LorakitError:
 
 
 def config(model: str) -> Any:
-    """transformers' configuration of a base. Raises `LorakitError` when it cannot be had or makes no sense."""
+    """transformers' configuration of a base, a copy. Raises `LorakitError` when it cannot be had or makes no sense."""
+    return copy.deepcopy(of(model).config)
+
+
+def _config(model: str, where: str) -> Any:
     from transformers import AutoConfig
 
-    where = path(model)
+    refuse_sizes(model, Path(where))
     try:
-        return AutoConfig.from_pretrained(where)
+        return AutoConfig.from_pretrained(where, trust_remote_code=False)
     except Exception as error:  # transformers checks little: damaged files raise almost anything
         raise unusable(model, error) from None
 
@@ -114,11 +225,8 @@ def labelled(config: Any, classes: Sequence[str]) -> Any:
 
 
 def sizes(model: str) -> Any:
-    """The configuration that decides a model's sizes: of one known by name without asking the hub."""
-    from transformers import AutoConfig
-
-    known = spec(model).config
-    return AutoConfig.for_model(**known) if known else config(model)
+    """The configuration that decides a model's sizes, a copy: of one known by name without asking the hub."""
+    return copy.deepcopy(of(model).sizes)
 
 
 # transformers' class that loads a base, by what is learnt and what comes with the words.
@@ -213,9 +321,16 @@ def served_tasks(config: Any) -> list[str]:
 def reader(model: str, given: Any = None) -> tuple[Any, Any, list[str]]:
     """(tokenizer or None, processor or None, notes): what makes of words, pictures and sounds what a base reads.
 
-    A classifier of pictures has no tokenizer, a model of words no processor. `given`: its configuration.
+    A classifier of pictures has no tokenizer, a model of words no processor. `given`: its configuration, where it is
+    not the one in the model's files.
     """
-    given = config(model) if given is None else given
+    own = of(model)
+    if given is None or type(given) is type(own.config):
+        return own.tokenizer, own.processor, list(own.notes)
+    return _read_reader(model, given)
+
+
+def _read_reader(model: str, given: Any) -> tuple[Any, Any, list[str]]:
     words = reads_words(given)
     hears = any(serves(given, *k) for k in CLASSES if k[1])
     pictures = processor(model, given) if hears else None
@@ -238,7 +353,7 @@ def processor(model: str, given: Any) -> Any:
 
     where = path(model)
     try:
-        found = AutoProcessor.from_pretrained(where)
+        found = AutoProcessor.from_pretrained(where, trust_remote_code=False)
     except ImportError as error:
         raise LorakitError(
             f"{model}: its processor needs a package that is not installed: {hub.reason(error)}"
@@ -258,9 +373,11 @@ def tokenizer(model: str, ends: bool = True) -> tuple[Any, list[str]]:
 
     where = path(model)
     try:
-        tok = AutoTokenizer.from_pretrained(where)
+        tok = AutoTokenizer.from_pretrained(where, trust_remote_code=False)
     except Exception as error:  # see `config`
         raise unusable(model, error) from None
+    for template in templates_of(tok):
+        check_template(template, model)
     notes = list(tok.init_kwargs.get(NOTES, []))
     if not tok.is_fast:
         raise LorakitError(
@@ -303,7 +420,7 @@ def hash_of(model: str) -> str:
     files = sorted(folder.glob("*.safetensors"))
     # In the hub's cache a large file is a link to a blob named by its SHA-256.
     parts = [
-        f.resolve().name if re.fullmatch(r"[0-9a-f]{64}", f.resolve().name) else sha256(f)
+        f.resolve().name if re.fullmatch(r"[0-9a-f]{64}", f.resolve().name) else file_hash(f)
         for f in files
     ]
     return hashlib.sha256("".join(parts).encode()).hexdigest() if parts else model

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 
 from lorakit.common import registry
@@ -64,6 +65,11 @@ class Spec:
 
 def known() -> dict[str, Spec]:
     """Every name that a user can type -> what is known of that model."""
+    return _known(tuple(registry.names("models")))
+
+
+@lru_cache(maxsize=4)
+def _known(files: tuple[str, ...]) -> dict[str, Spec]:
     found = {}
     for file, module in registry.modules("models").items():
         found |= module.SPEC.each() or {module.SPEC.name or file: module.SPEC}
@@ -118,7 +124,7 @@ def image_processor(kind: str, **settings: Any) -> Any:
         (Path(folder) / "preprocessor_config.json").write_text(
             json.dumps(content), encoding="utf-8"
         )
-        return AutoImageProcessor.from_pretrained(folder)
+        return AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
 
 
 def name_tokens(tokenizer: Any, tokens: dict[str, str]) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import ast
+import contextlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from lorakit.common import strict_yaml
 from lorakit.common.errors import LorakitError, did_you_mean
 from lorakit.machine.packages import require
 
@@ -49,23 +52,27 @@ def execute(
     Raises `LorakitError` naming the cell when one fails, or a parameter that the notebook does not have.
     """
     path = Path(notebook)
-    refuse(path, parameters, known(path))
+    there = known(path)
+    refuse(path, parameters, there)
     import papermill
 
     values = {
-        name: value_of(name, v) if isinstance(v, str) else v for name, v in parameters.items()
+        name: value_of(name, v, there[name]["default"]) if isinstance(v, str) else v
+        for name, v in parameters.items()
     }
     target = Path(output_dir) / path.stem / path.name
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        papermill.execute_notebook(
-            str(path),
-            str(target),
-            parameters=values,
-            kernel_name="python3",
-            log_output=False,
-            progress_bar=True,
-        )
+        with _kernel_ignores_working_folder() as arguments:
+            papermill.execute_notebook(
+                str(path),
+                str(target),
+                parameters=values,
+                kernel_name="python3",
+                extra_arguments=arguments,
+                log_output=False,
+                progress_bar=True,
+            )
     except papermill.PapermillExecutionError as error:
         raise LorakitError(
             f"{path}: cell {error.cell_index} failed: {error.ename}: {error.evalue}\n"
@@ -74,13 +81,51 @@ def execute(
     return target
 
 
-def value_of(name: str, text: str) -> Any:
-    """YAML's reading of a parameter; 1e-4, which YAML takes for text, as the number a notebook wants."""
+@contextlib.contextmanager
+def _kernel_ignores_working_folder() -> Iterator[list[str]]:
+    """Arguments for a kernel started within this block, which imports nothing from the working folder: a `json.py`
+    that lies beside the data must not run. The interpreter and IPython put that folder into sys.path each by itself."""
+    before = os.environ.get("PYTHONSAFEPATH")
+    os.environ["PYTHONSAFEPATH"] = "1"
     try:
-        value = yaml.safe_load(text)
+        yield ["--IPKernelApp.ignore_cwd=True"]
+    finally:
+        if before is None:
+            del os.environ["PYTHONSAFEPATH"]
+        else:
+            os.environ["PYTHONSAFEPATH"] = before
+
+
+def value_of(name: str, text: str, default: str) -> Any:
+    """A parameter given as text, by the type of the notebook's own value (`default`, Python source).
+
+    Where that is text, the text stays as it stands; where it is a number or a truth value, it must be one too; else
+    it is read as YAML. Raises `LorakitError` naming the parameter.
+    """
+    try:
+        own = ast.literal_eval(default)
+    except (ValueError, SyntaxError):
+        own = None
+    if isinstance(own, str) and own != "auto":
+        return text
+    try:
+        value = strict_yaml.load(text)
     except yaml.YAMLError:
         raise LorakitError(f"-p {name} {text}: the value cannot be read as YAML") from None
-    try:
-        return float(value) if isinstance(value, str) else value
-    except ValueError:
-        return value
+    truth = isinstance(value, bool)
+    number = isinstance(value, (int, float)) and not truth
+    expected = (
+        "true or false"
+        if isinstance(own, bool)
+        else "a number"
+        if isinstance(own, (int, float))
+        else ""
+    )
+    fits = truth if isinstance(own, bool) else number or value in (None, "auto")
+    if expected and not fits:
+        raise LorakitError(
+            f"-p {name} {text}: expected {expected}, as the notebook has {own!r}",
+            setting=name,
+            value=text,
+        )
+    return value

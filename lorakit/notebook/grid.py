@@ -22,9 +22,9 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import yaml
 from filelock import FileLock
 
+from lorakit.common import strict_yaml
 from lorakit.common.errors import LorakitError
 from lorakit.common.files import sound, whole
 from lorakit.machine import hardware
@@ -114,7 +114,7 @@ def table(path: str | os.PathLike) -> list[dict[str, Any]]:
                     for row in csv.DictReader(file)
                 ]
         else:
-            found = yaml.safe_load(path.read_text(encoding="utf-8"))
+            found = strict_yaml.load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise LorakitError(
             f"{path}: no such file; write 'rank: [4, 16]' there, or a CSV with a row per run"
@@ -148,7 +148,9 @@ def rows(
         )
     content = hashlib.sha256(notebook.read_bytes()).hexdigest()
     own = (
-        str(given.get("name", yaml.safe_load(there["name"]["default"]))) if "name" in there else ""
+        str(given.get("name", strict_yaml.load(there["name"]["default"])))
+        if "name" in there
+        else ""
     )
     found = []
     for values in grid:

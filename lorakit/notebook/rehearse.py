@@ -194,7 +194,9 @@ def tokenizer_of(model: str, spec: Spec) -> tuple[Any, list[str]]:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(base_model.path(model), local_files_only=True), []
+        return AutoTokenizer.from_pretrained(
+            base_model.path(model), local_files_only=True, trust_remote_code=False
+        ), []
     except (OSError, ValueError) as error:
         if Path(spec.path).is_dir():
             raise base_model.unusable(model, error) from None

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from math import ceil
-from typing import Any
 
 from lorakit import engines, tasks
+from lorakit.common.choice import Choice, Choices
 from lorakit.common.errors import LorakitError
 from lorakit.engines import quantization as quantizations
 from lorakit.engines.protocol import EngineModule
@@ -15,19 +15,18 @@ from lorakit.models.spec import Spec
 from lorakit.planning import memory
 from lorakit.run import Run
 
-Choices = dict[str, tuple[Any, str]]  # setting -> (value, reason)
 
-
-def resolve(run: Run, facts: Facts, started: tuple[int, str] | None = None) -> tuple[Run, Choices]:
+def resolve(run: Run, facts: Facts, started: Choice | None = None) -> tuple[Run, Choices]:
     """The run with every `auto` that the machine decides replaced, and why; `started`: see `here`.
 
     Raises `LorakitError` when the machine cannot do what was asked for.
     """
-    spec, chosen = base_model.spec(run.model), {}
+    spec = base_model.spec(run.model)
+    chosen: Choices = {}
     chosen["processes"] = started or processes(run, facts)
-    if chosen["processes"][0] > run.global_batch_size:
+    if chosen["processes"].value > run.global_batch_size:
         raise LorakitError(
-            f"processes={chosen['processes'][0]} and global_batch_size={run.global_batch_size}: some "
+            f"processes={chosen['processes'].value} and global_batch_size={run.global_batch_size}: some "
             "processes would have no row; raise global_batch_size or lower processes"
         )
     chosen["engine"] = engine(run, facts, spec)
@@ -35,20 +34,20 @@ def resolve(run: Run, facts: Facts, started: tuple[int, str] | None = None) -> t
         raise LorakitError(
             f"optimizer={run.optimizer!r}: bitsandbytes has none for Apple's GPU; use optimizer=adamw"
         )
-    chosen["precision"] = precision(run.with_(engine=chosen["engine"][0]), facts, spec)
+    chosen["precision"] = precision(run.with_(engine=chosen["engine"].value), facts, spec)
     run = run.with_(**{name: value for name, (value, _) in chosen.items()})
     chosen["quantization"] = quantization(run, facts, spec)
-    run = run.with_(quantization=chosen["quantization"][0])
+    run = run.with_(quantization=chosen["quantization"].value)
     chosen["output_dir"] = home(run, facts)
     if run.shard and run.processes == 1:
-        chosen["shard"] = (False, "one process: there is nobody to share the weights with")
+        chosen["shard"] = Choice(False, "one process: there is nobody to share the weights with")
     if run.packing == "auto":
-        chosen["packing"] = (
+        chosen["packing"] = Choice(
             True,
             "no padding is computed; the engine tries out that no document sees another",
         )
     if run.micro_batch_size == "auto":
-        chosen["micro_batch_size"] = (run.global_batch_size, "the tokens at a time are the limit")
+        chosen["micro_batch_size"] = Choice(run.global_batch_size, "limited by micro_batch_tokens")
     run = run.with_(**{n: v for n, (v, _) in chosen.items()})
     chosen |= ladder(run, facts)
     return run.with_(**{n: v for n, (v, _) in chosen.items()}), chosen
@@ -85,7 +84,7 @@ def ladder(run: Run, facts: Facts) -> Choices:
     words = f"{need / 1e9:.1f} GB of the {room / 1e9:.1f} GB that may be used"
     above = f"; without it {tried[-2][1] / 1e9:.1f} GB" if len(tried) > 1 else ""
     return {
-        name: (getattr(best, name), words + above)
+        name: Choice(getattr(best, name), words + above)
         for name in ("micro_batch_tokens", "gradient_checkpointing", "offload")
         if getattr(run, name) == "auto"
     }
@@ -148,34 +147,54 @@ def refuse(run: Run, facts: Facts) -> None:
     )
 
 
-def home(run: Run, facts: Facts) -> tuple[str, str]:
+def cadence(run: Run, updates: int) -> tuple[Run, Choices]:
+    """How often to validate and to write a checkpoint, where that is left open."""
+    chosen: Choices = {}
+    if run.validate_every == "auto":
+        chosen["validate_every"] = Choice(
+            max(1, updates // 10), f"about ten times in {updates} updates"
+        )
+    if run.checkpoint_every == "auto":
+        chosen["checkpoint_every"] = Choice(
+            max(1, min(50, updates // 10)), "an interruption loses at most a tenth of the run"
+        )
+    return run.with_(**{name: choice.value for name, choice in chosen.items()}), chosen
+
+
+def home(run: Run, facts: Facts) -> Choice:
     """Where the runs are kept, and whether that outlives the session."""
     if facts.place == "colab" and not run.output_dir.startswith(DRIVE):
-        return run.output_dir, (
-            "Colab deletes this disk with the session; "
-            + (
-                f"Drive is mounted, output_dir={DRIVE}/outputs would outlive it"
-                if facts.drive
-                else "to keep checkpoints, mount Google Drive before: from google.colab import drive; "
-                "drive.mount('/content/drive')"
-            )
+        return Choice(
+            run.output_dir,
+            (
+                "Colab deletes this disk with the session; "
+                + (
+                    f"Drive is mounted, output_dir={DRIVE}/outputs would outlive it"
+                    if facts.drive
+                    else "to keep checkpoints, mount Google Drive before: from google.colab import drive; "
+                    "drive.mount('/content/drive')"
+                )
+            ),
         )
     if facts.place == "kaggle":
-        return run.output_dir, (
-            "kept with the notebook's version (19.5 GB)"
-            if str(run.folder.absolute()).startswith("/kaggle/working")
-            else "Kaggle keeps only /kaggle/working; name it in output_dir"
+        return Choice(
+            run.output_dir,
+            (
+                "kept with the notebook's version (19.5 GB)"
+                if str(run.folder.absolute()).startswith("/kaggle/working")
+                else "Kaggle keeps only /kaggle/working; name it in output_dir"
+            ),
         )
-    return run.output_dir, f"{facts.disk_free / 1e9:.0f} GB free"
+    return Choice(run.output_dir, f"{facts.disk_free / 1e9:.0f} GB free")
 
 
-def here(run: Run, facts: Facts, size: int, alone: str = "") -> tuple[int, str]:
+def here(run: Run, facts: Facts, size: int, alone: str = "") -> Choice:
     """How many processes there are already, and why: `alone` is the reason for one where several were to be.
 
     Raises `LorakitError` when the settings ask for several, and nobody has started them.
     """
     if size > 1:
-        return size, "as they were started"
+        return Choice(size, "as they were started")
     count, why = processes(run, facts)
     if run.processes not in ("auto", 1):
         raise LorakitError(
@@ -184,13 +203,13 @@ def here(run: Run, facts: Facts, size: int, alone: str = "") -> tuple[int, str]:
         )
     if count > 1 and not alone:
         alone = f"this is one process; lorakit.launch(run) takes all {count} cards"
-    return 1, alone or why
+    return Choice(1, alone or why)
 
 
-def processes(run: Run, facts: Facts) -> tuple[int, str]:
+def processes(run: Run, facts: Facts) -> Choice:
     """One per card."""
     if run.folds:
-        return 1, "folds are trained one after the other"
+        return Choice(1, "folds are trained one after the other")
     if run.processes != "auto":
         if len(facts.cards) not in (0, 1) and run.processes > len(facts.cards):
             raise LorakitError(
@@ -200,9 +219,9 @@ def processes(run: Run, facts: Facts) -> tuple[int, str]:
             raise LorakitError(
                 f"processes={run.processes}: a Mac's GPU serves one process; leave processes out"
             )
-        return run.processes, "asked for"
+        return Choice(run.processes, "asked for")
     count = max(1, min(len(facts.cards), run.global_batch_size))
-    return (
+    return Choice(
         count,
         f"one for each of {count} cards"
         if count > 1
@@ -219,7 +238,7 @@ def first(run: Run, facts: Facts) -> None:
             module.import_first(facts)
 
 
-def engine(run: Run, facts: Facts, spec: Spec) -> tuple[str, str]:
+def engine(run: Run, facts: Facts, spec: Spec) -> Choice:
     """The one asked for; else of those that serve here the one that suits this machine best, by its own word."""
     asked = run.quantization
     if reason := "" if asked == "auto" else quantizations.get(asked).unavailable(facts):
@@ -243,11 +262,11 @@ def engine(run: Run, facts: Facts, spec: Spec) -> tuple[str, str]:
     suited = {name: modules[name].suits(facts) for name, reason in reasons.items() if not reason}
     refused = "; ".join(f"{n}: {r}" for n, r in reasons.items() if r)
     if run.engine != "auto" and suited:
-        return run.engine, "asked for"
+        return Choice(run.engine, "asked for")
     best = max((n for n in suited if suited[n][0]), key=lambda n: suited[n][0], default=None)
     if best is None:
         raise LorakitError(f"no engine can serve here: {refused}")
-    return best, suited[best][1] + (f" ({refused})" if refused else "")
+    return Choice(best, suited[best][1] + (f" ({refused})" if refused else ""))
 
 
 def unserved(module: EngineModule, task: str) -> str:
@@ -259,25 +278,25 @@ def unserved(module: EngineModule, task: str) -> str:
     return f"it does not serve {task}"
 
 
-def precision(run: Run, facts: Facts, spec: Spec) -> tuple[str, str]:
+def precision(run: Run, facts: Facts, spec: Spec) -> Choice:
     if run.precision == "fp16" and facts.device == "cpu":
         raise LorakitError("precision='fp16' needs a CUDA card; use fp32 or bf16 on a CPU")
     if run.precision == "fp16" and not spec.fp16:
         raise LorakitError(f"precision='fp16' overflows in {run.model}; use bf16 or fp32")
     if run.precision != "auto":
-        return run.precision, "asked for"
+        return Choice(run.precision, "asked for")
     if run.engine != "auto" and (own := engines.get(run.engine).precision(facts)):
-        return own
+        return Choice(*own)
     if facts.device == "mps":
-        return "bf16", "half the memory of fp32 on Apple's GPU; what is trained stays fp32"
+        return Choice("bf16", "half the memory of fp32 on Apple's GPU; what is trained stays fp32")
     if facts.device != "cuda":
-        return "fp32", f"exact, and {facts.device} gains little from less"
+        return Choice("fp32", f"exact, and {facts.device} gains little from less")
     old = next((c for c in facts.cards if not c.bf16), None)
     if not old:
-        return "bf16", f"{facts.cards[0].name} computes bf16 in hardware"
+        return Choice("bf16", f"{facts.cards[0].name} computes bf16 in hardware")
     if spec.fp16:
-        return "fp16", f"{old.name} has no bf16 hardware"
-    return "fp32", f"{old.name} has no bf16 hardware, and {run.model} overflows in fp16"
+        return Choice("fp16", f"{old.name} has no bf16 hardware")
+    return Choice("fp32", f"{old.name} has no bf16 hardware, and {run.model} overflows in fp16")
 
 
 def refuse_again(wanted: str, model: str, spec: Spec) -> None:
@@ -289,7 +308,7 @@ def refuse_again(wanted: str, model: str, spec: Spec) -> None:
         )
 
 
-def quantization(run: Run, facts: Facts, spec: Spec) -> tuple[str, str]:
+def quantization(run: Run, facts: Facts, spec: Spec) -> Choice:
     refuse_again(run.quantization, run.model, spec)
     if run.fake_quantization != "none":
         if spec.stored:
@@ -297,16 +316,16 @@ def quantization(run: Run, facts: Facts, spec: Spec) -> tuple[str, str]:
                 f"fake_quantization={run.fake_quantization!r}: the weights of {run.model} are stored as "
                 f"{spec.stored}, and there are none without to round; leave it out"
             )
-        return (
+        return Choice(
             "none",
             f"fake_quantization={run.fake_quantization}: the export rounds unquantized weights",
         )
     if spec.stored and run.quantization == "auto":
-        return "none", f"its weights are stored as {spec.stored}"
+        return Choice("none", f"its weights are stored as {spec.stored}")
     if run.quantization != "auto":
-        return run.quantization, "asked for"
+        return Choice(run.quantization, "asked for")
     if run.method == "full":
-        return "none", "full fine-tuning trains the weights themselves"
+        return Choice("none", "full fine-tuning trains the weights themselves")
     smallest = run.with_(
         quantization="none",
         micro_batch_size=1,
@@ -316,6 +335,8 @@ def quantization(run: Run, facts: Facts, spec: Spec) -> tuple[str, str]:
     need, room = memory.memory(smallest)["total"], 0.8 * facts.device_memory
     words = f"unquantized it takes {need / 1e9:.1f} GB of the {room / 1e9:.1f} GB that may be used"
     if need < room:
-        return "none", words
+        return Choice("none", words)
     small = engines.get(run.engine).quantizations(facts)[0]
-    return small, words + (", and nothing smaller is served here" if small == "none" else "")
+    return Choice(
+        small, words + (", and nothing smaller is served here" if small == "none" else "")
+    )

@@ -11,6 +11,7 @@ from lorakit.common.errors import LorakitError
 from lorakit.machine import hardware
 from lorakit.machine.packages import declared, ignored_torchao, quoted, unmet
 from lorakit.planning import choose
+from lorakit.planning.setup import setup
 from lorakit.run import Run
 
 # What lorakit was run with, from the first to the last; others may work.
@@ -41,7 +42,7 @@ def examine(folder: str = ".", run: Run | None = None) -> dict[str, Any]:
         if u.installed
     ]
     try:
-        _, choices = choose.resolve(run or Run(data="-"), facts)
+        choices = setup(run, facts).choices if run else choose.resolve(Run(data="-"), facts)[1]
     except LorakitError as error:
         choices = {}
         wrong.append({"what": str(error), "cure": "see above, or name the setting yourself"})
@@ -55,7 +56,7 @@ def examine(folder: str = ".", run: Run | None = None) -> dict[str, Any]:
         for c in facts.cards
     ]
     lines += [", ".join(f"{k} {v}" for k, v in facts.packages.items())]
-    lines += [f"{name} = {value}: {reason}" for name, (value, reason) in choices.items()]
+    lines += [f"{name}: {value} ({reason})" for name, (value, reason) in choices.items()]
     lines += [f"note: {n['what']}. {n['cure']}" for n in notes]
     lines += [f"WRONG: {p['what']}. Cure: {p['cure']}" for p in wrong] or ["nothing is wrong"]
     return {

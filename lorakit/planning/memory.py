@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import asdict, dataclass, replace
+from functools import cache, lru_cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 from lorakit import engines
 from lorakit.common import registry
-from lorakit.common.errors import LorakitError
+from lorakit.common.files import remembered, state
 from lorakit.engines import quantization
 from lorakit.engines.quantization.protocol import Quantization
+from lorakit.machine import hardware
 from lorakit.models import base_model, spec
 from lorakit.run import Run
 
+SHAPES = 1  # raise it when `_shape` counts something else
 BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 
 
@@ -35,32 +40,31 @@ class Shape:
 
 
 def shape(run: Run) -> Shape:
-    """Counts parameters on the meta device, so no weight is read."""
+    """Counts parameters on the meta device, so no weight is read. Counted once for a model and its targets."""
+    base = base_model.of(run.model)
+    wanted = run.target_modules if run.target_modules != "auto" else base.spec.target_modules
+    key = [SHAPES, base.sizes.to_json_string(), run.task, wanted, _versions()]
+    counted = remembered("shapes", key, lambda: asdict(_shape(base, run.task, wanted)))
+    return replace(Shape(**counted), adapter=counted["adapter"] * run.rank)
+
+
+def _shape(base: base_model.BaseModel, task: str, wanted: str | Sequence[str]) -> Shape:
+    """The sizes of a model with adapters of rank 1."""
     import torch
 
-    config = base_model.sizes(run.model)
-    try:
-        with torch.device("meta"):
-            model = base_model.maker(run.task, config, run.model).from_config(config)
-    except ValueError as error:
-        raise LorakitError(f"{run.model}: {str(error).splitlines()[0]}") from None
-    wanted = (
-        run.target_modules
-        if run.target_modules != "auto"
-        else base_model.spec(run.model).target_modules
-    )
+    config, model = base.sizes, base.skeleton(task)
     linear = adapter = widest = experts = 0
     head = model.get_output_embeddings()
     for name, module in model.named_modules():
         if isinstance(module, torch.nn.Linear) and module is not head:
             linear, widest = linear + module.weight.numel(), max(widest, module.weight.numel())
             if spec.adapts(wanted, name):
-                adapter += run.rank * (module.in_features + module.out_features)
+                adapter += module.in_features + module.out_features
     for name, stack in model.named_parameters():
         if stack.ndim == 3 and not name.endswith("weight"):  # (E, in, out)
             experts += stack.numel()
             if spec.stacked(wanted, name):
-                adapter += run.rank * len(stack) * sum(stack.shape[1:])
+                adapter += len(stack) * sum(stack.shape[1:])
     text = config.get_text_config(decoder=True)
     wide = getattr(text, "intermediate_size", None) or 4 * text.hidden_size
     wide = max(wide) if isinstance(wide, (list, tuple)) else wide  # Gemma 3n: one for each layer
@@ -81,6 +85,12 @@ def shape(run: Run) -> Shape:
         experts,
         each / of,
     )
+
+
+@cache
+def _versions() -> dict[str, str]:
+    """Of the packages that decide how a model is built."""
+    return hardware.installed()
 
 
 def memory(run: Run, of: Shape | None = None) -> dict[str, int]:
@@ -130,7 +140,7 @@ def working(run: Run, of: Shape) -> float:
             row = engines.get(engine).row_positions(run)
             low, tokens = row or max(64, min(512, run.max_length)), at_a_time(run, row)
             high = 2 * low
-            least, most = (_counted(engine, json.dumps(run.given() | ANY), n) for n in (low, high))
+            least, most = (_simulated(run, size) for size in (low, high))
             found = most + (most - least) * (tokens - high) / (high - low)
             if form_of(run).DEQUANTIZES:  # one layer's weights
                 found += of.widest * BYTES.get(run.precision, 4)
@@ -140,21 +150,59 @@ def working(run: Run, of: Shape) -> float:
     return roughly(run, of, tokens)
 
 
-# What makes no difference to a micro-batch of a given size.
-ANY = {
-    "name": "any",
-    "data": "-",
-    "output_dir": "outputs",
-    "micro_batch_tokens": "auto",
-    "micro_batch_size": "auto",
-    "learning_rate": 1.0,
-    "alpha": 1.0,
-}
+# Settings without influence on the memory of a micro-batch of a given size.
+NO_INFLUENCE = {
+    "name", "data", "validation_data", "validation_fraction", "test_data", "test_fraction", "max_rows",
+    "format", "columns", "group_by", "folds", "fold", "question", "language", "augment",
+    "shuffle_answers", "alpha", "optimizer", "learning_rate", "schedule", "warmup_ratio",
+    "weight_decay", "max_grad_norm", "epochs", "max_updates", "validate_every", "early_stopping",
+    "global_batch_size", "micro_batch_size", "micro_batch_tokens", "seed", "processes", "shard",
+    "checkpoint_every", "max_minutes", "output_dir", "samples", "log_to", "metrics", "max_new_tokens",
+}  # fmt: skip
 
 
-@lru_cache(maxsize=64)
-def _counted(engine: str, settings: str, tokens: int) -> float:
-    return engines.get(engine).working_bytes(Run(**json.loads(settings)), tokens)
+def _simulated(run: Run, tokens: int) -> int:
+    """Bytes of a micro-batch of so many tokens by the engine's own count, made once for the settings that matter.
+
+    Raises `NotImplementedError` where the engine cannot count this model.
+    """
+    settings = run.model_dump(exclude=NO_INFLUENCE)
+    base, engine = base_model.of(run.model), registry.load("engines", run.engine)
+    key = [base.sizes.to_json_string(), settings, tokens, _versions(), _device(), _source(engine)]
+    count = _count(json.dumps(settings), tokens, json.dumps(key))
+    if isinstance(count, str):
+        raise NotImplementedError(count)
+    return count
+
+
+@lru_cache(maxsize=256)
+def _count(settings: str, tokens: int, key: str) -> int | str:
+    """Bytes, or why they cannot be counted."""
+
+    def simulate() -> int | str:
+        run = Run(
+            **json.loads(settings), data="-", output_dir="outputs", learning_rate=1.0, alpha=1.0
+        )
+        try:
+            return int(engines.get(run.engine).working_bytes(run, tokens))
+        except NotImplementedError as reason:
+            return str(reason)
+
+    return remembered("micro_batches", key, simulate)
+
+
+def _device() -> str:
+    """Engines count for a card or for the heap of a CPU."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _source(engine: ModuleType) -> list[Any]:
+    """The state of an engine's source files: a change of its kernels changes what they keep."""
+    file = Path(str(engine.__file__))
+    files = file.parent.rglob("*.py") if file.name == "__init__.py" else [file]
+    return [state(path)[1:3] for path in sorted(files)]
 
 
 def form_of(run: Run) -> Quantization:

@@ -10,18 +10,20 @@ import platform
 import re
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
 from lorakit.common.errors import LorakitError
-from lorakit.common.files import sound, sweep, whole
+from lorakit.common.files import atomic_write, require_keys, sweep
+from lorakit.machine import hardware
 
 
 def write_json(path: Path, content: Any) -> None:
     """Whole or not at all."""
-    with whole(path) as part:
+    with atomic_write(path) as part:
         # A file's name may be no text: what is no UTF-8 becomes JSON's own escape.
         part.write_text(
             json.dumps(content, indent=1, ensure_ascii=False),
@@ -32,7 +34,10 @@ def write_json(path: Path, content: Any) -> None:
 
 def write_lines(path: Path, rows: Iterable[dict]) -> None:
     """JSON Lines, whole or not at all."""
-    with whole(path) as part, open(part, "w", encoding="utf-8", errors="backslashreplace") as file:
+    with (
+        atomic_write(path) as part,
+        open(part, "w", encoding="utf-8", errors="backslashreplace") as file,
+    ):
         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
@@ -43,7 +48,7 @@ def read_lines(path: Path, *needed: str) -> list[dict]:
     rows = []
     for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
         try:
-            rows += [sound(json.loads(line), *needed)] if line.strip() else []
+            rows += [require_keys(json.loads(line), *needed)] if line.strip() else []
         except (ValueError, RecursionError) as error:
             raise LorakitError(
                 f"{path}:{number}: is damaged ({error}); delete the line and start again"
@@ -127,9 +132,9 @@ class Folder:
 
     def _noted(self) -> dict[str, Any]:
         try:
-            found = sound(json.loads((self / "record.json").read_text(encoding="utf-8")))
+            found = require_keys(json.loads((self / "record.json").read_text(encoding="utf-8")))
             for name in ("settings", "data"):
-                sound(found.get(name, {}))
+                require_keys(found.get(name, {}))
             return {"status": "queued", **found}
         except FileNotFoundError:
             return {"status": "queued"}
@@ -147,9 +152,11 @@ class Folder:
     def scores(self) -> dict[str, dict]:
         path = self / "scores.json"
         try:
-            found = sound(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
+            found = (
+                require_keys(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
+            )
             return {
-                name: sound(
+                name: require_keys(
                     entry, "before", "after", "difference", "interval", "rows", "higher_is_better"
                 )
                 for name, entry in found.items()
@@ -203,13 +210,8 @@ class Onlooker(Folder):
 
 
 def versions() -> dict[str, str]:
-    """Of Python and of the packages that bear on a result."""
-    from importlib import metadata
-
-    from lorakit.machine.hardware import PACKAGES
-
+    """Of Python, of lorakit and of the packages that bear on a result."""
     found = {"python": platform.python_version()}
-    for name in ("lorakit", *PACKAGES):
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found
+    with contextlib.suppress(metadata.PackageNotFoundError):
+        found["lorakit"] = metadata.version("lorakit")
+    return found | hardware.installed()

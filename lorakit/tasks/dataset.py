@@ -160,7 +160,7 @@ class Prepared:
 
     def write(self, folder: Path) -> None:
         """The encoded rows into a run's folder."""
-        with files.whole(folder) as part:
+        with files.atomic_write(folder) as part:
             files.copy_tree(self.path / "rows", part)
 
     def raw(self, n: int = 1) -> list[Example]:

@@ -15,7 +15,7 @@ import numpy as np
 
 from lorakit import tasks
 from lorakit.common.errors import BadRow, LorakitError
-from lorakit.common.files import sound
+from lorakit.common.files import require_keys
 from lorakit.data.example import Example, Rejected
 from lorakit.data.loading import SETS
 from lorakit.tasks.objectives import labels, next_token
@@ -265,7 +265,7 @@ def read(folder: Path, processor: Any = None) -> tuple[dict[str, Rows], dict[str
     import datasets
 
     try:
-        meta = {"classes": []} | sound(
+        meta = {"classes": []} | require_keys(
             json.loads((folder / "meta.json").read_text(encoding="utf-8")),
             "task",
             "stop_ids",

@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from lorakit.common.errors import LorakitError
-from lorakit.common.files import whole
+from lorakit.common.files import atomic_write
 
 
 def write(path: Path, tensors: dict[str, np.ndarray], meta: dict) -> None:
@@ -22,7 +22,7 @@ def write(path: Path, tensors: dict[str, np.ndarray], meta: dict) -> None:
         {k: np.ascontiguousarray(np.atleast_1d(v)) for k, v in tensors.items()},
         {"meta": json.dumps(meta), "scalars": json.dumps(scalars)},
     )
-    with whole(path) as part, open(part, "wb") as file:
+    with atomic_write(path) as part, open(part, "wb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())

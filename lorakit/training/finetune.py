@@ -16,13 +16,15 @@ from tqdm.auto import tqdm
 
 from lorakit import tasks
 from lorakit.common import registry
+from lorakit.common.choice import Choices
 from lorakit.common.errors import LorakitError
-from lorakit.common.files import whole
+from lorakit.common.files import atomic_write
 from lorakit.engines import quantization
 from lorakit.machine import distributed, hardware
 from lorakit.machine.distributed import ALONE, Crew
 from lorakit.models import base_model
-from lorakit.planning import choose, memory
+from lorakit.planning import memory
+from lorakit.planning.setup import setup, updates_of
 from lorakit.results import evaluate, report
 from lorakit.results.evaluate import Outcome
 from lorakit.results.predict import predict
@@ -31,7 +33,7 @@ from lorakit.runs import folder as record
 from lorakit.runs.folder import Folder, Onlooker
 from lorakit.tasks import rows
 from lorakit.tasks.batches import Batches
-from lorakit.tasks.dataset import Prepared, prepare
+from lorakit.tasks.dataset import Prepared
 from lorakit.training import checkpoint, folds
 from lorakit.training import proof as prove
 from lorakit.training.loop import State, train
@@ -52,21 +54,13 @@ def finetune(run: Run, alone: str = "") -> Folder:
         try:
             # a refused start leaves what is there as it was
             started = "settings" not in folder.record and not begun(folder)
-            facts = hardware.facts(run.output_dir)
-            choose.first(run, facts)
-            prepared = prepare(run)
-            resolved, choices = choose.resolve(
-                run.with_(task=prepared.meta["task"]),
-                facts,
-                choose.here(run, facts, crew.size, alone),
-            )
-            if run.task == "auto":
-                choices["task"] = (resolved.task, prepared.report.reason)
-            choose.refuse(resolved, facts)
+            plan = setup(run, processes=crew.size, alone=alone)
+            plan.refuse()
+            resolved, choices, prepared = plan.settings, plan.choices, plan.prepared
             started = crew.told(lambda: not finished(run, folder, prepared))
             if started:
                 if crew.first:
-                    begin(run, resolved, choices, facts, folder, prepared)
+                    begin(run, resolved, choices, plan.facts, folder, prepared)
                 crossed = bool(run.folds and not run.fold)
                 if crossed:
                     folds.each(run, folder, finetune)
@@ -105,7 +99,7 @@ def ending(error: BaseException) -> tuple[str, str]:
 def begin(
     run: Run,
     resolved: Run,
-    choices: choose.Choices,
+    choices: Choices,
     facts: hardware.Facts,
     folder: Folder,
     prepared: Prepared,
@@ -131,9 +125,7 @@ def begin(
         (folder / "history.jsonl").unlink(missing_ok=True)
 
 
-def execute(
-    run: Run, choices: choose.Choices, folder: Folder, prepared: Prepared, crew: Crew
-) -> None:
+def execute(run: Run, choices: Choices, folder: Folder, prepared: Prepared, crew: Crew) -> None:
     """From the rows on disk to the evidence. The first process writes; the others compute the same beside it."""
     contents = crew.gather(prepared.report.sha256)  # the rows are written
     if len(set(contents)) > 1:
@@ -149,17 +141,11 @@ def execute(
     )
     engine = registry.load("engines", run.engine).load(run, classes=meta["classes"])
     choices.update(engine.notes)
-    if len(sets["train"]) < crew.size:
-        raise LorakitError(
-            f"{len(sets['train'])} training rows for {crew.size} processes: some would have none; lower "
-            "processes"
-        )
     batches = batches_of(sets["train"], run, engine.packing, crew)
-    run = cadence(run, len(batches), choices)
     sizes = engine.parameters()
     predicted = memory.memory(run)
     if crew.first:
-        with whole(folder / "run.yaml") as part:
+        with atomic_write(folder / "run.yaml") as part:
             run.write(part)
     folder.note(
         choices=choices,
@@ -313,10 +299,7 @@ def finished(run: Run, folder: Folder, prepared: Prepared) -> bool:
             f"{folder.path} holds a run with other settings ({'; '.join(differences)}). "
             f"Give this run another name, restore the settings, or delete the folder"
         )
-    updates = run.max_updates or run.epochs * -(
-        -len(prepared.rows["train"]) // run.global_batch_size
-    )
-    return known["status"] == "done" and updates <= known["updates_planned"]
+    return known["status"] == "done" and updates_of(run, prepared) <= known["updates_planned"]
 
 
 def method(run: Run) -> str:
@@ -333,20 +316,6 @@ def summary(facts: hardware.Facts) -> str:
         "Apple GPU" if facts.mps else f"CPU, {facts.cores} cores"
     )
     return f"{facts.place}, {facts.system}, {where}, {facts.memory / 1e9:.0f} GB"
-
-
-def cadence(run: Run, updates: int, choices: choose.Choices) -> Run:
-    """How often to validate and to save, when left open."""
-    if run.validate_every == "auto":
-        choices["validate_every"] = (max(1, updates // 10), f"about ten times in {updates} updates")
-        run = run.with_(validate_every=choices["validate_every"][0])
-    if run.checkpoint_every == "auto":
-        choices["checkpoint_every"] = (
-            max(1, min(50, updates // 10)),
-            "a cut loses at most a tenth",
-        )
-        run = run.with_(checkpoint_every=choices["checkpoint_every"][0])
-    return run
 
 
 def schedule(run: Run, updates: int) -> Callable[[int], float]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from lorakit.common.errors import LorakitError
-from lorakit.common.files import cache, whole
+from lorakit.common.files import atomic_write, cache
 from lorakit.machine.hardware import cards as cards_here
 
 LOOK = 0.3  # seconds between two looks at the queue
@@ -66,7 +66,7 @@ def turn(what: str, slots: int, wanted: int = 1, folder: Path | None = None) -> 
         ticket = folder / f"{time.time_ns():020d}-{os.getpid()}.ticket"
         mine = FileLock(f"{ticket}.lock")
         mine.acquire(timeout=1)
-        with whole(ticket) as part:
+        with atomic_write(ticket) as part:
             part.write_text(json.dumps({"what": what, "pid": os.getpid()}), encoding="utf-8")
     except OSError as error:
         raise LorakitError(

@@ -16,13 +16,12 @@ from typing import Any
 from lorakit.common import registry
 from lorakit.common.errors import LorakitError
 from lorakit.common.files import remove
-from lorakit.machine import hardware
 from lorakit.machine.distributed import ALONE
-from lorakit.planning import choose
+from lorakit.planning.setup import setup, updates_of
 from lorakit.run import Run
 from lorakit.runs.folder import Folder, slug, write_json
 from lorakit.tasks.dataset import SETTINGS, prepare
-from lorakit.training.finetune import LAST, batches_of, cadence, kept, loop
+from lorakit.training.finetune import LAST, batches_of, kept, loop
 from lorakit.training.loop import State
 
 # Under other rows, or with another tokenizer, a validation loss is another quantity.
@@ -51,12 +50,9 @@ def tried(run: Run, see: Callable[[int, float], None] = lambda update, loss: Non
 
     `see` is told every validation and may raise to end the trial. One that was cut goes on from its checkpoint.
     """
-    run, prepared = run.with_(processes=1, max_minutes=None), prepare(run)
-    facts = hardware.facts(run.output_dir)
-    resolved, choices = choose.resolve(
-        run.with_(task=prepared.meta["task"]), facts, choose.here(run, facts, 1)
-    )
-    choose.refuse(resolved, facts)
+    plan = setup(run.with_(processes=1, max_minutes=None), processes=1)
+    plan.refuse()
+    run, resolved, prepared = plan.asked, plan.settings, plan.prepared
     if "validation" not in prepared.rows:
         raise LorakitError(
             "settings are judged by validation rows, and there are none: raise validation_fraction, or "
@@ -76,7 +72,6 @@ def tried(run: Run, see: Callable[[int, float], None] = lambda update, loss: Non
         )
         try:
             batches = batches_of(sets["train"], resolved, engine.packing)
-            resolved = cadence(resolved, len(batches), choices)
             state, best = State(), {"update": 0, "loss": math.inf, "worse": 0}
             if saved := kept(folder / LAST):
                 engine.restore(saved[0])
@@ -208,9 +203,7 @@ def _quiet(optuna: Any) -> Iterator[None]:
 def _study(optuna: Any, run: Run, space: Mapping[str, Any], startup: int, folder: Folder) -> Any:
     """The study of this folder. Trials that were cut wait in it to be taken up again."""
     prepared = prepare(run)
-    updates = run.max_updates or run.epochs * -(
-        -len(prepared.rows["train"]) // run.global_batch_size
-    )
+    updates = updates_of(run, prepared)
     study = optuna.create_study(
         storage=f"sqlite:///{(folder / 'study.db').absolute()}",
         study_name="search",

@@ -11,6 +11,7 @@ import lorakit
 
 def tiny_run(base, rows_file, folder, **changes):
     """A run of 12 updates that takes about a second."""
+    adapter = {} if changes.get("method") == "full" else {"alpha": 64, "dropout": 0.1}
     return lorakit.Run(
         **{
             "name": "run",
@@ -20,8 +21,7 @@ def tiny_run(base, rows_file, folder, **changes):
             "max_length": 128,
             "max_updates": 12,
             "learning_rate": 1e-3,
-            "alpha": 64,
-            "dropout": 0.1,
+            **adapter,
             "max_new_tokens": 8,
             "validate_every": 3,
             "checkpoint_every": 4,

@@ -137,7 +137,9 @@ def base(
     if classifies:
         options |= {"config": config, "ignore_mismatched_sizes": True}
     try:
-        model, loaded = kind.from_pretrained(source, output_loading_info=True, **options)
+        model, loaded = kind.from_pretrained(
+            source, output_loading_info=True, trust_remote_code=False, **options
+        )
     except Exception as error:  # transformers checks little: damaged files raise almost anything
         if out_of_memory(error):
             raise

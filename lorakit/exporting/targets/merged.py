@@ -81,7 +81,10 @@ def untuned(source: Source, kind: str) -> Any:
         config.pad_token_id = source.tokenizer.pad_token_id if source.tokenizer else None
     try:
         return base_model.maker(source.meta["task"], config, run.model).from_pretrained(
-            where, dtype=torch.float32 if kind == "fp32" else "auto", **options
+            where,
+            dtype=torch.float32 if kind == "fp32" else "auto",
+            trust_remote_code=False,
+            **options,
         )
     except Exception as error:  # damaged files raise almost anything
         raise base_model.unusable(where, error) from None

@@ -44,8 +44,15 @@ def manifest(folder: Path) -> dict:
 
 
 def flaws(folder: Path, files: dict) -> list[str]:
-    """A line for every file that is not as it was packed."""
-    found = []
+    """A line for every file that is not as it was packed, and for every wheel that was not packed.
+
+    This finds damage and additions. The manifest itself is not signed: it cannot prove who made the bundle.
+    """
+    found = [
+        f"{path.relative_to(folder).as_posix()}: was not packed; delete it"
+        for path in sorted((folder / "wheels").rglob("*"))
+        if path.is_file() and path.relative_to(folder).as_posix() not in files
+    ]
     for name, packed in files.items():
         path = folder / name
         if not path.is_file():

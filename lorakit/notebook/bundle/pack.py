@@ -22,9 +22,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from lorakit.common import registry
+from lorakit.common import registry, strict_yaml
 from lorakit.common.errors import LorakitError
 from lorakit.common.files import sweep, whole
 from lorakit.common.locations import PACKAGE
@@ -322,7 +320,7 @@ def _start(path: Path, part: Path, settings: Mapping[str, Any], placed: Mapping[
         content = json.loads(path.read_text(encoding="utf-8"))
     else:
         settings = {k: v for k, v in settings.items() if k != "output_dir"}
-        text = yaml.safe_dump({**settings, **placed}, sort_keys=False, allow_unicode=True)
+        text = strict_yaml.dump({**settings, **placed})
         (part / "run.yaml").write_text(text, encoding="utf-8")
         content = notebook_of({"name": Run.model_fields["name"].default, **settings})
     paths = [key for key in ("model", *DATA) if key in placed]

@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from lorakit.common import registry
+from lorakit.common import registry, strict_yaml
 from lorakit.common.errors import LorakitError
 from lorakit.common.files import remove, sweep, whole
 from lorakit.data import loading
@@ -30,7 +30,6 @@ from lorakit.planning.check import Checked, check, fix
 from lorakit.results.logs import read as read_log
 from lorakit.run import Run
 from lorakit.runs.folder import read_lines
-from lorakit.tasks.dataset import prepare
 from lorakit.training.launch import Job, launch
 
 HUB = re.compile(r"[\w][\w.\-]*/[\w][\w.\-]*")  # owner/name
@@ -81,7 +80,7 @@ class Desk:
     def read(self, text: str) -> Run:
         """All settings from YAML. Raises `LorakitError` naming the line or the setting."""
         try:
-            found = yaml.safe_load(text)
+            found = strict_yaml.load(text)
         except Exception as error:  # YAML's values raise almost anything
             raise LorakitError(
                 f"the settings cannot be read as YAML: {str(error).splitlines()[0]}"
@@ -176,9 +175,6 @@ class Desk:
 
     def estimate(self, run: Run) -> Estimate:
         """Memory, and time where the data can be read. Raises `LorakitError` when the machine cannot do it at all."""
-        if self.estimator.lengths is None:
-            with contextlib.suppress(LorakitError):
-                self.estimator.lengths = prepare(run).rows["train"].lengths
         return self.estimator.learn(run)
 
     def leave_out(self) -> Run:

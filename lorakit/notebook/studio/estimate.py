@@ -9,12 +9,15 @@ from typing import Any
 
 import numpy as np
 
+from lorakit.common.choice import Choices
 from lorakit.common.errors import LorakitError
 from lorakit.machine import hardware
 from lorakit.machine.hardware import Facts
 from lorakit.planning import choose
 from lorakit.planning import memory as cost
+from lorakit.planning.setup import setup
 from lorakit.run import Run
+from lorakit.tasks.dataset import prepare
 
 # What a micro-batch's memory depends on, its size aside.
 BEARS = (
@@ -85,7 +88,7 @@ class Estimator:
         ] = {}  # bytes that a micro-batch takes, of each rank and size
         self._resolved: tuple[Run, Run] | None = None  # as asked for, as it became
         self._lock = threading.Lock()
-        self.choices: choose.Choices = {}
+        self.choices: Choices = {}
         self.lengths: np.ndarray | None = None  # tokens of each training row
 
     @cached_property
@@ -112,7 +115,7 @@ class Estimator:
     def learn(self, run: Run) -> Estimate:
         """Resolves the settings and counts. Raises `LorakitError` when this machine cannot do what they ask for."""
         with self._lock:
-            resolved, choices = choose.resolve(run, self.facts)
+            resolved, choices = self._resolve(run)
             key = self._key(resolved)
             if key not in self._counted:
                 shape = self._shapes.setdefault(
@@ -137,6 +140,17 @@ class Estimator:
             except LorakitError as error:
                 return replace(found, refusal=str(error))
             return found
+
+    def _resolve(self, run: Run) -> tuple[Run, Choices]:
+        """As the run will; while its rows cannot be read, without what follows from them."""
+        try:
+            prepared = prepare(run)
+        except LorakitError:
+            self.lengths = None
+            return choose.resolve(run, self.facts)
+        self.lengths = prepared.rows["train"].lengths
+        found = setup(run, self.facts, prepared=prepared)
+        return found.settings, found.choices
 
     def _estimate(self, run: Run) -> Estimate:
         unit = self._shapes[self._of(run)]

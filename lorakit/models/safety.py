@@ -1,0 +1,131 @@
+"""What a base model's files may not do: fill the memory, or run without end."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from lorakit.common.errors import LorakitError
+from lorakit.machine.hardware import child_environment
+
+SECONDS, BYTES = 5, 2**30  # CPU time and memory that rendering two short turns may take
+
+# Renders the template on standard input as transformers does: the same sandbox, the same names. Only Jinja is imported.
+_CHILD = """
+import datetime, json, resource, sys
+from jinja2 import nodes
+from jinja2.ext import Extension, loopcontrols
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+class Generation(Extension):
+    tags = {"generation"}
+    def parse(self, parser):
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(["name:endgeneration"], drop_needle=True)
+        return nodes.Scope(body).set_lineno(line)
+
+def refuse(message):
+    raise ValueError(message)
+
+resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
+resource.setrlimit(resource.RLIMIT_AS, (BYTES, BYTES))
+template = sys.stdin.read()
+turns = [{"role": "user", "content": "Hello."}, {"role": "assistant", "content": "Hello."}]
+environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols])
+environment.filters["tojson"] = lambda x, **_: json.dumps(x)
+environment.globals.update(raise_exception=refuse, strftime_now=lambda f: datetime.datetime.now().strftime(f))
+try:
+    text = environment.from_string(template).render(
+        messages=turns, tools=None, documents=None, add_generation_prompt=False, bos_token="", eos_token="")
+    sys.exit(3 if len(text) > 1_000_000 else 0)
+except MemoryError:
+    sys.exit(3)
+except Exception:  # a template may refuse these turns; whether it can be used is judged elsewhere
+    pass
+"""
+
+
+@lru_cache(maxsize=64)
+def check_template(template: str, model: str) -> None:
+    """Raises `LorakitError` when rendering two short turns takes more than `SECONDS` of CPU or `BYTES` of memory."""
+    code = f"SECONDS, BYTES = {SECONDS}, {BYTES}\n{_CHILD}"
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            input=template.encode("utf-8", "surrogatepass"),
+            capture_output=True,
+            env=child_environment(),
+            timeout=20 * SECONDS,
+        )
+        code_of_exit = done.returncode
+    except subprocess.TimeoutExpired:
+        code_of_exit = -1
+    if code_of_exit in (0, 1):
+        return
+    raise LorakitError(
+        f"its chat template does not end within {SECONDS} s and {BYTES // 2**20} MB on two short turns",
+        setting="model",
+        value=model,
+        where=model,
+        cure="take the model from its author, or replace chat_template.jinja",
+    )
+
+
+def templates_of(tokenizer: Any) -> list[str]:
+    """Every chat template that a tokenizer brings: one, or several by name."""
+    known = tokenizer.chat_template or ()
+    return list(known.values()) if isinstance(known, dict) else [known] if known else []
+
+
+# The largest sizes that are taken for honest, by the end of their names in config.json: models of 2026 stay 10x below.
+LARGEST = {
+    "num_hidden_layers": 2_000,
+    "num_layers": 2_000,
+    "n_layer": 2_000,
+    "vocab_size": 5_000_000,
+    "hidden_size": 500_000,
+    "intermediate_size": 5_000_000,
+    "num_experts": 20_000,
+    "num_local_experts": 20_000,
+    "n_routed_experts": 20_000,
+    "num_attention_heads": 10_000,
+    "max_position_embeddings": 1_000_000_000,
+}
+LARGEST_TOKENIZER = 300 * 2**20  # bytes of tokenizer.json; Gemma 3's has 33 million
+
+
+def refuse_sizes(model: str, folder: Path) -> None:
+    """Refuses files of a local base whose sizes would fill the memory before anything else is checked."""
+    tokenizer_file, config_file = folder / "tokenizer.json", folder / "config.json"
+    if tokenizer_file.is_file() and (size := tokenizer_file.stat().st_size) > LARGEST_TOKENIZER:
+        raise LorakitError(
+            f"tokenizer.json has {size / 2**20:,.0f} MB, more than a tokenizer can have",
+            setting="model",
+            value=model,
+            where=tokenizer_file,
+            cure="download the model again",
+        )
+    try:
+        given = json.loads(config_file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return  # transformers says what is wrong with it
+    parts = (
+        [given, *(v for v in given.values() if isinstance(v, dict))]
+        if isinstance(given, dict)
+        else []
+    )
+    for part in parts:
+        for name, most in LARGEST.items():
+            value = part.get(name)
+            if isinstance(value, (int, float)) and not 0 <= value <= most:
+                raise LorakitError(
+                    f"{name} is {value:,}, which no model has",
+                    setting="model",
+                    value=model,
+                    where=config_file,
+                    cure="download the model again",
+                )

@@ -1,0 +1,89 @@
+"""Model folders that were made to harm: code of their own, endless templates, sizes that fill the memory."""
+
+import contextlib
+import json
+import shutil
+
+import pytest
+from helpers.models import byte_tokenizer
+
+from lorakit.common.errors import LorakitError
+from lorakit.models import base_model, safety
+
+
+@pytest.fixture
+def folder(base, tmp_path):
+    return shutil.copytree(base, tmp_path / "model")
+
+
+def change(path, **changes):
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | changes))
+
+
+def test_code_of_a_model_is_refused_at_once_and_never_runs(folder, tmp_path):
+    (folder / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    change(folder / "config.json", model_type="evil", auto_map={"AutoConfig": "evil.Config"})
+    with pytest.raises(LorakitError):
+        base_model.config(str(folder))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_code_of_a_tokenizer_never_runs(folder, tmp_path):
+    (folder / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    change(
+        folder / "tokenizer_config.json",
+        tokenizer_class="EvilTokenizer",
+        auto_map={"AutoTokenizer": ["evil.Evil", "evil.Evil"]},
+    )
+    with contextlib.suppress(LorakitError):
+        base_model.tokenizer(str(folder))
+    assert not (tmp_path / "ran").exists()
+
+
+ENDLESS = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+HUGE = "{{ 'a' * 3000000000 }}"
+DOUBLING = "{% set n = namespace(s='aaaaaaaa') %}{% for a in range(40) %}{% set n.s = n.s ~ n.s %}{% endfor %}{{ n.s }}"
+
+
+@pytest.mark.parametrize("template", [ENDLESS, HUGE, DOUBLING])
+def test_a_template_without_end_is_refused(template, folder, monkeypatch):
+    monkeypatch.setattr(safety, "SECONDS", 1)
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = template
+    tokenizer.save_pretrained(folder)
+    with pytest.raises(LorakitError) as refused:
+        base_model.tokenizer(str(folder))
+    assert refused.value.setting == "model" and "chat template" in refused.value.message
+    assert refused.value.cure
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% for m in messages %}{{ m.content }}{% endfor %}",
+        "{% generation %}{{ messages[0].content }}{% endgeneration %}",
+        "{{ raise_exception('no') }}",
+        "{% for m in messages %}{% break %}{% endfor %}{{ strftime_now('%Y') }}{{ messages | tojson }}",
+        "{{ broken",
+    ],
+)
+def test_what_ends_is_not_refused_here(template):
+    safety.check_template(template, "m")
+
+
+@pytest.mark.parametrize(
+    "name, value", [("num_hidden_layers", 10**9), ("vocab_size", 10**10), ("hidden_size", -1)]
+)
+def test_sizes_that_no_model_has_are_refused_before_anything_is_built(name, value, folder):
+    change(folder / "config.json", **{name: value})
+    with pytest.raises(LorakitError) as refused:
+        base_model.config(str(folder))
+    assert name in refused.value.message and refused.value.where.endswith("config.json")
+
+
+def test_a_tokenizer_of_gigabytes_is_refused_unread(folder):
+    with open(folder / "tokenizer.json", "r+b") as file:
+        file.truncate(safety.LARGEST_TOKENIZER + 1)  # a sparse file
+    with pytest.raises(LorakitError, match="more than a tokenizer can have"):
+        base_model.config(str(folder))
