@@ -59,7 +59,9 @@ def objective_for(run: Run) -> tuple[Objective, dict[str, float]]:
             value=run.objective,
             cure=f"its options are: {known}",
         )
-    if run.task != "auto" and (lost := [c for c in objective.COLUMNS if c not in get(run.task).COLUMNS]):
+    if run.task != "auto" and (
+        lost := [c for c in objective.COLUMNS if c not in get(run.task).COLUMNS]
+    ):
         raise LorakitError(
             f"objective={name!r} needs rows with {lost[0]!r}, which task={run.task!r} does not give",
             setting="objective",

@@ -14,7 +14,7 @@ MEASURES = ("pairs",)
 
 def documents(row: Row) -> list[Document]:
     """The chosen answer and the rejected one, each behind the prompt. `reference`: the base's log-probabilities."""
-    reference = row["reference"] if "reference" in row else (0.0, 0.0)
+    reference = row.get("base_logps", (0.0, 0.0))
     sides = ((row["ids"], row["targets"]), (row["rejected_ids"], row["rejected_targets"]))
     return [
         Document(ids, targets, {"reference": logp, "length": float(np.sum(targets[1:]))}, unit)

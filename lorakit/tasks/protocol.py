@@ -74,7 +74,9 @@ class Objective(Protocol):
     MEASURES: Sequence[str] = ()  # what a prediction gives beside losses and answers
 
     COLUMNS: Sequence[str] = ("ids",)  # columns that a row must have
-    OPTIONS: Mapping[str, float] = {}  # name -> default; set by `objective: {name: {option: value}}`
+    OPTIONS: Mapping[
+        str, float
+    ] = {}  # name -> default; set by `objective: {name: {option: value}}`
     REFERENCE: bool = False  # whether documents need `reference`, the base's log-probabilities
     LEARNING_RATE: float | None = None  # where the run names none; None: the run's default
 

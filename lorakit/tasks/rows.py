@@ -22,6 +22,7 @@ from lorakit.tasks.objectives import labels, next_token
 from lorakit.tasks.protocol import Document, Row
 
 PARALLEL = 2000  # examples from which more processes pay for their start
+REFERENCE = "base_logps.npz"  # the base's log-probabilities, of objectives that need them
 GUARDED = 1000  # rows that a task's guards look at
 
 
@@ -55,6 +56,7 @@ class Rows(Sequence):
             classes,
         )
         self.documents = labels.documents if classes else documents
+        self.reference: np.ndarray | None = None  # (n, documents of a row), see `with_reference`
         self._media = dataset.select_columns(["media"]) if "media" in dataset.column_names else None
         lengths = (
             self.arrow("length")
@@ -74,7 +76,15 @@ class Rows(Sequence):
             row["media"] = self._media[int(index)]["media"]
         if self.classes:
             row["label"] = self.classes.index(row["reference"])
+        if self.reference is not None:
+            row["base_logps"] = self.reference[int(index)]
         return row
+
+    def with_reference(self, logps: np.ndarray) -> Rows:
+        """The same rows, which also hold the base's log-probabilities of their documents (n, documents of a row)."""
+        rows = Rows(self.dataset, self.inputs, self.classes, self.documents)
+        rows.reference = logps
+        return rows
 
     def arrow(self, name: str) -> Any:
         """One column as a pyarrow array."""
@@ -103,7 +113,10 @@ class Rows(Sequence):
         ]
 
     def chosen(self, indices: Sequence[int]) -> Rows:
-        return Rows(self.dataset.select(indices), self.inputs, self.classes, self.documents)
+        some = Rows(self.dataset.select(indices), self.inputs, self.classes, self.documents)
+        if self.reference is None:
+            return some
+        return some.with_reference(self.reference[np.asarray(indices, dtype=np.int64)])
 
     def first(self, n: int) -> Rows:
         return self.chosen(range(min(n, len(self))))
@@ -280,7 +293,11 @@ def read(folder: Path, processor: Any = None) -> tuple[dict[str, Rows], dict[str
             inputs = tasks.get(meta["task"]).inputs
             inputs = partial(_inputs, make=inputs, processor=processor) if inputs else None
             documents, classes = tasks.objective_of(meta["task"]).documents, meta["classes"]
-            return {n: Rows(table, inputs, classes, documents) for n, table in tables.items()}, meta
+            sets = {n: Rows(table, inputs, classes, documents) for n, table in tables.items()}
+            if (folder / REFERENCE).exists():
+                known = np.load(folder / REFERENCE)
+                sets = {n: r.with_reference(known[n]) for n, r in sets.items()}
+            return sets, meta
     except Exception as error:  # `datasets` checks little: a damaged folder raises almost anything
         raise LorakitError(
             f"{folder}: the encoded rows are missing or damaged ({type(error).__name__}: {error}); "

@@ -37,6 +37,7 @@ from lorakit.tasks.dataset import Prepared
 from lorakit.training import checkpoint, folds
 from lorakit.training import proof as prove
 from lorakit.training.loop import State, train
+from lorakit.training.reference import with_reference
 from lorakit.training.trackers import Trackers
 
 LAST, BEST = "checkpoint/last.safetensors", "checkpoint/best.safetensors"
@@ -141,6 +142,7 @@ def execute(run: Run, choices: Choices, folder: Folder, prepared: Prepared, crew
     )
     engine = registry.load("engines", run.engine).load(run, classes=meta["classes"])
     choices.update(engine.notes)
+    sets = with_reference(engine, sets, run, here, crew)
     batches = batches_of(sets["train"], run, engine.packing, crew)
     sizes = engine.parameters()
     predicted = memory.memory(run)

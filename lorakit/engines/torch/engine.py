@@ -30,7 +30,7 @@ from lorakit.machine import hardware
 from lorakit.machine.distributed import Crew
 from lorakit.models import base_model
 from lorakit.run import Run
-from lorakit.tasks import objectives
+from lorakit.tasks import objectives, pairs
 from lorakit.tasks.batches import Batch
 
 TRIAL = 24  # tokens of a document whose logits are compared
@@ -57,7 +57,9 @@ class TorchEngine:
         there are to tell apart, 0 where words are learnt."""
         self.model, self.tokenizer, self.device = model, tokenizer, where
         self.processor, self.classes = processor, classes
-        self.objective = objectives.get("labels") if classes else tasks.objective_of(run.task)
+        self.objective, self.options = (
+            (objectives.get("labels"), {}) if classes else tasks.objective_for(run)
+        )
         self.clip, self.method = run.max_grad_norm, run.method
         self.pad_id = tokenizer.pad_token_id if tokenizer else 0
         text = model.config.get_text_config(decoder=True)
@@ -298,10 +300,27 @@ class TorchEngine:
         if self.objective.NEEDS == "class_logits":
             labels = torch.from_numpy(batch.values["label"]).to(self.device)
             return F.cross_entropy(self._class_logits(batch), labels, reduction="sum")
+        if self.objective.NEEDS == "document_logps":
+            values = {n: torch.from_numpy(v).to(self.device) for n, v in batch.values.items()}
+            logps = -self._document_losses(batch)
+            return pairs.losses(self.objective, torch, logps, values, self.options).sum()
         answers = torch.from_numpy(batch.ids[batch.targets]).to(self.device)
         if self.head is None:
             return F.cross_entropy(self._logits(batch).float(), answers, reduction="sum")
         return loss.linear_cross_entropy(self._hidden(batch), target_ids=answers, **self.head)
+
+    def _document_losses(self, batch: Batch) -> torch.Tensor:
+        """(D,) summed losses of the documents' targets, in nats, each with a gradient of its own."""
+        answers = torch.from_numpy(batch.ids[batch.targets]).to(self.device)
+        document = torch.from_numpy(batch.documents[batch.targets]).to(self.device)
+        count = len(batch.lengths)
+        if self.head is not None:
+            hidden = self._hidden(batch)
+            return loss.document_losses(
+                hidden, target_ids=answers, document=document, count=count, **self.head
+            )
+        losses = F.cross_entropy(self._logits(batch).float(), answers, reduction="none")
+        return losses.new_zeros(count).index_add(0, document, losses)
 
     def _class_logits(self, batch: Batch) -> torch.Tensor:
         """(D, C) in fp32."""
@@ -349,7 +368,7 @@ class TorchEngine:
 
     def _step_down(self) -> None:
         """Out of memory: what was accumulated is dropped, and the next rung makes the same update in less."""
-        longest, most = (max(int(f(b.lengths)) for b in self.pending) for f in (np.max, np.sum))
+        longest, most = (max(int(f(b.row_tokens)) for b in self.pending) for f in (np.max, np.sum))
         if self.sharded:
             raise LorakitError(
                 f"out of memory with {most} tokens at a time, and processes that share the weights have "
@@ -474,7 +493,7 @@ class TorchEngine:
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise
-            if self.sharded or len(batch.lengths) == 1:
+            if self.sharded or len(batch.starts) == 1:
                 raise LorakitError(
                     f"out of memory with one row of {len(batch.ids)} tokens; lower max_length"
                 ) from None
@@ -485,6 +504,17 @@ class TorchEngine:
     def _predict(self, batch: Batch) -> np.ndarray:
         if self.objective.NEEDS == "class_logits":
             return self._predict_labels(batch)
+        scores = self._score_documents(batch)
+        if self.objective.NEEDS == "document_logps":
+            return pairs.statistics(self.objective, scores, batch.values, self.options)
+        return scores
+
+    def score_documents(self, batch: Batch) -> np.ndarray:
+        with torch.no_grad():
+            return self._score_documents(batch)
+
+    def _score_documents(self, batch: Batch) -> np.ndarray:
+        """(D, 3)"""
         answers = torch.from_numpy(batch.ids[batch.targets]).to(self.device)
         with self._evaluating():
             if self.head is None:

@@ -1,4 +1,4 @@
-"""SimPO: log-probabilities per token as rewards, without a base, and a margin between them (arXiv 2405.14734, eq. 6)."""
+"""SimPO: log-probabilities per token as rewards, no base, and a margin between them (arXiv 2405.14734, eq. 6)."""
 
 from __future__ import annotations
 
