@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from filelock import FileLock
 from safetensors import SafetensorError
 
 from lorakit.common.errors import LorakitError
+from lorakit.common.locks import file_lock
 
 CACHE_BYTES = 10e9  # the cache forgets what was longest unused beyond this
 
@@ -107,7 +107,7 @@ def cached(key: str, build: Callable[[Path], None]) -> Path:
     folder = cache() / key
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder.with_name(f"{key}.lock")):
+        with file_lock(folder.with_name(f"{key}.lock")):
             if not folder.is_dir():
                 sweep(folder.parent)
                 with atomic_write(folder, "name another folder in LORAKIT_CACHE") as part:

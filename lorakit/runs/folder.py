@@ -14,10 +14,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from lorakit.common.errors import LorakitError
 from lorakit.common.files import atomic_write, require_keys, sweep
+from lorakit.common.locks import file_lock
 from lorakit.machine import hardware
 
 
@@ -86,9 +87,9 @@ class Folder:
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """The only writer. The lock is the operating system's: it goes with its process, however that ends."""
-        lock = FileLock(self / ".lock")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            lock = file_lock(self / ".lock")
             lock.acquire(timeout=1)  # a reader holds it for an instant, see `busy`
         except Timeout:
             raise LorakitError(
@@ -108,11 +109,11 @@ class Folder:
     @property
     def busy(self) -> bool:
         """Whether a process holds the lock: tried twice, since another reader may hold it for an instant."""
-        if not (self / ".lock").exists():
+        if not any((self / name).exists() for name in (".lock", ".lock.held")):
             return False
         for pause in (0.002, 0):
             try:
-                with FileLock(self / ".lock").acquire(timeout=0):
+                with file_lock(self / ".lock").acquire(timeout=0):
                     return False
             except Timeout:
                 time.sleep(pause)
