@@ -34,7 +34,7 @@ FILES = {
         TITLE, SAMPLED = "shouting", False
         class Check:
             def __init__(self, encode, max_length): self.count = 0
-            def see(self, example, set): self.count += example.fields["solved"].isupper()
+            def see(self, example, set): self.count += example.fields["columns"]["solved"].isupper()
             def findings(self): return [Finding("note", f"{self.count} answers shout", [], self.count)]
             def facts(self): return {"shouting": self.count}
             def draw(self, axes): return 0

@@ -58,7 +58,7 @@ def _prompt(fields: dict, names: list[str]) -> list[dict]:
 def _conversation(fields: dict, name: str, prompt: list[dict]) -> list[dict[str, Any]]:
     """All turns of one side, its answer last."""
     value = fields[name]
-    if isinstance(value, str):
+    if not isinstance(value, (dict, list)):
         words = text_of(fields, (name,))
         turns = _spoken(words) or [{"role": "assistant", "content": words}]
     elif isinstance(value, dict):
