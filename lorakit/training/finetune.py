@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from lorakit import tasks
 from lorakit.common import registry
-from lorakit.common.choice import Choices
+from lorakit.common.choice import Choice, Choices
 from lorakit.common.errors import LorakitError
 from lorakit.common.files import atomic_write
 from lorakit.engines import quantization
@@ -37,7 +37,7 @@ from lorakit.tasks.dataset import Prepared
 from lorakit.training import checkpoint, folds
 from lorakit.training import proof as prove
 from lorakit.training.loop import State, train
-from lorakit.training.reference import with_reference
+from lorakit.training.reference import ranked_by_base, with_reference
 from lorakit.training.trackers import Trackers
 
 LAST, BEST = "checkpoint/last.safetensors", "checkpoint/best.safetensors"
@@ -143,6 +143,8 @@ def execute(run: Run, choices: Choices, folder: Folder, prepared: Prepared, crew
     engine = registry.load("engines", run.engine).load(run, classes=meta["classes"])
     choices.update(engine.notes)
     sets = with_reference(engine, sets, run, here, crew)
+    if ranked := ranked_by_base(sets["train"]):
+        choices["reference"] = Choice(*ranked)
     batches = batches_of(sets["train"], run, engine.packing, crew)
     sizes = engine.parameters()
     predicted = memory.memory(run)

@@ -33,6 +33,17 @@ def with_reference(
     return {name: rows.with_reference(known[name]) for name, rows in sets.items()}
 
 
+def ranked_by_base(train: Rows) -> tuple[str, str] | None:
+    """A choice's value and reason: how many pairs the base ranks right before it is trained."""
+    if train.reference is None or train.reference.shape[1] != 2:
+        return None
+    share = float((train.reference[:, 0] > train.reference[:, 1]).mean())
+    return "the base", (
+        f"it gives the chosen answer the higher probability in {share:.0%} of {len(train):,} "
+        "training pairs already"
+    )
+
+
 def _logps(engine: Engine, rows: Rows, run: Run) -> np.ndarray:
     """(n, documents of a row) float64, in nats."""
     size, tokens = int(run.micro_batch_size), int(run.micro_batch_tokens)  # of a resolved run

@@ -7,6 +7,7 @@ import pytest
 from lorakit.common.errors import BadRow
 from lorakit.data.example import Example
 from lorakit.data.loading import find_schema, fingerprint, swap_answers
+from lorakit.data.quality import preferences as quality
 from lorakit.data.schemas import preference
 
 Q, GOOD, BAD = "Is the well safe?", "Boil it first.", "Yes, drink it."
@@ -102,3 +103,30 @@ def test_the_control_swaps_half_of_the_pairs():
     for a, b, swap in zip(after, before, swapped, strict=True):
         both = {a.fields["messages"][-1]["content"], a.fields["pair"]["rejected"]["content"]}
         assert both == {b.fields["messages"][-1]["content"], BAD} and (swap or a.fields == b.fields)
+
+
+def checked(pairs):
+    check = quality.Check(None, 64)
+    for number, (good, bad) in enumerate(pairs, 1):
+        check.see(example(good, bad, number), "train")
+    return check
+
+
+def test_length_bias_is_a_warning():
+    (finding,) = checked([("long answer " * i, "no") for i in range(1, 31)]).findings()
+    assert finding.level == "warning" and "longer one in 100% of 30 pairs" in finding.text
+    (finding,) = checked([("aaa", "bb"), ("aa", "bbb")] * 15).findings()
+    assert finding.level == "note" and "50%" in finding.text
+
+
+def test_contradicting_pairs_are_named():
+    findings = checked([(GOOD, BAD), (BAD, GOOD)]).findings()
+    assert [(f.level, f.count, f.rows) for f in findings] == [
+        ("warning", 1, ["f:2: prefers what f:1 rejects"])
+    ]
+
+
+def test_other_rows_are_passed_over():
+    check = quality.Check(None, 64)
+    check.see(Example({"messages": [USER, said(GOOD)], "columns": {}}, "f", 1), "train")
+    assert check.findings() == [] and check.facts()["chosen_longer"] == 0
