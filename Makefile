@@ -21,7 +21,10 @@ TESTERS := pytest pytest-timeout pytest-xdist hypothesis
 FLOOR_TESTS := tests/engines/test_engine.py tests/tasks/test_masks.py tests/training/test_finetune.py tests/data/test_formats.py tests/models/test_models.py \
   tests/data/test_data.py tests/data/test_hub.py tests/results/test_metrics.py tests/results/test_intervals.py tests/notebook/test_notebooks.py -k "not doge and not export_and_run"
 
-.PHONY: env quickstart studio test test-slow test-real test-unsloth test-floor test-widgets7 gpu gpu-older lint notebooks pretrain bench bench-gpu bench-mlx clean
+FAST_TESTS := tests/test_house.py tests/test_run.py tests/machine tests/data/test_schemas.py tests/results/test_metrics.py \
+  tests/tasks/test_masks.py tests/planning/test_plan.py tests/notebook/test_publish_links.py tests/test_docs.py
+
+.PHONY: env quickstart studio test test-slow test-real test-unsloth test-floor test-widgets7 gpu gpu-older lint test-fast test-hosted coverage publish-links gallery docs notebooks pretrain bench bench-gpu bench-mlx clean
 
 env: .venv/.ready  ## the environment alone
 
@@ -95,7 +98,37 @@ test-widgets7: env  ## the studio and the panel with ipywidgets 7.7, which Colab
 
 lint: env
 	$(BIN)/ruff check
+	$(BIN)/ruff format --check --quiet
+	$(BIN)/lint-imports --no-cache
 	$(BIN)/nbstripout --verify notebooks/*.ipynb
+
+test-fast: env  ## what tells most within two minutes
+	$(BIN)/python -m pytest -m "not slow and not gpu" --numprocesses 2 --dist loadfile --durations 5 $(FAST_TESTS)
+
+coverage: env  ## the share of lorakit's lines that the suite runs
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check pytest-cov
+	$(BIN)/python -m pytest -m "not slow and not gpu" --ignore tests/notebook/test_notebooks.py --numprocesses 2 \
+	  --dist loadfile --cov lorakit --cov-report term:skip-covered
+
+# WHICH=colab needs Python 3.13, WHICH=kaggle 3.12: in pyenv, or named in PYTHON_HOSTED.
+WHICH ?= colab
+PYTHON_HOSTED ?= $(firstword $(wildcard $(HOME)/.pyenv/versions/$(if $(filter kaggle,$(WHICH)),3.12,3.13).*/bin/python3) \
+  $(if $(filter kaggle,$(WHICH)),python3.12,python3.13))
+HOSTED ?= .venv-hosted-$(WHICH)
+test-hosted: env  ## eight notebooks in an environment with the packages of Colab's or Kaggle's image: WHICH=colab|kaggle
+	[ -x $(HOSTED)/bin/python ] || $(PYTHON_HOSTED) tests/hosted/image.py $(HOSTED) $(WHICH) $(PYTHON_HOSTED)
+	PYTHONPATH=$(CURDIR) $(BIN)/python tests/hosted/run.py $(HOSTED) $(WHICH) $(NOTEBOOKS)
+
+publish-links:  ## the repository's address into notebooks and README; without a remote out of them
+	$(PYTHON) docs/publish_links.py
+
+gallery: env  ## executes the notebooks NAMES (all unless named) into docs/gallery/
+	PYTHONPATH=$(CURDIR) $(BIN)/python docs/gallery.py $(NAMES)
+
+docs: env  ## the documentation as a site in outputs/site
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[docs]"
+	PYTHONPATH=$(CURDIR) $(BIN)/python docs/reference.py
+	$(BIN)/mkdocs build --quiet
 
 notebooks: env  ## every notebook whole: small, or on a shrunken model where it names one of the hub
 	$(BIN)/python -m pytest tests/notebook/test_notebooks.py --numprocesses 2 --dist load --durations 30
@@ -119,4 +152,4 @@ bench-mlx: env  ## ours against mlx-lm's own trainer: the same rows, layers and 
 	$(BIN)/python bench/mlx_speed.py
 
 clean:
-	rm -rf .venv .venv-older .venv-unsloth .venv-floor .venv-bench .widgets7 outputs
+	rm -rf .venv .venv-hosted-* .venv-older .venv-unsloth .venv-floor .venv-bench .widgets7 outputs

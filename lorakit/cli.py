@@ -51,7 +51,7 @@ def parser() -> argparse.ArgumentParser:
         return it
 
     it = command(doctor, "what this machine is, what would be chosen, and what is wrong")
-    it.add_argument("--json", action="store_true")
+    it.add_argument("--json", action="store_true", help="facts, choices, problems, notes as JSON")
     it = command(check, "whether data are usable: 0, or 1 with every bad row located")
     it.add_argument(
         "data", metavar="DATA|RUN.yaml", help="a file, a folder, a hub id, or the settings of a run"
@@ -68,6 +68,7 @@ def parser() -> argparse.ArgumentParser:
     it.add_argument("--columns", default="", metavar="prompt=question,answer=solution")
     it = command(plan, "memory and time of a run, before training")
     it.add_argument("run", metavar="RUN.yaml")
+    it.add_argument("--json", action="store_true", help="choices, memory and time as JSON")
     settings(it)
     it = command(train, "one whole run: train, score before and after, prove, report")
     it.add_argument("run", metavar="RUN.yaml")
@@ -139,6 +140,7 @@ def parser() -> argparse.ArgumentParser:
     it.add_argument("run", metavar="RUN_DIR")
     it.add_argument("--data", help="rows to score on instead of the run's test rows")
     it.add_argument("--metrics", help="names, separated by commas")
+    it.add_argument("--json", action="store_true", help="the scores as JSON")
     it = command(report, "write report.html, report.md and loss.png of a run")
     it.add_argument("run", metavar="RUN_DIR")
     it = command(
@@ -190,6 +192,7 @@ def parser() -> argparse.ArgumentParser:
     it.add_argument(
         "--curves", action="store_true", help="runs without scores too, by their curves alone"
     )
+    it.add_argument("--json", action="store_true", help="settings, differences, reasons as JSON")
     it = command(ask, "ask a tuned model a question")
     it.add_argument("run", metavar="RUN_DIR")
     it.add_argument("question")
@@ -231,6 +234,10 @@ def _run(options: argparse.Namespace):
     if getattr(options, "processes", None):
         changes["processes"] = options.processes
     return Run.read(options.run, **changes)
+
+
+def _print_json(content: dict) -> None:
+    print(json.dumps(content, indent=1, ensure_ascii=False, default=str))
 
 
 def doctor(options: argparse.Namespace) -> int:
@@ -291,19 +298,33 @@ def plan(options: argparse.Namespace) -> int:
     from lorakit.planning.setup import setup
 
     found = setup(_run(options))
-    for name, (value, reason) in found.choices.items():
-        print(f"{name}: {value} ({reason})")
     parts = found.peak_memory
-    print(
-        f"memory: {parts['total'] / 1e9:.2f} GB at the peak ("
-        + ", ".join(f"{k} {v / 1e9:.2f}" for k, v in parts.items() if k != "total")
-        + f"), of {found.facts.device_memory / 1e9:.1f} GB"
-    )
+    if not options.json:  # at once: the time takes seconds
+        for name, (value, reason) in found.choices.items():
+            print(f"{name}: {value} ({reason})")
+        print(
+            f"memory: {parts['total'] / 1e9:.2f} GB at the peak ("
+            + ", ".join(f"{k} {v / 1e9:.2f}" for k, v in parts.items() if k != "total")
+            + f"), of {found.facts.device_memory / 1e9:.1f} GB"
+        )
     seconds, tokens = found.seconds()
-    print(
-        f"time: about {seconds:.0f} s of training for {tokens:,} tokens in {found.updates} updates, estimated from "
-        "the speed of matrix products on this machine; evaluation is not included"
-    )
+    if options.json:
+        choices = {k: {"value": v, "reason": why} for k, (v, why) in found.choices.items()}
+        _print_json(
+            {
+                "choices": choices,
+                "memory_bytes": parts,
+                "device_memory_bytes": found.facts.device_memory,
+                "training_seconds": round(seconds, 1),
+                "tokens": tokens,
+                "updates": found.updates,
+            }
+        )
+    else:
+        print(
+            f"time: about {seconds:.0f} s of training for {tokens:,} tokens in {found.updates} updates, estimated from "
+            "the speed of matrix products on this machine; evaluation is not included"
+        )
     found.refuse()
     return 0
 
@@ -390,7 +411,10 @@ def evaluate(options: argparse.Namespace) -> int:
 
     metrics = options.metrics.split(",") if options.metrics else None
     path, lines = rescore(options.run, data=options.data, metrics=metrics)
-    print("\n".join(lines) + f"\nSee {path}")
+    if options.json:
+        _print_json({"file": str(path), "scores": json.loads(path.read_text(encoding="utf-8"))})
+    else:
+        print("\n".join(lines) + f"\nSee {path}")
     return 0
 
 
@@ -434,9 +458,22 @@ def compare(options: argparse.Namespace) -> int:
     from lorakit.results.compare import compare as side_by_side
     from lorakit.results.compare import plot
 
-    print(side_by_side(*options.runs, unscored=options.curves))
+    found = side_by_side(*options.runs, unscored=options.curves)
+    if options.json:
+        _print_json(
+            {
+                "runs": found.names,
+                "reference": found.names[found.reference],
+                "settings": found.settings,
+                "differences": found.differences,
+                "unfair": found.unfair,
+            }
+        )
+    else:
+        print(found)
     if options.plot:
-        print(plot(options.runs, options.plot))
+        drawn = plot(options.runs, options.plot)
+        print(drawn, file=sys.stderr if options.json else sys.stdout)
     return 0
 
 

@@ -350,4 +350,28 @@ def test_notebook_cells_are_alive(path):
 
 
 def test_notebooks_begin_alike():
-    assert {cells(path)[0][0] for path in NOTEBOOKS} == {FIRST_CELL}
+    address = re.compile(r'LORAKIT_SOURCE = ".*?"')
+    assert {address.sub('LORAKIT_SOURCE = ""', cells(path)[0][0]) for path in NOTEBOOKS} == {
+        FIRST_CELL
+    }
+
+
+@each_notebook
+def test_notebooks_ask_colab_and_kaggle_for_a_gpu(path):
+    content = json.loads(path.read_text(encoding="utf-8"))
+    about = content["metadata"]
+    assert about["accelerator"] == "GPU" and about["colab"]["gpuType"] == "T4"
+    assert about["kaggle"]["isGpuEnabled"] and about["kaggle"]["isInternetEnabled"]
+    first = next(c for c in content["cells"] if c["cell_type"] == "code")
+    assert first["metadata"]["cellView"] == "form" and "hide-input" in first["metadata"]["tags"]
+
+
+@each_notebook
+def test_notebooks_open_and_end_well(path):
+    """A paragraph for beginners, a table of steps, links; at the end what can go wrong and what next."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    opening, ending = ("".join(content["cells"][i]["source"]) for i in (0, -1))
+    assert "<!-- badges -->" in opening and "| step |" in opening and "T4" in opening
+    assert opening.startswith("# ") and "**New to this?**" in opening and "](http" in opening
+    assert "## What can go wrong" in ending and "## What next" in ending
+    assert 'output_dir = "outputs"' not in "".join("".join(c["source"]) for c in content["cells"])

@@ -41,7 +41,7 @@ def serve(path: str | os.PathLike, port: int = 8000) -> int:
     command = [
         sys.executable,
         "-m",
-        "transformers.cli.transformers",
+        "lorakit.exporting.limited_server",
         "serve",
         folder.name,
         "--host",

@@ -35,7 +35,7 @@ class Spec:
         False  # its `generate` names the end token itself and drops a prompt's last one
     )
     source: str = ""  # where these facts are from
-    template: str = ""  # its chat template among those that TRL carries
+    template: str = ""  # its chat template in lorakit/assets/chat_templates/
     config: dict[str, Any] = field(
         default_factory=dict
     )  # of config.json, what decides architecture and sizes

@@ -6,7 +6,6 @@ Overridden are `model`, `max_updates`, `max_rows` and `output_dir`, nothing else
 from __future__ import annotations
 
 import ast
-import importlib.util
 import os
 import re
 import time
@@ -16,6 +15,7 @@ from typing import Any
 
 from lorakit.common.errors import LorakitError
 from lorakit.common.files import remove, whole
+from lorakit.common.locations import ASSETS
 from lorakit.models import base_model
 from lorakit.models import spec as models
 from lorakit.models.spec import Spec
@@ -215,11 +215,6 @@ def tokenizer_of(model: str, spec: Spec) -> tuple[Any, list[str]]:
 
 
 def template_of(spec: Spec) -> str:
-    """The model's chat template, where TRL is installed and carries it."""
-    found = importlib.util.find_spec("trl")
-    file = (
-        Path(found.origin).parent / "chat_templates" / f"{spec.template}.jinja"
-        if found and found.origin
-        else None
-    )
-    return file.read_text(encoding="utf-8") if spec.template and file and file.is_file() else ""
+    """The chat template of the model's family; "" where lorakit carries none."""
+    file = ASSETS / "chat_templates" / f"{spec.template}.jinja"
+    return file.read_text(encoding="utf-8") if spec.template and file.is_file() else ""

@@ -397,3 +397,12 @@ def test_a_whole_run_of_each_family(model, here, quick):
     """Scored, trained, saved, loaded again; in NF4 where the hub's weights allow it."""
     run_yaml(model=model, quantization="none" if base_model.spec(model).stored else "nf4")
     assert Folder(rehearse("RUN.yaml")).record["status"] == "done"
+
+
+def test_a_rehearsal_carries_the_chat_template_of_every_family():
+    from lorakit.common import registry
+    from lorakit.notebook.rehearse import template_of
+
+    for name in registry.names("models"):
+        spec = registry.load("models", name).SPEC
+        assert not spec.template or "{" in template_of(spec), name
