@@ -116,7 +116,7 @@ Documents = Callable[[Row], list[Document]]  # an objective's `documents`
 
 def collate(
     rows: Sequence[Row],
-    indices: Sequence[int],
+    indices: Sequence[int] | np.ndarray,
     seed: int = 0,
     inputs: Any = None,
     update: tuple[int, int] | None = None,

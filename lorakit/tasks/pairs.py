@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ def documents(row: Row) -> list[Document]:
 
 
 def losses(
-    objective: Objective, xp: Any, logps: Any, values: dict[str, Any], options: dict[str, float]
+    objective: Objective, xp: Any, logps: Any, values: Mapping[str, Any], options: dict[str, float]
 ) -> Any:
     """(R,) loss of each pair from the log-probabilities (2 R,) of its documents; `xp`: the arrays' module."""
     assert objective.rewards and objective.pair_loss
@@ -32,7 +33,7 @@ def losses(
 
 
 def statistics(
-    objective: Objective, scores: np.ndarray, values: dict[str, Any], options: dict[str, float]
+    objective: Objective, scores: np.ndarray, values: Mapping[str, Any], options: dict[str, float]
 ) -> np.ndarray:
     """(R, 7) of R pairs from what an engine says of their documents, (2 R, 3): loss, 1, ranked right (a tie is half),
     rewards of the chosen and of the rejected answer, nats and tokens of the chosen answer."""

@@ -31,7 +31,7 @@ Inputs = Callable[
 ]  # of a row with a medium, and a generator in training
 
 
-class Rows(Sequence):
+class Rows(Sequence[Row]):
     """One set of encoded rows, memory-mapped: `rows[i]` is a dict of NumPy arrays, numbers, strings and bytes.
 
     `documents`: the objective's, what a row is trained on.
@@ -68,7 +68,7 @@ class Rows(Sequence):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def __getitem__(self, index: int) -> Row:  # type: ignore[override]  # no slices: see `chosen`
         if not -len(self) <= index < len(self):
             raise IndexError(index)
         row = self._arrays[int(index)]
@@ -112,7 +112,7 @@ class Rows(Sequence):
             for ids, some in zip(self.column("ids"), media, strict=True)
         ]
 
-    def chosen(self, indices: Sequence[int]) -> Rows:
+    def chosen(self, indices: Sequence[int] | np.ndarray) -> Rows:
         some = Rows(self.dataset.select(indices), self.inputs, self.classes, self.documents)
         if self.reference is None:
             return some

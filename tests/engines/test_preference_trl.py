@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
+import torch
 from helpers.engines import settings
 from helpers.models import byte_tokenizer
 
@@ -30,20 +33,22 @@ def conversations(n):
     ]
 
 
+def encoded(row, number):
+    example = Example({**preference.convert(row), "columns": row}, "f", number)
+    return preferences.encode(example, byte_tokenizer(), 512)[0]
+
+
 def ours(base, rows, objective, adapter):
     engine = load(settings(base, objective=objective, packing=True))
     engine.save(adapter)
-    encoded = [
-        preferences.encode(Example({**preference.convert(r), "columns": r}, "f", i), byte_tokenizer(), 512)[0]
-        for i, r in enumerate(rows)
-    ]  # fmt: skip
-    for i, row in enumerate(encoded):  # the base's log-probabilities
+    made = [encoded(row, i) for i, row in enumerate(rows)]
+    for i, row in enumerate(made):  # the base's log-probabilities
         batch = collate([row], [i], documents=pairs.documents)
         row["base_logps"] = -engine.score_documents(batch)[:, 0]
     losses = []
     for u in range(UPDATES):
         here = range(u * SIZE, (u + 1) * SIZE)
-        batch = collate([encoded[i] for i in here], here, documents=pairs.documents)
+        batch = collate([made[i] for i in here], here, documents=pairs.documents)
         total, count = engine.backward(batch)
         engine.update(RATE, count)
         losses.append(total / count)
@@ -62,7 +67,7 @@ def theirs(base, rows, adapter, folder, trainer, config, **options):
         output_dir=str(folder), learning_rate=RATE, lr_scheduler_type="constant", warmup_steps=0,
         max_steps=UPDATES, logging_steps=1, report_to=[], use_cpu=True, bf16=False, save_strategy="no",
         disable_tqdm=True, gradient_checkpointing=False, weight_decay=0.0, max_grad_norm=1.0,
-        train_sampling_strategy="sequential", max_length=512, **options,
+        train_sampling_strategy="sequential", max_length=512, gradient_accumulation_steps=1, **options,
     )  # fmt: skip
     made = trainer(
         model=model, args=arguments, train_dataset=Dataset.from_list(rows), processing_class=byte_tokenizer()
@@ -71,24 +76,61 @@ def theirs(base, rows, adapter, folder, trainer, config, **options):
     return [line["loss"] for line in made.state.log_history if "loss" in line]
 
 
-@pytest.mark.parametrize("name", ["dpo", "ipo", "orpo", "simpo"])
-def test_twenty_updates_equal_trl(base, tmp_path, name):
-    """TRL averages ORPO's loss of the chosen answers over a micro-batch's tokens: with a pair a time, over a pair's."""
+@pytest.mark.parametrize("name, loss", [("dpo", "sigmoid"), ("ipo", "ipo")])
+def test_twenty_updates_equal_trl(base, tmp_path, name, loss):
+    trl = pytest.importorskip("trl")
     rows = conversations(UPDATES * SIZE)
     mine = ours(base, rows, name, tmp_path / "adapter")
-    whole = {"per_device_train_batch_size": SIZE, "gradient_accumulation_steps": 1}
-    alone = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": SIZE}
-    if name in ("dpo", "ipo"):
-        trl = pytest.importorskip("trl")
-        kinds, loss = (trl.DPOTrainer, trl.DPOConfig), "sigmoid" if name == "dpo" else "ipo"
-        options = whole | {"loss_type": [loss], "beta": 0.1}
-    elif name == "orpo":
-        trl = pytest.importorskip("trl.experimental.orpo")
-        kinds, options = (trl.ORPOTrainer, trl.ORPOConfig), alone | {"beta": 0.1}
-    else:
-        trl = pytest.importorskip("trl.experimental.cpo")
-        kinds = trl.CPOTrainer, trl.CPOConfig
-        options = whole | {"loss_type": "simpo", "cpo_alpha": 0.0, "beta": 2.0, "simpo_gamma": 1.0}
-    other = theirs(base, rows, str(tmp_path / "adapter"), tmp_path / "out", *kinds, **options)
+    other = theirs(
+        base, rows, str(tmp_path / "adapter"), tmp_path / "out", trl.DPOTrainer, trl.DPOConfig,
+        per_device_train_batch_size=SIZE, loss_type=[loss], beta=0.1,
+    )  # fmt: skip
     assert len(other) == UPDATES
+    np.testing.assert_allclose(mine, other, rtol=0, atol=1e-4)
+
+
+def by_trl(name):
+    """TRL's loss of mean log-probabilities (P,) of P pairs. Its ORPO and CPO trainers add tokens of their own to a row,
+    and ORPO's trains the prompt too, so that only their losses can be compared."""
+    if name == "orpo":
+        kind = pytest.importorskip("trl.experimental.orpo").ORPOTrainer
+        me = SimpleNamespace(beta=0.1, accelerator=SimpleNamespace(device="cpu"))
+        return lambda c, r: (-c - kind.odds_ratio_loss(me, c, r)[0]).mean()
+    kind = pytest.importorskip("trl.experimental.cpo").CPOTrainer
+    me = SimpleNamespace(
+        beta=2.0, simpo_gamma=1.0, loss_type="simpo", alpha=0.0, label_smoothing=0.0,
+        accelerator=SimpleNamespace(device="cpu"),
+    )  # fmt: skip
+    return lambda c, r: kind.cpo_loss(me, c, r)[0].mean()
+
+
+@pytest.mark.parametrize("name", ["orpo", "simpo"])
+def test_twenty_updates_of_plain_peft_with_trls_loss(base, tmp_path, name):
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    rows, loss = conversations(UPDATES * SIZE), by_trl(name)
+    mine = ours(base, rows, name, tmp_path / "adapter")
+    model = PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(base), str(tmp_path / "adapter"), is_trainable=True
+    )
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=RATE, weight_decay=0.0)
+
+    def mean_logp(ids, targets):
+        ids = torch.tensor([ids])
+        logps = model(input_ids=ids).logits[0, :-1].log_softmax(-1)
+        return logps.gather(1, ids[0, 1:, None])[:, 0][torch.tensor(targets[1:])].mean()
+
+    other = []
+    for u in range(UPDATES):
+        some = [encoded(r, i) for i, r in enumerate(rows[u * SIZE : (u + 1) * SIZE])]
+        chosen = torch.stack([mean_logp(r["ids"], r["targets"]) for r in some])
+        rejected = torch.stack([mean_logp(r["rejected_ids"], r["rejected_targets"]) for r in some])
+        total = loss(chosen, rejected)
+        total.backward()
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        other.append(total.item())
     np.testing.assert_allclose(mine, other, rtol=0, atol=1e-4)

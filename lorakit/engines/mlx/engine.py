@@ -32,6 +32,11 @@ def transformers_name(path: str) -> str:
     return path.removeprefix("language_model.")
 
 
+def as_list(targets: Sequence[str] | str) -> list[str] | str:
+    """Names as a list; a regular expression stays."""
+    return targets if isinstance(targets, str) else list(targets)
+
+
 class Answering:
     """Stands in for a module: the same, but for what it answers when called."""
 
@@ -90,7 +95,7 @@ class MLXEngine:
         )
         self.optimizer.init(self.trained)
         self.gradients: dict[str, Any] | None = None
-        self.targets_trained, self.pending, self.steps = 0, 0, []
+        self.targets_trained, self.pending, self.steps = 0, 0, list[str]()
         self.training_peak = self.generation_peak = 0  # bytes
         self.notes: dict[str, tuple[Any, str]] = {}
         if run.offload is True:
@@ -112,8 +117,8 @@ class MLXEngine:
         self._compile(
             recompute=False if run.gradient_checkpointing == "auto" else run.gradient_checkpointing
         )
-        self._compiled_sums = mx.compile(self._sums)
-        self._stepped = mx.compile(
+        self._compiled_sums: Any = mx.compile(self._sums)
+        self._stepped: Any = mx.compile(
             self._step, inputs=self.optimizer.state, outputs=self.optimizer.state
         )
 
@@ -150,7 +155,7 @@ class MLXEngine:
 
     # Forward
 
-    def _arrays(self, batch: Batch, width: int | None = None) -> tuple[Any, Any, Any, Any, Any]:
+    def _arrays(self, batch: Batch, width: int | None = None) -> tuple[Any, ...]:
         """Tokens and documents (R, T); of K targets the places that predict them, answers and weights, the rest 0."""
         rows = Rows.of(
             batch,
@@ -255,7 +260,8 @@ class MLXEngine:
                         mx.argmax(logits, axis=-1) == answers[k : k + step],
                     )
                 )
-            return tuple(mx.concatenate(part) for part in zip(*found, strict=True))
+            losses, right = zip(*found, strict=True)
+            return mx.concatenate([*losses]), mx.concatenate([*right])
 
     # Training
 
@@ -265,7 +271,7 @@ class MLXEngine:
             recomputed(layer)
         of_pairs = self.objective.NEEDS == "document_logps"
         loss = self._pairs_summed if of_pairs else self._summed
-        self._gradients = mx.compile(mx.value_and_grad(loss))
+        self._gradients: Any = mx.compile(mx.value_and_grad(loss))
 
     def backward(self, batch: Batch) -> tuple[float, int]:
         parts = batch.parts(self.limit)
@@ -317,10 +323,10 @@ class MLXEngine:
         return [value]
 
     def update(self, learning_rate: float, count: int) -> tuple[float, bool]:
-        norm = mx.sqrt(sum(mx.square(g).sum() for g in self.gradients.values())).item() / max(
-            count, 1
-        )
-        finite = np.isfinite(norm)
+        assert self.gradients is not None, "no micro-batch has been computed"
+        squares = [mx.square(g).sum() for g in self.gradients.values()]
+        norm = float(mx.sqrt(sum(squares[1:], squares[0])).item()) / max(count, 1)  # type: ignore[arg-type]
+        finite = bool(np.isfinite(norm))
         if finite:
             clip = 1.0 if self.clip is None else min(1.0, self.clip / (norm + 1e-6))
             self.optimizer.learning_rate = learning_rate
@@ -500,7 +506,7 @@ class MLXEngine:
                 dropout=run.dropout,
                 use_rslora=run.use_rslora,
                 model=base_model.path(run.model),
-                targets=None if targets == "all-linear" else targets,
+                targets=None if targets == "all-linear" else as_list(targets),
             )
             self.tokenizer.save_pretrained(part)
         return Path(path)

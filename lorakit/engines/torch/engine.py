@@ -80,18 +80,13 @@ class TorchEngine:
             torch.zeros((), device=where)
         )  # has its state now, also where the first update has no row for this process
         # Keeps summed losses in fp16's range; a power of two, so that in fp32 nothing is rounded.
-        self.unit = 2.0 ** round(math.log2(run.micro_batch_tokens))
+        self.unit = 2.0 ** round(math.log2(int(run.micro_batch_tokens)))
         self.idle = idle
-        self.targets_trained, self.pending = (
-            0,
-            [],
-        )  # targets trained on; the micro-batches since the last update
-        self.recomputed = run.gradient_checkpointing
-        self.limit, self.offload, self.steps = (
-            None,
-            run.offload is True,
-            [],
-        )  # tokens at a time; steps down taken
+        self.targets_trained = 0
+        self.pending: list[Batch] = []  # the micro-batches since the last update
+        self.recomputed: bool | int | str = run.gradient_checkpointing
+        self.limit: int | None = None  # tokens at a time
+        self.offload, self.steps = run.offload is True, list[str]()  # steps down taken
         self.crew, self.sharded = crew, run.shard and crew.size > 1
         self.share = (0, 1) if self.sharded else (crew.rank, crew.size)
         self.keeps_logits = "logits_to_keep" in self.arguments
@@ -105,6 +100,11 @@ class TorchEngine:
         self.head = None if classes else self._find_head()
         self.training_peak = self.generation_peak = 0  # bytes
         self._forget_peak()  # loading and the trials have held more
+
+    @property
+    def _optimizer(self) -> Any:
+        assert self.optimizer is not None, "nothing is trained"
+        return self.optimizer
 
     def _bare(self) -> Any:
         return self.model.get_base_model() if self.method == "lora" else self.model
@@ -156,9 +156,12 @@ class TorchEngine:
     def _crosses(self, *documents: np.ndarray) -> bool:
         """Whether in a pack of two the second depends on the first: by its gradient, which rounding leaves zero."""
         seen: list[torch.Tensor] = []
-        hook = self.model.get_input_embeddings().register_forward_hook(
-            lambda module, given, out: seen.append(out.detach().requires_grad_()) or seen[-1]
-        )
+
+        def leaf(module: Any, inputs: Any, out: torch.Tensor) -> torch.Tensor:
+            seen.append(out.detach().requires_grad_())
+            return seen[-1]
+
+        hook = self.model.get_input_embeddings().register_forward_hook(leaf)
         try:
             with torch.enable_grad():
                 logits = self._last(*documents, packed=True)
@@ -234,7 +237,7 @@ class TorchEngine:
                     input_ids=ids[None],
                     position_ids=position[None],
                     use_cache=False,
-                    documents=attention.Documents(batch.lengths, self.device),
+                    documents=attention.Documents(batch.lengths.tolist(), self.device),
                     **keep,
                 )[wanted][0]
             return (
@@ -388,7 +391,7 @@ class TorchEngine:
                 "max_length or rank, or take a smaller model"
             )
         self.steps.append(step)
-        self.optimizer.zero_grad(set_to_none=True)
+        self._optimizer.zero_grad(set_to_none=True)
         self._free()
 
     def _free(self) -> None:
@@ -433,7 +436,7 @@ class TorchEngine:
             self.head = head
             for hook in hooks:
                 hook.remove()
-            self.optimizer.zero_grad(set_to_none=True)
+            self._optimizer.zero_grad(set_to_none=True)
         return found[0] if found else "no layer overflows by itself"
 
     @torch.no_grad()
@@ -462,7 +465,7 @@ class TorchEngine:
         return self.crew.gather(value)
 
     def update(self, learning_rate: float, count: int) -> tuple[float, bool]:
-        for group in self.optimizer.param_groups:
+        for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
         self.scaler.unscale_(self.optimizer)
         gradients = [p.grad for p in self.trained.values() if p.grad is not None]
@@ -479,7 +482,7 @@ class TorchEngine:
         scale = self.scaler.get_scale()
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
+        self._optimizer.zero_grad(set_to_none=True)
         self.targets_trained += sum(b.count for b in self.pending)
         self.pending.clear()
         return norm, self.scaler.get_scale() < scale
@@ -699,7 +702,7 @@ class TorchEngine:
     def state(self) -> dict[str, np.ndarray]:
         out = {f"weight/{n}": w for n, w in self.weights().items()}
         for name, parameter in self.trained.items():
-            for key, value in self.optimizer.state.get(parameter, {}).items():
+            for key, value in self._optimizer.state.get(parameter, {}).items():
                 value = (
                     full(value.detach()).cpu().numpy()
                     if torch.is_tensor(value)
@@ -712,7 +715,7 @@ class TorchEngine:
         self.set_weights(protocol.tensors_in(state, "weight"))
         for name, parameter in self.trained.items():
             if kept := protocol.tensors_in(state, f"optimizer/{name}"):
-                self.optimizer.state[parameter] = {
+                self._optimizer.state[parameter] = {
                     k: self._optimizer_value(k, v, parameter) for k, v in kept.items()
                 }
         if scaler := {k: v.item() for k, v in protocol.tensors_in(state, "scaler").items()}:

@@ -102,8 +102,9 @@ def load(
         model = with_adapter(model, run, spec, adapter, heads)
         notes |= install_kernels(model, run.fake_quantization)
     notes |= compile_passes(run, where)
-    if run.gradient_checkpointing:  # not before: PEFT would ask for gradients of the layers' inputs
-        recompute(model, run.gradient_checkpointing)
+    again = run.gradient_checkpointing
+    if again and again != "auto":  # not before: PEFT would ask for gradients of the layers' inputs
+        recompute(model, again)
     if shard:
         split_layers(model, where)
     return TorchEngine(

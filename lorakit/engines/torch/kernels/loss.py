@@ -114,9 +114,9 @@ class _Sum(torch.autograd.Function):
                     total += differentiated(wide, wanted, scale, softcap, needs or trained).sum()
                     if needs or trained:
                         some.copy_(wide)
-                if needs:
+                if gradient is not None:
                     torch.mm(found, weight, out=gradient[rows])
-                if trained:
+                if of_weight is not None:
                     of_weight += (found.t() @ hidden[rows]).float()
         ctx.save_for_backward(gradient if gradient is None else gradient[:count], of_weight)
         return total
@@ -148,7 +148,7 @@ class _PerTarget(torch.autograd.Function):
                 losses.append(
                     differentiated(products, target_ids[rows, None], scale, softcap, needs)
                 )
-                if needs:
+                if gradient is not None:
                     gradient[rows] = products.to(hidden.dtype) @ narrowed
         kept = (hidden, weight, target_ids) if ctx.needs_input_grad[1] else (None, None, None)
         ctx.save_for_backward(gradient, *kept)
