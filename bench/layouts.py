@@ -12,8 +12,8 @@ from lorakit.machine import hardware
 from lorakit.planning import choose
 from lorakit.run import Run
 from lorakit.tasks.dataset import prepare
-from lorakit.training.finetune import batches_of
 from lorakit.training.loop import State, train
+from lorakit.training.session import batches_of
 
 LAYOUTS = [(size, packing) for packing in (True, False) for size in (8, 4, 2)]
 

@@ -30,8 +30,8 @@ from lorakit.planning import choose
 from lorakit.run import Run
 from lorakit.tasks.batches import Batches
 from lorakit.tasks.dataset import prepare
-from lorakit.training.finetune import batches_of
 from lorakit.training.loop import State, train
+from lorakit.training.session import batches_of
 
 PAD_TO = 32  # as mlx_lm.tuner.trainer.iterate_batches pads
 clock = time.perf_counter if mx.metal.is_available() else time.process_time

@@ -149,8 +149,8 @@ def speed(file: str, folder: str) -> dict[str, float]:
     from lorakit.common import registry
     from lorakit.machine import hardware
     from lorakit.planning import choose
-    from lorakit.training.finetune import batches_of
     from lorakit.training.loop import State, train
+    from lorakit.training.session import batches_of
 
     run, _ = choose.resolve(Run(**SETTINGS, data=file, output_dir=folder), hardware.facts())
     rows = prepare(run).rows["train"]

@@ -24,8 +24,9 @@ from lorakit.common import registry
 from lorakit.machine.hardware import child_environment
 from lorakit.models import base_model
 from lorakit.run import Run
-from lorakit.training.finetune import batches_of, finetune
+from lorakit.training.finetune import finetune
 from lorakit.training.loop import State, train
+from lorakit.training.session import batches_of
 
 ROOT = Path(__file__).parents[1]
 ENGINES = ("torch", "unsloth")

@@ -13,6 +13,7 @@ import io
 import json
 import os
 import re
+import resource
 import sys
 import tempfile
 from pathlib import Path
@@ -130,8 +131,11 @@ def thumbnail(notebook: dict[str, Any], target: Path) -> None:
 
 def publish(path: Path) -> Path:
     """Executes one notebook and writes its copy. Raises `ValueError` when the copy is too large."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     with tempfile.TemporaryDirectory(prefix="lorakit-gallery-") as folder:
         made = published(read(execute(path, Path(folder))), read(path), Path(folder))
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    timed(path, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
     text = json.dumps(made, indent=1, ensure_ascii=False) + "\n"
     if len(text.encode()) > MOST_BYTES:
         raise ValueError(f"{path.name}: the executed copy has {len(text.encode()):,} bytes")
@@ -140,6 +144,18 @@ def publish(path: Path) -> Path:
     target.write_text(text, encoding="utf-8")
     thumbnail(made, GALLERY / "thumbs" / f"{path.stem}.png")
     return target
+
+
+def timed(path: Path, seconds: float) -> None:
+    """Writes the CPU time of an execution, the kernel's and its children's, into the notebook's opening table."""
+    notebook = read(path)
+    text = "".join(notebook["cells"][0]["source"])
+    about = notebook["metadata"].get("lorakit", {})
+    how = "shortened, " if about.get("test_parameters") else ""
+    cell = f"{how}{max(1, round(seconds / 60))} min of CPU time"
+    text = re.sub(r"(\| whole notebook \|)[^|]*\|", lambda m: f"{m[1]} {cell} |", text)
+    notebook["cells"][0]["source"] = text.splitlines(keepends=True)
+    path.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def main(names: list[str]) -> int:

@@ -24,6 +24,9 @@ def main(arguments: list[str] | None = None) -> int:
         return options.call(options) or 0
     except LorakitError as error:
         print(f"lorakit: {error}", file=sys.stderr)
+        if getattr(options, "json", False):
+            names = ("message", "setting", "value", "where", "cure")
+            _print_json({"error": {name: getattr(error, name) for name in names}})
         return 1
     except KeyboardInterrupt:
         print("lorakit: interrupted; what was saved is kept", file=sys.stderr)
@@ -134,6 +137,13 @@ def parser() -> argparse.ArgumentParser:
         "--platform", default="", metavar="manylinux_2_35_x86_64", help="likewise, as pip names it"
     )
     it.add_argument("--name", default="", metavar="OWNER/NAME", help="the Kaggle data set")
+    it.add_argument(
+        "--for",
+        default="",
+        metavar="colab|kaggle",
+        dest="host",
+        help="leave out what that image holds; sets --python and --platform",
+    )
     it = command(
         evaluate, "score the base and the tuned model again, also on other rows or by other metrics"
     )
@@ -401,6 +411,7 @@ def bundle(options: argparse.Namespace) -> int:
         python=options.python,
         platform=options.platform,
         name=options.name,
+        host=options.host,
     )
     print(f"{verify(folder)}\nSee {folder / 'README.md'}")
     return 0

@@ -578,7 +578,7 @@ UNKNOWN = (
 )
 ROWS = "{f}/copied/rows: the encoded rows are missing or damaged (…); start the run again under another name"
 SCORES = "{f}/copied/scores.json: is damaged (…); lorakit evaluate writes it again"
-AFTER = "{f}/copied/rows/after.json: is damaged (…); start the run again under another name"
+AFTER = "{f}/copied/outcomes/after.json: is damaged (…); start the run again under another name"
 ADAPTER = (
     "{f}/copied/adapter: the adapter cannot be loaded onto {base}: …. Was it made for another base? Else start "
     "the run again under another name"
@@ -642,8 +642,8 @@ DAMAGED = [
     ),
     ("scores.json", b"{", "report", SCORES),
     ("scores.json", b'{"loss": {"before": 1}}', "report", SCORES),
-    ("rows/after.json", cut, "compare", AFTER),
-    ("rows/after.json", b'{"tokens": [], "answers": []}', "compare", AFTER),
+    ("outcomes/after.json", cut, "compare", AFTER),
+    ("outcomes/after.json", b'{"tokens": [], "answers": []}', "compare", AFTER),
     ("rows/meta.json", b"{}", "ask", ROWS),
     ("rows/test/state.json", b"{}", "evaluate", ROWS),
     ("rows/train/data-00000-of-00001.arrow", cut, "evaluate", ROWS),

@@ -34,8 +34,9 @@ def test_check(capsys, rows_file, tmp_path):
     assert printed(capsys, "check", rows_file)[0] == 0
     bad = tmp_path / "bad.jsonl"
     bad.write_text('{"prompt": "a"}\n')
-    code, content = printed(capsys, "check", bad)
-    assert code == 1 and content["usable"] is False
+    assert main(["check", str(bad), "--json"]) == 1
+    error = json.loads(capsys.readouterr().out)["error"]
+    assert set(error) == {"message", "setting", "value", "where", "cure"} and error["message"]
 
 
 def test_plan(capsys, run, tmp_path):

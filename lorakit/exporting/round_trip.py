@@ -118,7 +118,7 @@ def source(path: str | os.PathLike, **options: Any) -> Source:
             f"{folder.path}: {run.model} now has other weights than this run was tuned on; bring back "
             "those, or train again"
         )
-    meta = rows.read(folder / "rows")[1]
+    meta = folder.meta()
     if tasks.objective_of(meta["task"]).HEAD == "tokens" and _task(meta).MEDIUM:
         raise LorakitError(
             f"{folder.path}: task={meta['task']}: only models that write and read text alone, and "
@@ -269,7 +269,7 @@ def reference(found: Source) -> tuple[dict[str, Any], list[str]]:
     `rounded`, where it was trained for one format: in fp32 with weights as that format holds them; judges this one.
     Kept beside the run's rows for the next export of the same weights.
     """
-    path, some = found.folder / "rows" / "tuned.json", found.rows
+    path, some = found.folder.outcome("tuned"), found.rows
     key = "".join(sha256(f) for f in sorted(found.saved.glob("*.safetensors")))
     try:
         kept = sound(

@@ -15,8 +15,8 @@ LOST, UNMET = "another process of this run is gone", "the processes do not meet"
 
 
 @dataclass(frozen=True)
-class Crew:
-    """Which process this is, of how many. One alone talks to nobody."""
+class World:
+    """Rank of this process and number of processes. With one process nothing is communicated."""
 
     rank: int = 0
     size: int = 1
@@ -24,21 +24,21 @@ class Crew:
 
     @property
     def first(self) -> bool:
-        """The one that writes."""
+        """Whether this is rank 0, which writes the files of the run."""
         return self.rank == 0
 
     def gather(self, value: Any) -> list[Any]:
-        """What every process has to say, in their order. All must call it."""
+        """The values of all processes in the order of their ranks (all-gather). All must call it."""
         if self.size == 1:
             return [value]
         import torch.distributed as dist
 
-        values = [None] * self.size
+        values: list[Any] = [None] * self.size
         dist.all_gather_object(values, value)
         return values
 
-    def told(self, find: Callable[[], Any]) -> Any:
-        """What the first process finds; the others do not look. All must call it."""
+    def broadcast_from_rank0(self, find: Callable[[], Any]) -> Any:
+        """What `find` returns on rank 0, on all processes; the others do not call it. All must call this."""
         if self.size == 1:
             return find()
         import torch.distributed as dist
@@ -47,8 +47,11 @@ class Crew:
         dist.broadcast_object_list(values, src=0)
         return values[0]
 
+    told = broadcast_from_rank0  # former name
 
-ALONE = Crew()
+
+ALONE = World()
+Crew = World  # former name
 
 
 def started() -> bool:
@@ -57,10 +60,11 @@ def started() -> bool:
 
 
 @cache
-def join() -> Crew:
-    """Meets the others, where there are others: gloo between CPUs, nccl between cards.
+def join() -> World:
+    """Joins the process group that torchrun has described in the environment: gloo between CPUs, nccl between cards.
 
-    Raises `LorakitError` when the environment names no place to meet, or nobody comes there.
+    Raises:
+        LorakitError: the environment names no rendezvous, or the other processes do not come.
     """
     if not started():
         return ALONE
@@ -68,14 +72,14 @@ def join() -> Crew:
     import torch.distributed as dist
 
     try:
-        crew = Crew(
+        world = World(
             int(os.environ["RANK"]),
             int(os.environ["WORLD_SIZE"]),
             int(os.environ.get("LOCAL_RANK", 0)),
         )
         cards = torch.cuda.is_available()
         if cards:
-            torch.cuda.set_device(crew.local_rank)
+            torch.cuda.set_device(world.local_rank)
         if not dist.is_initialized():
             dist.init_process_group("cpu:gloo,cuda:nccl" if cards else "gloo")
     except (KeyError, ValueError, RuntimeError) as error:
@@ -84,11 +88,11 @@ def join() -> Crew:
             f"{type(error).__name__}: {str(error).splitlines()[0]}. Start them by torchrun, or unset "
             "WORLD_SIZE"
         ) from error
-    return crew
+    return world
 
 
 def lost(error: BaseException) -> bool:
-    """Whether this is what remains of a talk with a process that is gone."""
+    """Whether this error says that another process of the group is gone."""
     if not started():
         return False
     import torch.distributed as dist
@@ -99,7 +103,7 @@ def lost(error: BaseException) -> bool:
 
 
 def leave() -> None:
-    """Says goodbye, so that nobody waits."""
+    """Leaves the process group."""
     if started():
         import torch.distributed as dist
 

@@ -167,7 +167,7 @@ def _simulated(run: Run, tokens: int) -> int:
     Raises `NotImplementedError` where the engine cannot count this model.
     """
     settings = run.model_dump(exclude=NO_INFLUENCE)
-    base, engine = base_model.of(run.model), registry.load("engines", run.engine)
+    base, engine = base_model.of(run.model), engines.get(run.engine)
     key = [base.sizes.to_json_string(), settings, tokens, _versions(), _device(), _source(engine)]
     count = _count(json.dumps(settings), tokens, json.dumps(key))
     if isinstance(count, str):
@@ -180,9 +180,7 @@ def _count(settings: str, tokens: int, key: str) -> int | str:
     """Bytes, or why they cannot be counted."""
 
     def simulate() -> int | str:
-        run = Run(
-            **json.loads(settings), data="-", output_dir="outputs", learning_rate=1.0, alpha=1.0
-        )
+        run = Run(**json.loads(settings), data="-", output_dir="outputs")
         try:
             return int(engines.get(run.engine).working_bytes(run, tokens))
         except NotImplementedError as reason:

@@ -11,19 +11,19 @@ from lorakit.common.errors import LorakitError
 from lorakit.results import evaluate
 from lorakit.run import Run
 from lorakit.runs.folder import Folder
-from lorakit.tasks import batches, rows
+from lorakit.tasks import batches
 
 
 def tuned(path: str | os.PathLike, *, adapted: bool = True) -> tuple[Any, Any, dict, Run]:
     """(engine, tokenizer, meta, run) of a finished run; with `adapted=False` its base alone."""
     folder = Folder.of(path)
-    run = Run.read(folder / "run.yaml")
-    saved = folder / ("adapter" if run.method == "lora" else "model")
+    run = Run.read(folder.settings)
+    saved = folder.saved(run.method)
     if adapted and not saved.is_dir():
         raise LorakitError(
             f"{folder.path}: has nothing saved yet (status {folder.record['status']})"
         )
-    _, meta = rows.read(folder / "rows")
+    meta = folder.meta()
     run = run.with_(task=meta["task"])
     engine = registry.load("engines", run.engine).load(
         run, adapter=saved if adapted else None, classes=meta["classes"]

@@ -112,7 +112,7 @@ def reach(log: Log, axis: str, goal: float | None) -> float | None:
 
 def outcome(folder: Folder) -> tuple[Outcome, list[dict]]:
     """(what the tuned model did, its test rows). Raises `LorakitError` when the run was not scored."""
-    path, status = folder / "rows" / "after.json", folder.record["status"]
+    path, status = folder.outcome("after"), folder.record["status"]
     if status != "done":
         raise LorakitError(f"{folder.path}: has no scores yet (status {status})")
     if not path.exists():
@@ -122,7 +122,7 @@ def outcome(folder: Folder) -> tuple[Outcome, list[dict]]:
             f"{folder / 'record.json'}: does not name the data and the metrics; start the run again "
             "under another name"
         )
-    found, rows = Outcome.read(path), read_lines(folder / "answers.jsonl", "prompt", "reference")
+    found, rows = Outcome.read(path), read_lines(folder.answers, "prompt", "reference")
     if not len(found.tokens) == len(found.answers) == len(rows):
         raise LorakitError(
             f"{path}: is damaged (it has other rows than answers.jsonl); start the run again under "

@@ -20,6 +20,7 @@ from lorakit.common.errors import LorakitError
 from lorakit.common.files import atomic_write, require_keys, sweep
 from lorakit.common.locks import file_lock
 from lorakit.machine import hardware
+from lorakit.runs.status import Status, derive
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -57,6 +58,9 @@ def read_lines(path: Path, *needed: str) -> list[dict]:
     return rows
 
 
+ENTRY = ("before", "after", "difference", "interval", "rows", "higher_is_better")  # of scores.json
+
+
 def slug(parameters: Mapping[str, Any]) -> str:
     """`rank-4-learning_rate-0.001-5f3a1c`: a folder's name, the same for the same values."""
     words = "-".join(f"{name}-{value}" for name, value in parameters.items())
@@ -66,8 +70,14 @@ def slug(parameters: Mapping[str, Any]) -> str:
     return f"{re.sub(r'[^A-Za-z0-9_.]+', '-', words)[:60].strip('-.')}-{mark}"
 
 
-class Folder:
-    """`output_dir/name`. See DESIGN: `run.yaml`, `record.json`, `history.jsonl`, `scores.json`, …"""
+class RunFolder:
+    """`output_dir/name`: the files of one run. No other class knows their names.
+
+    One process writes, under the lock; anybody may read at any moment, since every file is replaced atomically or grows
+    by whole lines.
+    """
+
+    writable = True
 
     def __init__(self, path: str | os.PathLike):
         self.path = Path(path)
@@ -76,13 +86,139 @@ class Folder:
         return self.path / name
 
     @classmethod
-    def of(cls, path: str | os.PathLike) -> Folder:
+    def of(cls, path: str | os.PathLike) -> RunFolder:
         """An existing run. Raises `LorakitError` when there is none."""
         if not (Path(path) / "record.json").is_file():
             raise LorakitError(
                 f"{path}: no run here (record.json is missing); name a folder like outputs/quickstart"
             )
         return cls(path)
+
+    # Where things are
+
+    @property
+    def settings(self) -> Path:
+        """The settings as resolved: enough to start the run again."""
+        return self / "run.yaml"
+
+    @property
+    def asked(self) -> Path:
+        """The settings as a launcher passes them to its child process."""
+        return self / "asked.json"
+
+    @property
+    def log(self) -> Path:
+        """What the child process printed."""
+        return self / "log.txt"
+
+    @property
+    def rows(self) -> Path:
+        """The encoded rows."""
+        return self / "rows"
+
+    @property
+    def last_checkpoint(self) -> Path:
+        """What an interrupted run resumes from."""
+        return self / "checkpoint/last.safetensors"
+
+    @property
+    def best_checkpoint(self) -> Path:
+        """The trained weights with the lowest validation loss."""
+        return self / "checkpoint/best.safetensors"
+
+    @property
+    def rejected(self) -> Path:
+        """Rows that were left out, with their reasons."""
+        return self / "rejected.jsonl"
+
+    @property
+    def answers(self) -> Path:
+        """The test rows with their references and the answers before and after."""
+        return self / "answers.jsonl"
+
+    def saved(self, method: str) -> Path:
+        """What was trained: the adapter, or the whole model."""
+        return self / ("adapter" if method == "lora" else "model")
+
+    def outcome(self, when: str) -> Path:
+        """What a model did on the test rows, `before` or `after` training. Older runs keep it in `rows`."""
+        former = self.rows / f"{when}.json"
+        return former if former.exists() else self / "outcomes" / f"{when}.json"
+
+    # Reading
+
+    def meta(self) -> dict[str, Any]:
+        """What was noted when the rows were encoded, read without them. Raises `LorakitError` when it is damaged."""
+        try:
+            return read_meta(self.rows)
+        except (OSError, ValueError, RecursionError) as error:
+            raise LorakitError(
+                f"{self.rows}: the encoded rows are missing or damaged ({type(error).__name__}: {error}); "
+                "start the run again under another name"
+            ) from None
+
+    @property
+    def busy(self) -> bool:
+        """Whether a process holds the lock: tried twice, since another reader may hold it for an instant."""
+        if not any((self / name).exists() for name in (".lock", ".lock.held")):
+            return False
+        for pause in (0.002, 0):
+            try:
+                with file_lock(self / ".lock").acquire(timeout=0):
+                    return False
+            except Timeout:
+                time.sleep(pause)
+            except OSError:
+                return False
+        return True
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """`record.json`, with the status as it really is: `running` without a process reads `interrupted`."""
+        record = self._noted()
+        if record["status"] == Status.RUNNING and not self.busy:
+            record = self._noted()  # it may have ended between the two looks
+            record["status"] = derive(record["status"], locked=False)
+        return record
+
+    @property
+    def status(self) -> Status:
+        return Status(self.record["status"])
+
+    def _noted(self) -> dict[str, Any]:
+        path = self / "record.json"
+        try:
+            found = require_keys(json.loads(path.read_text(encoding="utf-8")))
+            for name in ("settings", "data"):
+                require_keys(found.get(name, {}))
+            return found | {"status": Status(found.get("status", Status.QUEUED))}
+        except FileNotFoundError:
+            return {"status": Status.QUEUED}
+        except (OSError, ValueError, RecursionError) as error:
+            raise LorakitError(
+                f"{path}: is damaged ({error}); restore it, or give the run another name"
+            ) from None
+
+    @property
+    def scores(self) -> dict[str, dict]:
+        """`scores.json`: for each metric the values before and after, their difference and its interval."""
+        path = self / "scores.json"
+        try:
+            found = (
+                require_keys(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
+            )
+            return {name: require_keys(entry, *ENTRY) for name, entry in found.items()}
+        except (OSError, ValueError, RecursionError) as error:
+            raise LorakitError(
+                f"{path}: is damaged ({error}); lorakit evaluate writes it again"
+            ) from None
+
+    def history(self) -> tuple[list[dict], list[dict]]:
+        """(a line per update, a line per validation)."""
+        lines = read_lines(self / "history.jsonl", "update")
+        return [x for x in lines if "loss" in x], [x for x in lines if "validation_loss" in x]
+
+    # Writing
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -106,71 +242,9 @@ class Folder:
         finally:
             lock.release()
 
-    @property
-    def busy(self) -> bool:
-        """Whether a process holds the lock: tried twice, since another reader may hold it for an instant."""
-        if not any((self / name).exists() for name in (".lock", ".lock.held")):
-            return False
-        for pause in (0.002, 0):
-            try:
-                with file_lock(self / ".lock").acquire(timeout=0):
-                    return False
-            except Timeout:
-                time.sleep(pause)
-            except OSError:
-                return False
-        return True
-
-    @property
-    def record(self) -> dict[str, Any]:
-        """`record.json`, its status as it really is: `running` without a process reads `interrupted`."""
-        record = self._noted()
-        if record["status"] == "running" and not self.busy:
-            record = self._noted()  # it may have ended between the two looks
-            if record["status"] == "running":
-                record["status"] = "interrupted"
-        return record
-
-    def _noted(self) -> dict[str, Any]:
-        try:
-            found = require_keys(json.loads((self / "record.json").read_text(encoding="utf-8")))
-            for name in ("settings", "data"):
-                require_keys(found.get(name, {}))
-            return {"status": "queued", **found}
-        except FileNotFoundError:
-            return {"status": "queued"}
-        except (OSError, ValueError, RecursionError) as error:
-            raise LorakitError(
-                f"{self / 'record.json'}: is damaged ({error}); restore it, or give the run another "
-                "name"
-            ) from None
-
     def note(self, **facts: Any) -> None:
         """Adds to `record.json`."""
         write_json(self / "record.json", {**self._noted(), **facts})
-
-    @property
-    def scores(self) -> dict[str, dict]:
-        path = self / "scores.json"
-        try:
-            found = (
-                require_keys(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
-            )
-            return {
-                name: require_keys(
-                    entry, "before", "after", "difference", "interval", "rows", "higher_is_better"
-                )
-                for name, entry in found.items()
-            }
-        except (OSError, ValueError, RecursionError) as error:
-            raise LorakitError(
-                f"{path}: is damaged ({error}); lorakit evaluate writes it again"
-            ) from None
-
-    def history(self) -> tuple[list[dict], list[dict]]:
-        """(a line per update, a line per validation)."""
-        lines = read_lines(self / "history.jsonl", "update")
-        return [x for x in lines if "loss" in x], [x for x in lines if "validation_loss" in x]
 
     def append(self, line: dict, name: str = "history.jsonl") -> None:
         """One line more, visible to readers at once."""
@@ -184,7 +258,7 @@ class Folder:
             ) from None
 
     def rewind(self, update: int) -> None:
-        """Drops the lines after `update`: a continued run writes them again."""
+        """Drops the lines after `update`: a resumed run writes them again."""
         for name in ("history.jsonl", "samples.jsonl"):
             if name == "history.jsonl" or (self / name).exists():
                 write_lines(
@@ -192,9 +266,19 @@ class Folder:
                     [x for x in read_lines(self / name, "update") if x["update"] <= update],
                 )
 
+    def clear(self) -> None:
+        """Removes what an earlier attempt without a checkpoint has left."""
+        for path in (self.best_checkpoint, self / "history.jsonl", *self.path.glob("outcomes/*")):
+            path.unlink(missing_ok=True)
 
-class Onlooker(Folder):
-    """The same folder for a process that writes nothing: the first one of a run does."""
+
+Folder = RunFolder  # the public name: `lorakit.Folder`
+
+
+class ReadOnlyRunFolder(RunFolder):
+    """The folder of a run for a process of rank 1 and above: rank 0 writes, and what the others write is dropped."""
+
+    writable = False
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -208,6 +292,15 @@ class Onlooker(Folder):
 
     def rewind(self, update: int) -> None:
         pass
+
+    def clear(self) -> None:
+        pass
+
+
+def read_meta(rows: Path) -> dict[str, Any]:
+    """`meta.json` beside encoded rows: `task`, `classes`, `stop_ids`, `opening`. Raises `OSError` or `ValueError`."""
+    found = json.loads((rows / "meta.json").read_text(encoding="utf-8"))
+    return {"classes": []} | require_keys(found, "task", "stop_ids", "opening")
 
 
 def versions() -> dict[str, str]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from importlib import metadata
 from itertools import islice
 from pathlib import Path
@@ -12,13 +13,14 @@ from typing import Any
 
 from lorakit import tasks
 from lorakit.common import files, registry
-from lorakit.common.locations import PACKAGE
 from lorakit.data import loading
 from lorakit.data.example import Example, Rejected
-from lorakit.data.loading import DataReport
+from lorakit.data.loading import DataReport, Source
 from lorakit.models import base_model
+from lorakit.models.base_model import BaseModel
 from lorakit.run import Run
 from lorakit.tasks import rows
+from lorakit.tasks.rows import Rows
 
 # The settings that decide which rows there are and how they are encoded.
 SETTINGS = (
@@ -38,115 +40,32 @@ SETTINGS = (
     "fold",
 )
 MEDIA = "media.json"  # the files that rows are made of beside the data's own
-MAKERS = (
-    "data/example.py",
-    "data/media.py",
-    "data/loading.py",
-    "data/minhash.py",
-    "data/formats",
-    "data/schemas",
-    "tasks",
-)
+# Raise it when the code that makes rows (data/, tasks/) encodes a file differently: tests/tasks/test_format_version.py
+# fails when that is forgotten.
+FORMAT_VERSION = 1
 
 
+@dataclass
 class Prepared:
-    """What `lorakit check`, the preview and the run itself look at."""
+    """The data of a run as they are encoded: what the check, the preview and the training look at."""
 
-    def __init__(self, run: Run):
-        self._config = base_model.config(run.model)
-        self.tokenizer, self.processor, self._notes = base_model.reader(run.model, self._config)
-        self._run, self._sources = (
-            run,
-            loading.sources(run.data, run.validation_data, run.test_data, run.format),
-        )
-        self.path = files.cached(self._key(), self._build)
-        if self._stale():
-            files.remove(self.path)
-            self.path = files.cached(self._key(), self._build)
-        content = json.loads((self.path / "report.json").read_text(encoding="utf-8"))
-        self.report = DataReport(
-            **content | {"rejected": [Rejected(**r) for r in content["rejected"]]}
-        )
-        self.rows, self.meta = rows.read(self.path / "rows", self.processor)
+    run: Run
+    sources: dict[str, Source]
+    base: BaseModel
+    path: Path  # in the cache
+    report: DataReport
+    rows: dict[str, Rows]  # by set
+    meta: dict[str, Any]  # task, classes, stop_ids, opening
 
-    def _key(self) -> str:
-        """SHA-256 of all that the rows follow from: content, settings, tokenizer, template and the code itself."""
-        settings = {name: getattr(self._run, name) for name in SETTINGS}
-        places = {n: (s.name, s.format, s.options, s.identity) for n, s in self._sources.items()}
-        reader = [self._config.model_type, str(self.processor and self.processor.to_dict())]
-        if self.tokenizer:
-            reader += [
-                self.tokenizer.backend_tokenizer.to_str(),
-                self.tokenizer.chat_template,
-                str(self.tokenizer.special_tokens_map),
-            ]
-        code = [
-            p.read_text(encoding="utf-8")
-            for m in MAKERS
-            for p in sorted((PACKAGE / m).glob("*.py") if (PACKAGE / m).is_dir() else [PACKAGE / m])
-        ]
-        versions = [metadata.version(name) for name in ("transformers", "tokenizers", "datasets")]
-        words = json.dumps([settings, places, reader, self._notes, code, versions], default=str)
-        return hashlib.sha256(words.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+    @property
+    def tokenizer(self) -> Any:
+        """The base model's; None for a classifier of pictures."""
+        return self.base.tokenizer
 
-    def _stale(self) -> bool:
-        """Whether a picture or a sound that a table names is no longer the one that was encoded."""
-        known = json.loads((self.path / MEDIA).read_text(encoding="utf-8"))
-        return any(not Path(path).is_file() or _age(path) != age for path, age in known.items())
-
-    def _build(self, folder: Path) -> None:
-        run = self._run
-        gives = None if run.task == "auto" else registry.load("tasks", run.task).GIVES
-        sets, report = loading.prepare(
-            self._sources,
-            columns=run.columns,
-            gives=gives,
-            seed=run.seed,
-            test_fraction=run.test_fraction,
-            validation_fraction=run.validation_fraction,
-            max_rows=run.max_rows,
-            group_by=run.group_by,
-            shuffled=run.shuffle_answers,
-            folds=run.folds,
-            fold=run.fold,
-        )
-        schema = registry.load("schemas", report.schema)
-        name = (
-            run.task
-            if run.task != "auto"
-            else base_model.task_for(schema, self._config, self.processor, run.model)
-        )
-        task = registry.load("tasks", name)
-        base_model.maker(name, self._config, run.model)  # says so when they do not go together
-        encoded, rejected, notes = rows.encode(
-            sets,
-            task,
-            self.processor if task.MEDIUM else self.tokenizer,
-            run.max_length,
-            run.group_by,
-            **tasks.settings_of(task, run),
-        )
-        report.rejected += rejected
-        report.notes += self._notes + notes
-        classes = (
-            sorted({c for some in encoded.values() for c in some.column("reference")})
-            if tasks.objective_of(name).HEAD == "labels"
-            else []
-        )
-        rows.write(
-            folder / "rows",
-            encoded,
-            {
-                "task": name,
-                "stop_ids": task.stop_ids(rows.uncut(encoded["train"]), self.tokenizer),
-                "opening": task.opening(self.tokenizer),
-                "classes": classes,
-            },
-        )
-        (folder / MEDIA).write_text(
-            json.dumps({path: _age(path) for path in loading.media_paths(sets)}), encoding="utf-8"
-        )
-        (folder / "report.json").write_text(json.dumps(asdict(report)), encoding="utf-8")
+    @property
+    def processor(self) -> Any:
+        """The base model's, of pictures or sound; None for a model of text."""
+        return self.base.processor
 
     def facts(self) -> dict[str, Any]:
         return {
@@ -166,9 +85,9 @@ class Prepared:
     def raw(self, n: int = 1) -> list[Example]:
         """The first usable rows of the file, as they stand there (`fields["columns"]`) and as they are understood."""
         found = loading.stream(
-            self._sources["train"],
+            self.sources["train"],
             DataReport(""),
-            columns=self._run.columns,
+            columns=self.run.columns,
             gives=registry.load("schemas", self.report.schema).GIVES,
         )
         return list(islice((row for row in found if isinstance(row, Example)), n))
@@ -187,12 +106,96 @@ class Prepared:
         return PairPreview(shown, other)
 
 
+def prepare(run: Run) -> Prepared:
+    """Loads, checks, splits and encodes the data of a run, once for their content and settings.
+
+    Raises:
+        LorakitError: naming file and row, or the setting at fault.
+    """
+    sources = loading.sources(run.data, run.validation_data, run.test_data, run.format)
+    base = base_model.of(run.model)
+    key = _key(run, sources, base)
+    path = files.cached(key, lambda folder: _build(folder, run, sources, base))
+    if _stale(path):
+        files.remove(path)
+        path = files.cached(key, lambda folder: _build(folder, run, sources, base))
+    content = json.loads((path / "report.json").read_text(encoding="utf-8"))
+    report = DataReport(**content | {"rejected": [Rejected(**r) for r in content["rejected"]]})
+    encoded, meta = rows.read(path / "rows", base.processor)
+    return Prepared(run, sources, base, path, report, encoded, meta)
+
+
+def _key(run: Run, sources: Mapping[str, Source], base: BaseModel) -> str:
+    """SHA-256 of all that the rows follow from: content, settings, tokenizer, template, versions."""
+    settings = {name: getattr(run, name) for name in SETTINGS}
+    places = {n: (s.name, s.format, s.options, s.identity) for n, s in sources.items()}
+    reader = [base.config.model_type, str(base.processor and base.processor.to_dict())]
+    if tokenizer := base.tokenizer:
+        reader += [
+            tokenizer.backend_tokenizer.to_str(),
+            tokenizer.chat_template,
+            str(tokenizer.special_tokens_map),
+        ]
+    versions = [metadata.version(name) for name in ("transformers", "tokenizers", "datasets")]
+    parts = [FORMAT_VERSION, settings, places, reader, base.notes, versions]
+    content = json.dumps(parts, default=str).encode("utf-8", "surrogatepass")
+    return hashlib.sha256(content).hexdigest()[:32]
+
+
+def _stale(path: Path) -> bool:
+    """Whether a picture or a sound that a table names is no longer the one that was encoded."""
+    known = json.loads((path / MEDIA).read_text(encoding="utf-8"))
+    return any(not Path(file).is_file() or _age(file) != age for file, age in known.items())
+
+
+def _build(folder: Path, run: Run, sources: Mapping[str, Source], base: BaseModel) -> None:
+    """Encodes the rows into a new folder of the cache."""
+    sets, report = loading.prepare(
+        sources,
+        columns=run.columns,
+        gives=None if run.task == "auto" else tasks.get(run.task).GIVES,
+        seed=run.seed,
+        test_fraction=run.test_fraction,
+        validation_fraction=run.validation_fraction,
+        max_rows=run.max_rows,
+        group_by=run.group_by,
+        shuffled=run.shuffle_answers,
+        folds=run.folds,
+        fold=run.fold,
+    )
+    schema = registry.load("schemas", report.schema)
+    name = run.task
+    if name == "auto":
+        name = base_model.task_for(schema, base.config, base.processor, run.model)
+    task = tasks.get(name)
+    base_model.maker(name, base.config, run.model)  # says so when they do not go together
+    encoded, rejected, notes = rows.encode(
+        sets,
+        task,
+        base.processor if task.MEDIUM else base.tokenizer,
+        run.max_length,
+        run.group_by,
+        **tasks.settings_of(task, run),
+    )
+    report.rejected += rejected
+    report.notes += base.notes + notes
+    meta = {
+        "task": name,
+        "stop_ids": task.stop_ids(rows.uncut(encoded["train"]), base.tokenizer),
+        "opening": task.opening(base.tokenizer),
+        "classes": _classes(encoded) if tasks.objective_of(name).HEAD == "labels" else [],
+    }
+    rows.write(folder / "rows", encoded, meta)
+    ages = {path: _age(path) for path in loading.media_paths(sets)}
+    (folder / MEDIA).write_text(json.dumps(ages), encoding="utf-8")
+    (folder / "report.json").write_text(json.dumps(asdict(report)), encoding="utf-8")
+
+
+def _classes(encoded: Mapping[str, Rows]) -> list[str]:
+    return sorted({name for some in encoded.values() for name in some.column("reference")})
+
+
 def _age(path: str) -> list[int]:
     """Bytes and time of the last change, in nanoseconds."""
     known = Path(path).stat()
     return [known.st_size, known.st_mtime_ns]
-
-
-def prepare(run: Run) -> Prepared:
-    """Loads, checks, splits and encodes the data of a run. Raises `LorakitError` naming file and row."""
-    return Prepared(run)

@@ -15,9 +15,9 @@ import numpy as np
 
 from lorakit import tasks
 from lorakit.common.errors import BadRow, LorakitError
-from lorakit.common.files import require_keys
 from lorakit.data.example import Example, Rejected
 from lorakit.data.loading import SETS
+from lorakit.runs.folder import read_meta
 from lorakit.tasks.objectives import labels, next_token
 from lorakit.tasks.protocol import Document, Row
 
@@ -278,12 +278,7 @@ def read(folder: Path, processor: Any = None) -> tuple[dict[str, Rows], dict[str
     import datasets
 
     try:
-        meta = {"classes": []} | require_keys(
-            json.loads((folder / "meta.json").read_text(encoding="utf-8")),
-            "task",
-            "stop_ids",
-            "opening",
-        )
+        meta = read_meta(folder)
         with quiet():
             tables = {n: datasets.load_from_disk(folder / n) for n in SETS if (folder / n).is_dir()}
             for table in (

@@ -15,10 +15,10 @@ from lorakit.results import evaluate
 from lorakit.results.compare import outcome
 from lorakit.results.evaluate import Outcome
 from lorakit.run import Run
-from lorakit.runs.folder import Folder, read_lines, write_json, write_lines
+from lorakit.runs.folder import RunFolder, read_lines, write_json, write_lines
 
 
-def each(run: Run, folder: Folder, train: Callable[[Run], Folder]) -> list[Folder]:
+def each(run: Run, folder: RunFolder, train: Callable[[Run], RunFolder]) -> list[RunFolder]:
     """Trains every fold that is not done yet, one after the other."""
     out = []
     for number in range(1, run.folds + 1):
@@ -32,11 +32,13 @@ def each(run: Run, folder: Folder, train: Callable[[Run], Folder]) -> list[Folde
     return out
 
 
-def write(folder: Folder, run: Run) -> None:
+def write(folder: RunFolder, run: Run) -> None:
     """`scores.json` and `answers.jsonl` of a run, from those of its folds."""
-    parts = [Folder(folder.path / "folds" / f"fold-{number}") for number in range(1, run.folds + 1)]
+    parts = [
+        RunFolder(folder.path / "folds" / f"fold-{number}") for number in range(1, run.folds + 1)
+    ]
     after, rows = zip(*map(outcome, parts), strict=True)
-    before = [Outcome.read(part / "rows" / "before.json") for part in parts]
+    before = [Outcome.read(part.outcome("before")) for part in parts]
     chosen = parts[0].record["metrics"]
     references = [row["reference"] for some in rows for row in some]
     found = evaluate.scores(chosen, joined(before), joined(after), references, seed=run.seed)
@@ -46,8 +48,8 @@ def write(folder: Folder, run: Run) -> None:
         ]
     write_json(folder / "scores.json", found)
     write_lines(
-        folder / "answers.jsonl",
-        [row for part in parts for row in read_lines(part / "answers.jsonl")],
+        folder.answers,
+        [row for part in parts for row in read_lines(part.answers)],
     )
     folder.note(metrics=chosen)
 

@@ -22,10 +22,10 @@ from lorakit.common.errors import LorakitError
 from lorakit.machine.distributed import LOST, UNMET
 from lorakit.machine.hardware import child_environment
 from lorakit.run import Run
-from lorakit.runs.folder import Folder, write_json
+from lorakit.runs.folder import RunFolder, write_json
+from lorakit.runs.status import Status, derive
 from lorakit.training import gpu_queue
 
-ENDED = ("interrupted", "stopped", "failed", "done")
 NOISE = re.compile(r"\s|.*%\||\S+:\d+: \w*Warning: |\[rank\d+\]:\[W")  # bars and warnings
 
 
@@ -33,21 +33,18 @@ class Job:
     """A run that trains elsewhere, known by its folder alone."""
 
     def __init__(self, path: str | os.PathLike, child: subprocess.Popen | None = None):
-        self.folder, self._child = Folder(path), child
+        self.folder, self._child = RunFolder(path), child
 
     @property
-    def status(self) -> str:
+    def status(self) -> Status:
         """queued, running, interrupted, stopped, failed or done."""
-        status, code = self.folder.record["status"], self._child.poll() if self._child else None
-        if self.queued:
-            return "queued"
-        if self._child is None:
-            return status
-        if code is None:
-            return "running" if status in ENDED else status
-        if code > 0:
-            return "failed"  # also when the folder keeps an older run that this one was refused
-        return "interrupted" if status == "queued" or code < 0 else status
+        return derive(
+            self.folder.record["status"],
+            locked=True,  # the record says already where nobody holds the lock
+            waiting=self.queued is not None,
+            child=self._child is not None,
+            exit_code=self._child.poll() if self._child else None,
+        )
 
     @property
     def running(self) -> bool:
@@ -61,8 +58,8 @@ class Job:
         return gpu_queue.place_of(_named(self.folder))
 
     def log(self, lines: int = 12) -> str:
-        """The last words of the child."""
-        path = self.folder / "log.txt"
+        """The last lines that the child process printed."""
+        path = self.folder.log
         text = (
             path.read_text(encoding="utf-8", errors="replace").replace("\r", "\n")
             if path.exists()
@@ -84,9 +81,9 @@ class Job:
             panel.draw(self.status, last=True)
             return self
         panel.draw(self.status, last=True)
-        if self.status in ("failed", "interrupted"):
+        if self.status in (Status.FAILED, Status.INTERRUPTED):
             raise LorakitError(
-                f"{self.folder.path}: {self.status}. The last words of its log:\n{self.log()}"
+                f"{self.folder.path}: {self.status}. The last lines of its log:\n{self.log()}"
             )
         return self
 
@@ -109,7 +106,7 @@ class Job:
         if ticket := self.queued:
             return ticket.pid
         record = self.folder.record
-        noted = record["pid"] if record["status"] == "running" else None
+        noted = record["pid"] if record["status"] == Status.RUNNING else None
         if self._child is None:
             return noted
         with contextlib.suppress(psutil.Error):
@@ -119,12 +116,12 @@ class Job:
 
     def result(self) -> dict[str, Any]:
         """Scores of a finished run. Raises `LorakitError` when it is not done."""
-        if self.status != "done":
+        if self.status != Status.DONE:
             raise LorakitError(f"{self.folder.path}: is {self.status}, not done\n{self.log()}")
         return self.folder.scores
 
 
-def _named(folder: Folder) -> str:
+def _named(folder: RunFolder) -> str:
     return str(folder.path.resolve())
 
 
@@ -142,15 +139,15 @@ def launch(run: Run, *, queued: bool = False) -> Job:
                 "give this one another name, or stop that one"
             )
         return Job(folder.path)
-    write_json(folder / "asked.json", run.given())
-    with open(folder / "log.txt", "ab") as log:
+    write_json(folder.asked, run.given())
+    with open(folder.log, "ab") as log:
         child = subprocess.Popen(
             [
                 sys.executable,
                 "-m",
                 "lorakit.cli",
                 "train",
-                str(folder / "asked.json"),
+                str(folder.asked),
                 *(["--queue"] if queued else []),
             ],
             stdin=subprocess.DEVNULL,
@@ -168,7 +165,7 @@ def launch(run: Run, *, queued: bool = False) -> Job:
     return Job(folder.path, child)
 
 
-def _made(run: Run) -> Folder:
+def _made(run: Run) -> RunFolder:
     """The folder of a run, there to be written into."""
     try:
         run.folder.mkdir(parents=True, exist_ok=True)
@@ -176,7 +173,7 @@ def _made(run: Run) -> Folder:
         raise LorakitError(
             f"{run.folder}: cannot be written ({error.strerror}); name another output_dir"
         ) from None
-    return Folder(run.folder)
+    return RunFolder(run.folder)
 
 
 def together(run: Run, count: int) -> str:
@@ -193,7 +190,7 @@ def together(run: Run, count: int) -> str:
     logs = (
         folder / f"processes.part{os.getpid()}"
     )  # swept where this process does not live to remove it
-    write_json(folder / "asked.json", run.given())
+    write_json(folder.asked, run.given())
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -217,9 +214,7 @@ def together(run: Run, count: int) -> str:
                     "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "300",
                 }
             )  # seconds for the update in progress and its checkpoint
-            elastic_launch(config, sys.executable)(
-                "-m", "lorakit.cli", "train", str(folder / "asked.json")
-            )
+            elastic_launch(config, sys.executable)("-m", "lorakit.cli", "train", str(folder.asked))
         return ""
     except SignalException:
         died = ""
@@ -235,9 +230,9 @@ def together(run: Run, count: int) -> str:
         print(f"{died}. Going on with one process", file=sys.stderr)
         return f"{count} did not get to work: {died}"
     died += ". The others were ended with it. Start again: the run goes on from its checkpoint"
-    if folder.record["status"] == "interrupted":  # else it says why itself
+    if folder.record["status"] == Status.INTERRUPTED:  # else it says why itself
         with folder.locked():
-            folder.note(status="interrupted", error=died)
+            folder.note(status=Status.INTERRUPTED, error=died)
     raise LorakitError(died)
 
 
@@ -309,4 +304,4 @@ def _last_words(logs: Path, rank: int) -> str:
 
 def attach(path: str | os.PathLike) -> Job:
     """A run that was started before, perhaps by a kernel that is gone."""
-    return Job(Folder.of(path).path)
+    return Job(RunFolder.of(path).path)

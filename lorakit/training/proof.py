@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from lorakit.machine.hardware import child_environment
 from lorakit.results import evaluate
 from lorakit.results.ask import tuned
 from lorakit.run import Run
-from lorakit.runs.folder import Folder
+from lorakit.runs.folder import RunFolder
 from lorakit.tasks import rows
 from lorakit.tasks.batches import Batch
 from lorakit.training.loop import State
@@ -24,9 +24,12 @@ SAMPLE_ROWS, SAMPLE_ANSWERS = 8, 4  # what a fresh process repeats before a run 
 
 
 def unchanged(
-    engine: Any, untouched: dict[str, int], state: State, some: list[Batch]
+    engine: Any, untouched: dict[str, int], state: State, batches: Callable[[], list[Batch]]
 ) -> dict[str, str]:
-    """Proof that training did what it should: finite, everything trained moved, nothing frozen did."""
+    """Proof that training did what it should: finite, everything trained moved, nothing frozen did.
+
+    `untouched` is the engine's fingerprint before training; `batches` gives some to look for what overflows.
+    """
     broken = [n for n, w in engine.weights().items() if not np.isfinite(w).all()]
     if broken:
         raise LorakitError(
@@ -36,7 +39,8 @@ def unchanged(
     applied = state.update - state.skipped
     if applied < 1:
         raise LorakitError(
-            f"done is refused: fp16 skipped all {state.skipped} updates ({engine.first_nonfinite_layer(some)}); "
+            f"done is refused: fp16 skipped all {state.skipped} updates "
+            f"({engine.first_nonfinite_layer(batches())}); "
             "use bf16 or fp32"
         )
     now = engine.fingerprint()
@@ -87,7 +91,7 @@ def sample(engine: Any, sets: dict, meta: dict, run: Run) -> dict[str, list]:
     return {"losses": sums[:, 0].tolist(), "answers": answers}
 
 
-def repeated(folder: Folder, said: dict[str, list], run: Run) -> dict[str, str]:
+def repeated(folder: RunFolder, said: dict[str, list], run: Run) -> dict[str, str]:
     """Proof that what was saved works: a fresh process loads it and says the same."""
     command = [sys.executable, "-m", "lorakit.training.proof", str(folder.path)]
     child = subprocess.run(command, capture_output=True, text=True, env=child_environment())
@@ -118,7 +122,7 @@ def repeated(folder: Folder, said: dict[str, list], run: Run) -> dict[str, str]:
 
 def _repeat(path: str) -> None:
     engine, _, meta, run = tuned(path)
-    sets, _ = rows.read(Path(path) / "rows", engine.processor)
+    sets, _ = rows.read(RunFolder(path).rows, engine.processor)
     print(json.dumps(sample(engine, sets, meta, run)))
 
 

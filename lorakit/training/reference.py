@@ -2,46 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from lorakit.common.files import atomic_write
 from lorakit.engines.protocol import Engine
-from lorakit.machine.distributed import Crew
+from lorakit.machine.distributed import World
 from lorakit.run import Run
 from lorakit.tasks import batches
 from lorakit.tasks.rows import REFERENCE, Rows
 
 
 def with_reference(
-    engine: Engine, sets: dict[str, Rows], run: Run, folder: Path, crew: Crew
-) -> dict[str, Rows]:
+    engine: Engine, sets: Mapping[str, Rows], run: Run, folder: Path, world: World
+) -> Mapping[str, Rows]:
     """The sets with what an objective that compares with the base needs; other objectives: the same sets.
 
     Before the first update an adapter adds nothing, so the loaded engine is the base: there is no second copy of it.
+    A resumed run reads what is in `folder`. How many pairs the base ranks right is noted in the engine's `notes`.
     """
     if not engine.objective.REFERENCE:
         return sets
     path = folder / REFERENCE
-    known = crew.told(lambda: {**np.load(path)} if path.exists() else None)
+    known = world.broadcast_from_rank0(lambda: {**np.load(path)} if path.exists() else None)
     if known is None:
         known = {name: _logps(engine, rows, run) for name, rows in sets.items()}
-        if crew.first:
+        if world.first and folder.is_dir():
             with atomic_write(path) as part, open(part, "wb") as file:
                 np.savez(file, **known)
-    return {name: rows.with_reference(known[name]) for name, rows in sets.items()}
-
-
-def ranked_by_base(train: Rows) -> tuple[str, str] | None:
-    """A choice's value and reason: how many pairs the base ranks right before it is trained."""
-    if train.reference is None or train.reference.shape[1] != 2:
-        return None
-    share = float((train.reference[:, 0] > train.reference[:, 1]).mean())
-    return "the base", (
-        f"it gives the chosen answer the higher probability in {share:.0%} of {len(train):,} "
-        "training pairs already"
+    chosen, rejected = known["train"].T
+    engine.notes["reference"] = (
+        "the base",
+        f"it gives the chosen answer the higher probability in {(chosen > rejected).mean():.0%} of "
+        f"{len(chosen):,} training pairs already",
     )
+    return {name: rows.with_reference(known[name]) for name, rows in sets.items()}
 
 
 def _logps(engine: Engine, rows: Rows, run: Run) -> np.ndarray:

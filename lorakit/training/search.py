@@ -9,40 +9,21 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from lorakit.common import registry
 from lorakit.common.errors import LorakitError
 from lorakit.common.files import remove
 from lorakit.machine.distributed import ALONE
 from lorakit.planning.setup import setup, updates_of
 from lorakit.run import Run
-from lorakit.runs.folder import Folder, slug, write_json
+from lorakit.runs.folder import RunFolder, slug, write_json
 from lorakit.tasks.dataset import SETTINGS, prepare
-from lorakit.training.finetune import LAST, batches_of, kept, loop
-from lorakit.training.loop import State
+from lorakit.training.session import Session
 
 # Under other rows, or with another tokenizer, a validation loss is another quantity.
 FIXED = {*SETTINGS, "model", "data", "validation_data", "test_data", "format", "name", "output_dir"}
 WARM = 0.25  # share of a trial's updates before which it is not judged
-
-
-class Trial(Folder):
-    """The folder of a trial: what stands on its validations is told to `see`; there is no record."""
-
-    def __init__(self, path: Any, see: Callable[[int, float], None]):
-        super().__init__(path)
-        self.see = see
-
-    def append(self, line: dict, name: str = "history.jsonl") -> None:
-        super().append(line, name)
-        if "validation_loss" in line:
-            self.see(line["update"], line["validation_loss"])
-
-    def note(self, **_: Any) -> None:
-        pass
 
 
 def tried(run: Run, see: Callable[[int, float], None] = lambda update, loss: None) -> float:
@@ -52,41 +33,32 @@ def tried(run: Run, see: Callable[[int, float], None] = lambda update, loss: Non
     """
     plan = setup(run.with_(processes=1, max_minutes=None), processes=1)
     plan.refuse()
-    run, resolved, prepared = plan.asked, plan.settings, plan.prepared
+    run, prepared = plan.asked, plan.prepared
     if "validation" not in prepared.rows:
         raise LorakitError(
             "settings are judged by validation rows, and there are none: raise validation_fraction, or "
             "name validation_data"
         )
     sets = {name: prepared.rows[name] for name in ("train", "validation")}
-    folder, asked = (
-        Trial(run.folder, see),
-        {"settings": run.given(), "data": prepared.report.sha256},
-    )
+    asked = {"settings": run.given(), "data": prepared.report.sha256}
+    folder = RunFolder(run.folder)
     with folder.locked():
         if _known(folder) != json.loads(json.dumps(asked)):
             remove(folder / "checkpoint")
             write_json(folder / "trial.json", asked)
-        engine = registry.load("engines", resolved.engine).load(
-            resolved, classes=prepared.meta["classes"]
-        )
+        session = Session.load(plan, folder, ALONE, sets, prepared.meta)
         try:
-            batches = batches_of(sets["train"], resolved, engine.packing)
-            state, best = State(), {"update": 0, "loss": math.inf, "worse": 0}
-            if saved := kept(folder / LAST):
-                engine.restore(saved[0])
-                state, best = State(**saved[1]["state"]), saved[1]["best"]
-            folder.rewind(state.update)
+            session.resume()
             for line in folder.history()[1]:
                 see(line["update"], line["validation_loss"])
-            if loop(engine, batches, state, best, sets, resolved, folder, ALONE):
+            if session.train(report=see):
                 raise KeyboardInterrupt  # asked to stop: the checkpoint stands
         finally:
-            engine.close()
-    return best["loss"]
+            session.engine.close()
+    return session.best.loss
 
 
-def _known(folder: Folder) -> Any:
+def _known(folder: RunFolder) -> Any:
     with contextlib.suppress(OSError, ValueError):
         return json.loads((folder / "trial.json").read_text(encoding="utf-8"))
     return None
@@ -110,7 +82,7 @@ def search(
     import optuna
 
     _refuse(run, space)
-    folder = Folder(run.folder)
+    folder = RunFolder(run.folder)
     with folder.locked(), _quiet(optuna):
         study = _study(optuna, run, space, startup, folder)
         while len(_ended(study)) < trials:
@@ -200,7 +172,7 @@ def _quiet(optuna: Any) -> Iterator[None]:
         optuna.logging.set_verbosity(before)
 
 
-def _study(optuna: Any, run: Run, space: Mapping[str, Any], startup: int, folder: Folder) -> Any:
+def _study(optuna: Any, run: Run, space: Mapping[str, Any], startup: int, folder: RunFolder) -> Any:
     """The study of this folder. Trials that were cut wait in it to be taken up again."""
     prepared = prepare(run)
     updates = updates_of(run, prepared)

@@ -109,7 +109,7 @@ def test_without_room_for_unquantized_weights_it_is_said(mistral, tmp_path, here
     run = Path(shutil.copytree(mistral, tmp_path / "run"))
     settings = (run / "run.yaml").read_text().replace("\nquantization: none", "\nquantization: nf4")
     (run / "run.yaml").write_text(settings)
-    (run / "rows" / "tuned.json").unlink(missing_ok=True)
+    (run / "outcomes" / "tuned.json").unlink(missing_ok=True)
     facts = SimpleNamespace(disk_free=10**12, device_memory=1000)
     monkeypatch.setattr(exporting.machine, "facts", lambda folder: facts)
     found = content(exporting.export(run, "merged", tmp_path / "out", type="fp32"))

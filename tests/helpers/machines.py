@@ -44,3 +44,22 @@ def facts(*cards, **more):
             **more,
         }
     )
+
+
+# What a user may sit at, recorded.
+RECORDED = {
+    "Colab, T4": facts(T4, place="colab", memory=13 * GB),
+    "Colab, L4": facts(L4, place="colab"),
+    "Colab, A100": facts(A100, place="colab", drive=True),
+    "Colab, CPU": facts(place="colab", memory=13 * GB),
+    "Kaggle, one T4": facts(T4, place="kaggle"),
+    "Kaggle, two T4": facts(T4, T4, place="kaggle"),
+    "server, V100": facts(V100),
+    "server, A10G": facts(A10),
+    "server, eight H100": facts(*[H100] * 8, memory=1000 * GB),
+    "server, H200": facts(H200),
+    "desktop, RTX 5090": facts(RTX),
+    "mixed, T4 and L4": facts(L4, T4),
+    "Mac, 16 GB": facts(place="mac", mps=True, memory=16 * GB),
+    "server, CPU": facts(),
+}

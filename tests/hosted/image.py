@@ -1,7 +1,6 @@
 """A virtual environment with the packages of Colab's or Kaggle's image: python image.py FOLDER colab|kaggle PYTHON
 
-colab.txt (googlecolab/backend-info a724079, 2026-08-19) and kaggle.txt (Kaggle/docker-python 78aaa43, 2026-08-12) are the
-published lists. Installed are the packages of packages.txt at these versions and, round by round, what they require and
+The lists are those of lorakit/assets/hosts/. Installed are the packages of packages.txt at these versions and, round by round, what they require and
 the list holds. PYTHON is an interpreter of 3.13 for Colab, of 3.12 for Kaggle. Takes minutes and up to 8 GB.
 """
 
@@ -10,6 +9,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
+LISTS = HERE.parents[1] / "lorakit/assets/hosts"
 ROUNDS = 12
 WANTED = r"""
 import importlib.metadata as md, re, sys
@@ -36,7 +36,7 @@ def main(folder: str, which: str, python: str) -> None:
     subprocess.run([*pip, "packaging", "pip==24.1.2"], check=True)
     failed: set[str] = set()
     for _ in range(ROUNDS):
-        command = [inside, "-c", WANTED, str(HERE / f"{which}.txt"), str(HERE / "packages.txt")]
+        command = [inside, "-c", WANTED, str(LISTS / f"{which}.txt"), str(HERE / "packages.txt")]
         said = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
         wanted = [w for w in said if w not in failed]
         if not wanted:

@@ -413,7 +413,24 @@ def test_what_only_a_left_out_package_needs_is_left_out_too():
         ["a", "jup", "lorakit", "shared", "y"],
         ["tor-ch"],
     )
+    for there, included, met in (
+        ({"A": "1"}, ["lorakit"], ["a", "tor-ch"]),
+        ({"A": "0.5", "shared": "2"}, ["a", "lorakit", "old"], ["shared", "tor-ch"]),  # too old
+    ):
+        found = wheels.needed(report, (), ["tor_ch"], there=there)
+        assert (sorted(found[0]), found[1]) == (included, met)
     assert names((), ["absent"]) == (["a", "big", "lorakit", "old", "shared", "tor-ch"], [])
+
+
+def test_a_hosted_image_stands_for_python_platform_and_packages():
+    python, platform, there = packing.image_of("kaggle")
+    assert (python, platform) == ("3.12", "manylinux_2_35_x86_64")
+    assert there["transformers"] == "5.0.0" and there["torch"].startswith("2.10.0")
+    with pytest.raises(LorakitError) as error:
+        packing.image_of("kagle")
+    assert (error.value.setting, error.value.value) == ("for", "kagle")
+    asked = packing.asked_for(ROOT / "notebooks/tune_settings.ipynb")
+    assert [one.partition(">")[0] for one in asked] == ["optuna"]
 
 
 def test_another_python_is_asked_for_in_wheels_alone(registry, tmp_path):

@@ -9,7 +9,6 @@ import shutil
 import subprocess
 import sys
 import threading
-from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -28,8 +27,9 @@ from lorakit.runs.folder import Folder, read_lines
 from lorakit.tasks import rows
 from lorakit.tasks.batches import Batch
 from lorakit.training import proof
+from lorakit.training.session import Session
+from lorakit.training.session import schedule as rate_of
 
-module = import_module("lorakit.training.finetune")
 UPDATE_KEYS = {
     "update",
     "loss",
@@ -80,6 +80,7 @@ def test_the_files_of_a_run(finished):
         "confusion.png",
         "adapter",
         "checkpoint",
+        "outcomes",
     }
     assert (finished / "loss.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     assert {"adapter_config.json", "adapter_model.safetensors", "tokenizer.json"} <= {
@@ -94,9 +95,8 @@ def test_the_files_of_a_run(finished):
         "validation",
         "test",
         "meta.json",
-        "before.json",
-        "after.json",
     }
+    assert {p.name for p in (finished / "outcomes").iterdir()} == {"before.json", "after.json"}
 
 
 def test_the_history_of_a_run(finished):
@@ -365,9 +365,7 @@ def test_a_control_learns_from_answers_dealt_at_random(quick, run, finished):
     ],
 )
 def test_rates(schedule, expected):
-    rate = module.schedule(
-        lorakit.Run(data="-", schedule=schedule, warmup_ratio=0.3, learning_rate=1.0), 6
-    )
+    rate = rate_of(lorakit.Run(data="-", schedule=schedule, warmup_ratio=0.3, learning_rate=1.0), 6)
     assert [rate(u) for u in range(6)] == pytest.approx(expected, abs=1e-6)
 
 
@@ -375,15 +373,15 @@ def test_rates(schedule, expected):
 
 
 def after_loop(monkeypatch, act):
-    real = module.loop
+    real = Session.train
 
-    def loop(engine, *more):
-        start = engine.weights()
-        words = real(engine, *more)
-        act(engine, start)
-        return words
+    def train(session, *more, **named):
+        start = session.engine.weights()
+        stop = real(session, *more, **named)
+        act(session.engine, start)
+        return stop
 
-    monkeypatch.setattr(module, "loop", loop)
+    monkeypatch.setattr(Session, "train", train)
 
 
 def refused(run, words):
@@ -683,7 +681,7 @@ def test_two_runs_side_by_side(finished, second):
         assert entry["rows"] == 8
     # Paired: the interval of the difference row by row, not that of two independent means.
     sums = [
-        np.array(json.loads((f / "rows/after.json").read_text())["tokens"])
+        np.array(json.loads((f / "outcomes/after.json").read_text())["tokens"])
         for f in (finished, second)
     ]
     index = np.random.default_rng(0).integers(0, 8, (2000, 8))

@@ -26,7 +26,7 @@ from lorakit import finetune
 from lorakit.cli import main
 from lorakit.common.errors import LorakitError
 from lorakit.machine import distributed
-from lorakit.runs.folder import Folder, Onlooker
+from lorakit.runs.folder import Folder, ReadOnlyRunFolder
 from lorakit.tasks import rows
 from lorakit.training.launch import _died, together
 
@@ -249,7 +249,7 @@ def test_plain_peft_loads_the_adapter_of_a_sharded_run(curve, base):
 
 def stop_after(rank, update):
     """This process is asked to stop when the line of an update is written."""
-    owner = Onlooker if rank else Folder
+    owner = ReadOnlyRunFolder if rank else Folder
     real = owner.append
 
     def append(self, line):
@@ -295,17 +295,17 @@ def test_cut_and_resumed_on_another_number(
 
 def stop_while_talking(update):
     """The first process is asked to stop when the others have just answered whether to stop after an update."""
-    real, talks = distributed.Crew.gather, []
+    real, talks = distributed.World.gather, []
 
-    def gather(crew, value):
-        said = real(crew, value)
-        if isinstance(value, list) and crew.first:
+    def gather(world, value):
+        said = real(world, value)
+        if isinstance(value, list) and world.first:
             talks.append(value)
             if len(talks) == update:
                 signal.raise_signal(signal.SIGTERM)
         return said
 
-    distributed.Crew.gather = gather
+    distributed.World.gather = gather
 
 
 def test_a_request_to_stop_is_not_lost_at_any_moment(finish, run):

@@ -8,7 +8,7 @@ import pytest
 from helpers.runs import tiny_run
 
 from lorakit.common.errors import LorakitError
-from lorakit.runs.folder import Folder
+from lorakit.runs.folder import Folder, RunFolder
 from lorakit.training import search
 
 optuna = pytest.importorskip("optuna")
@@ -98,17 +98,17 @@ def test_started_again_it_does_only_what_is_missing(found):
 def test_a_cut_trial_goes_on_from_its_checkpoint(asked, tmp_path, monkeypatch):
     space = {"rank": [2, 4]}
     whole = search.search(asked.with_(name="whole"), space, 2, say=lambda _: None)
-    seen = search.Trial.append
+    seen = RunFolder.append
 
     def cut(self, line):
         seen(self, line)
         if line["update"] == 6 and "loss" in line:
             os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(search.Trial, "append", cut)
+    monkeypatch.setattr(RunFolder, "append", cut)
     with pytest.raises(KeyboardInterrupt):
         search.search(asked, space, 2, say=lambda _: None)
-    monkeypatch.setattr(search.Trial, "append", seen)
+    monkeypatch.setattr(RunFolder, "append", seen)
     study = search.search(asked, space, 2, say=lambda _: None)
     assert [t.state.name for t in study.trials] == ["FAIL", "COMPLETE", "COMPLETE"]
     assert (

@@ -27,7 +27,7 @@ from lorakit.engines.torch.kernels.device import flush_denormals, pad_multiple
 from lorakit.engines.torch.layers import full, recompute
 from lorakit.engines.torch.out_of_memory import out_of_memory
 from lorakit.machine import hardware
-from lorakit.machine.distributed import Crew
+from lorakit.machine.distributed import World
 from lorakit.models import base_model
 from lorakit.run import Run
 from lorakit.tasks import objectives, pairs
@@ -47,7 +47,7 @@ class TorchEngine:
         run: Run,
         where: torch.device,
         packable: bool,
-        crew: Crew,
+        world: World,
         idle: int = 0,
         notes: dict[str, tuple[Any, str]] | None = None,
         processor: Any = None,
@@ -87,8 +87,8 @@ class TorchEngine:
         self.recomputed: bool | int | str = run.gradient_checkpointing
         self.limit: int | None = None  # tokens at a time
         self.offload, self.steps = run.offload is True, list[str]()  # steps down taken
-        self.crew, self.sharded = crew, run.shard and crew.size > 1
-        self.share = (0, 1) if self.sharded else (crew.rank, crew.size)
+        self.world, self.sharded = world, run.shard and world.size > 1
+        self.share = (0, 1) if self.sharded else (world.rank, world.size)
         self.keeps_logits = "logits_to_keep" in self.arguments
         self.notes: dict[str, tuple[Any, str]] = dict(notes or {})
         if where.type == "cpu":
@@ -441,12 +441,12 @@ class TorchEngine:
 
     @torch.no_grad()
     def reduce(self, total: float, count: int) -> tuple[float, int]:
-        if self.crew.size == 1:
+        if self.world.size == 1:
             return total, count
         whole = [p for p in self.trained.values() if not hasattr(p, "full_tensor")]
         for parameter in self.trained.values():
             if parameter.grad is not None and hasattr(parameter, "full_tensor"):
-                parameter.grad.mul_(self.crew.size)  # FSDP has made it a mean
+                parameter.grad.mul_(self.world.size)  # FSDP has made it a mean
         for parameter in whole:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
@@ -462,7 +462,7 @@ class TorchEngine:
         return float(sums[0]), int(sums[1])
 
     def gather(self, value: Any) -> list[Any]:
-        return self.crew.gather(value)
+        return self.world.gather(value)
 
     def update(self, learning_rate: float, count: int) -> tuple[float, bool]:
         for group in self._optimizer.param_groups:
@@ -732,7 +732,7 @@ class TorchEngine:
         options: dict[str, Any] = {"save_embedding_layers": False} if self.method == "lora" else {}
         if self.sharded and self.method == "full":
             options = {"state_dict": {n: full(t).cpu() for n, t in self.model.state_dict().items()}}
-        if not self.crew.first:
+        if not self.world.first:
             return Path(path)
         with whole(Path(path)) as part:
             self.model.save_pretrained(part, **options)

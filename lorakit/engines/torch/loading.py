@@ -29,15 +29,15 @@ from lorakit.engines.torch.kernels import attention, fused
 from lorakit.engines.torch.layers import recompute, split_layers
 from lorakit.engines.torch.out_of_memory import out_of_memory, while_loading
 from lorakit.machine import distributed, hardware
-from lorakit.machine.distributed import Crew
+from lorakit.machine.distributed import World
 from lorakit.models import base_model
 from lorakit.run import Run
 
 
-def device(crew: Crew) -> torch.device:
+def device(world: World) -> torch.device:
     """Where this process computes."""
     if torch.cuda.is_available():
-        return torch.device("cuda", crew.local_rank)
+        return torch.device("cuda", world.local_rank)
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
@@ -63,8 +63,8 @@ def load(
 ) -> TorchEngine:
     """The base with a new adapter to train, or with a saved one (`adapter`) to ask; of `classes` with a new head."""
     run = decided(run)
-    spec, crew, idle = base_model.spec(run.model), distributed.join(), hardware.resident()
-    where = device(crew)
+    spec, world, idle = base_model.spec(run.model), distributed.join(), hardware.resident()
+    where = device(world)
     if where.type == "cpu":
         hardware.return_large_blocks()
     config = base_model.labelled(base_model.config(run.model), classes)
@@ -86,7 +86,7 @@ def load(
         heads += beside_layers(missing, heads)
         model.config.pad_token_id = tokenizer.pad_token_id if tokenizer else None
     require_tensors(source, missing, heads)
-    shard = run.shard and crew.size > 1
+    shard = run.shard and world.size > 1
     if not options and not shard:
         model.to(where)
     for module in model.modules():
@@ -108,7 +108,7 @@ def load(
     if shard:
         split_layers(model, where)
     return TorchEngine(
-        model, tokenizer, run, where, packable, crew, idle, notes, processor, len(classes)
+        model, tokenizer, run, where, packable, world, idle, notes, processor, len(classes)
     )
 
 

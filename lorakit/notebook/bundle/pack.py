@@ -23,12 +23,13 @@ from pathlib import Path
 from typing import Any
 
 from lorakit.common import registry, strict_yaml
-from lorakit.common.errors import LorakitError
+from lorakit.common.errors import LorakitError, did_you_mean
 from lorakit.common.files import sweep, whole
-from lorakit.common.locations import PACKAGE
+from lorakit.common.locations import ASSETS, PACKAGE
 from lorakit.data.example import Example
 from lorakit.data.loading import HEAD, Source, places_of, source
 from lorakit.machine.hardware import HELD
+from lorakit.machine.packages import specified
 from lorakit.models import base_model
 from lorakit.notebook.bundle import installer
 from lorakit.notebook.bundle.rewrite import notebook_of, rewritten
@@ -39,6 +40,10 @@ from lorakit.run import Run
 
 DATA = ("data", "validation_data", "test_data")  # settings that name files; `model` names the base
 ATTACHED = "/kaggle/input"
+HOSTS = {
+    "colab": ("3.13", "manylinux_2_35_x86_64"),
+    "kaggle": ("3.12", "manylinux_2_35_x86_64"),
+}  # Python and platform of the images in assets/hosts/
 INSTALLER, KAGGLE = "install_lorakit.py", "dataset-metadata.json"
 RUNNER = "notebooks"  # the extra whose wheels come along: what runs a notebook, and what its cells draw with
 
@@ -53,13 +58,15 @@ def bundle(
     python: str = "",
     platform: str = "",
     name: str = "",
+    host: str = "",
     say: Any = print,
 ) -> Path:
     """The folder, `outputs/bundle/<name of the notebook or of the RUN.yaml>` unless `out` names one.
 
     `changes` are settings or parameters; `without` what the target has already; `extras` those of lorakit that the
     notebook needs, e.g. images; `python` ("3.12") and `platform` ("manylinux_2_35_x86_64") the target's, where they
-    are not this machine's; `name` Kaggle's OWNER/NAME. Raises `LorakitError` for what is missing, before anything is
+    are not this machine's; `name` Kaggle's OWNER/NAME; `host`, colab or kaggle, stands for
+    Python, platform and packages of that image. Raises `LorakitError` for what is missing, before anything is
     written, and when pip fails; a bundle that was cut leaves nothing.
     """
     path = Path(what)
@@ -72,7 +79,12 @@ def bundle(
         )
     files, sets, placed = gathered(settings)
     say("asking pip what lorakit needs …")
-    wheels = Wanted([*extras, RUNNER], without, python, platform)
+    there: dict[str, str] = {}
+    if host:
+        python, platform, there = image_of(host)
+    more = asked_for(path)
+    shown = () if host else (RUNNER,)  # a hosted image shows its notebooks itself
+    wheels = Wanted([*extras, *shown], without, python, platform, more=more, there=there)
     room(target, files, wheels.bytes)
     sweep(target.parent, glob.escape(target.name))
     with whole(target, "name another folder with --out, then start again") as part:
@@ -99,13 +111,37 @@ def bundle(
             "platform": platform or installer.machine()[1],
             "extras": list(extras),
             "needs": wheels.needs,
-            "lends": wheels.members(RUNNER),
+            "lends": [] if host else wheels.members(RUNNER),
             "start": _start(path, part, settings, placed),
             "copies": copies,
             "packages": wheels.versions,
         }
         _describe(part, about, name, path.suffix != ".ipynb")
     return target
+
+
+def image_of(host: str) -> tuple[str, str, dict[str, str]]:
+    """(Python, platform, name -> version of the packages) of a hosted image. Raises `LorakitError` for another name."""
+    if host not in HOSTS:
+        raise LorakitError(
+            f"--for {host}: not a hosted image{did_you_mean(host, HOSTS)}",
+            setting="for",
+            value=host,
+            cure=f"choose {' or '.join(HOSTS)}",
+        )
+    lines = (ASSETS / "hosts" / f"{host}.txt").read_text(encoding="utf-8").splitlines()
+    pins = (line.strip().partition("==") for line in lines if "==" in line and " @ " not in line)
+    return *HOSTS[host], {name: version for name, _, version in pins}
+
+
+def asked_for(path: Path) -> list[str]:
+    """The packages that a notebook installs by `lorakit.install_missing("name", …)`, as pip takes them."""
+    if path.suffix != ".ipynb":
+        return []
+    text = path.read_text(encoding="utf-8")
+    calls = re.findall(r"lorakit\.install_missing\(([^)]*)\)", text)
+    names = [name for call in calls for name in re.findall(r"[\w.-]+", call.replace("\\", ""))]
+    return [f"{r.name}{r.specifier}" for r in specified(names)]
 
 
 def verify(folder: str | os.PathLike) -> str:
@@ -311,7 +347,13 @@ def _settings(path: Path, changes: Mapping[str, Any]) -> dict[str, Any]:
         return Run.read(path, **changes).given()
     known = parameters(path)
     refuse(path, changes, known)
-    return {**known, **{k: value_of(k, v) if isinstance(v, str) else v for k, v in changes.items()}}
+    return {
+        **known,
+        **{
+            k: value_of(k, v, repr(known[k])) if isinstance(v, str) else v
+            for k, v in changes.items()
+        },
+    }
 
 
 def _start(path: Path, part: Path, settings: Mapping[str, Any], placed: Mapping[str, Any]) -> str:

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -30,8 +30,16 @@ class Wanted:
     """
 
     def __init__(
-        self, extras: Sequence[str], without: Collection[str], python: str = "", platform: str = ""
+        self,
+        extras: Sequence[str],
+        without: Collection[str],
+        python: str = "",
+        platform: str = "",
+        *,
+        more: Sequence[str] = (),
+        there: Mapping[str, str] | None = None,
     ):
+        """`more`: packages beside lorakit's own; `there`: name -> version of what the target holds already."""
         for extra in extras:
             if extra not in (known := metadata.metadata("lorakit").get_all("Provides-Extra") or ()):
                 raise LorakitError(
@@ -48,7 +56,7 @@ class Wanted:
         target = (
             ["--target", str(here / "target")] if self.other else []
         )  # pip asks for one; nothing is written
-        what = f"{self.own}[{','.join(extras)}]" if extras else str(self.own)
+        what = [f"{self.own}[{','.join(extras)}]" if extras else str(self.own), *more]
         pip(
             "install",
             "--dry-run",
@@ -59,10 +67,12 @@ class Wanted:
             str(here),
             "--report",
             str(here / "report.json"),
-            what,
+            *what,
         )
         report = json.loads((here / "report.json").read_text(encoding="utf-8"))
-        self.versions, self.needs = needed(report, extras, without, python)
+        self.versions, self.needs = needed(
+            report, extras, without, python, more=more, there=there or {}
+        )
         self.report = report
 
     def fetch(self, folder: Path) -> None:
@@ -116,11 +126,18 @@ def platforms(name: str) -> list[str]:
 
 
 def needed(
-    report: dict[str, Any], extras: Sequence[str], without: Collection[str], python: str = ""
+    report: dict[str, Any],
+    extras: Sequence[str],
+    without: Collection[str],
+    python: str = "",
+    *,
+    more: Sequence[str] = (),
+    there: Mapping[str, str] | None = None,
 ) -> tuple[dict[str, str], list[str]]:
     """(name -> version of lorakit and all that it needs, those of `without` that were met on the way, in order).
 
-    What only they need is left out as well. `report` is pip's own.
+    What only they need is left out as well, and so is a package that the target holds (`there`: name -> version) in a
+    version that serves whoever needs it. `report` is pip's own.
     """
     from packaging.requirements import Requirement
     from packaging.utils import canonicalize_name
@@ -128,11 +145,13 @@ def needed(
     known = {
         canonicalize_name(each["metadata"]["name"]): each["metadata"] for each in report["install"]
     }
-    there = report["environment"] | (
+    held = {canonicalize_name(name): version for name, version in (there or {}).items()}
+    environment = report["environment"] | (
         {"python_version": python, "python_full_version": f"{python}.0"} if python else {}
     )
     left = {canonicalize_name(name) for name in without}
     found, met, todo = set(), set(), [("lorakit", extra) for extra in ("", *extras)]
+    todo += [(canonicalize_name(Requirement(one).name), "") for one in more]
     while todo:
         name, extra = todo.pop()
         if name in left:
@@ -142,7 +161,12 @@ def needed(
         found.add((name, extra))
         for line in known[name].get("requires_dist", ()):
             one = Requirement(line)
-            if one.marker is None or one.marker.evaluate({**there, "extra": extra}):
+            if one.marker is not None and not one.marker.evaluate({**environment, "extra": extra}):
+                continue
+            version = held.get(canonicalize_name(one.name))
+            if version and not one.extras and one.specifier.contains(version, prereleases=True):
+                met.add(canonicalize_name(one.name))
+            else:
                 todo += [(canonicalize_name(one.name), e) for e in ("", *one.extras)]
     return {name: known[name]["version"] for name, _ in sorted(found)}, sorted(met)
 

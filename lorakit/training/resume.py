@@ -1,0 +1,80 @@
+"""Resuming an interrupted run: whether it can, what forbids it, and the state it goes on from."""
+
+from __future__ import annotations
+
+from lorakit.common.errors import LorakitError
+from lorakit.engines.protocol import Engine
+from lorakit.machine.distributed import World
+from lorakit.planning.setup import Setup
+from lorakit.run import Run
+from lorakit.runs.folder import RunFolder
+from lorakit.runs.status import Status
+from lorakit.training import checkpoint
+from lorakit.training.callbacks import Best
+from lorakit.training.loop import State
+
+
+def can_resume(folder: RunFolder) -> bool:
+    """Whether there is a checkpoint."""
+    return folder.last_checkpoint.exists()
+
+
+def differences(run: Run, folder: RunFolder) -> list[str]:
+    """Settings that forbid resuming what is in the folder. Reads nothing but the folder's own notes."""
+    known = folder.record
+    if not can_resume(folder) and known["status"] != Status.DONE:
+        return []
+    if not {"settings", "data", "updates_planned"} <= known.keys():
+        raise LorakitError(
+            f"{folder.path} holds a checkpoint, and record.json does not say of which settings; "
+            "give this run another name, or delete the folder"
+        )
+    differing = run.differences(Run(**known["settings"]))
+    if folder.settings.exists():  # what `auto` became is no difference
+        resolved = run.differences(Run.read(folder.settings))
+        differing = {k: v for k, v in differing.items() if k in resolved}
+    return [f"{k}: {theirs!r} there, {mine!r} now" for k, (mine, theirs) in differing.items()]
+
+
+def changed_inputs(plan: Setup, folder: RunFolder) -> list[str]:
+    """Data and base weights that are no longer those the run began with."""
+    known, model = folder.record, plan.asked.model
+    changed = []
+    if known["data"]["sha256"] != plan.prepared.report.sha256:
+        changed.append(f"the content of the data: {known['data']['file']} has changed since")
+    bases = {known.get("base_sha256", model), plan.base.hash}
+    if len(bases) > 1 and model not in bases:  # the name stands for files that were not at hand
+        changed.append(f"the weights of the base: {model} has changed since")
+    return changed
+
+
+def refuse(folder: RunFolder, differing: list[str]) -> None:
+    """Raises `LorakitError` when the folder holds another run."""
+    if differing:
+        raise LorakitError(
+            f"{folder.path} holds a run with other settings ({'; '.join(differing)}). "
+            f"Give this run another name, restore the settings, or delete the folder"
+        )
+
+
+def finished(plan: Setup, folder: RunFolder) -> bool:
+    """Whether there is nothing left to do. Raises `LorakitError` when the folder holds another run."""
+    known = folder.record
+    if not can_resume(folder) and known["status"] != Status.DONE:
+        return False
+    refuse(folder, differences(plan.asked, folder) + changed_inputs(plan, folder))
+    return known["status"] == Status.DONE and plan.updates <= known["updates_planned"]
+
+
+def load_state(engine: Engine, folder: RunFolder, world: World) -> tuple[State, Best]:
+    """Restores the engine from the last checkpoint, where there is one, and drops later lines of the history."""
+    state, best = State(), Best()
+    saved = world.broadcast_from_rank0(
+        lambda: checkpoint.read(folder.last_checkpoint) if can_resume(folder) else None
+    )
+    if saved:
+        tensors, meta = saved
+        engine.restore(tensors)
+        state, best = State(**meta["state"]), Best(**meta["best"])
+    folder.rewind(state.update)
+    return state, best
