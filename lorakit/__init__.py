@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lorakit.common.errors import LorakitError
-    from lorakit.data.loading import example_data
+    from lorakit.data.sources import example_data
     from lorakit.exporting.round_trip import export
     from lorakit.notebook.bundle.pack import bundle
     from lorakit.notebook.rehearse import rehearse
@@ -42,7 +42,7 @@ _MODULES = {
     "compare": "results.compare",
     "check": "planning.check",
     "examine": "planning.doctor",
-    "example_data": "data.loading",
+    "example_data": "data.sources",
     "curve": "results.report",
     "rescore": "results.evaluate_again",
     "rehearse": "notebook.rehearse",

@@ -92,6 +92,24 @@ class Run(BaseModel):
     group_by: str | None = Field(
         None, description="Column whose equal values stay in one set (one leaf, one speaker)."
     )
+    keep_rows: dict[str, Any] = Field(
+        {},
+        description="Column of the file -> a value, a list of values, or a comparison such as '>= 4'; other rows are "
+        "left out.",
+    )
+    ignore_columns: list[str] = Field(
+        [], description="Columns that carry meaning and are left out on purpose."
+    )
+    near_duplicates: Annotated[float, Field(gt=0, le=1)] | Literal["off"] = Field(
+        0.8,
+        description="Share of their own 3-grams from which two rows are near duplicates and stay in one set; off: "
+        "they are not searched for.",
+    )
+    reasoning: Literal["auto", "keep", "drop"] = Field(
+        "auto",
+        description="Reasoning of answers; auto: as the chat template writes it; keep: in <think> marks where the "
+        "template leaves it out; drop: removed.",
+    )
     folds: int | None = Field(
         None,
         ge=2,
@@ -139,7 +157,7 @@ class Run(BaseModel):
     quantization: str = Field(
         "auto",
         description="Storage of the frozen base: a name from `lorakit/engines/quantization/`. "
-        "nf4 with lora is QLoRA; affine4 is MLX's 4-bit format; "
+        "nf4 with lora is QLoRA; affine4 is MLX's 4-bit format; gguf keeps the blocks of a GGUF file; "
         "fp8 computes in 8 bits and needs as much memory as bf16.",
     )
     fake_quantization: Literal["q4_0", "q8_0", "affine4", "none"] = Field(

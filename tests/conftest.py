@@ -26,10 +26,24 @@ import lorakit
 atexit.register(shutil.rmtree, os.environ["LORAKIT_CACHE"], ignore_errors=True)
 
 
+def pytest_terminal_summary(terminalreporter):
+    from helpers import gpu_table
+
+    if gpu_table.TABLE:
+        terminalreporter.section("measured")
+        terminalreporter.write_line("\n".join(gpu_table.lines()))
+
+
 def pytest_collection_modifyitems(items):
     for item in items:
         if "real_data" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.real)
+
+
+@pytest.fixture(autouse=True)
+def cpu_without_bf16_units(monkeypatch):
+    """Precision `auto` is fp32 on every machine that the tests run on."""
+    monkeypatch.setattr("lorakit.machine.hardware.bf16_units", lambda: "")
 
 
 @pytest.fixture(scope="session")
@@ -114,12 +128,9 @@ def quick(monkeypatch):
 @pytest.fixture
 def here(monkeypatch):
     """The round trip of an export in this process: what a fresh one computes, some seconds faster."""
-    exporting = importlib.import_module("lorakit.exporting.round_trip")
+    from lorakit.exporting import fresh_process
 
-    def again(part, found, target, kind):
-        return json.loads(json.dumps(exporting.measure(part, found, target)))
-
-    monkeypatch.setattr(exporting, "again", again)
+    monkeypatch.setattr(fresh_process, "ask_in_fresh_process", fresh_process.ask)
 
 
 @pytest.fixture(scope="session")

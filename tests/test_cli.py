@@ -173,13 +173,13 @@ def test_a_full_disk_and_an_interrupt_are_one_line(command, monkeypatch, rows_fi
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device", "x")
 
-    monkeypatch.setattr(loading, "stream", full)
+    monkeypatch.setattr(loading, "read", full)
     refused(command, "No space left on device: 'x'", "check", rows_file)
 
     def interrupted(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(loading, "stream", interrupted)
+    monkeypatch.setattr(loading, "read", interrupted)
     refused(command, "interrupted; what was saved is kept", "check", rows_file)
 
 
@@ -197,7 +197,7 @@ def test_check(command, tmp_path, rows_file):
         '{"prompt": "a?", "completion": "no"}',
         '{"prompt": "b?", "completion": ""}',
         '{"prompt": "a?", ',
-        '{"prompt": "A? ", "completion": "No"}',
+        '{"prompt": "a?", "completion": "no"}',
         '{"prompt": null, "completion": "no"}',
         "[1]",
     ]
@@ -220,7 +220,10 @@ def test_check_with_columns_and_task(command, tmp_path):
     (tmp_path / "rows.jsonl").write_text('{"ask": "a?", "say": "no"}\n')
     refused(command, "the columns ask, say fit no schema", "check", tmp_path / "rows.jsonl")
     code, out, _ = command(
-        "check", tmp_path / "rows.jsonl", "--columns", "prompt=ask,completion=say"
+        "check",
+        tmp_path / "rows.jsonl",
+        *("--columns", "prompt=ask,completion=say"),
+        *("--set", "validation_fraction=0", "--set", "test_fraction=0"),
     )
     assert code == 0 and "1 usable, 0 not" in out
     refused(
@@ -280,7 +283,7 @@ def test_doctor_names_the_cure(command, monkeypatch):
     [
         (("Tesla T4", 15, (7, 5)), ("fp16", "Tesla T4 has no bf16 hardware")),
         (("NVIDIA L4", 23, (8, 9)), ("bf16", "NVIDIA L4 computes bf16 in hardware")),
-        (None, ("fp32", "exact, and cpu gains little from less")),
+        (None, ("fp32", "this CPU has no units for bf16 (AMX, AVX-512 BF16)")),
     ],
 )
 def test_precision_is_chosen_by_the_card(base, card, expected):

@@ -117,6 +117,9 @@ class Facts:
     )
     translated: bool = False  # an x86_64 Python on an Apple chip, under Rosetta
     mps_fallback: bool = False  # what Apple's GPU lacks is computed on the CPU without a word
+    bf16_units: str = (
+        ""  # what the CPU multiplies bf16 with: AMX, AVX-512 BF16, Arm BF16; "": nothing
+    )
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -198,6 +201,7 @@ def facts(folder: str | os.PathLike = ".") -> Facts:
         drive=Path(DRIVE).is_dir(),
         gpu_memory=room,
         translated=translated(),
+        bf16_units=bf16_units(),
         mps_fallback=mps and os.environ.get("PYTORCH_ENABLE_MPS_FALLBACK", "0") != "0",
     )
 
@@ -209,6 +213,21 @@ def installed() -> dict[str, str]:
         with contextlib.suppress(metadata.PackageNotFoundError):
             versions[name] = metadata.version(name)
     return versions
+
+
+# The kernel's flags of a CPU, the fastest first.
+BF16_FLAGS = {"amx_bf16": "AMX", "avx512_bf16": "AVX-512 BF16", "bf16": "Arm BF16"}
+
+
+def bf16_units() -> str:
+    """The units of this CPU that multiply bf16; "" where it has none, or where the system does not list them."""
+    try:
+        content = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+    listed = re.search(r"^(?:flags|Features)\s*:(.*)$", content, re.MULTILINE)
+    flags = set(listed[1].split()) if listed else set()
+    return next((name for flag, name in BF16_FLAGS.items() if flag in flags), "")
 
 
 def translated() -> bool:

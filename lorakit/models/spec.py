@@ -48,6 +48,10 @@ class Spec:
     sizes: dict[str, dict[str, Any]] = field(
         default_factory=dict
     )  # of a family: size -> its part of `config`
+    packages: dict[str, str] = field(
+        default_factory=dict
+    )  # of a family: size -> the Python package that holds it as a GGUF file
+    package: str = ""  # of a member: the same
 
     def each(self) -> dict[str, Spec]:
         """The members of a family by the names that users type."""
@@ -58,6 +62,8 @@ class Spec:
                 path=self.path.format(size=size),
                 config=merged(self.config, config),
                 sizes={},
+                packages={},
+                package=self.packages.get(size, ""),
             )
             for size, config in self.sizes.items()
         }

@@ -7,9 +7,9 @@ import json
 import random
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,12 +18,15 @@ from lorakit import tasks
 from lorakit.common import registry
 from lorakit.common.errors import BadRow, LorakitError
 from lorakit.common.files import whole
-from lorakit.data import loading
+from lorakit.data import duplicates, loading, splitting
 from lorakit.data.example import Example, Rejected
-from lorakit.data.loading import DataReport, Source
+from lorakit.data.matching import columns_of
 from lorakit.data.quality import LEVELS, Finding, some
+from lorakit.data.report import DataReport, listed, shown
+from lorakit.data.sources import Source, identity, of_run, source
 from lorakit.models import base_model
 from lorakit.run import Run
+from lorakit.tasks import dataset
 
 Encode = Callable[[Example, int], list[dict]]
 Choose = Callable[[str], Encode | None]
@@ -44,6 +47,7 @@ class Checked:
     sampled: int  # rows that the sampled checks saw
     found: dict[str, list[Finding]]
     checks: dict[str, Any]
+    sample: list[tuple[Example, str]] = field(default_factory=list, repr=False)  # row, set
 
     @property
     def usable(self) -> bool:
@@ -65,7 +69,7 @@ class Checked:
     def _lines(self, name: str, f: Finding) -> Iterator[str]:
         total, mark = sum(self.rows.values()), "" if f.level == "note" else f"{f.level.upper()}: "
         seen = f" (among {self.sampled:,} of {total:,} rows, drawn at random)"
-        yield f"{mark}{f.text}{seen if _module(name).SAMPLED and self.sampled < total else ''}"
+        yield f"{mark}{f.text}{seen if name in self.checks and _module(name).SAMPLED and self.sampled < total else ''}"
         yield from (f"    {row}" for row in f.rows)
         if f.rows and f.count > len(f.rows):
             yield f"    … and {f.count - len(f.rows):,} more"
@@ -75,6 +79,7 @@ class Checked:
         levels = Counter(f.level for _, f in self.findings())
         return [
             f"{self.report.file}: {some(self.report.rows)}, {self.report.format}; {self.report.reason}",
+            *([f"not used: {listed(self.report.unused)}"] if self.report.unused else []),
             f"{sum(self.rows.values()):,} usable, {len(self.report.rejected):,} not; by set: "
             + ", ".join(f"{n} {c:,}" for n, c in self.rows.items()),
             f"{some(levels['wrong'], 'thing') if levels['wrong'] else 'nothing'} wrong, "
@@ -154,8 +159,7 @@ def _known(names: tuple[str, ...]) -> tuple[str, ...]:
 
 def _chooser(run: Run) -> tuple[Choose, list[str]]:
     """(what finds how the run would encode rows of a schema, notes on the model's tokenizer)."""
-    config = base_model.config(run.model)
-    tokenizer, processor, notes = base_model.reader(run.model, config)
+    base = base_model.of(run.model)
 
     def choose(schema: str) -> Encode | None:
         given = registry.load("schemas", schema)
@@ -163,17 +167,18 @@ def _chooser(run: Run) -> tuple[Choose, list[str]]:
             name = (
                 run.task
                 if run.task != "auto"
-                else base_model.task_for(given, config, processor, run.model)
+                else base_model.task_for(given, base.config, base.processor, run.model)
             )
         except LorakitError:
             if "model" in run.model_fields_set:
                 raise
             return None  # nobody has named a model, and lorakit's own cannot see or hear
         task = registry.load("tasks", name)
-        reader, settings = processor if task.MEDIUM else tokenizer, tasks.settings_of(task, run)
+        reader = base.processor if task.MEDIUM else base.tokenizer
+        settings = tasks.settings_of(task, run)
         return lambda example, max_length: task.encode(example, reader, max_length, **settings)
 
-    return choose, notes
+    return choose, list(base.notes)
 
 
 def _gives(task: str) -> str | None:
@@ -181,18 +186,55 @@ def _gives(task: str) -> str | None:
 
 
 def check(run: Run) -> Checked:
-    """The data of a run, for its model and `max_length`. Raises `LorakitError` when a file cannot be read at all."""
+    """The data of a run, for its model and `max_length`. Raises `LorakitError` when a file cannot be read at all.
+
+    The rows are prepared as the run prepares them (of a large file a sample of them), so that what a run refuses, this
+    refuses for the same reason.
+    """
     choose, notes = _chooser(run)
     found = look(
-        loading.sources(run.data, run.validation_data, run.test_data, run.format),
+        of_run(run.data, run.validation_data, run.test_data, run.format),
         choose=choose,
-        columns=run.columns,
+        **columns_of(run),
         gives=_gives(run.task),
-        max_length=run.max_length,
+        max_length=base_model.of(run.model).fitting(run),
         seed=run.seed,
     )
     found.report.notes += notes
+    try:
+        prepared = _prepared(run, found)
+    except LorakitError as error:
+        found.found["run"] = [Finding("wrong", f"a run refuses these rows: {error}")]
+    else:
+        found.report.sets = prepared.sets
+        found.report.near_duplicates = prepared.near_duplicates
+        known = {*found.report.notes}
+        found.report.notes += [note for note in prepared.notes if note not in known]
     return found
+
+
+def _prepared(run: Run, found: Checked) -> DataReport:
+    """The report of the preparation that the run would make."""
+    if sum(found.rows.values()) <= SAMPLE or run.max_rows:
+        return dataset.prepare(run).report
+    sets: dict[str, list[Example]] = {}
+    for row, name in found.sample:
+        sets.setdefault(name, []).append(row)
+    report = DataReport(found.report.file, schema=found.report.schema)
+    parts = splitting.split(
+        sets.pop("train"),
+        validation_fraction=run.validation_fraction,
+        test_fraction=run.test_fraction,
+        seed=run.seed,
+        group_by=run.group_by,
+        given=sets,
+        report=report,
+        folds=run.folds,
+        fold=run.fold,
+        near=None if run.near_duplicates == "off" else run.near_duplicates,
+    )
+    dataset.encode_sets(run, parts, report, base_model.of(run.model))
+    return DataReport(found.report.file)  # its counts are the sample's
 
 
 def look(
@@ -200,16 +242,26 @@ def look(
     *,
     choose: Choose,
     columns: Mapping[str, str] | None = None,
+    keep_rows: Mapping[str, Any] | None = None,
+    ignore_columns: Sequence[str] = (),
     gives: str | None = None,
     max_length: int = 1024,
     seed: int = 0,
     sample: int = SAMPLE,
 ) -> Checked:
     """Reads each file once, a row at a time. `choose` finds what encodes the rows of a schema."""
-    report, rows, kept, checks = DataReport(""), Counter(), _Sample(sample, seed), {}
+    rows, kept, checks = Counter(), _Sample(sample, seed), {}
+    report = DataReport("")
     for name, it in sources.items():
-        here, before = report if name == "train" else DataReport(""), len(report.rejected)
-        for row in loading.stream(it, here, columns=columns, gives=gives):
+        reading = loading.read(
+            it, columns=columns, keep_rows=keep_rows, ignore_columns=ignore_columns, gives=gives
+        )
+        here = reading.report()
+        if name == "train":
+            report = here
+        before = len(report.rejected)
+        for row in reading.rows:
+            here.rows += 1
             if isinstance(row, Rejected):
                 report.rejected.append(row)
                 continue
@@ -229,11 +281,11 @@ def look(
                 f"{name} rows: {here.file}: {some(here.rows)}, {here.format}; {here.reason}"
             )
         gives = registry.load("schemas", here.schema).GIVES
-    report.sha256 = loading.identity(sources)
-    _finish(checks, report.rejected, kept.rows())
-    return Checked(
-        report, dict(rows), len(kept.kept), {n: c.findings() for n, c in checks.items()}, checks
-    )
+    report.sha256 = identity(sources)
+    sample_rows = kept.rows()
+    _finish(checks, report.rejected, sample_rows)
+    found = {n: c.findings() for n, c in checks.items()}
+    return Checked(report, dict(rows), len(sample_rows), found, checks, sample_rows)
 
 
 def _finish(
@@ -241,7 +293,7 @@ def _finish(
 ) -> None:
     """Shows the sample to the checks that look at one, the rejected rows to those that count them."""
     sampled = [one for name, one in checks.items() if _module(name).SAMPLED]
-    for row, name in loading.shown(sample, "a closer look"):
+    for row, name in shown(sample, "a closer look"):
         for one in sampled:
             one.see(row, name)
     for one in checks.values():
@@ -275,7 +327,7 @@ def fix(run: Run, folder: str | Path | None = None) -> tuple[Path, Path]:
     Left out is what the run would leave out: rows that cannot be read, exact repetitions, rows with nothing to train.
     Raises `LorakitError` when either file is there already: nothing is written over.
     """
-    it = loading.source(run.data, run.format)
+    it = source(run.data, run.format)
     path = Path(it.path) if Path(it.path).exists() else Path(Path(it.path).name)
     stem = path.name.removesuffix(".gz").rpartition(".")[0] or path.name
     targets = [
@@ -300,21 +352,20 @@ def fix(run: Run, folder: str | Path | None = None) -> tuple[Path, Path]:
 
 def _sifted(run: Run, it: Source) -> Iterator[Example | Rejected]:
     """The rows of a file, those that a run would not train on as `Rejected`."""
-    (choose, _), report, encode, seen = _chooser(run), DataReport(""), None, {}
-    for row in loading.stream(it, report, columns=run.columns, gives=_gives(run.task)):
-        if encode is None:
-            encode = choose(report.schema)
-            if encode is None:
-                raise LorakitError(
-                    f"{it.name}: name the model that these rows are for, e.g. --set model=vit-base"
-                )
+    reading, seen = loading.read(it, **columns_of(run), gives=_gives(run.task)), {}
+    encode = _chooser(run)[0](reading.schema)
+    if encode is None:
+        raise LorakitError(
+            f"{it.name}: name the model that these rows are for, e.g. --set model=vit-base"
+        )
+    for row in reading.rows:
         if isinstance(row, Example):
             try:
-                encode(row, run.max_length)
+                encode(row, base_model.of(run.model).fitting(run))
             except BadRow as error:
                 row = Rejected(row.file, row.row, str(error))
             else:
-                before = seen.setdefault(loading.fingerprint(row), row.where)
+                before = seen.setdefault(duplicates.fingerprint(row), row.where)
                 row = (
                     row if before == row.where else Rejected(row.file, row.row, f"repeats {before}")
                 )

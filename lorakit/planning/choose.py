@@ -10,10 +10,12 @@ from lorakit.common.errors import LorakitError
 from lorakit.engines import quantization as quantizations
 from lorakit.engines.protocol import EngineModule
 from lorakit.machine.hardware import DRIVE, Facts
-from lorakit.models import base_model
-from lorakit.models.spec import Spec
-from lorakit.planning import memory
+from lorakit.models import base_model, gguf
+from lorakit.models.spec import Spec, known
+from lorakit.planning import bf16_trial, memory
 from lorakit.run import Run
+
+WORTHWHILE = 1.2  # bf16 on a CPU is taken from this gain on
 
 
 def resolve(run: Run, facts: Facts, started: Choice | None = None) -> tuple[Run, Choices]:
@@ -137,11 +139,11 @@ def refuse(run: Run, facts: Facts) -> None:
             if memory.memory(smaller)["total"] <= 0.85 * facts.device_memory:
                 found.append(f"{name}={value}")
                 break
-    cure = (
-        f"it would fit with {' or '.join(found)}"
-        if found
-        else "take a smaller model or a larger card"
-    )
+    cure = "take a smaller model or a larger card"
+    if copies := quantized_copies(run.model):
+        cure = f"take model={copies[0]}, the same weights in 4 bits"
+    if found:
+        cure = f"it would fit with {' or '.join(found)}"
     if facts.device_memory < need <= facts.most_memory:
         cure += f", or give the GPU more of this Mac's memory: {facts.more}"
     raise LorakitError(
@@ -150,13 +152,36 @@ def refuse(run: Run, facts: Facts) -> None:
     )
 
 
-def cadence(run: Run, updates: int) -> tuple[Run, Choices]:
-    """How often to validate and to write a checkpoint, where that is left open."""
+def quantized_copies(model: str) -> list[str]:
+    """Known models with the weights of this one, stored in 4 bits."""
+    name = base_model.spec(model).name
+    return [s.name for s in known().values() if s.name == f"{name}-nf4" and s.stored == "nf4"]
+
+
+VALIDATION_SHARE = 0.1  # of the time of training, at most; one validation there always is
+
+
+def cadence(
+    run: Run, updates: int, training_tokens: int = 0, validation_tokens: int = 0
+) -> tuple[Run, Choices]:
+    """How often to validate and to write a checkpoint, where that is left open.
+
+    Args:
+        training_tokens: positions that the whole run goes through.
+        validation_tokens: positions of all validation rows; going forward takes a third of training on them.
+    """
     chosen: Choices = {}
     if run.validate_every == "auto":
-        chosen["validate_every"] = Choice(
-            max(1, updates // 10), f"about ten times in {updates} updates"
-        )
+        times, reason = 10, f"about ten times in {updates} updates"
+        if validation_tokens and not run.early_stopping:
+            worth = int(VALIDATION_SHARE * training_tokens / (validation_tokens / 3))
+            if worth < times:
+                times = max(1, worth)
+                reason = (
+                    f"{times} in {updates} updates: {validation_tokens:,} validation tokens against "
+                    f"{training_tokens:,} to train on, {VALIDATION_SHARE:.0%} of the time at most"
+                )
+        chosen["validate_every"] = Choice(max(1, updates // times), reason)
     if run.checkpoint_every == "auto":
         chosen["checkpoint_every"] = Choice(
             max(1, min(50, updates // 10)), "an interruption loses at most a tenth of the run"
@@ -285,8 +310,16 @@ def unserved(module: EngineModule, run: Run) -> str:
 def precision(run: Run, facts: Facts, spec: Spec) -> Choice:
     if run.precision == "fp16" and facts.device == "cpu":
         raise LorakitError("precision='fp16' needs a CUDA card; use fp32 or bf16 on a CPU")
-    if run.precision == "fp16" and not spec.fp16:
+    half = run.method == "lora" and run.engine != "auto" and engines.get(run.engine).HALF_PRODUCTS
+    if run.precision == "fp16" and not (spec.fp16 or half):
         raise LorakitError(f"precision='fp16' overflows in {run.model}; use bf16 or fp32")
+    if run.precision == "bf16" and (old := next((c for c in facts.cards if not c.bf16), None)):
+        raise LorakitError(
+            f"precision='bf16': {old.name} has no bf16 hardware",
+            setting="precision",
+            value="bf16",
+            cure="use precision=auto, which takes fp16 products there",
+        )
     if run.precision != "auto":
         return Choice(run.precision, "asked for")
     if run.engine != "auto" and (own := engines.get(run.engine).precision(facts)):
@@ -294,13 +327,27 @@ def precision(run: Run, facts: Facts, spec: Spec) -> Choice:
     if facts.device == "mps":
         return Choice("bf16", "half the memory of fp32 on Apple's GPU; what is trained stays fp32")
     if facts.device != "cuda":
-        return Choice("fp32", f"exact, and {facts.device} gains little from less")
+        return on_cpu(run, facts)
     old = next((c for c in facts.cards if not c.bf16), None)
     if not old:
         return Choice("bf16", f"{facts.cards[0].name} computes bf16 in hardware")
     if spec.fp16:
         return Choice("fp16", f"{old.name} has no bf16 hardware")
-    return Choice("fp32", f"{old.name} has no bf16 hardware, and {run.model} overflows in fp16")
+    overflows = f"{old.name} has no bf16 hardware, and {run.model} overflows in fp16"
+    if half and run.quantization not in ("int8", "fp8"):
+        return Choice("fp16", f"{overflows}: its products alone are in fp16, all else is in fp32")
+    return Choice("fp32", overflows)
+
+
+def on_cpu(run: Run, facts: Facts) -> Choice:
+    """bf16 where the CPU has units for it and the products of this model's shapes are faster with them: timed."""
+    if not facts.bf16_units:
+        return Choice("fp32", "this CPU has no units for bf16 (AMX, AVX-512 BF16)")
+    gain = bf16_trial.gain(base_model.of(run.model).skeleton(run.task))
+    words = f"with {facts.bf16_units}, products of this model's shapes take 1/{gain:.1f} of their fp32 time (timed)"
+    if gain < WORTHWHILE:
+        return Choice("fp32", words + ": too little to give up 16 bits")
+    return Choice("bf16", words)
 
 
 def refuse_again(wanted: str, model: str, spec: Spec) -> None:
@@ -314,6 +361,14 @@ def refuse_again(wanted: str, model: str, spec: Spec) -> None:
 
 def quantization(run: Run, facts: Facts, spec: Spec) -> Choice:
     refuse_again(run.quantization, run.model, spec)
+    file = gguf.source(spec.path)
+    if run.quantization == "gguf" and file is None:
+        raise LorakitError(
+            f"quantization='gguf': {run.model} is not a GGUF file, so there are no blocks to keep",
+            setting="quantization",
+            value="gguf",
+            cure="name a .gguf file as the model, or use nf4 or none",
+        )
     if run.fake_quantization != "none":
         if spec.stored:
             raise LorakitError(
@@ -330,6 +385,8 @@ def quantization(run: Run, facts: Facts, spec: Spec) -> Choice:
         return Choice(run.quantization, "asked for")
     if run.method == "full":
         return Choice("none", "full fine-tuning trains the weights themselves")
+    if file and "gguf" in engines.get(run.engine).quantizations(facts):
+        return Choice("gguf", f"the blocks of {file.name} stay as llama.cpp will serve them")
     smallest = run.with_(
         quantization="none",
         micro_batch_size=1,

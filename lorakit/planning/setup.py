@@ -47,8 +47,8 @@ class Setup:
 
     @cached_property
     def peak_memory(self) -> dict[str, int]:
-        """Predicted bytes at the peak, by part and in `total`."""
-        return memory.memory(self.settings, self.shape)
+        """Predicted bytes at the peak, by part and in `total`, of the rows that are there."""
+        return memory.memory(shortened(self.settings, self.prepared), self.shape)
 
     def seconds(self) -> tuple[float, int]:
         """(predicted seconds of training, input tokens), from measured matrix products of this machine."""
@@ -57,11 +57,15 @@ class Setup:
         if self.asked.max_updates is not None:
             rows = self.asked.max_updates * self.asked.global_batch_size
         tokens = int(rows * lengths.mean())
-        return memory.seconds(self.settings, self.shape, tokens, memory.matmul_rate()), tokens
+        return self._seconds(tokens), tokens
+
+    def _seconds(self, tokens: int) -> float:
+        rate = memory.matmul_rate(self.settings.precision)
+        return memory.seconds(self.settings, self.shape, tokens, rate)
 
     def refuse(self) -> None:
         """Raises `LorakitError` when the run cannot fit into the memory that is there, with settings that would."""
-        choose.refuse(self.settings, self.facts)
+        choose.refuse(shortened(self.settings, self.prepared), self.facts)
 
 
 def setup(
@@ -87,7 +91,13 @@ def setup(
     choose.first(run, facts)
     started = None if processes is None else choose.here(run, facts, processes, alone)
     prepared = prepared or prepare(run)
-    settings, choices = choose.resolve(run.with_(task=prepared.meta["task"]), facts, started)
+    limited = run.with_(task=prepared.meta["task"], max_length=prepared.max_length)
+    settings, choices = choose.resolve(shortened(limited, prepared), facts, started)
+    settings = lengthened(settings, prepared.max_length)
+    if prepared.max_length < run.max_length:
+        choices["max_length"] = Choice(
+            prepared.max_length, f"{run.model} has {prepared.max_length} positions"
+        )
     if run.task == "auto":
         choices["task"] = Choice(settings.task, prepared.report.reason)
     if started and started.value > len(prepared.rows["train"]):
@@ -98,8 +108,27 @@ def setup(
             value=started.value,
             cure="lower processes",
         )
-    settings, more = choose.cadence(settings, updates_of(run, prepared))
+    updates, lengths = updates_of(run, prepared), prepared.rows["train"].lengths
+    validation = prepared.rows.get("validation")
+    settings, more = choose.cadence(
+        settings,
+        updates,
+        int(updates * run.global_batch_size * lengths.mean()),
+        int(validation.lengths.sum()) if validation is not None else 0,
+    )
     return Setup(run, settings, choices | more, facts, prepared, base_model.of(run.model))
+
+
+def shortened(run: Run, prepared: Prepared) -> Run:
+    """The run as its memory is planned: its rows are no longer than the longest that is there."""
+    return run.with_(max_length=max(8, min(run.max_length, prepared.longest)))
+
+
+def lengthened(run: Run, max_length: int) -> Run:
+    """The settings with their own `max_length` again: a row of full length fits into a micro-batch."""
+    tokens = run.micro_batch_tokens
+    room = {"micro_batch_tokens": max_length} if tokens != "auto" and tokens < max_length else {}
+    return run.with_(max_length=max_length, **room)
 
 
 def updates_of(run: Run, prepared: Prepared) -> int:

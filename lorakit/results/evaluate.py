@@ -7,7 +7,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -173,6 +173,11 @@ def choose(
             continue
         chosen[name] = options
     return chosen
+
+
+def needs_answers(metrics: Mapping[str, dict]) -> bool:
+    """Whether any of these metrics looks at generated answers."""
+    return any("tokens" not in registry.load("metrics", name).NEEDS for name in metrics)
 
 
 def statistics(

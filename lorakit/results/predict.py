@@ -22,6 +22,7 @@ def predict(
     max_new_tokens: int,
     when: str = "",
     visible: bool = True,
+    generate: bool = True,
 ) -> Outcome:
     """The outcome of a model on `rows`, with a progress bar named after `when`.
 
@@ -30,7 +31,11 @@ def predict(
         max_tokens: tokens of a micro-batch.
         max_new_tokens: of each generated answer.
         visible: whether the bar is drawn; one process of several draws it.
+        generate: whether answers are generated; without them only losses are known.
     """
+    if not generate and not rows.classes:
+        sums = evaluate.token_sums(engine, rows, max_tokens=max_tokens)
+        return Outcome(sums, [None] * len(rows), rows.sources)
     questions = sum(start is not None for start in rows.column("answer_start"))
     with tqdm(
         total=questions,

@@ -16,7 +16,8 @@ from lorakit.common import registry
 from lorakit.common.errors import LorakitError, did_you_mean
 from lorakit.data import loading
 from lorakit.data.example import Example
-from lorakit.data.loading import DataReport
+from lorakit.data.matching import columns_of
+from lorakit.data.sources import of_run
 from lorakit.models import base_model
 from lorakit.results.ask import tuned
 from lorakit.results.compare import outcome
@@ -186,12 +187,12 @@ def answered(
 
 def _examples(run: Run, task: Any, test: rows.Rows) -> list[Example]:
     """The examples that the test rows were made of, in their order."""
-    sources = loading.sources(run.data, run.validation_data, run.test_data, run.format)
+    sources = of_run(run.data, run.validation_data, run.test_data, run.format)
     it = sources.get("test", sources["train"])
     wanted = dict.fromkeys(zip(test.column("file"), test.column("row"), strict=True))
     found = {
         (e.file, e.row): e
-        for e in loading.stream(it, DataReport(""), columns=run.columns, gives=task.GIVES)
+        for e in loading.read(it, **columns_of(run), gives=task.GIVES).rows
         if isinstance(e, Example) and (e.file, e.row) in wanted
     }
     lost = next((f"{file}:{row}" for file, row in wanted if (file, row) not in found), None)

@@ -3,7 +3,9 @@
 To add one, write a file with what `Task` in `protocol.py` requires.
 
 A row of an objective with a language model's head holds `ids` (T,) and `targets` (T,), true where the token is trained.
-A row with an answer to generate also holds `answer_start`, `prompt` and `reference`. A row of a classifier holds `ids`
+A row with an answer to generate also holds `answer_start`, `prompt` and `reference`; `weights` (T,)
+where tokens count otherwise than once, and `lost`, keys of `quality.LOST`, where the chat template did not write all
+that the row says. A row of a classifier holds `ids`
 and, in `reference`, the name of its class. With a medium a row holds `media`, the bytes of each, and where `ids` do not
 tell, in `length`, how many positions the model computes for it.
 """
@@ -23,7 +25,9 @@ if TYPE_CHECKING:
     from lorakit.run import Run
 
 # Modules of this package that are not tasks.
-HELPERS = ("batches", "dataset", "objectives", "pairs", "preview", "protocol", "rows")
+HELPERS = (
+    "batches", "dataset", "objectives", "pairs", "preview", "protocol", "rows", "template",
+)  # fmt: skip
 
 
 def get(name: str) -> INTERFACE:

@@ -31,6 +31,7 @@ class Batch:
     )
     # (D,) what the objective needs of each document by name, e.g. `label`, the number of its class
     values: Mapping[str, np.ndarray] = field(default_factory=dict)
+    weights: np.ndarray | None = None  # (N,) float32, how much each target counts; None: once
     units: np.ndarray | None = None  # (D,) int64, what each counts; None: its targets
     media: tuple[
         dict[str, np.ndarray], ...
@@ -72,6 +73,7 @@ class Batch:
                     self,
                     ids=self.ids[here],
                     targets=self.targets[here],
+                    weights=None if self.weights is None else self.weights[here],
                     lengths=self.lengths[first:last],
                     rows=self.rows[first:last],
                     seed=self.seed + len(out),
@@ -83,9 +85,9 @@ class Batch:
             row = after
         return out
 
-    def filled_up(self, grain: int) -> Batch:
-        """With a document of nothing at the end, so that the tokens are a multiple of `grain`."""
-        lacking = -len(self.ids) % grain
+    def padded_to(self, multiple: int) -> Batch:
+        """With a document of nothing at the end, so that the tokens are a multiple of `multiple`."""
+        lacking = -len(self.ids) % multiple
         return (
             self
             if not lacking
@@ -93,6 +95,9 @@ class Batch:
                 self,
                 ids=np.pad(self.ids, (0, lacking)),
                 targets=np.pad(self.targets, (0, lacking)),
+                weights=None
+                if self.weights is None
+                else np.pad(self.weights, (0, lacking), constant_values=1),
                 lengths=np.append(self.lengths, lacking),
                 rows=np.append(self.rows, -1),
             )
@@ -133,6 +138,7 @@ def collate(
     for marks in targets:
         marks[:1] = False
     counted = flat[0].unit is not None
+    weighted = any(document.weights is not None for document in flat)
     return Batch(
         ids=np.concatenate([np.asarray(d.ids, dtype=np.int64) for d in flat]),
         targets=np.concatenate(targets),
@@ -141,6 +147,11 @@ def collate(
         seed=seed,
         values={name: np.asarray([d.values[name] for d in flat]) for name in flat[0].values},
         units=np.asarray([d.unit for d in flat], dtype=np.int64) if counted else None,
+        weights=np.concatenate(
+            [np.ones(len(d.ids)) if d.weights is None else np.asarray(d.weights) for d in flat]
+        ).astype(np.float32)
+        if weighted
+        else None,
         media=tuple(
             inputs(row, np.random.default_rng((*update, int(i))) if update else None)
             for row, i in zip(rows, indices, strict=True)

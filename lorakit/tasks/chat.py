@@ -7,12 +7,12 @@ thoughts) cannot show all answers in one text as they would be asked for; such a
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from lorakit.common.errors import BadRow, LorakitError
 from lorakit.data.example import Example
+from lorakit.tasks.template import MARK, answer_of, render, saying, words_of
 
 GIVES = "messages"
 OBJECTIVE = "next_token"
@@ -25,13 +25,19 @@ COLUMNS = {
     "answer_start": "int32",
     "prompt": "string",
     "reference": "string",
+    "weights": ["float32"],
+    "lost": ["string"],
 }
-MARK = "\ue000answer\ue001"  # rendered in an answer's place, it shows what the template writes around one
+SETTINGS = ("reasoning",)
 
 
-def encode(example: Example, tokenizer: Any, max_length: int) -> list[dict]:
+def encode(
+    example: Example, tokenizer: Any, max_length: int, reasoning: str = "auto"
+) -> list[dict]:
     """Rows of one conversation; one unless the template renders earlier turns anew."""
-    return encode_turns(example, example.fields["messages"], tokenizer, max_length)
+    return encode_turns(
+        example, example.fields["messages"], tokenizer, max_length, reasoning=reasoning
+    )
 
 
 def encode_turns(
@@ -40,20 +46,31 @@ def encode_turns(
     tokenizer: Any,
     max_length: int,
     seen: Callable[[list[dict], list[int]], list[int]] = lambda turns, prompt: prompt,
+    reasoning: str = "auto",
 ) -> list[dict]:
-    """The same for given turns; `seen` makes of the prompt's tokens what the model is given, pictures included."""
+    """The same for given turns; `seen` makes of the prompt's tokens what the model is given, pictures included.
+
+    An answer of weight 0 is not trained; other weights stand in `weights` (T,), where a row has some.
+    """
     rows: list[dict] = []
+    lost: set[str] = set()
     for turn, message in enumerate(messages):
         if message["role"] != "assistant":
             continue
-        prompt, answer = answer_ids(tokenizer, messages[:turn], message, example.where)
-        prompt = seen(messages[:turn], prompt)
+        weight = message.get("weight", 1.0)
+        found = answer_of(tokenizer, messages[:turn], message, example.where, reasoning)
+        prompt, answer = seen(messages[:turn], found.prompt), found.ids
         row = rows[-1] if rows and prompt[: len(rows[-1]["ids"])] == rows[-1]["ids"] else None
         if row is None:
-            row = {"ids": [], "targets": []}
+            row = {"ids": [], "targets": [], "weights": []}
             rows.append(row)
-        row["targets"] += [False] * (len(prompt) - len(row["ids"])) + [True] * len(answer)
+        before = len(prompt) - len(row["ids"])
+        row["targets"] += [False] * before + [weight > 0] * len(answer)
+        row["weights"] += [1.0] * before + [weight or 1.0] * len(answer)
         row["ids"] = prompt + answer
+        if not weight:
+            continue
+        lost |= found.lost
         if len(prompt) < max_length:
             row |= {
                 "answer_start": len(prompt),
@@ -66,37 +83,22 @@ def encode_turns(
         raise BadRow(
             f"no answer token within max_length={max_length} (the row has {longest} tokens)"
         )
-    return [{**row, "file": example.file, "row": example.row} for row in kept]
+    where = {"file": example.file, "row": example.row}
+    return [{**row, **where, **({"lost": sorted(lost)} if lost else {})} for row in kept]
 
 
 def cut(row: dict, max_length: int) -> dict:
     """The row's first `max_length` tokens; `cut` says how many were lost."""
     lost = max(0, len(row["ids"]) - max_length)
+    weights = row.get("weights", [])[:max_length]
+    rest = {k: v for k, v in row.items() if k != "weights"}
     return {
-        **row,
+        **rest,
         "ids": row["ids"][:max_length],
         "targets": row["targets"][:max_length],
         "cut": lost,
+        **({"weights": weights} if any(w != 1 for w in weights) else {}),
     }
-
-
-def words_of(message: dict) -> str:
-    """What a turn says; its content may come in parts."""
-    content = message["content"]
-    return (
-        content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
-    )
-
-
-def saying(message: dict, words: str) -> dict:
-    """The same turn with other words."""
-    parts = not isinstance(message["content"], str)
-    return {**message, "content": [{"type": "text", "text": words}] if parts else words}
-
-
-def render(tokenizer: Any, messages: list[dict], ask: bool) -> str:
-    """The conversation as text; with `ask` it ends where the model is to go on."""
-    return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=ask)
 
 
 def ask(question: str, tokenizer: Any) -> dict:
@@ -107,7 +109,7 @@ def ask(question: str, tokenizer: Any) -> dict:
 def prompt_ids(tokenizer: Any, messages: list[dict]) -> list[int]:
     """The prompt after these turns, the last of them the user's."""
     answer = saying({**messages[-1], "role": "assistant"}, MARK)
-    return answer_ids(tokenizer, messages, answer, "the question")[0]
+    return answer_of(tokenizer, messages, answer, "the question").prompt
 
 
 def opening(tokenizer: Any, parts: bool = False) -> int | None:
@@ -126,68 +128,6 @@ def opening(tokenizer: Any, parts: bool = False) -> int | None:
     )
     added = set(tokenizer.get_added_vocab().values())
     return next((i for i in reversed(ids) if i in added), None)
-
-
-def answer_ids(
-    tokenizer: Any, history: list[dict], message: dict, where: str
-) -> tuple[list[int], list[int]]:
-    """(prompt, answer) as token ids; the answer runs through its end-of-turn token.
-
-    Raises `BadRow` when the template refuses the conversation, `LorakitError` when it never ends an answer.
-    """
-    try:
-        asked, whole = (
-            render(tokenizer, history, True),
-            render(tokenizer, [*history, message], False),
-        )
-        marked = render(tokenizer, [*history, saying(message, MARK)], False)
-    except Exception as error:  # Jinja's own errors and those a template raises itself
-        raise BadRow(f"the chat template refuses it: {error}") from None
-    head, found, tail = marked.rpartition(MARK)
-    if not found:
-        raise LorakitError(
-            f"{where}: the chat template of this model leaves the words of an answer out (it was "
-            "written for images and text in parts). Use a model whose template takes plain text"
-        )
-    # A template may ask otherwise than it renders ("<think>"): trained from the content on.
-    before = asked if whole.startswith(asked) else os.path.commonprefix([head, whole])
-    read = encoded(tokenizer, whole)
-    ids, offsets = read.ids, read.offsets
-    special = set(tokenizer.all_special_ids) | set(tokenizer.get_added_vocab().values())
-    closing = len(whole) - len(tail) if whole.endswith(tail) else len(before)
-    end = next((i for i, (a, _) in enumerate(offsets) if a >= closing and ids[i] in special), None)
-    if end is None:
-        raise LorakitError(
-            f"{where}: the chat template of this model ends an answer without a special token, so that a model "
-            "trained on it would never stop. Use the instruct version of the model, or a tokenizer whose template "
-            "ends the assistant's turn with the end-of-sequence token"
-        )
-    # Cohere closes the response and then the turn, in two tokens with nothing between.
-    while (
-        end + 1 < len(ids)
-        and ids[end + 1] in special
-        and not whole[offsets[end + 1][0] - 1].isspace()
-    ):
-        end += 1
-    ids, until = ids[: end + 1], offsets[end][1]
-    prompt = encoded(tokenizer, before).ids
-    if ids[: len(prompt)] == prompt:
-        return prompt, ids[len(prompt) :]
-    # A token joins the prompt's last character to the answer's first. When asked, the model sees the prompt alone.
-    rest = encoded(tokenizer, whole[len(before) : until]).ids
-    if tokenizer.decode(prompt + rest) == tokenizer.decode(ids):
-        return prompt, rest
-    start = next(i for i, (a, _) in enumerate(offsets) if a >= len(before))
-    return ids[:start], ids[start:]
-
-
-def encoded(tokenizer: Any, words: str) -> Any:
-    """Ids and offsets of all the words, no special tokens added. transformers' own call takes 1.7 times as long."""
-    raw = tokenizer.backend_tokenizer
-    if raw.truncation or raw.padding:  # as its file has them, or another call
-        raw.no_truncation()
-        raw.no_padding()
-    return raw.encode(words, add_special_tokens=False)
 
 
 def guard(rows: Iterable[dict], tokenizer: Any) -> None:

@@ -16,13 +16,14 @@ from lorakit.common.errors import BadRow
 from lorakit.data import media
 from lorakit.data.example import Example
 from lorakit.tasks import chat
+from lorakit.tasks.template import render
 
 GIVES = "image"
 OBJECTIVE = "next_token"
 MEDIUM = "image"
 METRICS = chat.METRICS
 COLUMNS = chat.COLUMNS | {"media": ["binary"]}
-SETTINGS = ("question",)
+SETTINGS = ("question", "reasoning")
 MOST = 1024  # pixels of a picture's longer side at most, unless the model looks closer
 guard, stop_ids = chat.guard, chat.stop_ids
 
@@ -31,7 +32,13 @@ def suits(processor: Any) -> bool:
     return bool(getattr(processor, "chat_template", None))
 
 
-def encode(example: Example, processor: Any, max_length: int, question: str = "") -> list[dict]:
+def encode(
+    example: Example,
+    processor: Any,
+    max_length: int,
+    question: str = "",
+    reasoning: str = "auto",
+) -> list[dict]:
     """Rows of one conversation; each holds the pictures of the turns before its answer."""
     pictures = [kept(media.picture(medium), processor) for medium in example.fields["media"]]
 
@@ -43,7 +50,12 @@ def encode(example: Example, processor: Any, max_length: int, question: str = ""
         return given[-1][0]
 
     rows = chat.encode_turns(
-        example, turns_of(example.fields, question), processor.tokenizer, max_length, seen
+        example,
+        turns_of(example.fields, question),
+        processor.tokenizer,
+        max_length,
+        seen,
+        reasoning,
     )
     token = getattr(processor.tokenizer, "image_token_id", None) or processor.image_token_id
     for row in rows:
@@ -62,7 +74,7 @@ def turns_of(fields: dict, question: str) -> list[dict]:
         fields = {"turns": [asked, {"role": "assistant", "content": fields["text"]}]}
     return [
         {
-            "role": turn["role"],
+            **{k: v for k, v in turn.items() if k not in ("content", "images")},
             "content": [{"type": "image"}] * turn.get("images", 0)
             + [{"type": "text", "text": turn["content"]}],
         }
@@ -82,7 +94,7 @@ def kept(image: Any, processor: Any) -> bytes:
 
 def with_pictures(turns: list[dict], pictures: list[bytes], processor: Any) -> list[int]:
     """The prompt's tokens; the model's own processor puts as many as a picture takes in its place."""
-    words = chat.render(processor.tokenizer, turns, True)
+    words = render(processor.tokenizer, turns, True)
     if not pictures:
         return processor.tokenizer(words, add_special_tokens=False)["input_ids"]
     images = [media.unpacked(picture) for picture in pictures]

@@ -24,8 +24,11 @@ def encode(example: Example, tokenizer: Any, max_length: int) -> list[dict]:
     turns = example.fields["messages"]
     label = example.fields.get("label", turns[-1]["content"].strip())
     words = "\n".join(turn["content"] for turn in turns if turn["role"] == "user")
-    ids = tokenizer(words, verbose=False)["input_ids"]
-    kept = tokenizer(words, truncation=True, max_length=max_length)["input_ids"]
+    # Control tokens that the words hold are text.
+    ids = tokenizer(words, verbose=False, split_special_tokens=True)["input_ids"]
+    kept = tokenizer(words, truncation=True, max_length=max_length, split_special_tokens=True)[
+        "input_ids"
+    ]
     return [
         {
             "ids": kept,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from itertools import islice
@@ -15,7 +15,9 @@ from lorakit import tasks
 from lorakit.common import files, registry
 from lorakit.data import loading
 from lorakit.data.example import Example, Rejected
-from lorakit.data.loading import DataReport, Source
+from lorakit.data.matching import columns_of
+from lorakit.data.report import DataReport
+from lorakit.data.sources import Source, media_paths, of_run
 from lorakit.models import base_model
 from lorakit.models.base_model import BaseModel
 from lorakit.run import Run
@@ -25,6 +27,10 @@ from lorakit.tasks.rows import Rows
 # The settings that decide which rows there are and how they are encoded.
 SETTINGS = (
     "columns",
+    "keep_rows",
+    "ignore_columns",
+    "near_duplicates",
+    "reasoning",
     "task",
     "seed",
     "validation_fraction",
@@ -42,7 +48,7 @@ SETTINGS = (
 MEDIA = "media.json"  # the files that rows are made of beside the data's own
 # Raise it when the code that makes rows (data/, tasks/) encodes a file differently: tests/tasks/test_format_version.py
 # fails when that is forgotten.
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 @dataclass
@@ -56,6 +62,18 @@ class Prepared:
     report: DataReport
     rows: dict[str, Rows]  # by set
     meta: dict[str, Any]  # task, classes, stop_ids, opening
+
+    @property
+    def max_length(self) -> int:
+        """The most tokens of a row: what the run says, or as many as the model has positions."""
+        return self.run.max_length
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest row of text; `max_length` where rows hold pictures or sound."""
+        if tasks.get(self.meta["task"]).MEDIUM:
+            return self.max_length
+        return max(int(some.lengths.max()) for some in self.rows.values())
 
     @property
     def tokenizer(self) -> Any:
@@ -84,13 +102,12 @@ class Prepared:
 
     def raw(self, n: int = 1) -> list[Example]:
         """The first usable rows of the file, as they stand there (`fields["columns"]`) and as they are understood."""
-        found = loading.stream(
+        found = loading.read(
             self.sources["train"],
-            DataReport(""),
-            columns=self.run.columns,
+            **columns_of(self.run),
             gives=registry.load("schemas", self.report.schema).GIVES,
         )
-        return list(islice((row for row in found if isinstance(row, Example)), n))
+        return list(islice((row for row in found.rows if isinstance(row, Example)), n))
 
     def preview(self, index: int = 0, set: str = "train"):
         """The mask of one encoded row, in colour."""
@@ -112,8 +129,10 @@ def prepare(run: Run) -> Prepared:
     Raises:
         LorakitError: naming file and row, or the setting at fault.
     """
-    sources = loading.sources(run.data, run.validation_data, run.test_data, run.format)
+    sources = of_run(run.data, run.validation_data, run.test_data, run.format)
     base = base_model.of(run.model)
+    if (limit := base.fitting(run)) < run.max_length:
+        run = run.with_(max_length=limit)
     key = _key(run, sources, base)
     path = files.cached(key, lambda folder: _build(folder, run, sources, base))
     if _stale(path):
@@ -152,7 +171,7 @@ def _build(folder: Path, run: Run, sources: Mapping[str, Source], base: BaseMode
     """Encodes the rows into a new folder of the cache."""
     sets, report = loading.prepare(
         sources,
-        columns=run.columns,
+        **columns_of(run),
         gives=None if run.task == "auto" else tasks.get(run.task).GIVES,
         seed=run.seed,
         test_fraction=run.test_fraction,
@@ -162,7 +181,30 @@ def _build(folder: Path, run: Run, sources: Mapping[str, Source], base: BaseMode
         shuffled=run.shuffle_answers,
         folds=run.folds,
         fold=run.fold,
+        near=None if run.near_duplicates == "off" else run.near_duplicates,
     )
+    name, encoded = encode_sets(run, sets, report, base)
+    task = tasks.get(name)
+    meta = {
+        "task": name,
+        "stop_ids": task.stop_ids(rows.uncut(encoded["train"]), base.tokenizer),
+        "opening": task.opening(base.tokenizer),
+        "classes": _classes(encoded) if tasks.objective_of(name).HEAD == "labels" else [],
+    }
+    rows.write(folder / "rows", encoded, meta)
+    ages = {path: _age(path) for path in media_paths(sets)}
+    (folder / MEDIA).write_text(json.dumps(ages), encoding="utf-8")
+    (folder / "report.json").write_text(json.dumps(asdict(report)), encoding="utf-8")
+
+
+def encode_sets(
+    run: Run, sets: Mapping[str, Sequence[Example]], report: DataReport, base: BaseModel
+) -> tuple[str, dict[str, Rows]]:
+    """(the task, its rows) of sets that are split; rows that give none are added to the report.
+
+    Raises:
+        LorakitError: when the model cannot do the task, or training would be pointless.
+    """
     schema = registry.load("schemas", report.schema)
     name = run.task
     if name == "auto":
@@ -178,21 +220,20 @@ def _build(folder: Path, run: Run, sources: Mapping[str, Source], base: BaseMode
         **tasks.settings_of(task, run),
     )
     report.rejected += rejected
-    report.notes += base.notes + notes
-    meta = {
-        "task": name,
-        "stop_ids": task.stop_ids(rows.uncut(encoded["train"]), base.tokenizer),
-        "opening": task.opening(base.tokenizer),
-        "classes": _classes(encoded) if tasks.objective_of(name).HEAD == "labels" else [],
-    }
-    rows.write(folder / "rows", encoded, meta)
-    ages = {path: _age(path) for path in loading.media_paths(sets)}
-    (folder / MEDIA).write_text(json.dumps(ages), encoding="utf-8")
-    (folder / "report.json").write_text(json.dumps(asdict(report)), encoding="utf-8")
+    report.notes += [*base.notes, *notes]
+    return name, encoded
 
 
 def _classes(encoded: Mapping[str, Rows]) -> list[str]:
-    return sorted({name for some in encoded.values() for name in some.column("reference")})
+    """Numbers by their value, then words by the alphabet."""
+
+    def rank(name: str) -> tuple[bool, float, str]:
+        try:
+            return False, float(name), name
+        except ValueError:
+            return True, 0.0, name
+
+    return sorted({n for some in encoded.values() for n in some.column("reference")}, key=rank)
 
 
 def _age(path: str) -> list[int]:

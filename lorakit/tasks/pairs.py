@@ -18,7 +18,12 @@ def documents(row: Row) -> list[Document]:
     reference = row.get("base_logps", (0.0, 0.0))
     sides = ((row["ids"], row["targets"]), (row["rejected_ids"], row["rejected_targets"]))
     return [
-        Document(ids, targets, {"reference": logp, "length": float(np.sum(targets[1:]))}, unit)
+        Document(
+            ids,
+            targets,
+            values={"reference": logp, "length": float(np.sum(targets[1:]))},
+            unit=unit,
+        )
         for (ids, targets), logp, unit in zip(sides, reference, (1, 0), strict=True)
     ]
 

@@ -20,6 +20,7 @@ class Document:
 
     ids: Sequence[int]  # (T,)
     targets: Sequence[bool]  # (T,) True where the token is predicted; the first one never is
+    weights: Sequence[float] | None = None  # (T,) how much each target counts; None: once
     values: Mapping[str, float] = field(default_factory=dict)  # numbers that the objective needs
     unit: int | None = None  # how much it counts in the loss's denominator; None: its targets
 

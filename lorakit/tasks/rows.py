@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,8 @@ import numpy as np
 from lorakit import tasks
 from lorakit.common.errors import BadRow, LorakitError
 from lorakit.data.example import Example, Rejected
-from lorakit.data.loading import SETS
+from lorakit.data.quality import LOST
+from lorakit.data.sources import SETS
 from lorakit.runs.folder import read_meta
 from lorakit.tasks.objectives import labels, next_token
 from lorakit.tasks.protocol import Document, Row
@@ -140,6 +142,8 @@ def encode(
     for name, examples in sets.items():
         encoded[name], bad = _encode(examples, name, task, reader, max_length, group_by, settings)
         rejected += bad
+        counts = Counter(k for lost in encoded[name].column("lost") for k in lost or ())
+        notes += [f"{name}: {n:,} rows: {LOST[key]}" for key, n in counts.most_common()]
         cut = np.asarray(encoded[name].arrow("cut"))
         if cut.any():
             notes.append(
@@ -270,17 +274,19 @@ def write(folder: Path, encoded: Mapping[str, Rows], meta: Mapping[str, Any]) ->
     )
 
 
-def read(folder: Path, processor: Any = None) -> tuple[dict[str, Rows], dict[str, Any]]:
+def read(
+    folder: Path, processor: Any = None, sets: Sequence[str] = SETS
+) -> tuple[dict[str, Rows], dict[str, Any]]:
     """(set name -> rows, meta). A set without rows is absent. Raises `LorakitError` when there are none here.
 
-    `processor` is the model's, which a task with a medium needs to make its inputs.
+    `processor` is the model's, which a task with a medium needs to make its inputs. Only these `sets` are read.
     """
     import datasets
 
     try:
         meta = read_meta(folder)
         with quiet():
-            tables = {n: datasets.load_from_disk(folder / n) for n in SETS if (folder / n).is_dir()}
+            tables = {n: datasets.load_from_disk(folder / n) for n in sets if (folder / n).is_dir()}
             for table in (
                 tables.values()
             ):  # Arrow trusts offsets: a damaged one would end the process without a word

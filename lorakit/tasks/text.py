@@ -20,7 +20,12 @@ COLUMNS = {"ids": ["int32"], "targets": ["bool"], "cut": "int32"}
 
 def encode(example: Example, tokenizer: Any, max_length: int) -> list[dict]:
     """Pieces of at most `max_length` tokens; the end-of-sequence token closes the last."""
-    ids = tokenizer(example.fields["text"], verbose=False)["input_ids"]
+    text, bos, eos = example.fields["text"], tokenizer.bos_token_id, tokenizer.eos_token
+    if eos and text.rstrip().endswith(eos):
+        text = text.rstrip()  # the end is written out already
+    ids = tokenizer(text, verbose=False)["input_ids"]
+    while bos is not None and ids[:2] == [bos, bos]:  # the beginning too
+        ids = ids[1:]
     if tokenizer.eos_token_id is not None and (not ids or ids[-1] != tokenizer.eos_token_id):
         ids = [*ids, tokenizer.eos_token_id]
     if len(ids) < 2:

@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lorakit.common.errors import LorakitError
-from lorakit.data import loading
+from lorakit.data import duplicates, loading, sources, splitting
 from lorakit.data import minhash as near
 from lorakit.data.example import Example
+from lorakit.data.report import DataReport
 
 WORDS = [
     "river",
@@ -30,7 +31,7 @@ WORDS = [
 ]
 
 LOST_PROMPT = "column 'prompt' (or question, query, problem, input) is missing"
-LOST_ANSWER = "column 'completion' (or answer, response, solution, output) is missing"
+LOST_ANSWER = "column 'completion' (or response, solution, output, answer) is missing"
 
 
 def write(folder, rows, name="rows.jsonl"):
@@ -129,7 +130,7 @@ def test_nothing_vanishes(tmp_path_factory, rows):
         (
             {"text": "t", "prompt": "p", "response": "r"},
             "prompt_completion",
-            "'prompt' and 'response'",
+            "'prompt' and 'response', which say more than 'text' (`columns` decides otherwise)",
         ),
     ],
 )
@@ -188,7 +189,7 @@ def test_files_that_cannot_be_used(tmp_path):
         ("b.jsonl", "{\n[", r"no usable row; the first: b\.jsonl:1: broken JSON"),
         ("c.jsonl", '{"text": ""}', r"no usable row; the first: c\.jsonl:1: 'text' is empty"),
         ("d.jsonl", '{"words": 1}', r"the columns words fit no schema .*columns: \{prompt: "),
-        ("e.xlsx", "", r"no format reads '\.xlsx'; known endings: .*\.json.*\.jsonl"),
+        ("e.docx", "", r"no format reads '\.docx'; known endings: .*\.json.*\.jsonl"),
     ):
         (tmp_path / name).write_text(content)
         with pytest.raises(LorakitError, match=words):
@@ -222,21 +223,21 @@ def test_the_hash_is_the_files(tmp_path):
 
 def test_split_is_seeded_disjoint_and_of_the_sizes_asked_for():
     rows = [qa(f"question number {i}", row=i) for i in range(100)]
-    sets = loading.split(rows, validation_fraction=0.2, test_fraction=0.1, seed=3)
+    sets = splitting.split(rows, validation_fraction=0.2, test_fraction=0.1, seed=3)
     assert {n: len(s) for n, s in sets.items()} == {"train": 70, "validation": 20, "test": 10}
     assert sorted(e.row for s in sets.values() for e in s) == list(range(100))
     again, other = (
-        loading.split(rows, validation_fraction=0.2, test_fraction=0.1, seed=s) for s in (3, 4)
+        splitting.split(rows, validation_fraction=0.2, test_fraction=0.1, seed=s) for s in (3, 4)
     )
     listed = [{name: list(rows) for name, rows in s.items()} for s in (sets, again, other)]
     assert listed[1] == listed[0] != listed[2]
     assert [e.row for e in sets["train"]] != sorted(e.row for e in sets["train"])
-    whole = loading.split(rows, validation_fraction=0, test_fraction=0)
+    whole = splitting.split(rows, validation_fraction=0, test_fraction=0)
     assert {n: len(s) for n, s in whole.items()} == {"train": 100, "validation": 0, "test": 0}
 
 
 def test_a_share_is_at_least_one_row():
-    sets = loading.split([qa(f"question number {i}", row=i) for i in range(3)])
+    sets = splitting.split([qa(f"question number {i}", row=i) for i in range(3)])
     assert {n: len(s) for n, s in sets.items()} == {"train": 1, "validation": 1, "test": 1}
 
 
@@ -255,13 +256,13 @@ def test_a_share_is_at_least_one_row():
 )
 def test_too_few_rows(n, fractions, words):
     with pytest.raises(LorakitError, match=words):
-        loading.split([qa(f"question number {i}") for i in range(n)], **fractions)
+        splitting.split([qa(f"question number {i}") for i in range(n)], **fractions)
 
 
 def test_one_large_group_leaves_no_row_to_test():
     rows = [qa(f"question number {i}", row=i, leaf="a") for i in range(20)]
     with pytest.raises(LorakitError, match="20 rows in 1 groups leave no test row"):
-        loading.split(rows, group_by="leaf")
+        splitting.split(rows, group_by="leaf")
 
 
 def test_repeated_rows_are_named_with_the_first():
@@ -271,12 +272,16 @@ def test_repeated_rows_are_named_with_the_first():
         qa("Is it?", "No.", 3),
         qa("Who comes?", "They.", 4),
         qa("Is the well safe?", "Yes.", 5),
+        qa("Is the well safe?", "No.", 6),
     ]
-    report = loading.DataReport(file="f")
-    sets = loading.split(rows, report=report, validation_fraction=0, test_fraction=0.25)
-    assert [(r.where, r.reason) for r in report.rejected] == [("f:2", "repeats f:1")]
-    assert sorted(e.row for s in sets.values() for e in s) == [1, 3, 4, 5]
-    assert report.sets == {"train": 3, "validation": 0, "test": 1}
+    report = DataReport(file="f")
+    sets = splitting.split(rows, report=report, validation_fraction=0, test_fraction=0.25)
+    assert [(r.where, r.reason) for r in report.rejected] == [("f:6", "repeats f:1")]
+    assert sorted(e.row for s in sets.values() for e in s) == [1, 2, 3, 4, 5]
+    (together,) = [
+        {1, 2, 5} & {e.row for e in s} for s in sets.values() if {1, 2, 5} & {e.row for e in s}
+    ]
+    assert together == {1, 2, 5} and report.sets == {"train": 4, "validation": 0, "test": 1}
 
 
 @settings(max_examples=25, deadline=None, derandomize=True)
@@ -294,11 +299,13 @@ def test_near_duplicates_never_stand_in_two_sets(seed, families, size):
             family[len(rows)] = f
             rows.append(qa(" ".join(copy), "yes it is", len(rows)))
     rng.shuffle(rows)
-    report = loading.DataReport(file="f")
+    report = DataReport(file="f")
     rows += [
         qa(sentence(rng, 120), row=1000 + i) for i in range(2)
     ]  # so that no set can stay empty
-    sets = loading.split(rows, seed=seed, validation_fraction=0.2, test_fraction=0.2, report=report)
+    sets = splitting.split(
+        rows, seed=seed, validation_fraction=0.2, test_fraction=0.2, report=report
+    )
     homes = Counter((family.get(e.row, e.row), name) for name, s in sets.items() for e in s)
     assert len({f for f, _ in homes}) == len(homes) == families + 2
     assert sum(homes.values()) + len(report.rejected) == len(rows)
@@ -320,22 +327,26 @@ def test_pairs_around_the_border_of_near():
             for place in range(6, 6 + 10 * changes, 10):
                 other[place] = "changed"
             one, two = qa(" ".join(words)), qa(" ".join(other))
-            assert 0.85 < jaccard(loading.text(one), loading.text(two)) < 0.87 or kind == "apart"
-            assert 0.55 < jaccard(loading.text(one), loading.text(two)) < 0.62 or kind == "near"
-            found[kind] += bool(loading.near_pairs([one, two]))
+            assert (
+                0.85 < jaccard(duplicates.text(one), duplicates.text(two)) < 0.87 or kind == "apart"
+            )
+            assert (
+                0.55 < jaccard(duplicates.text(one), duplicates.text(two)) < 0.62 or kind == "near"
+            )
+            found[kind] += bool(duplicates.near_pairs([one, two]))
     assert found["near"] >= 54 and found["apart"] == 0
 
 
 def test_many_that_resemble_each_other_cost_little():
-    """3,000 texts in one wording with a number at its end, equal to some others: one group, and nothing else in it."""
+    """3,000 texts in one wording, which tells nothing, with a number at its end: the two of a number belong together."""
     wording = " ".join(f"word{i}" for i in range(40))
     texts = [f"{wording} {i % 1500}" for i in range(3000)] + [
         f"{i} other words than {i * 7} there" for i in range(50)
     ]
     start = time.process_time()
-    homes = loading.joined(len(texts), near.pairs(texts, 0.8))
+    homes = duplicates.joined(len(texts), near.pairs(texts, 0.8))
     assert time.process_time() - start < 10
-    assert homes.tolist() == [0] * 3000 + list(range(3000, 3050))
+    assert homes.tolist() == [i % 1500 for i in range(3000)] + list(range(3000, 3050))
     assert near.pairs([], 0.8) == near.pairs(["", "one"], 0.8) == []
     assert near.pairs(["one two"] * 3, 0.8) == [(0, 1), (0, 2)]
 
@@ -346,13 +357,15 @@ def test_rows_without_three_words_are_compared_whole():
         e.with_fields({"text": t})
         for e, t in zip(rows, ("yes", "no", "yes no", "maybe"), strict=True)
     ]
-    assert loading.near_pairs(rows) == []
+    assert duplicates.near_pairs(rows) == []
 
 
 def test_group_by_keeps_equal_values_together():
     rng = random.Random(1)
     rows = [qa(sentence(rng), row=i, leaf=f"leaf {i % 12}", none=None) for i in range(60)]
-    sets = loading.split(rows, seed=1, validation_fraction=0.2, test_fraction=0.2, group_by="leaf")
+    sets = splitting.split(
+        rows, seed=1, validation_fraction=0.2, test_fraction=0.2, group_by="leaf"
+    )
     homes = {e.fields["columns"]["leaf"]: set() for e in rows}
     for name, examples in sets.items():
         for e in examples:
@@ -361,7 +374,7 @@ def test_group_by_keeps_equal_values_together():
     assert {n: len(s) for n, s in sets.items()} == {"train": 40, "validation": 10, "test": 10}
     for column in ("leef", "none"):
         with pytest.raises(LorakitError, match=f"group_by='{column}': no row has that column"):
-            loading.split(rows, group_by=column)
+            splitting.split(rows, group_by=column)
 
 
 def test_groups_and_near_duplicates_join():
@@ -376,7 +389,7 @@ def test_groups_and_near_duplicates_join():
         *(qa(sentence(rng), row=i, leaf=i) for i in range(5, 17)),
     ]
     for seed in range(5):
-        sets = loading.split(
+        sets = splitting.split(
             rows, seed=seed, validation_fraction=0.25, test_fraction=0.25, group_by="leaf"
         )
         assert len({n for n, s in sets.items() for e in s if e.row <= 4}) == 1
@@ -392,7 +405,7 @@ def test_given_sets_are_taken_whole_and_nothing_leaks(tmp_path):
     test = [*pairs(4, "t"), {"prompt": near[1], "completion": "x"}, pairs(20)[7]]
     validation = [*pairs(3, "v"), {"prompt": near[2], "completion": "x"}, pairs(4, "t")[0]]
     sets, report = loading.prepare(
-        loading.sources(
+        sources.of_run(
             write(tmp_path, train, "train.jsonl"),
             test_data=write(tmp_path, test, "t.jsonl"),
             validation_data=write(tmp_path, validation, "v.jsonl"),
@@ -415,15 +428,15 @@ def test_given_sets_are_taken_whole_and_nothing_leaks(tmp_path):
 def test_a_bad_row_of_a_given_set_is_named_and_its_content_is_part_of_the_hash(tmp_path):
     train = write(tmp_path, pairs(20), "train.jsonl")
     test = write(tmp_path, [*pairs(2, "t"), "{"], "t.jsonl")
-    sets, report = loading.prepare(loading.sources(train, test_data=test))
+    sets, report = loading.prepare(sources.of_run(train, test_data=test))
     assert len(sets["test"]) == 2 and [r.where for r in report.rejected] == ["t.jsonl:3"]
     write(tmp_path, [*pairs(2, "u"), "{"], "t.jsonl")
-    assert loading.prepare(loading.sources(train, test_data=test))[1].sha256 != report.sha256
+    assert loading.prepare(sources.of_run(train, test_data=test))[1].sha256 != report.sha256
     with pytest.raises(
         LorakitError, match=r"t\.jsonl: the columns text fit no schema \(.*prompt_completion"
     ):
         loading.prepare(
-            loading.sources(train, test_data=write(tmp_path, [{"text": "t"}], "t.jsonl"))
+            sources.of_run(train, test_data=write(tmp_path, [{"text": "t"}], "t.jsonl"))
         )
 
 
@@ -434,7 +447,7 @@ def test_shuffled_answers_are_the_same_answers_elsewhere():
     rows = [qa(f"question {i}", f"answer {i}", i) for i in range(40)]
     rows[0].fields["messages"][:0] = [{"role": "system", "content": "be brief"}]
     rows[1].fields["messages"] += qa("more?", "last").fields["messages"]
-    shuffled = loading.shuffle_answers(rows, seed=5)
+    shuffled = splitting.shuffle_answers(rows, seed=5)
     turns = [
         [[(m["role"], m["content"]) for m in e.fields["messages"]] for e in s]
         for s in (rows, shuffled)
@@ -445,16 +458,18 @@ def test_shuffled_answers_are_the_same_answers_elsewhere():
     assert sorted(answers[0]) == sorted(answers[1]) and len(answers[0]) == 41
     assert sum(a == b for a, b in zip(*answers, strict=True)) <= 4
     assert (
-        loading.shuffle_answers(rows, seed=5) == shuffled != loading.shuffle_answers(rows, seed=6)
+        splitting.shuffle_answers(rows, seed=5)
+        == shuffled
+        != splitting.shuffle_answers(rows, seed=6)
     )
     with pytest.raises(LorakitError, match="leave it out for plain text"):
-        loading.shuffle_answers([Example({"text": "t"}, "f", 1)], seed=0)
+        splitting.shuffle_answers([Example({"text": "t"}, "f", 1)], seed=0)
 
 
 def test_a_control_leaves_the_test_rows_alone(tmp_path):
     path = write(tmp_path, pairs(40))
-    plain, _ = loading.prepare(loading.sources(path))
-    control, report = loading.prepare(loading.sources(path), shuffled=True)
+    plain, _ = loading.prepare(sources.of_run(path))
+    control, report = loading.prepare(sources.of_run(path), shuffled=True)
     assert list(control["test"]) == list(plain["test"])
     for name in ("train", "validation"):
         assert asked(control[name]) == asked(plain[name])
@@ -465,6 +480,6 @@ def test_a_control_leaves_the_test_rows_alone(tmp_path):
 
 @pytest.mark.parametrize("name", ["relief.jsonl", "triage.jsonl"])
 def test_shipped_data_splits(name):
-    sets, report = loading.prepare(loading.sources(str(ROOT / "data" / name)))
+    sets, report = loading.prepare(sources.of_run(str(ROOT / "data" / name)))
     assert sum(map(len, sets.values())) + len(report.rejected) == report.rows
     assert min(map(len, sets.values())) >= 20

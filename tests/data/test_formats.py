@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 
 from lorakit.common import registry
 from lorakit.common.errors import LorakitError
-from lorakit.data import formats
+from lorakit.data import formats, sources
 from lorakit.data import loading as data
 from lorakit.data.example import Example, Rejected
 from lorakit.data.formats import csv as csv_format
@@ -1161,10 +1161,10 @@ def test_shipped_files_load_without_a_rejected_row(path):
     ],
 )
 def test_shipped_folders_and_pairs_load_without_a_rejected_row(name, format, schema):
-    source = data.source(str(DATA / "examples" / name), format)
+    source = sources.source(str(DATA / "examples" / name), format)
     examples, report = data.load(source)
     assert report.schema == schema and report.rejected == [] and len(examples) == report.rows == 6
-    assert isinstance(format, dict) or data.source(str(DATA / "examples" / name)) == source
+    assert isinstance(format, dict) or sources.source(str(DATA / "examples" / name)) == source
 
 
 def test_relief_covers_its_domains():

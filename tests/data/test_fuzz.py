@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from lorakit.common.errors import LorakitError
 from lorakit.data import loading
+from lorakit.data.example import Example
 
 SLOWEST = 1.0  # CPU seconds that one file of a few kilobytes may take
 
@@ -66,7 +67,7 @@ def test_every_seed_is_whole(tmp_path, tokenizer):
             found = list(
                 fuzz.FORMATS[name].read(path, **{"target": "target"} if name == "parallel" else {})
             )
-            assert found and any(isinstance(row, loading.Example) for row in found), content
+            assert found and any(isinstance(row, Example) for row in found), content
 
 
 # No row vanishes

@@ -12,7 +12,7 @@ import pytest
 from helpers.paths import ROOT
 from PIL import Image
 
-from lorakit.data import loading, media
+from lorakit.data import loading, media, sources
 
 DATA = ROOT / "data"
 LEAF = {"folder": {"options": {"images": {"names": "{label}_{leaf}_{shot}"}}}}
@@ -56,7 +56,7 @@ def test_leaves_are_all_there():
 
 
 def test_no_leaf_is_in_two_sets_and_none_resembles_another():
-    source = loading.source(str(DATA / "leaves"), LEAF)
+    source = sources.source(str(DATA / "leaves"), LEAF)
     sets, report = loading.prepare(
         {"train": source}, group_by="leaf", validation_fraction=0.15, test_fraction=0.2
     )
@@ -85,7 +85,7 @@ def test_the_digits_are_what_their_program_sings(maker):
 
 def test_digits_are_heard_with_their_words_and_speakers():
     rows, report = loading.load(
-        loading.source(str(DATA / "digits"), DIGIT), columns={"text": "word"}
+        sources.source(str(DATA / "digits"), DIGIT), columns={"text": "word"}
     )
     assert (report.schema, report.rows, report.rejected) == ("sound_text", 80, [])
     (row,) = [r for r in rows if r.file.endswith("seven_ben_1.wav")]

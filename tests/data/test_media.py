@@ -9,7 +9,7 @@ import soundfile
 from PIL import Image
 
 from lorakit.common.errors import BadRow, LorakitError
-from lorakit.data import loading, media
+from lorakit.data import loading, media, sources, splitting
 from lorakit.data.example import Example, Rejected
 from lorakit.data.schemas import image_messages
 from lorakit.tasks.classify_image import augmented
@@ -183,7 +183,7 @@ def test_a_folder_per_class(tmp_path):
 def test_columns_from_the_names_of_files(tmp_path):
     folder = leaves(tmp_path / "leaves")
     (folder / "rust" / "strange.png").write_bytes((folder / "rust" / "rust_0_a.png").read_bytes())
-    it = loading.source(
+    it = sources.source(
         str(folder), {"folder": {"options": {"images": {"names": "{kind}_{leaf}_{shot}"}}}}
     )
     examples, report = loading.load(it)
@@ -191,7 +191,7 @@ def test_columns_from_the_names_of_files(tmp_path):
     assert report.rejected[0].reason == "the name is none of the form '{kind}_{leaf}_{shot}'"
     with pytest.raises(LorakitError, match="finds no column"):
         loading.load(
-            loading.source(str(folder), {"folder": {"options": {"images": {"names": "leaf"}}}})
+            sources.source(str(folder), {"folder": {"options": {"images": {"names": "leaf"}}}})
         )
 
 
@@ -240,7 +240,7 @@ def test_recordings_with_their_words_in_the_name_or_beside(tmp_path):
         soundfile.write(folder / f"{name}.wav", tone(8000), 8000)
     settings = {"folder": {"options": {"sounds": {"names": "{digit}_{speaker}_{take}"}}}}
     examples, report = loading.load(
-        loading.source(str(folder), settings), columns={"text": "{digit}"}
+        sources.source(str(folder), settings), columns={"text": "{digit}"}
     )
     assert report.schema == "sound_text" and [e.fields["text"] for e in examples] == ["3", "7"]
     for name, words in {"7_ann_0": "seven", "3_ben_1": "three"}.items():
@@ -257,7 +257,7 @@ def test_equal_pictures_are_dropped_and_like_ones_stay_together(tmp_path):
         leaf.resize((48, 48)).save(folder / ("rust", "spot")[i % 2] / f"{i}_small.jpg", quality=70)
     (folder / "rust" / "0_again.png").write_bytes((folder / "rust" / "0.png").read_bytes())
     examples, report = loading.load(str(folder))
-    sets = loading.split(examples, report=report, validation_fraction=0.2, test_fraction=0.2)
+    sets = splitting.split(examples, report=report, validation_fraction=0.2, test_fraction=0.2)
     assert [r.reason for r in report.rejected] == [
         "repeats leaves/rust/0.png:1"
     ] and report.near_duplicates == 24
@@ -303,7 +303,7 @@ def test_folds_hold_every_row_once_and_whole_groups():
     ]
     tests = []
     for fold in (1, 2, 3, 4, None):
-        sets = loading.split(rows, group_by="leaf", folds=4, fold=fold, validation_fraction=0.1)
+        sets = splitting.split(rows, group_by="leaf", folds=4, fold=fold, validation_fraction=0.1)
         tests.append({row.row for row in sets["test"]})
         leaf = {
             name: {row.fields["columns"]["leaf"] for row in some} for name, some in sets.items()
@@ -315,11 +315,11 @@ def test_folds_hold_every_row_once_and_whole_groups():
     )
     assert max(map(len, tests[:4])) - min(map(len, tests[:4])) <= 3
     with pytest.raises(LorakitError, match="cannot be parted into folds=30"):
-        loading.split(rows, group_by="leaf", folds=30, fold=1)
+        splitting.split(rows, group_by="leaf", folds=30, fold=1)
 
 
 def test_a_file_that_is_no_picture_is_a_row_left_out(tmp_path):
     folder = leaves(tmp_path / "leaves")
     (folder / "rust" / "rust_9_a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(40))
-    found = list(loading.stream(loading.source(str(folder)), loading.DataReport("")))
+    found = list(loading.read(sources.source(str(folder))).rows)
     assert [type(row) for row in found].count(Rejected) == 1

@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 
 from lorakit.common.errors import BadRow
+from lorakit.data.duplicates import fingerprint
 from lorakit.data.example import Example
-from lorakit.data.loading import find_schema, fingerprint, swap_answers
+from lorakit.data.matching import find_schema
 from lorakit.data.quality import preferences as quality
 from lorakit.data.schemas import preference
+from lorakit.data.splitting import swap_answers
 
 Q, GOOD, BAD = "Is the well safe?", "Boil it first.", "Yes, drink it."
 USER, ASSISTANT = {"role": "user", "content": Q}, "assistant"

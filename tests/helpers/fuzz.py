@@ -12,7 +12,7 @@ from pyarrow import parquet
 
 from lorakit.common import registry
 from lorakit.common.errors import BadRow, LorakitError
-from lorakit.data import loading
+from lorakit.data import duplicates, loading
 from lorakit.data.example import Example
 
 FORMATS, SCHEMAS, TASKS = (registry.modules(folder) for folder in ("formats", "schemas", "tasks"))
@@ -188,7 +188,7 @@ def tried(name, options, path, tokenizer):
         assert str(error).strip()
     for row in used[:2]:
         pickle.dumps(row.fields)  # as it is put aside
-        loading.fingerprint(row)
+        duplicates.fingerprint(row)
         try:
             encoded = task.encode(row, tokenizer, 64)
         except BadRow:
@@ -214,10 +214,8 @@ def converted(row):
 
 def streamed(rows):
     """(task, usable rows) as a run finds them; each row is usable or rejected."""
-    report = loading.DataReport("")
-    found = list(
-        loading.stream(SimpleNamespace(name="f", format="", read=lambda: iter(rows)), report)
-    )
-    assert report.rows == len(rows) == len(found)
-    task = next(task for task in TASKS.values() if task.GIVES == SCHEMAS[report.schema].GIVES)
+    reading = loading.read(SimpleNamespace(name="f", format="", path="f", read=lambda: iter(rows)))
+    found = list(reading.rows)
+    assert len(rows) == len(found)
+    task = next(task for task in TASKS.values() if task.GIVES == SCHEMAS[reading.schema].GIVES)
     return task, [row for row in found if isinstance(row, Example)]

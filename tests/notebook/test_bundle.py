@@ -22,8 +22,8 @@ from packaging.markers import default_environment
 import lorakit
 from lorakit.cli import main
 from lorakit.common.errors import LorakitError
-from lorakit.data.loading import example_data
-from lorakit.data.loading import source as found
+from lorakit.data.sources import example_data
+from lorakit.data.sources import source as found
 from lorakit.notebook.bundle import installer, rewrite, wheels
 from lorakit.notebook.execute import execute
 

@@ -20,6 +20,7 @@ from lorakit.models import base_model
 from lorakit.tasks import chat, rows, text
 from lorakit.tasks.batches import collate
 from lorakit.tasks.preview import Preview
+from lorakit.tasks.template import render
 
 TURNS = (
     "{{ bos_token }}{% for m in messages %}{{ m['role'][0] }}:{{ m['content'] }}"
@@ -156,7 +157,8 @@ def test_an_answer_made_of_the_end_tokens_letters(answer):
 
 def test_an_end_token_written_inside_an_answer_does_not_end_it():
     (row,) = encode(bytewise(), talk("hi", "x</s>y"))
-    assert letters(row) == ("▲u:hi\na:x▼y▼", "000000001111")
+    assert letters(row) == ("▲u:hi\na:x</s>y▼", "000000001111111")
+    assert row["lost"] == ["control"]
 
 
 def test_padding_and_bos_are_never_targets_though_the_end_token_is():
@@ -191,8 +193,8 @@ CHATML, THINK = "<|im_end|>", "<think>\n\n</think>\n\n"
 STOCK = {
     "cohere": ("<|END_OF_TURN_TOKEN|>", "", 1),
     "cohere2": ("<|END_RESPONSE|><|END_OF_TURN_TOKEN|>", "", 1),
-    "deepseek_r1_distill": ("<｜end▁of▁sentence｜>", "", 1),
-    "deepseekv3": ("<｜end▁of▁sentence｜>", "", 1),
+    "deepseek_r1_distill": ("<｜end▁of▁sentence｜>", "\n</think>\n\n", 2),
+    "deepseekv3": ("<｜end▁of▁sentence｜>", "\n</think>\n\n", 2),
     "gemma": ("<end_of_turn>", "", 1),
     "gemma3": ("<end_of_turn>", "", 1),
     "gemma4": ("<turn|>", "", 1),
@@ -202,7 +204,7 @@ STOCK = {
     "llama3_1": ("<|eot_id|>", "", 1),
     "llama3_2": ("<|eot_id|>", "", 1),
     "muse_glimmer": ("<|eot|>", " to=user<|message|>", 1),
-    "nemotron_3_nano": (CHATML, "", 1),
+    "nemotron_3_nano": (CHATML, "</think>", 2),
     "phi3": ("<|end|>", "", 1),
     "phi3_5": ("<|end|>", "", 1),
     "qwen2_5": (CHATML, "", 1),
@@ -215,7 +217,7 @@ STOCK = {
     "qwen3_instruct_2507": (CHATML, "", 1),
     "qwen3_vl": (CHATML, "", 1),
 }
-# These ask with an opened thought and render answers without: the prompt is what stands before the content.
+# These ask with an opened thought and render answers without: training closes the thought that it is asked with.
 ASKS_OTHERWISE = {"deepseek_r1_distill", "deepseekv3", "nemotron_3_nano"}
 # name -> (before, after): what TRL's own training template marks beside our stretch of the same turn.
 TRL = {
@@ -240,7 +242,7 @@ TRL = {
     **dict.fromkeys(("deepseek_r1_distill", "deepseekv3"), ("<｜Assistant｜>", "")),
     "gptoss": ("<|start|>assistant", ""),
     "muse_glimmer": ("<|start|>assistant", ""),
-    "nemotron_3_nano": ("<think></think>", "\n"),
+    "nemotron_3_nano": ("<think>", "\n"),
     "qwen3_5_nothink": (THINK, "\n"),
     **dict.fromkeys(("qwen3_5_think", "qwen3_6", "qwen3_8"), ("<think>\n", "\n")),
 }
@@ -295,12 +297,11 @@ def test_stock_templates_train_the_answers_and_nothing_else(name, conversation):
     assert len(encoded) == (1 if len(answers) == 1 else several)
     # The prompt is what the template asks with, and prompt and answer are what it renders.
     history = messages[:-1]
-    asked, whole = (
-        chat.render(tokenizer, m, ask) for m, ask in ((history, True), (messages, False))
-    )
+    asked, whole = (render(tokenizer, m, ask) for m, ask in ((history, True), (messages, False)))
     prompt = tokenizer.decode(encoded[-1]["ids"][: encoded[-1]["answer_start"]])
-    assert (prompt == asked) == (name not in ASKS_OTHERWISE)
-    assert whole.startswith(prompt + lead + answers[-1] + end)
+    assert prompt == asked
+    if name not in ASKS_OTHERWISE:
+        assert whole.startswith(prompt + lead + answers[-1] + end)
     assert chat.prompt_ids(tokenizer, history) == encoded[-1]["ids"][: encoded[-1]["answer_start"]]
     assert tokenizer.decode(chat.stop_ids(encoded, tokenizer)) == (
         end if name != "cohere2" else end[16:]
@@ -319,6 +320,8 @@ def test_against_generation_marks(name):
     )
     mine = [t for row in encode(ours, messages) for t in trained(ours, row)]
     before, after = TRL[name]
+    if "deepseek" in name:  # TRL renders no thought, though generation is asked with an open one
+        mine = [t.removeprefix(STOCK[name][1]) for t in mine]
     expected = [before + t + after for t in mine]
     if (
         name == "gptoss"

@@ -46,12 +46,16 @@ def read(
     with text(path, newline="") as file:  # csv finds the line ends itself: some stand inside a cell
         lines = (line for _, line in numbered(file, path, f"is a quote never closed? {DOUBLE}"))
         start = list(_start(lines))
+        passed, delimiter = _preamble(start, delimiter)
+        start = start[passed:]
         dialect, sample = _dialect(start, delimiter)
         named = _names(sample, header, path)
         width = _width(sample) or "".join(start[:1]).count(dialect["delimiter"]) + 1
         names = named or [str(column) for column in range(1, width + 1)]
-        records = _records(_Lines(chain(start, lines)), dialect, len(names), path)
+        records = _records(_Lines(chain(start, lines), passed), dialect, len(names), path)
         for row, cells in islice(records, bool(named), None):
+            if cells is not None and not any(cells[len(names) :]):
+                cells = cells[: len(names)]  # delimiters at the end of a line
             if cells is None:
                 yield Rejected(path.name, row, f"a quote in the middle of a quoted cell; {DOUBLE}")
             elif len(cells) != len(names):
@@ -71,6 +75,36 @@ def _check(path: Path, delimiter: Any, header: Any) -> None:
         )
     if header is not None and not isinstance(header, bool):
         raise LorakitError(f"{path}: header={header!r} is neither true nor false")
+
+
+# What stands before the header
+
+SEP = re.compile(r"\ufeff?\"?sep=(.)\"?\s*", re.IGNORECASE)
+TITLES = 5  # lines at most
+COMMON = {*"prompt completion question answer text label instruction input output response".split()}
+
+
+def _preamble(start: list[str], delimiter: str | None) -> tuple[int, str | None]:
+    """(lines before the header, the delimiter): Excel's `sep=;`, and titles above a table."""
+    passed = 0
+    if start and (found := SEP.fullmatch(start[0])):
+        passed, delimiter = 1, delimiter or found[1]
+    for titles in range(1, min(TITLES, len(start) - passed - 2) + 1):
+        line = start[passed + titles - 1].strip("\r\n" + (delimiter or DELIMITERS) + " ")
+        if any(one in line for one in delimiter or DELIMITERS) or '"' in line:
+            break
+        rest = start[passed + titles :]
+        _, sample = _dialect(rest, delimiter)
+        named = [cell.strip() for cell in (sample[0] if sample else None) or ()]
+        while named and not named[-1]:
+            named.pop()  # delimiters at the end of every line
+        above = start[passed : passed + titles]
+        apart = any(not line.strip() or line.strip("\r\n")[-1:] in DELIMITERS for line in above)
+        if named and _regular(sample) == 1 and not any(map(_is_data, named)):
+            known = {name.lower() for name in named} & COMMON
+            if len(sample) > 1 and (apart or len(known) > 1):
+                return passed + titles, delimiter
+    return passed, delimiter
 
 
 # The dialect, from the first records
@@ -131,6 +165,8 @@ def _names(sample: list[Cells], header: bool | None, path: Path) -> list[str]:
     """What the columns are called by the first record; nothing when it is data."""
     first, second = [*sample, None, None][:2]
     names = [name.strip() for name in first or ()]
+    while len(names) > 1 and not names[-1] and _blank_column(sample, len(names) - 1):
+        names.pop()  # delimiters at the end of every line
     if names and not names[0] and all(names[1:]) and second and second[0].isdecimal():
         names[0] = "Unnamed: 0"  # pandas writes row numbers, and calls them so when it reads them
     if header is False or (header is None and any(map(_is_data, names))):
@@ -149,6 +185,12 @@ def _names(sample: list[Cells], header: bool | None, path: Path) -> list[str]:
     return names
 
 
+def _blank_column(sample: list[Cells], column: int) -> bool:
+    """Whether nine in ten records have nothing in this column or behind it."""
+    filled = sum(any(cells[column:]) for cells in sample if cells)
+    return filled * 10 <= len(sample)
+
+
 def _is_data(cell: str) -> bool:
     """Whether this is no column's name: empty, too long, a number, a date, a time."""
     try:
@@ -164,8 +206,8 @@ def _is_data(cell: str) -> bool:
 class _Lines:
     """Lines one by one. Those of the record at hand are held, so that it can be read in another way."""
 
-    def __init__(self, lines: Iterable[str]):
-        self.lines, self.last = iter(lines), 0  # number of the line read last
+    def __init__(self, lines: Iterable[str], passed: int = 0):
+        self.lines, self.last = iter(lines), passed  # number of the line read last
         self.begin()
 
     def __iter__(self) -> _Lines:

@@ -16,6 +16,7 @@ from typing import Any
 from lorakit.common import registry
 from lorakit.common.errors import LorakitError
 from lorakit.data.example import Example, Rejected
+from lorakit.data.splits import official, split_of
 
 SUFFIXES = ()
 ABOUT = (
@@ -36,15 +37,18 @@ def takes(path: str | Path) -> bool:
     return Path(path).is_dir() and not _whole(Path(path), _formats())
 
 
-def read(path: str | Path, *, options: Options | None = None) -> Iterator[Example | Rejected]:
+def read(
+    path: str | Path, *, options: Options | None = None, split: str | None = None
+) -> Iterator[Example | Rejected]:
     """The rows of every file in the order of the names; `options` are those of the formats: {txt: {sample: file}}.
 
     Hidden files, unknown endings, and a README or a licence are passed over; so are pictures and sounds beside a table,
-    whose rows speak of them, and plain text beside pictures and sounds.
+    whose rows speak of them, and plain text beside pictures and sounds. Of a folder with official splits, `split` names
+    the one that is read.
     """
     path, options = Path(path), _checked(options)
     top = path.resolve().name
-    for part, name in _parts(path):
+    for part, name in _of_split(path, split):
         place = Path(top, part.relative_to(path)).parent
         for row in registry.load("formats", name).read(part, **options.get(name, {})):
             file = (
@@ -53,10 +57,22 @@ def read(path: str | Path, *, options: Options | None = None) -> Iterator[Exampl
             yield dataclasses.replace(row, file=file)
 
 
-def files(path: str | Path, *, options: Options | None = None) -> list[Path]:
+def splits(
+    path: str | Path, *, options: Options | None = None, split: str | None = None
+) -> list[str]:
+    """The official splits of a folder, [] where its names tell of none or one is chosen already."""
+    if split is not None:
+        return []
+    found = [split_of(part.relative_to(path).as_posix()) for part, _ in _parts(Path(path))]
+    return list(dict.fromkeys(filter(None, found))) if official(found) else []
+
+
+def files(
+    path: str | Path, *, options: Options | None = None, split: str | None = None
+) -> list[Path]:
     """Every file that holds rows, in the order in which they are read."""
     options, found = _checked(options), []
-    for part, name in _parts(Path(path)):
+    for part, name in _of_split(Path(path), split):
         module = registry.load("formats", name)
         found += module.files(part, **options.get(name, {})) if hasattr(module, "files") else [part]
     return found
@@ -77,6 +93,19 @@ def _checked(options: Options | None) -> Options:
         except TypeError as error:
             raise LorakitError(f"options of {name}: {error}") from None
     return options
+
+
+def _of_split(path: Path, split: str | None) -> list[tuple[Path, str]]:
+    """What is read of one split, or of the whole folder."""
+    parts = _parts(path)
+    if split is None:
+        return parts
+    named = [(split_of(part.relative_to(path).as_posix()), part, name) for part, name in parts]
+    kept = [(part, name) for found, part, name in named if found == split]
+    if not kept:
+        known = ", ".join(sorted({found for found, _, _ in named if found})) or "none"
+        raise LorakitError(f"{path}: no file of it is of the split {split!r} (splits: {known})")
+    return kept
 
 
 def _parts(path: Path) -> list[tuple[Path, str]]:

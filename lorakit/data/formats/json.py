@@ -12,6 +12,7 @@ from pathlib import Path
 from lorakit.common.errors import LorakitError
 from lorakit.data.example import Example, Rejected
 from lorakit.data.formats import flaw, text
+from lorakit.data.formats.jsonl import row_of
 
 SUFFIXES = (".json",)
 
@@ -29,20 +30,23 @@ def read(path: str | Path) -> Iterator[Example | Rejected]:
         content = json.loads(words)
     except json.JSONDecodeError as error:
         raise LorakitError(
-            f"{path}:{error.lineno}: broken JSON: {error.msg} (column {error.colno}). "
-            "One object a line? Then name the file .jsonl"
+            f"{path}:{error.lineno}: broken JSON: {error.msg} (column {error.colno}). {_cure(words, error.pos)}"
         ) from None
     except ValueError as error:  # a number of more than 4,300 digits
         raise LorakitError(f"{path}: broken JSON: {error}") from None
     except RecursionError:
         raise LorakitError(f"{path}: broken JSON: nested too deeply") from None
     for number, fields in enumerate(_rows(content, path), 1):
-        if isinstance(fields, dict):
-            yield Example(fields, path.name, number)
-        else:
-            yield Rejected(
-                path.name, number, f"expected an object {{…}}, found {type(fields).__name__}"
-            )
+        yield row_of(fields, path.name, number)
+
+
+def _cure(words: str, place: int) -> str:
+    """What to do about JSON that is broken here."""
+    before = words[:place].rstrip()
+    closes = words[place:].lstrip()[:1] in ("]", "}") or before[-1:] in ("]", "}")
+    if before.rstrip("]}").rstrip().endswith(",") and closes:
+        return "A comma stands before a closing bracket; remove it"
+    return "One object a line? Then name the file .jsonl"
 
 
 def _rows(content, path: Path) -> list:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from lorakit.data.example import Example, Rejected
 from lorakit.data.formats import flaw, numbered, text
@@ -37,9 +38,14 @@ def read(path: str | Path) -> Iterator[Example | Rejected]:
             except ValueError as error:  # a number of more than 4,300 digits
                 yield Rejected(name, number, f"broken JSON: {error}")
             else:
-                if isinstance(fields, dict):
-                    yield Example(fields, name, number)
-                else:
-                    yield Rejected(
-                        name, number, f"expected an object {{…}}, found {type(fields).__name__}"
-                    )
+                yield row_of(fields, name, number)
+
+
+def row_of(value: Any, file: str, number: int) -> Example | Rejected:
+    """One element of JSON: an object, or a list of turns, which becomes `messages`."""
+    if isinstance(value, dict):
+        return Example(value, file, number)
+    turns = isinstance(value, list) and value and all(isinstance(t, dict) for t in value)
+    if turns and all({"role", "from"} & t.keys() for t in value):
+        return Example({"messages": value}, file, number)
+    return Rejected(file, number, f"expected an object {{…}}, found {type(value).__name__}")

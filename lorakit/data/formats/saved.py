@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from lorakit.common.errors import LorakitError, did_you_mean
 from lorakit.data.example import Example, Rejected
 from lorakit.data.formats import parquet
+from lorakit.data.splits import NAMES, official, split_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -50,6 +51,18 @@ def read(path: str | Path, *, split: str | None = None) -> Iterator[Example | Re
         ) from None
 
 
+def splits(path: str | Path, *, split: str | None = None) -> list[str]:
+    """The official splits of a dictionary of data sets that stand for train, validation and test."""
+    if split is not None or not _has(path, SPLITS):
+        return []
+    found = [split_of(name) for name in _names(Path(path))]
+    return (
+        [name for name in ("train", "validation", "test") if name in found]
+        if official(found)
+        else []
+    )
+
+
 def files(path: str | Path, *, split: str | None = None) -> list[Path]:
     """The Arrow files that hold the rows, in their order."""
     folder = _folder(Path(path), split)
@@ -77,21 +90,27 @@ def _folder(path: Path, split: str | None) -> Path:
         if split is not None:
             raise LorakitError(f"{path}: has no splits; leave split={split!r} away")
         return path
+    names = _names(path)
+    name = split or (names[0] if len(names) == 1 else "train")
+    if name not in names and split in NAMES:  # `dev` is the validation split
+        name = next((n for n in names if split_of(n) == split), name)
+    if name not in names:
+        hint = (
+            did_you_mean(name, names)
+            if split
+            else "; name one, e.g. format: {saved: {split: test}}"
+        )
+        raise LorakitError(f"{path}: has no split '{name}'{hint} (splits: {', '.join(names)})")
+    return path / name
+
+
+def _names(path: Path) -> list[str]:
     try:
-        splits = [str(name) for name in _json(path / SPLITS)["splits"]]
+        return [str(name) for name in _json(path / SPLITS)["splits"]]
     except (KeyError, TypeError):
         raise LorakitError(
             f"{path / SPLITS}: does not list its splits; write the folder again"
         ) from None
-    name = split or (splits[0] if len(splits) == 1 else "train")
-    if name not in splits:
-        hint = (
-            did_you_mean(name, splits)
-            if split
-            else "; name one, e.g. format: {saved: {split: test}}"
-        )
-        raise LorakitError(f"{path}: has no split '{name}'{hint} (splits: {', '.join(splits)})")
-    return path / name
 
 
 def _has(path: str | Path, *names: str) -> bool:

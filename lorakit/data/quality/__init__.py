@@ -14,10 +14,23 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
-SHOWN = 10  # places named in a finding
+SHOWN = 5  # places named in a finding
 BARS, NAME = 15, 30  # bars in a picture; characters of a bar's name
 LEVELS = ("wrong", "warning", "note")
 BLUE, GREEN, YELLOW, RED = "#4c78a8", "#54a24b", "#f2cf5b", "#e45756"
+
+# What a chat template may not write -> what is said of it, with the cure.
+LOST = {
+    "reasoning": "the reasoning is not in what is trained, as this chat template leaves it out; set reasoning: keep to "
+    "write it in <think> marks, reasoning: drop to leave it out on purpose, or use a model whose template writes it",
+    "doubled": "the reasoning is written twice, inside the answer and by the chat template; remove it from one of them",
+    "answer": "the chat template changes the words of the answer; use a model whose template keeps them",
+    "indentation": "the chat template cuts white space at the start of the answer (indented code, say)",
+    "system": "the chat template leaves the system turn out of the prompt",
+    "history": "the chat template changes or leaves out an earlier turn",
+    "prompt": "a token joins the end of the prompt with the answer, so that training and generation ask differently",
+    "control": "the words hold control tokens of the model, which are encoded as plain text",
+}
 
 
 @dataclass
@@ -36,7 +49,7 @@ def some(n: int, noun: str = "row") -> str:
 
 
 def first(places: Iterable[str]) -> list[str]:
-    """The first ten."""
+    """The first five."""
     return list(islice(places, SHOWN))
 
 

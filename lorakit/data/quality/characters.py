@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from typing import Any
 
-from lorakit.data import loading
+from lorakit.data import duplicates
 from lorakit.data.example import Example
 from lorakit.data.quality import SHOWN, YELLOW, Finding, bars, some
 
@@ -39,7 +39,7 @@ class Check:
         self.places: dict[str, list[str]] = {}
 
     def see(self, example: Example, set: str) -> None:
-        words = loading.text(example)
+        words = duplicates.text(example)
         if words.isascii() and PLAIN.fullmatch(words):
             return
         for sign, pattern in SIGNS.items():

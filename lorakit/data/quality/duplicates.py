@@ -1,4 +1,4 @@
-"""Rows that repeat another, case and white space aside, over all rows; across files they are leaks."""
+"""Rows that equal another in every character, over all rows; across files they are leaks."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from lorakit.data import loading
+from lorakit.data import duplicates
 from lorakit.data.example import Example
 from lorakit.data.quality import Finding, draw_repetitions, repetitions
+from lorakit.data.sources import SETS
 
 TITLE = "exact repetitions"
 SAMPLED = False
@@ -27,19 +28,19 @@ class Check:
         self.numbers: dict[str, int] = {}  # of the files
 
     def see(self, example: Example, set: str) -> None:
-        self.prints.append(loading.fingerprint(example))
+        self.prints.append(duplicates.fingerprint(example))
         self.rows.append(example.row)
         self.files.append(self.numbers.setdefault(example.file, len(self.numbers)))
-        self.sets.append(loading.SETS.index(set))
+        self.sets.append(SETS.index(set))
 
     @cached_property
     def kinds(self) -> dict[tuple[str, str], list[str]]:
         """(set of the row left out, set of the row kept) -> places. As in the split, test rows go before all others."""
         order = np.argsort(-np.asarray(self.sets, dtype=np.int64), kind="stable")
         names, out = [*self.numbers], {}
-        for again, kept in loading.duplicates(np.asarray(self.prints)[order]).items():
+        for again, kept in duplicates.duplicates(np.asarray(self.prints)[order]).items():
             pair = int(order[again]), int(order[kept])
-            places = out.setdefault(tuple(loading.SETS[self.sets[p]] for p in pair), [])
+            places = out.setdefault(tuple(SETS[self.sets[p]] for p in pair), [])
             places.append(" repeats ".join(f"{names[self.files[p]]}:{self.rows[p]}" for p in pair))
         return out
 

@@ -9,11 +9,13 @@ import numpy as np
 
 from lorakit.common.errors import BadRow, LorakitError
 from lorakit.data.example import Example
-from lorakit.data.quality import BLUE, RED, Finding, first, some
+from lorakit.data.quality import BLUE, LOST, RED, Finding, first, some
+from lorakit.data.report import LISTED
 
 TITLE = "tokens per row"
 SAMPLED = True
 BINS = 40
+LONG = "no answer token within max_length"
 HIGH = 6  # of the picture, in bars
 SKEWED = 12  # a longest row of so many medians is drawn on a log scale
 
@@ -28,6 +30,7 @@ class Check:
         self.bad: list[tuple[str, str]] = []
         self.lost: list[int] = []  # lengths of the rows with nothing to train
         self.refused = ""
+        self.unwritten: dict[str, list[str]] = {}  # what the chat template does not write -> rows
 
     def see(self, example: Example, set: str) -> None:
         if self.refused or self.encode is None:
@@ -44,6 +47,8 @@ class Check:
             self.lengths += [len(row["ids"]) + row["cut"] for row in rows]
             self.trained += [sum(row.get("targets", ())) for row in rows]
             self.cut += [row["cut"] for row in rows]
+            for key in {k for row in rows for k in row.get("lost", ())}:
+                self.unwritten.setdefault(key, []).append(example.where)
 
     def _whole(self, example: Example) -> list[int]:
         """What the row would take, when its length is what is wrong with it."""
@@ -56,15 +61,26 @@ class Check:
         out = []
         if self.refused:
             out.append(Finding("wrong", self.refused))
-        if self.bad:
+        kinds: dict[str, list[str]] = {}
+        for where, why in self.bad:
+            kinds.setdefault(LONG if why.startswith(LONG) else why, []).append(f"{where}: {why}")
+        for why, places in [*kinds.items()][:LISTED]:
+            words = (
+                f"nothing is left to train; raise max_length={self.max_length} or shorten the question"
+                if why == LONG
+                else why
+            )
             out.append(
                 Finding(
                     "wrong",
-                    f"{some(len(self.bad))} left out, because nothing is left to train; where it "
-                    f"is too long, raise max_length={self.max_length} or shorten the question",
-                    first(f"{where}: {why}" for where, why in self.bad),
-                    len(self.bad),
+                    f"{some(len(places))} left out, because {words}",
+                    first(places),
+                    len(places),
                 )
+            )
+        for key, places in self.unwritten.items():
+            out.append(
+                Finding("warning", f"{some(len(places))}: {LOST[key]}", first(places), len(places))
             )
         rows = np.count_nonzero(self.cut)
         if rows:

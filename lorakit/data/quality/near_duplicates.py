@@ -1,13 +1,16 @@
-"""Rows that nearly repeat another (Jaccard index of word 3-grams ≥ 0.8 by MinHash); across files they are leaks."""
+"""Rows that nearly repeat another (Jaccard index of 3-grams ≥ 0.8 by MinHash) or ask the same; across files: leaks."""
 
 from __future__ import annotations
 
 from functools import cached_property
 from typing import Any
 
-from lorakit.data import loading
+import numpy as np
+
+from lorakit.data import duplicates
 from lorakit.data.example import Example
 from lorakit.data.quality import Finding, draw_repetitions, repetitions
+from lorakit.data.sources import SETS
 
 TITLE = "near repetitions"
 SAMPLED = True
@@ -24,17 +27,21 @@ class Check:
     def kept(self) -> list[tuple[str, Example]]:
         """One of each row, as in the split: a test row goes before all others."""
         out: dict[int, tuple[str, Example]] = {}
-        for set, example in sorted(self.rows, key=lambda row: -loading.SETS.index(row[0])):
-            out.setdefault(loading.fingerprint(example), (set, example))
+        for set, example in sorted(self.rows, key=lambda row: -SETS.index(row[0])):
+            out.setdefault(duplicates.fingerprint(example), (set, example))
         return [*out.values()]
 
     @cached_property
     def kinds(self) -> dict[tuple[str, str], list[str]]:
         """(set of the row, set of the first of those it resembles, directly or through others) -> places."""
         examples, out = [example for _, example in self.kept], {}
-        homes = (
-            loading.joined(len(examples), loading.near_pairs(examples)).tolist() if examples else []
-        )
+        homes: list[int] = []
+        if examples:
+            same = duplicates.same_prompt(
+                np.array([*map(duplicates.prompt_key, examples)], np.uint64)
+            )
+            pairs = [*duplicates.near_pairs(examples), *same.tolist()]
+            homes = duplicates.joined(len(examples), pairs).tolist()
         for place, home in enumerate(homes):
             if place != home:
                 (set, row), (other, like) = self.kept[place], self.kept[home]

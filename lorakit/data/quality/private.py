@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from typing import Any
 
-from lorakit.data import loading
+from lorakit.data import duplicates
 from lorakit.data.example import Example
 from lorakit.data.quality import SHOWN, YELLOW, Finding, bars, some
 
@@ -37,7 +37,7 @@ class Check:
             places.append(f"{example.where}: {found[:6]}…")
 
     def see(self, example: Example, set: str) -> None:
-        words = loading.text(example)
+        words = duplicates.text(example)
         if found := SECRETS.search(words):
             self._note(found.lastgroup.replace("_", " "), found[0], example)
         if (":" in words or "=" in words) and (found := PASSWORD.search(words)):

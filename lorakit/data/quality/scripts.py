@@ -7,7 +7,7 @@ from collections import Counter
 from functools import cache
 from typing import Any
 
-from lorakit.data import loading
+from lorakit.data import duplicates
 from lorakit.data.example import Example
 from lorakit.data.quality import BLUE, SHOWN, YELLOW, Finding, bars, some
 
@@ -47,7 +47,7 @@ class Check:
 
     def see(self, example: Example, set: str) -> None:
         here: Counter[str] = Counter()
-        for letter, n in Counter(loading.text(example)).items():
+        for letter, n in Counter(duplicates.text(example)).items():
             if letter.isalpha():
                 here[script(letter)] += n
         self.letters += here

@@ -4,19 +4,24 @@ Contract: `GIVES`, what a task asks for (`messages`, `text`, or what comes with 
 `REQUIRED`, a tuple of columns, each a tuple of the names it may have; `OPTIONAL`, names of columns that are used where
 they are; `convert(fields)` returns plain JSON values, `{GIVES: …}` (of pictures and sounds a list of them, `media`,
 with `text` or `turns`) and, where the schema knows the row's class (it says so by `LABELS`), `label` (a str), or raises
-`BadRow` saying what is wrong. The schema whose columns are all there is taken; of several, the one that explains the
-most columns; of equals, the first by name.
+`BadRow` saying what is wrong. `RICHNESS` ranks the schemas that a file fits: a conversation says more than a question
+and its answer, these more than plain text. Of a slot's names the first that is there is used: the richest comes first.
+Optional: `fits(rows)`, whether the values, not the names alone, are of this form.
 """
 
 from __future__ import annotations
 
+import ast
+import json
 import re
 from collections.abc import Mapping
 from typing import Any
 
 from lorakit.common.errors import BadRow, LorakitError, did_you_mean
 
-SYSTEM = ("system", "system_prompt")  # columns of what the model is told before everything else
+HELPERS = ("prompts", "marks")  # modules of this package that are no schemas
+# Columns of what the model is told before everything else.
+SYSTEM = ("system", "system_prompt", "system_message", "sys_prompt", "system_instruction")
 HOLE = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
 
 
@@ -45,7 +50,7 @@ def text_of(
             return ""
         raise BadRow(f"{name!r} is {'null' if value is None else 'NaN'}")
     if number and type(value) in (int, float):
-        return str(value)
+        return number_text(value)
     if not isinstance(value, str):
         raise BadRow(f"{name!r} is {type(value).__name__}, expected text")
     if not empty and not value.strip():
@@ -57,10 +62,20 @@ def text_of(
     return value
 
 
+def number_text(value: float) -> str:
+    """A number as it is written: 58.0 is 58, as tables with gaps store whole numbers as floats."""
+    whole = isinstance(value, float) and value.is_integer() and abs(value) < 2**53
+    return str(int(value) if whole else value)
+
+
 def medium_of(fields: Mapping[str, Any], names: tuple[str, ...]) -> Any:
     """A path, or the bytes of a picture or sound as `datasets` stores them. Raises `BadRow` for what is neither."""
     name = column(fields, names)
     value = fields[name]
+    if isinstance(value, list):
+        if len(value) != 1:
+            raise BadRow(f"{name!r} holds {len(value)} of them, expected one")
+        value = value[0]
     held = isinstance(value, dict) and (value.get("bytes") or value.get("path"))
     if not held and not (isinstance(value, str) and value.strip()):
         raise BadRow(f"{name!r} is {type(value).__name__}, expected a path")
@@ -77,6 +92,21 @@ def turns(prompt: str, answer: str, system: str = "") -> dict[str, list[dict[str
             {"role": "assistant", "content": answer},
         ]
     }
+
+
+def nested(value: Any) -> Any:
+    """A list or an object that a table holds as text, as JSON or as Python prints it; any other value as it is."""
+    if not isinstance(value, str) or value.lstrip()[:1] not in ("[", "{"):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        pass
+    try:
+        found = ast.literal_eval(value.strip())
+    except (ValueError, SyntaxError, RecursionError, MemoryError, TypeError):
+        return value
+    return found if isinstance(found, (list, dict)) else value
 
 
 def holes(template: str) -> list[str]:

@@ -3,19 +3,18 @@
 {"instruction": "Turn this into one radio message.", "input": "Bridge gone at mile 4 …", "output": "Bridge out, …"}
 """
 
-from lorakit.data.schemas import SYSTEM, text_of, turns
+from lorakit.data.schemas import marks, prompts, text_of
 
 GIVES = "messages"
-REQUIRED = (("instruction",), ("output", "response", "completion", "answer", "solution"))
-INPUT = ("input", "context")
-OPTIONAL = INPUT + SYSTEM
+RICHNESS = 40
+REQUIRED = (("instruction",), ("output", "response", "completion", "solution", "answer"))
+OPTIONAL = prompts.INPUT + prompts.BESIDE + marks.NAMES
 
 
 def convert(fields: dict) -> dict:
     """The input, when there is one, follows the instruction after an empty line."""
-    instruction, extra = text_of(fields, REQUIRED[0]), text_of(fields, INPUT, empty=True)
-    return turns(
-        f"{instruction}\n\n{extra}" if extra.strip() else instruction,
-        text_of(fields, REQUIRED[1], number=True),
-        text_of(fields, SYSTEM, empty=True),
-    )
+    instruction = text_of(fields, REQUIRED[0])
+    extra = text_of(fields, prompts.INPUT, empty=True)
+    question = f"{instruction}\n\n{extra}" if extra.strip() else instruction
+    found = prompts.conversation_of(fields, question, REQUIRED[1])["messages"]
+    return {"messages": marks.marked(fields, found)}

@@ -6,10 +6,11 @@
 from lorakit.data.schemas import medium_of, text_label, text_of
 
 GIVES = "image"
+RICHNESS = 72
 LABELS = True
-PICTURE = ("image", "picture", "photo", "img", "image_path", "image_file", "file_name")
+PICTURE = ("image", "images", "picture", "photo", "img", "image_path", "image_file", "file_name")
 REQUIRED = (PICTURE, text_label.REQUIRED[1])
-QUESTION = ("prompt", "question")
+QUESTION = ("prompt", "question", "query", "instruction", "problem", "input")
 OPTIONAL = QUESTION
 
 
@@ -17,7 +18,13 @@ def convert(fields: dict) -> dict:
     label = text_label.class_of(fields)
     return {
         "media": [medium_of(fields, PICTURE)],
-        "question": text_of(fields, QUESTION, empty=True),
+        "question": question_of(fields),
         "text": label,
         "label": label,
     }
+
+
+def question_of(fields: dict) -> str:
+    """What is asked about the picture, an instruction and its input on lines of their own."""
+    given = (text_of(fields, (name,), empty=True) for name in QUESTION)
+    return "\n\n".join(filter(None, (words.replace("<image>", "").strip() for words in given)))

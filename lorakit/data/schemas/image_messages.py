@@ -10,7 +10,9 @@ from lorakit.common.errors import BadRow
 from lorakit.data.schemas import column, medium_of, messages
 
 GIVES = "image"
-REQUIRED = (messages.REQUIRED[0], ("images", "image"))
+RICHNESS = 90
+TURNS = (*messages.REQUIRED[0], "conversations", "conversation")
+REQUIRED = (TURNS, ("images", "image"))
 OPTIONAL = messages.OPTIONAL
 
 
@@ -18,7 +20,8 @@ def convert(fields: dict) -> dict:
     name = column(fields, REQUIRED[1])
     given = fields[name] if isinstance(fields[name], list) else [fields[name]]
     pictures = [medium_of({name: one}, (name,)) for one in given]
-    turns, counts = fields[column(fields, REQUIRED[0])], []
+    turns = fields[column(fields, TURNS)]
+    counts: list[tuple[object, int]] = []
     words = messages.convert(
         {
             **fields,

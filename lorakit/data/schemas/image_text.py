@@ -6,7 +6,8 @@
 from lorakit.data.schemas import image_label, medium_of, text_of
 
 GIVES = "image"
-WORDS = ("caption", "description", "answer", "completion", "response", "text")
+RICHNESS = 70
+WORDS = ("caption", "description", "completion", "response", "solution", "output", "answer", "text")
 REQUIRED = (image_label.PICTURE, WORDS)
 OPTIONAL = image_label.QUESTION
 
@@ -14,6 +15,6 @@ OPTIONAL = image_label.QUESTION
 def convert(fields: dict) -> dict:
     return {
         "media": [medium_of(fields, REQUIRED[0])],
-        "question": text_of(fields, OPTIONAL, empty=True),
+        "question": image_label.question_of(fields),
         "text": text_of(fields, WORDS),
     }

@@ -9,11 +9,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from lorakit.common.errors import BadRow
-from lorakit.data.schemas import SYSTEM, column, text_of
+from lorakit.data.schemas import SYSTEM, column, marks, nested, text_of
 
 GIVES = "messages"
+RICHNESS = 60
 REQUIRED = (("messages",),)
-OPTIONAL = SYSTEM
+OPTIONAL = SYSTEM + marks.NAMES + ("tools", "functions")
 ROLES = {
     "system": "system",
     "developer": "system",
@@ -38,6 +39,7 @@ MEDIA = {
     "video": "a video part",
     "file": "a file part",
 }
+PLACES = ("<image>", "<audio>", "<video>")  # marks of what is shown or heard there
 CURE = "leave the row out or put it in words"
 
 
@@ -45,12 +47,12 @@ def convert(fields: dict) -> dict:
     return conversation(fields, column(fields, REQUIRED[0]))
 
 
-def conversation(fields: Mapping[str, Any], name: str) -> dict[str, list[dict[str, str]]]:
+def conversation(fields: Mapping[str, Any], name: str) -> dict[str, list[dict[str, Any]]]:
     """`messages` of a column of turns: an optional system turn, then user and assistant in turn, an assistant last.
 
     A turn says who speaks in `role` or `from`, and what in `content` or `value`. A blank system turn is none.
     """
-    given = fields[name]
+    given = nested(fields[name])
     if not isinstance(given, list) or not given:
         raise BadRow(
             f"{name!r} is {'empty' if given == [] else type(given).__name__}, expected a list of turns"
@@ -63,35 +65,48 @@ def conversation(fields: Mapping[str, Any], name: str) -> dict[str, list[dict[st
             )
     kept = [_turn(turn, number) for number, turn in enumerate(given, 1)]
     _check_order([turn["role"] for turn in kept])
+    kept = marks.marked(fields, kept)
     told = text_of(fields, SYSTEM, empty=True)
     if kept[0]["role"] != "system":
         kept.insert(0, {"role": "system", "content": told})
     return {"messages": [turn for turn in kept if turn["content"].strip()]}
 
 
-def _turn(turn: Any, number: int) -> dict[str, str]:
+def _turn(turn: Any, number: int) -> dict[str, Any]:
     if not isinstance(turn, dict):
         raise BadRow(
             f"turn {number} is {type(turn).__name__}, expected an object with role and content"
         )
     said = turn.get("role", turn.get("from"))
+    said = said.strip().lower() if isinstance(said, str) else said
     if said in TOOLS or turn.get("tool_calls") or turn.get("function_call"):
         raise BadRow(f"turn {number} calls a tool or is a tool's; tools cannot be trained: {CURE}")
     if not isinstance(said, str) or said not in ROLES:
         shown = f"the role {said[:40]!r}" if isinstance(said, str) else "no role"
         raise BadRow(f"turn {number} has {shown}; known: {', '.join(ROLES)}")
     role = ROLES[said]
-    if role == "assistant" and turn.get("weight") not in (None, 1):
-        raise BadRow(
-            f"turn {number} has a weight other than 1, but every answer is trained alike: remove the weight, "
-            "or leave the row out"
-        )
     for part in _parts(turn):
         _check_part(part, number)
+    words = turn.get("content", turn.get("value"))
+    if isinstance(words, str) and words.lstrip().startswith(PLACES):
+        raise BadRow(
+            f"turn {number} begins with {words.split('>')[0].strip()}>, and the row has nothing to put there: {CURE}"
+        )
     try:
-        return {"role": role, **_words(turn, blank=role == "system")}
+        return {"role": role, **_words(turn, blank=role == "system"), **_weight(turn, role, number)}
     except BadRow as error:
         raise BadRow(f"turn {number} ({role}): {error}") from None
+
+
+def _weight(turn: dict, role: str, number: int) -> dict[str, float]:
+    """`weight` of an answer whose marks give another than 1."""
+    weight = marks.weight_of(turn)
+    if turn.get(marks.DETAIL) not in (None, []):
+        raise BadRow(f"{marks.DETAIL!r} marks parts of a turn, which cannot be trained apart")
+    if role != "assistant":
+        marks.refuse_user(role, number, next((n for n in marks.TRAINS_ANY if turn.get(n)), ""))
+        return {}
+    return {} if weight in (None, 1) else {"weight": weight}
 
 
 def _parts(turn: dict) -> list:

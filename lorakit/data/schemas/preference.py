@@ -16,6 +16,7 @@ from lorakit.data.schemas import SYSTEM, column, text_of
 from lorakit.data.schemas.messages import conversation
 
 GIVES = "pair"
+RICHNESS = 80
 REQUIRED = (
     ("chosen", "preferred_output", "chosen_response", "preferred", "winner"),
     ("rejected", "non_preferred_output", "rejected_response", "dispreferred", "loser"),

@@ -3,12 +3,13 @@
 {"conversations": [{"from": "human", "value": "Is the well safe?"}, {"from": "gpt", "value": "Boil it first."}]}
 """
 
-from lorakit.data.schemas import SYSTEM, column
+from lorakit.data.schemas import column, messages
 from lorakit.data.schemas.messages import conversation
 
 GIVES = "messages"
+RICHNESS = 50
 REQUIRED = (("conversations", "conversation"),)
-OPTIONAL = SYSTEM
+OPTIONAL = messages.OPTIONAL
 
 
 def convert(fields: dict) -> dict:

@@ -6,10 +6,12 @@
 from lorakit.data.schemas import medium_of, text_of
 
 GIVES = "sound"
+RICHNESS = 70
 SOUND = ("audio", "sound", "speech", "recording", "wav", "audio_path", "audio_file")
 WORDS = ("text", "sentence", "transcription", "transcript", "normalized_text", "words")
 REQUIRED = (SOUND, WORDS)
 OPTIONAL = ()
+NEUTRAL = ("label",)  # the folder that a recording is in
 
 
 def convert(fields: dict) -> dict:

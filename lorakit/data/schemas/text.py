@@ -6,6 +6,7 @@
 from lorakit.data.schemas import text_of
 
 GIVES = "text"
+RICHNESS = 10
 REQUIRED = (("text",),)
 OPTIONAL = ()
 

@@ -10,6 +10,7 @@ from lorakit.common.errors import BadRow
 from lorakit.data.schemas import text_of, turns
 
 GIVES = "messages"
+RICHNESS = 25
 REQUIRED = (("source", "translation"), ("target", "translation"))  # `translation` alone is both
 OPTIONAL = ()
 

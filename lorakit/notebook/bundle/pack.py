@@ -27,7 +27,8 @@ from lorakit.common.errors import LorakitError, did_you_mean
 from lorakit.common.files import sweep, whole
 from lorakit.common.locations import ASSETS, PACKAGE
 from lorakit.data.example import Example
-from lorakit.data.loading import HEAD, Source, places_of, source
+from lorakit.data.loading import HEAD
+from lorakit.data.sources import Source, places_of, source
 from lorakit.machine.hardware import HELD
 from lorakit.machine.packages import specified
 from lorakit.models import base_model

@@ -20,7 +20,7 @@ import yaml
 from lorakit.common import registry, strict_yaml
 from lorakit.common.errors import LorakitError
 from lorakit.common.files import remove, sweep, whole
-from lorakit.data import loading
+from lorakit.data import sources
 from lorakit.data.example import Example
 from lorakit.machine.hardware import child_environment
 from lorakit.models import spec
@@ -43,7 +43,7 @@ for adapted in (False, True):
 """
 EXPORT = """
 import json, sys
-from lorakit.export import export
+from lorakit.exporting.round_trip import export
 asked = json.load(sys.stdin)
 print("ANSWER", json.dumps(str(export(asked["run"], asked["target"]))), flush=True)
 """
@@ -56,7 +56,7 @@ class Desk:
         self.home = Path(run.output_dir).resolve()
         self.folder = self.home / "studio"  # uploads and the settings that are being made
         self.roots = uploads.roots(
-            Path.cwd(), loading.example_data("triage.jsonl").parent, *folders
+            Path.cwd(), sources.example_data("triage.jsonl").parent, *folders
         )
         self.home.mkdir(parents=True, exist_ok=True)
         self.roots.append(self.home)
@@ -101,7 +101,7 @@ class Desk:
         for name in ("data", "validation_data", "test_data", "model"):
             value = getattr(run, name)
             if value and not self._elsewhere(name, value):
-                found = value if name == "model" else loading.find(value) or value
+                found = value if name == "model" else sources.find(value) or value
                 run = run.with_(**{name: str(uploads.inside(found, self.roots))})
         self._inside(run.format)
         self.run = run
@@ -164,7 +164,7 @@ class Desk:
 
     def head(self) -> tuple[list[str], list[list[str]]]:
         """(columns, cells) of the first rows of the data, as they stand in the file."""
-        rows = loading.source(self.run.data, self.run.format).read()
+        rows = sources.source(self.run.data, self.run.format).read()
         return uploads.first_rows([row for row in islice(rows, 200) if isinstance(row, Example)])
 
     def check(self) -> Checked:

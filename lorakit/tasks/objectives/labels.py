@@ -13,4 +13,4 @@ MEASURES = ("probabilities",)
 def documents(row: Row) -> list[Document]:
     """The row; its class where it is known, as a number of the run's classes."""
     label = {"label": row["label"]} if "label" in row else {}
-    return [Document(row["ids"], [False] * len(row["ids"]), label, unit=1)]
+    return [Document(row["ids"], [False] * len(row["ids"]), values=label, unit=1)]

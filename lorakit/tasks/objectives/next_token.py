@@ -11,4 +11,8 @@ METRICS = ("loss", "perplexity")
 
 
 def documents(row: Row) -> list[Document]:
-    return [Document(row["ids"], row["targets"] if "targets" in row else [False] * len(row["ids"]))]
+    targets = row["targets"] if "targets" in row else [False] * len(row["ids"])
+    weights = row.get("weights")  # absent or empty where every target counts once
+    return [
+        Document(row["ids"], targets, weights if weights is not None and len(weights) else None)
+    ]

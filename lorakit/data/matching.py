@@ -1,0 +1,229 @@
+"""What the columns of a file mean: the schema that its rows fit, and what each column is used for."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+from lorakit.common import registry
+from lorakit.common.errors import BadRow, LorakitError, did_you_mean
+from lorakit.data import meanings
+from lorakit.data.example import Example
+from lorakit.data.meanings import Choices, canonical
+from lorakit.data.report import LISTED, listed
+from lorakit.data.schemas import fill, holes
+from lorakit.run import Run
+
+
+@dataclass(frozen=True)
+class Match:
+    """The schema of a file and what becomes of its columns."""
+
+    schema: str
+    reason: str
+    used: dict[str, str]  # the file's column -> the schema's name that it stands for
+    unused: list[str]
+    rename: Callable[[dict[str, Any]], dict[str, Any]]
+    reject: Callable[[Mapping[str, Any]], str]  # why a row is marked as bad, "" when it is not
+
+
+def match(rows: Sequence[Example], gives: str | None, choices: Choices) -> Match:
+    """The schema that readable rows fit. Raises `LorakitError` for a column that may change what a row means.
+
+    Column names match regardless of case, blanks and hyphens.
+    """
+    check_columns(rows, choices)
+    aliases = aliases_of(rows)
+    rename = renamer(choices.columns, aliases)
+    known = renamed(rows, rename)
+    schema, reason = find_schema(known, gives, choices.columns)
+    module = registry.load("schemas", schema)
+    present = dict.fromkeys(str(name) for row in rows for name in row.fields)
+    used: dict[str, str] = {}
+    for name in uses(module, known):
+        column = choices.columns.get(name, aliases.get(name, name))
+        for one in holes(column) if "{" in column else [column]:
+            used.setdefault(one, name)
+    used |= {c: "keep_rows" for c in choices.keep_rows}
+    unused = [c for c in present if c not in used]
+    verdicts = meanings.judge(rows, module, unused, choices, siblings(choices.columns))
+    used |= dict.fromkeys(verdicts, "marks bad rows")
+    return Match(
+        schema,
+        reason,
+        used,
+        [c for c in unused if c not in verdicts],
+        rename,
+        meanings.rejecter(verdicts, choices.keep_rows),
+    )
+
+
+def aliases_of(rows: Sequence[Example]) -> dict[str, str]:
+    """A schema's name -> the one column of the file that is it but for case, blanks and hyphens."""
+    present = {c for row in rows for c in row.fields if isinstance(c, str)}
+    found: dict[str, list[str]] = {}
+    for column in sorted(present):
+        if (name := canonical(column)) != column and name not in present and name in names_known():
+            found.setdefault(name, []).append(column)
+    return {name: columns[0] for name, columns in found.items() if len(columns) == 1}
+
+
+def names_known() -> set[str]:
+    """Every name of every schema."""
+    return {
+        n
+        for m in registry.modules("schemas").values()
+        for names in (*m.REQUIRED, m.OPTIONAL)
+        for n in names
+    }
+
+
+def check_columns(rows: Sequence[Example], choices: Choices) -> None:
+    """Raises `LorakitError` for a setting about a column that is not there."""
+    present = {str(column) for row in rows for column in row.fields}
+    known = names_known()
+    shown = ", ".join(sorted(present))
+    for name, column in choices.columns.items():
+        if name not in known:
+            raise LorakitError(
+                f"columns: no schema has '{name}'{did_you_mean(name, known)} (they have "
+                f"{', '.join(sorted(known))})"
+            )
+        for wanted in holes(column) if "{" in column else [column]:
+            if wanted not in present:
+                raise LorakitError(
+                    f"{rows[0].file}: columns names '{wanted}', which no row has"
+                    f"{did_you_mean(wanted, present)} (columns: {shown})"
+                )
+    for setting in ("keep_rows", "ignore_columns"):
+        for wanted in getattr(choices, setting):
+            if wanted not in present:
+                raise LorakitError(
+                    f"{setting} names {wanted!r}, which no row has"
+                    f"{did_you_mean(wanted, present)} (columns: {shown})",
+                    where=rows[0].file,
+                    setting=setting,
+                    value=wanted,
+                )
+
+
+def siblings(columns: Mapping[str, str]) -> set[str]:
+    """Names of the slots that the user filled: who says what the answer is does not mean another column."""
+    slots = [names for m in registry.modules("schemas").values() for names in m.REQUIRED]
+    return {other for names in slots for name in columns if name in names for other in names}
+
+
+def renamer(
+    columns: Mapping[str, str], aliases: Mapping[str, str] | None = None
+) -> Callable[[dict], dict]:
+    """Fields with the schema's names in place of the file's; a row that lacks a column lacks the schema's name too."""
+    if not columns and not aliases:
+        return lambda fields: fields
+    hidden = siblings(columns) | set(columns)
+    back = {column: name for name, column in (aliases or {}).items()}
+
+    def rename(fields: dict) -> dict:
+        named = ((back.get(k, k), v) for k, v in fields.items())
+        kept = {k: v for k, v in named if k not in hidden}
+        for name, column in columns.items():
+            if "{" in column:
+                kept[name] = fill(column, fields)
+            elif column in fields:
+                kept[name] = fields[column]
+        return kept
+
+    return rename
+
+
+def renamed(rows: Iterable[Example], rename: Callable[[dict], dict]) -> list[Example]:
+    out = []
+    for row in rows:
+        try:
+            out.append(row.with_fields(rename(row.fields)))
+        except BadRow:
+            continue
+    return out or list(rows)
+
+
+def uses(module: ModuleType, rows: Sequence[Example]) -> list[str]:
+    """The schema's names that the conversion of these rows reads."""
+    found: dict[str, None] = {}
+    optional = set(module.OPTIONAL)
+    for row in rows:
+        for names in module.REQUIRED:
+            found.update(dict.fromkeys(next(([n] for n in names if n in row.fields), [])))
+        found.update(dict.fromkeys(n for n in row.fields if n in optional))
+    return list(found)
+
+
+def find_schema(
+    rows: Sequence[Example], gives: str | None = None, mapped: Iterable[str] = ()
+) -> tuple[str, str]:
+    """(schema, reason in words). The schema with the most names that the user mapped wins, then the richest form."""
+    columns = Counter(name for row in rows for name in row.fields)
+    common = {name for name, n in columns.items() if n * 2 > len(rows)}
+    schemas = {n: m for n, m in registry.modules("schemas").items() if gives in (None, m.GIVES)}
+    fits = {
+        n: m
+        for n, m in schemas.items()
+        if all(common & set(names) for names in m.REQUIRED)
+        and (not hasattr(m, "fits") or m.fits(rows))
+    }
+    meanings.refuse_by_name(rows, common, fits)
+    if not fits:
+        raise LorakitError(
+            f"{rows[0].file}: the columns {listed(sorted(map(str, columns)), quoted=False) or '(none)'} fit no schema "
+            f"({_wanted(schemas)}). "
+            f"{_header(columns)}"
+            "Name them with `columns`, e.g. columns: {prompt: question_text, answer: solution}"
+        )
+
+    def rank(name: str) -> tuple[int, int]:
+        names = {n for slot in (*fits[name].REQUIRED, fits[name].OPTIONAL) for n in slot}
+        return len(names.intersection(mapped)), fits[name].RICHNESS
+
+    name = max(fits, key=rank)
+    found = dict.fromkeys(next(c for c in names if c in common) for names in fits[name].REQUIRED)
+    reason = f"schema {name}, because the rows have {' and '.join(map(repr, found))}"
+    losers = [
+        c
+        for n, m in fits.items()
+        if n != "templated"
+        for names in m.REQUIRED
+        for c in names
+        if c in common and c not in found and c not in fits[name].OPTIONAL
+    ]
+    if losers:
+        reason += (
+            f", which say more than {listed(dict.fromkeys(losers))} (`columns` decides otherwise)"
+        )
+    return name, reason
+
+
+def _header(columns: Iterable[str]) -> str:
+    """A word about the header of a table whose columns have numbers for names."""
+    if not all(str(name).isdecimal() for name in columns):
+        return ""
+    return (
+        "The first record looks like data, so the columns have numbers for names; if it is a header, set "
+        "format: {csv: {header: true}}. "
+    )
+
+
+def _wanted(schemas: Mapping[str, ModuleType]) -> str:
+    """The first name of each slot, of a few schemas."""
+    shown = [f"{n}: {' + '.join(c[0] for c in m.REQUIRED)}" for n, m in schemas.items()]
+    more = f" and {len(shown) - LISTED} more" if len(shown) > LISTED else ""
+    return "; ".join(shown[:LISTED]) + more
+
+
+def columns_of(run: Run) -> dict[str, Any]:
+    """The settings of a run that decide what its columns mean."""
+    return {
+        "columns": run.columns,
+        "keep_rows": run.keep_rows,
+        "ignore_columns": run.ignore_columns,
+    }

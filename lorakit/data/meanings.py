@@ -1,0 +1,262 @@
+"""Columns whose names say something about a row: whether it is good, how much it counts, what belongs to it.
+
+Such a column is used, or the file is refused with the setting that decides about it.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any
+
+from lorakit.common.errors import LorakitError
+from lorakit.data.example import Example
+from lorakit.data.schemas import marks, prompts
+
+# Whether the row is good, as true or false.
+VERDICTS = re.compile(
+    r"labels?|(is_)?(correct|good|accepted|approved|valid|helpful|safe|desirable|chosen)|correctness|passed|verdict"
+    r"|kto_tag|thumbs_up|is_answer_correct"
+)
+SCORES = re.compile(r"(?!language_)(\w+_)?(ratings?|scores?|rewards?|stars|grade)|quality|rank")
+PAIRS = re.compile(r"(\w+_)?(chosen|rejected|preferred|dispreferred)(_\w+)?")
+CONTENT = re.compile(
+    "|".join([*prompts.INPUT, *prompts.BESIDE])
+    + r"|contexts|passages|documents|system\w*|option_?[a-e1-5]|choice_?[a-e1-5]"
+)
+WEIGHTS = re.compile("|".join(marks.NAMES) + r"|(sample|importance)_weight")
+TOOLS = re.compile(r"tools|functions|tool_calls?|function_calls?")
+MEDIA = re.compile(
+    r"(image|picture|photo|img|audio|sound|speech|video)s?(_(path|file|url|name|bytes)s?)?"
+)
+TREE = re.compile(r"parent_id|message_tree_id|role|from")
+FALSE, TRUE = ("false", "no", "bad", "rejected"), ("true", "yes", "good", "chosen", "accepted")
+COMPARED = re.compile(r"\s*(>=|<=|==|!=|>|<)\s*(.+?)\s*")
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What the user decides about columns."""
+
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """The schema's name -> the file's column, or a text with columns in braces."""
+    keep_rows: Mapping[str, Any] = field(default_factory=dict)
+    """A column of the file -> the values of rows to train on: see `meanings.condition`."""
+    ignore_columns: Sequence[str] = ()
+    """Columns that carry meaning and are deliberately left out."""
+
+
+def judge(
+    rows: Sequence[Example],
+    schema: ModuleType,
+    unused: Sequence[str],
+    choices: Choices,
+    decided: set[str],
+) -> list[str]:
+    """The unused columns that mark bad rows by true and false.
+
+    Raises `LorakitError` for another column that carries meaning. `decided` are names that the user's `columns` settle.
+    """
+    verdicts: list[str] = []
+    refused: dict[str, tuple[str, str]] = {}
+    for column in unused:
+        name = canonical(column)
+        if column in choices.ignore_columns or name in decided | {*getattr(schema, "NEUTRAL", ())}:
+            continue
+        values = [row.fields.get(column) for row in rows]
+        values = [v for v in values if v not in (None, "", [], {})]
+        if not values:
+            continue
+        if VERDICTS.fullmatch(name) and all(verdict(v, name) is not None for v in values):
+            verdicts.append(column)
+        elif cure := _cure(name, column, bool(choices.columns)):
+            refused[column] = cure
+    if refused:
+        column, (what, advice) = next(iter(refused.items()))
+        others = [repr(c) for c in refused if c != column][:4]
+        also = f" (so do {', '.join(others)})" if others else ""
+        raise LorakitError(
+            f"the column {column!r} {what}, and schema {schema.__name__.rpartition('.')[2]} does not use it{also}",
+            where=rows[0].file,
+            setting="ignore_columns",
+            value=column,
+            cure=f"{advice}, or leave it out on purpose with ignore_columns: [{', '.join(refused)}]",
+        )
+    return verdicts
+
+
+def _cure(name: str, column: str, mapped: bool) -> tuple[str, str] | None:
+    """(what the column may mean, what to do), None when its name says nothing.
+
+    Who names the columns decides about the content; what marks good and bad rows has to be decided all the same.
+    """
+    if VERDICTS.fullmatch(name):
+        return (
+            "may say which rows are good",
+            f"choose the rows with keep_rows: {{{column}: [VALUE, …]}}",
+        )
+    if SCORES.fullmatch(name):
+        return (
+            "may say how good a row is",
+            f"choose the rows with keep_rows: {{{column}: '>= 4'}}",
+        )
+    if PAIRS.fullmatch(name):
+        return ("belongs to preference pairs", "name the answer to train with columns: {answer: …}")
+    if mapped:
+        return None
+    if WEIGHTS.fullmatch(name):
+        return ("may say how much a row counts", "move it into the turns as 'weight'")
+    if CONTENT.fullmatch(name):
+        return (
+            "may belong to the question",
+            f"put it there with columns: {{prompt: '{{{column}}} {{question}}', answer: …}}",
+        )
+    if TOOLS.fullmatch(name):
+        return ("offers tools to the model, which cannot be trained", "remove the column")
+    if MEDIA.fullmatch(name):
+        return (
+            "holds pictures, sound or video, and only the words would be trained",
+            "take a model and a task for them",
+        )
+    if TREE.fullmatch(name):
+        return (
+            "says that rows are turns of one conversation",
+            "join the turns of each conversation into one row with 'messages'",
+        )
+    return None
+
+
+def canonical(name: str) -> str:
+    """`System Prompt` and `system-prompt` are `system_prompt`."""
+    return re.sub(r"[\s\-]+", "_", name.strip().lower())
+
+
+def verdict(value: Any, name: str) -> bool | None:
+    """True for a row marked good, False for one marked bad, None for what says neither.
+
+    In a column `label`, 0 and 1 may be classes and say neither.
+    """
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        word = value.strip().lower()
+        return word in TRUE if word in TRUE + FALSE else None
+    if isinstance(value, (int, float)) and value in (0, 1) and "label" not in name:
+        return bool(value)
+    return None
+
+
+def rejecter(
+    verdicts: Sequence[str], keep_rows: Mapping[str, Any]
+) -> Callable[[Mapping[str, Any]], str]:
+    """Why a row is not trained on by what its columns say of it, "" when it is."""
+    conditions = {column: condition(wanted) for column, wanted in keep_rows.items()}
+
+    def reject(fields: Mapping[str, Any]) -> str:
+        for column in verdicts:
+            value = fields.get(column)
+            if value is not None and not verdict(value, ""):
+                return f"{column!r} is {_shown(value)}: the row is not marked as good"
+        for column, holds in conditions.items():
+            if not holds(fields.get(column)):
+                return f"{column!r} is {_shown(fields.get(column))}, keep_rows asks for {keep_rows[column]!r}"
+        return ""
+
+    return reject
+
+
+def _shown(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) or value is None else repr(value)[:40]
+
+
+def condition(wanted: Any) -> Callable[[Any], bool]:
+    """What a value has to be: one of a list, equal to a value, or compared: ">= 4", "!= spam".
+
+    Raises `LorakitError` for a comparison with what is no number.
+    """
+    if isinstance(wanted, list):
+        each = [condition(one) for one in wanted]
+        return lambda value: any(holds(value) for holds in each)
+    found = COMPARED.fullmatch(wanted) if isinstance(wanted, str) else None
+    if found is None:
+        return lambda value: _same(value, wanted)
+    sign, limit = found.groups()
+    if sign in ("==", "!="):
+        return lambda value: _same(value, limit) == (sign == "==")
+    try:
+        bound = float(limit)
+    except ValueError:
+        raise LorakitError(
+            f"keep_rows: {wanted!r} compares with what is no number",
+            setting="keep_rows",
+            value=wanted,
+        ) from None
+
+    def holds(value: Any) -> bool:
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            return False
+        if math.isnan(number):
+            return False
+        return {
+            ">=": number >= bound,
+            "<=": number <= bound,
+            ">": number > bound,
+            "<": number < bound,
+        }[sign]
+
+    return holds
+
+
+def _same(value: Any, wanted: Any) -> bool:
+    """Equal as written: true is "true", 1 is "1" and 1.0."""
+
+    def written(one: Any) -> str:
+        if isinstance(one, bool):
+            return str(one).lower()
+        if isinstance(one, float) and one.is_integer():
+            one = int(one)
+        return str(one).strip()
+
+    return written(value) == written(wanted)
+
+
+def refuse_by_name(
+    rows: Sequence[Example], common: set[str], fits: Mapping[str, ModuleType]
+) -> None:
+    """Raises `LorakitError` for data of a kind that no schema of these takes, named as what it is."""
+    file = rows[0].file
+    takes_pairs = any("chosen" in names for m in fits.values() for names in m.REQUIRED)
+    if {"chosen", "rejected"} <= common and not takes_pairs:
+        raise LorakitError(
+            "these look like preference pairs (chosen, rejected), and only one answer to a question can be trained",
+            where=file,
+            setting="columns",
+            cure="train the good answers alone with columns: {prompt: prompt, answer: chosen} and "
+            "ignore_columns: [rejected]",
+        )
+    for name in sorted(common & {"label", "labels"}):
+        values = [v for v in (row.fields.get(name) for row in rows) if v is not None]
+        if "messages" in fits or "prompt_completion" in fits or not values:
+            continue
+        if sum(isinstance(v, list) and len(v) != 1 for v in values) * 2 > len(values) or (
+            all(isinstance(v, list) for v in values) and any(len(v) != 1 for v in values)
+        ):
+            raise LorakitError(
+                f"several labels per row in {name!r} (multi-label classification), e.g. {values[0]!r}: "
+                "one class of each row can be trained",
+                where=file,
+                setting="columns",
+                cure="give each row one label, or write the labels as the answer of a question",
+            )
+        if all(isinstance(v, float) and not float(v).is_integer() for v in values):
+            raise LorakitError(
+                f"{name!r} holds numbers such as {values[0]!r} (regression): classes can be trained, numbers cannot",
+                where=file,
+                setting="columns",
+                cure="round or bin the numbers into classes, or write them as the answer of a question",
+            )
