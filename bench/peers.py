@@ -387,8 +387,9 @@ def profile(engine: Any, micro_batches: list, rate: float) -> dict[str, float]:
 
 
 OUTER = {
-    "_Sum": "head and loss",
-    "_Norm": "norms",
+    "SummedCrossEntropy": "head and loss",
+    "FrozenNorm": "norms",
+    "FusedNorm": "norms",
     "Optimizer": "optimizer",
     "attention": "attention",
     "ShortSequenceAttention": "attention",

@@ -151,6 +151,7 @@ def parser() -> argparse.ArgumentParser:
     it.add_argument("--data", help="rows to score on instead of the run's test rows")
     it.add_argument("--metrics", help="names, separated by commas")
     it.add_argument("--json", action="store_true", help="the scores as JSON")
+    base_at(it)
     it = command(report, "write report.html, report.md and loss.png of a run")
     it.add_argument("run", metavar="RUN_DIR")
     it = command(
@@ -179,11 +180,19 @@ def parser() -> argparse.ArgumentParser:
     it.add_argument(
         "--also", nargs="+", metavar="RUN_DIR", help="runs on the same base whose adapters go along"
     )
+    it.add_argument(
+        "--proof-seconds",
+        type=float,
+        metavar="SECONDS",
+        help="how long the tuned model, and then the export, is asked at most; 30 unless given",
+    )
+    base_at(it)
     it = command(
         serve, "an OpenAI-compatible endpoint over a tuned model on this machine, for a first try"
     )
     it.add_argument("run", metavar="RUN_DIR")
     it.add_argument("--port", type=int, default=8000)
+    base_at(it)
     it = command(push, "upload an exported folder with its model card to the hub")
     it.add_argument("folder", metavar="EXPORT_DIR")
     it.add_argument("repository", metavar="OWNER/NAME")
@@ -208,7 +217,14 @@ def parser() -> argparse.ArgumentParser:
     it.add_argument("question")
     it.add_argument("--base", action="store_true", help="ask the untuned base as well")
     it.add_argument("--max-new-tokens", type=int)
+    base_at(it)
     return out
+
+
+def base_at(it: argparse.ArgumentParser) -> None:
+    it.add_argument(
+        "--model", metavar="PATH", help="where the run's base lies now; its content is compared"
+    )
 
 
 def settings(it: argparse.ArgumentParser) -> None:
@@ -305,6 +321,7 @@ def _checked_run(options: argparse.Namespace):
 
 
 def plan(options: argparse.Namespace) -> int:
+    from lorakit.planning import memory
     from lorakit.planning.setup import setup
 
     found = setup(_run(options))
@@ -317,6 +334,8 @@ def plan(options: argparse.Namespace) -> int:
             + ", ".join(f"{k} {v / 1e9:.2f}" for k, v in parts.items() if k != "total")
             + f"), of {found.facts.device_memory / 1e9:.1f} GB"
         )
+        answers = memory.generation(found.settings)
+        print(f"answers: up to {answers / 1e9:.2f} GB beside the weights")
     seconds, tokens = found.seconds()
     if options.json:
         choices = {k: {"value": v, "reason": why} for k, (v, why) in found.choices.items()}
@@ -421,7 +440,7 @@ def evaluate(options: argparse.Namespace) -> int:
     from lorakit.results.evaluate_again import rescore
 
     metrics = options.metrics.split(",") if options.metrics else None
-    path, lines = rescore(options.run, data=options.data, metrics=metrics)
+    path, lines = rescore(options.run, data=options.data, metrics=metrics, model=options.model)
     if options.json:
         _print_json({"file": str(path), "scores": json.loads(path.read_text(encoding="utf-8"))})
     else:
@@ -444,10 +463,18 @@ def convert(options: argparse.Namespace) -> int:
 
 
 def export(options: argparse.Namespace) -> int:
+    from lorakit.exporting.messages import words
     from lorakit.exporting.round_trip import export as to
-    from lorakit.exporting.round_trip import words
 
-    folder = to(options.run, options.to, options.out, type=options.type, also=options.also)
+    folder = to(
+        options.run,
+        options.to,
+        options.out,
+        type=options.type,
+        also=options.also,
+        model=options.model,
+        proof_seconds=options.proof_seconds,
+    )
     print(folder, *words(folder), sep="\n")
     return 0
 
@@ -455,7 +482,7 @@ def export(options: argparse.Namespace) -> int:
 def serve(options: argparse.Namespace) -> int:
     from lorakit.exporting.serve import serve as until_stopped
 
-    return until_stopped(options.run, options.port)
+    return until_stopped(options.run, options.port, model=options.model)
 
 
 def push(options: argparse.Namespace) -> int:
@@ -499,6 +526,7 @@ def ask(options: argparse.Namespace) -> int:
                 options.question,
                 adapted=adapted,
                 max_new_tokens=options.max_new_tokens,
+                model=options.model,
             )[0]
         )
     return 0

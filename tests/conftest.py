@@ -26,6 +26,14 @@ import lorakit
 atexit.register(shutil.rmtree, os.environ["LORAKIT_CACHE"], ignore_errors=True)
 
 
+def pytest_terminal_summary(terminalreporter):
+    from helpers import gpu_table
+
+    if gpu_table.TABLE:
+        terminalreporter.section("measured")
+        terminalreporter.write_line("\n".join(gpu_table.lines()))
+
+
 def pytest_collection_modifyitems(items):
     for item in items:
         if "real_data" in getattr(item, "fixturenames", ()):
@@ -120,12 +128,9 @@ def quick(monkeypatch):
 @pytest.fixture
 def here(monkeypatch):
     """The round trip of an export in this process: what a fresh one computes, some seconds faster."""
-    exporting = importlib.import_module("lorakit.exporting.round_trip")
+    from lorakit.exporting import fresh_process
 
-    def again(part, found, target, kind):
-        return json.loads(json.dumps(exporting.measure(part, found, target)))
-
-    monkeypatch.setattr(exporting, "again", again)
+    monkeypatch.setattr(fresh_process, "ask_in_fresh_process", fresh_process.ask)
 
 
 @pytest.fixture(scope="session")

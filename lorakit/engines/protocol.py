@@ -61,6 +61,10 @@ class EngineModule(Protocol):
     # Tasks among these that it does not serve: name -> reason.
     REFUSES: Mapping[str, str] = {}
     FAKE_QUANTIZATION: bool = False  # whether it serves the setting of this name
+    # Whether in fp16 it trains adapters of models that leave its range: products in fp16, all else in fp32.
+    HALF_PRODUCTS: bool = False
+    # Whether it computes in fp32 for such models and keeps their weights in 16 bits.
+    HALF_WEIGHTS: bool = False
 
     def fits(self, facts: Facts, spec: Spec) -> str:
         """Why this engine cannot serve here; "" when it can."""
@@ -108,7 +112,8 @@ class Engine(Protocol):
         """(summed loss in nats, targets), in evaluation mode, without gradients."""
 
     def backward(self, batch: Batch) -> tuple[float, int]:
-        """The same in training mode; gradients of the sum are accumulated."""
+        """The same in training mode; gradients of the sum are accumulated. The sum may still be on its way: it adds up
+        like a number, and `reduce` waits for it."""
 
     def reduce(self, total: float, count: int) -> tuple[float, int]:
         """Both summed over all processes, and the accumulated gradients with them."""

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from lorakit.engines.torch.engine import TorchEngine
 
 SERVES = (("target_loss", ""), ("target_loss", "image"))
+HALF_WEIGHTS = True
 REFUSES = {
     "caption": "it serves pictures in conversations alone: name task=chat_images, and a model that talks"
 }

@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from lorakit import tasks
-from lorakit.common import hub, registry
+from lorakit.common import hub
 from lorakit.common.errors import LorakitError
-from lorakit.common.files import whole
+from lorakit.common.files import atomic_write
+from lorakit.exporting.messages import agreement_words, divergence_words
+from lorakit.exporting.target import named as target_named
 from lorakit.models import base_model
 from lorakit.results import report
 from lorakit.run import Run
@@ -55,7 +57,7 @@ def card(path: str | os.PathLike, exported: dict[str, Any] | None = None) -> Any
 
 def write(path: str | os.PathLike, target: Path, exported: dict[str, Any] | None = None) -> Path:
     """README.md, where the hub looks for a card."""
-    with whole(target) as part:
+    with atomic_write(target) as part:
         part.write_text(str(card(path, exported)), encoding="utf-8")
     return target
 
@@ -66,7 +68,7 @@ def metadata(folder: Folder, exported: dict[str, Any] | None) -> Any:
 
     known, run = folder.record, Run.read(folder / "run.yaml")
     spec, kind = base_model.spec(run.model), target(run, exported)
-    library = getattr(registry.load("export", kind), "LIBRARY", kind)
+    library = target_named(kind).library or kind
     licence = next(
         (ours for theirs, ours in LICENCES.items() if spec.licence.startswith(theirs)), "other"
     )
@@ -130,7 +132,7 @@ def text(folder: Folder, exported: dict[str, Any] | None) -> str:
         f"{known['method']} of {origin}. {report.verdict(folder.scores)[1]}",
         "",
     ]
-    use = registry.load("export", target(run, exported)).USE.format(
+    use = target_named(target(run, exported)).use.format(
         base=origin, name=name, kind=kind(run.task)
     )
     lines += [
@@ -167,8 +169,9 @@ def text(folder: Folder, exported: dict[str, Any] | None) -> str:
             f"{agreement['identical']} of {agreement['prompts']} rows have the tuned model's class; a probability "
             f"differs by at most {exported['probabilities']['largest_difference']:.1e}."
             if "probabilities" in exported
-            else f"{agreement['identical']} of {agreement['prompts']} greedy answers are the tuned model's, token by "
-            f"token; perplexity {before['before']:.4f} before, {before['after']:.4f} after."
+            else f"Perplexity on the run's rows {before['before']:.4f} before, {before['after']:.4f} after. "
+            + ". ".join([*divergence_words(exported["divergence"]), agreement_words(agreement)])
+            + "."
         )
         lines += [
             "## Export",

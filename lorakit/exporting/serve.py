@@ -9,21 +9,24 @@ import sys
 from pathlib import Path
 
 from lorakit.common.errors import LorakitError
-from lorakit.exporting.round_trip import RECORD, export, source
+from lorakit.exporting.messages import read
+from lorakit.exporting.round_trip import export
+from lorakit.exporting.source import source
 from lorakit.machine.hardware import child_environment
 from lorakit.machine.packages import require
+from lorakit.models import identity
 from lorakit.run import Run
 from lorakit.runs.folder import Folder
 
 HOST = "127.0.0.1"
 
 
-def serve(path: str | os.PathLike, port: int = 8000) -> int:
+def serve(path: str | os.PathLike, port: int = 8000, *, model: str | None = None) -> int:
     """Serves until it is stopped, and returns the server's exit code. The merged model is made on the first call.
 
     Raises `LorakitError` for a classifier, and where the server's packages are missing or the port is taken.
     """
-    if source(path).classes:
+    if source(path, model=model).classes:
         raise LorakitError(
             f"{path}: a classifier answers no chat; ask it by lorakit ask, or export it --to onnx"
         )
@@ -36,7 +39,7 @@ def serve(path: str | os.PathLike, port: int = 8000) -> int:
             raise LorakitError(
                 f"port {port} of {HOST} cannot be taken ({error.strerror}); name another with --port"
             ) from None
-    folder = merged(path)
+    folder = merged(path, model)
     print(f"http://{HOST}:{port}/v1 answers as model '{folder.name}'; Ctrl-C ends it", flush=True)
     command = [
         sys.executable,
@@ -52,12 +55,26 @@ def serve(path: str | os.PathLike, port: int = 8000) -> int:
     return subprocess.call(command, cwd=folder.parent, env=child_environment())
 
 
-def merged(path: str | os.PathLike) -> Path:
+def merged(path: str | os.PathLike, model: str | None = None) -> Path:
     """The run's merged export in the precision that it was tuned in; made now where there is none of these weights."""
     folder = Folder.of(path)
-    kind = Run.read(folder / "run.yaml").precision
-    out = folder / "export" / f"merged-{kind}"
-    made = out / RECORD
-    if made.is_file() and made.stat().st_mtime >= (folder / "record.json").stat().st_mtime:
+    type_ = Run.read(folder / "run.yaml").precision
+    out = folder / "export" / f"merged-{type_}"
+    if _is_of_these_weights(out, folder):
         return out
-    return export(folder.path, "merged", type=kind)
+    return export(folder.path, "merged", type=type_, model=model)
+
+
+def _is_of_these_weights(out: Path, folder: Folder) -> bool:
+    """Whether an export lies there whole, and was made of the run's saved files as they are now."""
+    try:
+        content = read(out)
+    except LorakitError:
+        return False
+    recorded = {name: each["sha256"] for name, each in content.get("files", {}).items()}
+    names = [name for name in recorded if (out / name).is_file()]
+    return (
+        len(names) == len(recorded)
+        and identity.files(out, names) == recorded
+        and content.get("run_files") == folder.record.get("files")
+    )

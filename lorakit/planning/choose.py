@@ -11,7 +11,7 @@ from lorakit.engines import quantization as quantizations
 from lorakit.engines.protocol import EngineModule
 from lorakit.machine.hardware import DRIVE, Facts
 from lorakit.models import base_model, gguf
-from lorakit.models.spec import Spec
+from lorakit.models.spec import Spec, known
 from lorakit.planning import bf16_trial, memory
 from lorakit.run import Run
 
@@ -136,17 +136,23 @@ def refuse(run: Run, facts: Facts) -> None:
             if memory.memory(smaller)["total"] <= 0.85 * facts.device_memory:
                 found.append(f"{name}={value}")
                 break
-    cure = (
-        f"it would fit with {' or '.join(found)}"
-        if found
-        else "take a smaller model or a larger card"
-    )
+    cure = "take a smaller model or a larger card"
+    if copies := quantized_copies(run.model):
+        cure = f"take model={copies[0]}, the same weights in 4 bits"
+    if found:
+        cure = f"it would fit with {' or '.join(found)}"
     if facts.device_memory < need <= facts.most_memory:
         cure += f", or give the GPU more of this Mac's memory: {facts.more}"
     raise LorakitError(
         f"{run.model}: about {need / 1e9:.1f} GB are needed and {facts.device_memory / 1e9:.1f} GB are "
         f"there, one row at a time; {cure}"
     )
+
+
+def quantized_copies(model: str) -> list[str]:
+    """Known models with the weights of this one, stored in 4 bits."""
+    name = base_model.spec(model).name
+    return [s.name for s in known().values() if s.name == f"{name}-nf4" and s.stored == "nf4"]
 
 
 VALIDATION_SHARE = 0.1  # of the time of training, at most; one validation there always is
@@ -300,8 +306,16 @@ def unserved(module: EngineModule, task: str) -> str:
 def precision(run: Run, facts: Facts, spec: Spec) -> Choice:
     if run.precision == "fp16" and facts.device == "cpu":
         raise LorakitError("precision='fp16' needs a CUDA card; use fp32 or bf16 on a CPU")
-    if run.precision == "fp16" and not spec.fp16:
+    half = run.method == "lora" and run.engine != "auto" and engines.get(run.engine).HALF_PRODUCTS
+    if run.precision == "fp16" and not (spec.fp16 or half):
         raise LorakitError(f"precision='fp16' overflows in {run.model}; use bf16 or fp32")
+    if run.precision == "bf16" and (old := next((c for c in facts.cards if not c.bf16), None)):
+        raise LorakitError(
+            f"precision='bf16': {old.name} has no bf16 hardware",
+            setting="precision",
+            value="bf16",
+            cure="use precision=auto, which takes fp16 products there",
+        )
     if run.precision != "auto":
         return Choice(run.precision, "asked for")
     if run.engine != "auto" and (own := engines.get(run.engine).precision(facts)):
@@ -315,7 +329,10 @@ def precision(run: Run, facts: Facts, spec: Spec) -> Choice:
         return Choice("bf16", f"{facts.cards[0].name} computes bf16 in hardware")
     if spec.fp16:
         return Choice("fp16", f"{old.name} has no bf16 hardware")
-    return Choice("fp32", f"{old.name} has no bf16 hardware, and {run.model} overflows in fp16")
+    overflows = f"{old.name} has no bf16 hardware, and {run.model} overflows in fp16"
+    if half and run.quantization not in ("int8", "fp8"):
+        return Choice("fp16", f"{overflows}: its products alone are in fp16, all else is in fp32")
+    return Choice("fp32", overflows)
 
 
 def on_cpu(run: Run, facts: Facts) -> Choice:

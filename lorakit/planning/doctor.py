@@ -16,11 +16,11 @@ from lorakit.run import Run
 
 # What lorakit was run with, from the first to the last; others may work.
 TESTED = {
-    "torch": ("2.11", "2.13"),
-    "transformers": ("5.6", "5.24"),
+    "torch": ("2.10", "2.13"),
+    "transformers": ("5.0", "5.24"),
     "peft": ("0.18", "0.21"),
     "bitsandbytes": ("0.50", "0.50"),
-    "datasets": ("4.8", "5.2"),
+    "datasets": ("4.0", "5.2"),
 }
 # Where the image comes with its torch, the card is what can be changed.
 HOSTED_CARD = {

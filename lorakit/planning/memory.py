@@ -20,6 +20,7 @@ from lorakit.models import base_model, gguf, spec
 from lorakit.run import Run
 
 SHAPES = 1  # raise it when `_shape` counts something else
+PROMPTS = 16  # answered together, as `results.evaluate.generate` does
 BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 
 
@@ -120,6 +121,9 @@ def frozen(run: Run, of: Shape) -> float:
     if stored in registry.names("quantization"):  # what is not quantized is in 16 bits
         bits = quantization.get(stored).bits_per_weight(2)
         return (of.linear + of.experts) * bits / 8 + (of.other - of.experts) * 2
+    overflows = run.precision == "fp32" and not base_model.spec(run.model).fp16
+    if overflows and run.engine != "auto" and engines.get(run.engine).HALF_WEIGHTS:
+        width = 2
     file = gguf.source(base_model.path(run.model)) if run.quantization == "gguf" else None
     bits = gguf.read(file).bits_per_weight if file else form_of(run).bits_per_weight(width)
     each = run.processes if run.shard and run.processes != "auto" else 1  # its share of the layers
@@ -229,8 +233,11 @@ def roughly(run: Run, of: Shape, tokens: int) -> float:
     return kept + tokens * of.vocabulary * (width + 8)
 
 
-def matmul_rate() -> float:
-    """Measured FLOP/s of a 1,024³ fp32 product on the device training will use."""
+def matmul_rate(precision: str = "fp32") -> float:
+    """Measured FLOP/s of a square product, on the device and in the dtype that training will use.
+
+    A card multiplies 4,096³, below which its launch counts; others 1,024³.
+    """
     import time
 
     import torch
@@ -242,12 +249,33 @@ def matmul_rate() -> float:
         if torch.backends.mps.is_available()
         else "cpu"
     )
-    a, best = torch.randn(1024, 1024, device=where), 0.0
+    size, best = 4096 if where == "cuda" else 1024, 0.0
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
+    a = torch.randn(size, size, device=where).to(dtype)
     for _ in range(3):
         start = time.perf_counter()
         (a @ a)[0, 0].item()
-        best = max(best, 2 * 1024**3 / (time.perf_counter() - start))
+        best = max(best, 2 * size**3 / (time.perf_counter() - start))
     return best
+
+
+def generation(run: Run) -> int:
+    """Bytes of keys and values while as many prompts as go together are answered, each of full length.
+
+    They stand beside the weights, and are no part of training's peak. Layers with a window keep less.
+    """
+    config = base_model.of(run.model).sizes.get_text_config(decoder=True)
+    layers = getattr(config, "num_hidden_layers", None) or 0
+    layers -= getattr(config, "num_kv_shared_layers", None) or 0
+    heads = getattr(config, "num_attention_heads", None) or 0
+    if run.task.startswith("classify") or not isinstance(heads, int):
+        return 0
+    width = getattr(config, "head_dim", None) or config.hidden_size // max(heads, 1)
+    kept = getattr(config, "num_key_value_heads", None) or heads
+    half = run.precision == "fp16" and not base_model.of(run.model).spec.fp16
+    value = 4 if half else BYTES.get(run.precision, 4)
+    tokens = PROMPTS * (run.max_length + run.max_new_tokens)
+    return int(2 * layers * kept * width * value * tokens)
 
 
 def seconds(run: Run, of: Shape, tokens: int, rate: float) -> float:

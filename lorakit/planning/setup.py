@@ -57,7 +57,11 @@ class Setup:
         if self.asked.max_updates is not None:
             rows = self.asked.max_updates * self.asked.global_batch_size
         tokens = int(rows * lengths.mean())
-        return memory.seconds(self.settings, self.shape, tokens, memory.matmul_rate()), tokens
+        return self._seconds(tokens), tokens
+
+    def _seconds(self, tokens: int) -> float:
+        rate = memory.matmul_rate(self.settings.precision)
+        return memory.seconds(self.settings, self.shape, tokens, rate)
 
     def refuse(self) -> None:
         """Raises `LorakitError` when the run cannot fit into the memory that is there, with settings that would."""

@@ -7,28 +7,22 @@ from typing import Any
 
 from lorakit import tasks
 from lorakit.common import registry
-from lorakit.common.errors import LorakitError
 from lorakit.results import evaluate
+from lorakit.results.open_run import open_run
 from lorakit.run import Run
-from lorakit.runs.folder import Folder
 from lorakit.tasks import batches
 
 
-def tuned(path: str | os.PathLike, *, adapted: bool = True) -> tuple[Any, Any, dict, Run]:
-    """(engine, tokenizer, meta, run) of a finished run; with `adapted=False` its base alone."""
-    folder = Folder.of(path)
-    run = Run.read(folder.settings)
-    saved = folder.saved(run.method)
-    if adapted and not saved.is_dir():
-        raise LorakitError(
-            f"{folder.path}: has nothing saved yet (status {folder.record['status']})"
-        )
-    meta = folder.meta()
-    run = run.with_(task=meta["task"])
-    engine = registry.load("engines", run.engine).load(
-        run, adapter=saved if adapted else None, classes=meta["classes"]
-    )
-    return engine, engine.tokenizer, meta, run
+def tuned(
+    path: str | os.PathLike, *, adapted: bool = True, model: str | None = None
+) -> tuple[Any, Any, dict, Run]:
+    """(engine, tokenizer, meta, run) of a finished run; with `adapted=False` its base alone.
+
+    `model`: where the base lies now. Raises `LorakitError` as `open_run` does.
+    """
+    opened = open_run(path, adapted=adapted, model=model)
+    engine = opened.engine(adapted=adapted)
+    return engine, engine.tokenizer, opened.meta, opened.run
 
 
 def ask(
@@ -37,10 +31,11 @@ def ask(
     *,
     adapted: bool = True,
     max_new_tokens: int | None = None,
+    model: str | None = None,
 ) -> list[str]:
     """Greedy answers of a tuned model (or of its base) to questions, or continuations of plain text; of a classifier
     the class, with its probability. Where a task is about pictures or sound, a question begins with a file's path."""
-    engine, tokenizer, meta, run = tuned(path, adapted=adapted)
+    engine, tokenizer, meta, run = tuned(path, adapted=adapted, model=model)
     questions = [questions] if isinstance(questions, str) else questions
     task = registry.load("tasks", meta["task"])
     asked = [task.ask(q, engine.processor if task.MEDIUM else tokenizer) for q in questions]

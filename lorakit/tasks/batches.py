@@ -80,9 +80,9 @@ class Batch:
             row = after
         return out
 
-    def filled_up(self, grain: int) -> Batch:
-        """With a document of nothing at the end, so that the tokens are a multiple of `grain`."""
-        lacking = -len(self.ids) % grain
+    def padded_to(self, multiple: int) -> Batch:
+        """With a document of nothing at the end, so that the tokens are a multiple of `multiple`."""
+        lacking = -len(self.ids) % multiple
         return (
             self
             if not lacking

@@ -261,17 +261,19 @@ def write(folder: Path, encoded: Mapping[str, Rows], meta: Mapping[str, Any]) ->
     )
 
 
-def read(folder: Path, processor: Any = None) -> tuple[dict[str, Rows], dict[str, Any]]:
+def read(
+    folder: Path, processor: Any = None, sets: Sequence[str] = SETS
+) -> tuple[dict[str, Rows], dict[str, Any]]:
     """(set name -> rows, meta). A set without rows is absent. Raises `LorakitError` when there are none here.
 
-    `processor` is the model's, which a task with a medium needs to make its inputs.
+    `processor` is the model's, which a task with a medium needs to make its inputs. Only these `sets` are read.
     """
     import datasets
 
     try:
         meta = read_meta(folder)
         with quiet():
-            tables = {n: datasets.load_from_disk(folder / n) for n in SETS if (folder / n).is_dir()}
+            tables = {n: datasets.load_from_disk(folder / n) for n in sets if (folder / n).is_dir()}
             for table in (
                 tables.values()
             ):  # Arrow trusts offsets: a damaged one would end the process without a word

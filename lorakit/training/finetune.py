@@ -15,6 +15,7 @@ from lorakit.common.files import atomic_write
 from lorakit.engines import quantization
 from lorakit.machine import distributed, hardware
 from lorakit.machine.distributed import World
+from lorakit.models import identity
 from lorakit.planning.setup import Setup, setup
 from lorakit.results import evaluate, report
 from lorakit.results.evaluate import Outcome
@@ -125,6 +126,7 @@ def load(plan: Setup, folder: RunFolder, world: World) -> Session:
     folder.note(
         choices=choices,
         base_sha256=plan.base.hash,
+        base=identity.note(plan.settings.model, folder.path),
         parameters=sum(n for n, _ in sizes.values()),
         trained_parameters=sum(n for n, on in sizes.values() if on),
         updates_planned=len(session.batches),
@@ -241,7 +243,9 @@ def score_after(
     """The tuned model on the test rows, what is saved of it, and what a fresh process says of that."""
     run, folder, engine = session.run, session.folder, session.engine
     after = _scored(plan, session, "after", again=True)
-    engine.save(folder.saved(run.method))
+    saved = folder.saved(run.method)
+    engine.save(saved)
+    folder.note(files=identity.files(folder.path, (saved.name, folder.rows.name)))
     said = proof.sample(engine, session.sets, session.meta, run)
     engine.close()  # the fresh process needs the card
     if not folder.writable:

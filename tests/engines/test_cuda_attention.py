@@ -1,64 +1,14 @@
 """Every attention path of a CUDA card, by reference kernels on a CPU: outputs and gradients beside the plain form."""
 
-import math
-
 import pytest
 import torch
+from helpers.attention import agree, both, drawn
 from helpers.cuda_reference import CARDS, calls, claimed
 
 from lorakit.engines.torch.kernels import attention
 
 HALF = (torch.float16, torch.bfloat16)
-TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-2, torch.bfloat16: 2e-2}
 LENGTHS = {"one": [21], "around the window": [15, 16, 17, 1, 33], "short": [3, 8, 1]}
-
-
-def drawn(*shape, seed, dtype=torch.float64):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
-
-
-def plain(q, k, v, lengths, window, sinks):
-    """softmax(QKᵀ s) V with the mask written out, in fp64."""
-    shared, place = q.shape[1] // k.shape[1], torch.arange(q.shape[2])
-    document = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
-    behind = place[:, None] - place
-    seen = (document[:, None] == document) & (behind >= 0) & (behind < (window or len(place)))
-    k, v = k.repeat_interleave(shared, 1), v.repeat_interleave(shared, 1)
-    scores = (q @ k.transpose(2, 3) / math.sqrt(q.shape[-1])).masked_fill(~seen, -math.inf)
-    if sinks is not None:
-        column = sinks[:, None, None].expand(*scores.shape[:-1], 1)
-        scores = torch.cat([scores, column], -1)
-    return (scores.softmax(-1)[..., : len(place)] @ v).transpose(1, 2)
-
-
-def both(way, dtype, lengths, heads=(4, 2), width=16, window=None, sinks=False, of_value=None):
-    """(output, dq, dk, dv, dsinks) of one way, and of the plain form over the same rounded values."""
-    total, found = sum(lengths), []
-    documents = attention.Documents(lengths, torch.device("cpu"))
-    for reference in (False, True):
-        q, k, v = (
-            drawn(1, h, total, d, seed=s).to(dtype).to(torch.float64 if reference else dtype)
-            for s, (h, d) in enumerate(
-                ((heads[0], width), (heads[1], width), (heads[1], of_value or width))
-            )
-        )
-        sink = drawn(heads[0], seed=7).float() if sinks else None
-        leaves = [x.requires_grad_() for x in (q, k, v, sink) if x is not None]
-        if reference:
-            out = plain(q, k, v, lengths, window, None if sink is None else sink.double())
-        else:
-            out = way(q, k, v, documents, None, 0.0, window, sink)
-            assert out.dtype == dtype
-        weight = drawn(1, total, heads[0], v.shape[-1], seed=9)
-        gradients = torch.autograd.grad((out.double() * weight).sum(), leaves)
-        found.append([out, *gradients])
-    return zip(*found, strict=True)
-
-
-def agree(pairs, dtype):
-    for one, other in pairs:
-        off, most = (one.double() - other.double()).norm(), TOLERANCE[dtype]
-        assert off <= most * max(other.double().norm(), 1.0)  # zero within a window of one
 
 
 @pytest.mark.parametrize("sinks", [False, True], ids=["", "sinks"])

@@ -12,7 +12,7 @@ exporting = importlib.import_module("lorakit.exporting.round_trip")
 EVERY = [
     (target, kind)
     for target in registry.names("export")
-    for kind in registry.load("export", target).TYPES
+    for kind in registry.load("export", target).TARGET.types
 ]
 
 
@@ -20,7 +20,7 @@ EVERY = [
 def test_every_family_as_gguf(family, tmp_path, here):
     run = tuned_run(shrunken(family, tmp_path / "base"), tmp_path, max_updates=30).path
     found = content(exporting.export(run, "gguf", tmp_path / "out", type="f32"))
-    assert found["texts_read_alike"] == 24 and found["chat_template_alike"]
+    assert found["texts_read_alike"] == 24 and found["conversations_written_alike"] >= 2
     if family == "gpt_oss":  # llama.cpp rounds the ends of YaRN's ramp
         assert found["agreement"]["tokens"] >= 0.8 and abs(found["perplexity"]["added_nats"]) < 0.02
     else:

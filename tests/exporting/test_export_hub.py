@@ -25,6 +25,7 @@ import lorakit
 from lorakit import cli
 from lorakit.common import registry
 from lorakit.common.errors import LorakitError
+from lorakit.exporting import fresh_process
 from lorakit.machine.hardware import child_environment
 
 cards, exporting = (
@@ -61,11 +62,7 @@ def run(tmp_path_factory):
 def exported(run):
     """Its adapter, exported once: beside it lies the card."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            exporting,
-            "again",
-            lambda part, found, target, kind: exporting.measure(part, found, target),
-        )
+        patch.setattr(fresh_process, "ask_in_fresh_process", fresh_process.ask)
         return exporting.export(run, "adapter")
 
 
@@ -110,7 +107,7 @@ def test_a_base_of_the_hub_and_its_licence_are_named(run, tmp_path, monkeypatch)
     ):
         (mine / "run.yaml").write_text(yaml.safe_dump(settings | {"model": model}))
         data = cards.card(mine).data
-        assert (data.base_model, data.license) == (cards.base.spec(model).path, licence)
+        assert (data.base_model, data.license) == (cards.base_model.spec(model).path, licence)
         assert (data.license_name is not None) == (licence == "other")
 
 

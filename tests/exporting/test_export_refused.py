@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 from helpers.tuned import left
 
-from lorakit.common import registry
 from lorakit.common.errors import LorakitError
 from lorakit.machine.hardware import child_environment
 
@@ -38,16 +37,14 @@ def refused(run, target, out, words, **options):
 def test_a_run_that_is_not_done(mine, tmp_path):
     record = json.loads((mine / "record.json").read_text())
     (mine / "record.json").write_text(json.dumps(record | {"status": "stopped"}))
-    refused(
-        mine, "gguf", tmp_path / "at" / "out", "status stopped: only a finished run can be exported"
-    )
+    refused(mine, "gguf", tmp_path / "at" / "out", "has status stopped; this needs done")
 
 
 def test_another_base_than_it_was_tuned_on(mine, tmp_path):
     record = json.loads((mine / "record.json").read_text())
     (mine / "record.json").write_text(json.dumps(record | {"base_sha256": "0" * 64}))
     refused(
-        mine, "gguf", tmp_path / "at" / "out", "now has other weights than this run was tuned on"
+        mine, "gguf", tmp_path / "at" / "out", "now has another weights than this run was tuned on"
     )
 
 
@@ -102,9 +99,7 @@ def test_room_is_looked_at_first(mistral, tmp_path, monkeypatch, what):
     import psutil
 
     if what == "disk":
-        monkeypatch.setattr(
-            exporting.machine, "facts", lambda folder: SimpleNamespace(disk_free=1000)
-        )
+        monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=1000))
     else:
         monkeypatch.setattr(
             psutil, "virtual_memory", lambda: SimpleNamespace(available=1000, total=2**34)
@@ -123,7 +118,7 @@ def test_a_full_disk_leaves_nothing(mistral, tmp_path, here, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(registry.load("export", "gguf"), "packed", full)
+    monkeypatch.setattr("lorakit.exporting.gguf.files.packed", full)
     refused(
         mistral, "gguf", tmp_path / "at" / "out", "could not be written: No space left on device"
     )
@@ -131,12 +126,12 @@ def test_a_full_disk_leaves_nothing(mistral, tmp_path, here, monkeypatch):
 
 def test_another_model_is_not_called_done(mistral, tmp_path, here, monkeypatch):
     """Here the export forgets that llama.cpp rotates neighbours."""
-    monkeypatch.setattr(registry.load("export", "gguf"), "interleave", lambda value, heads: value)
+    monkeypatch.setattr("lorakit.exporting.gguf.tensors.interleave", lambda value, heads: value)
     refused(
         mistral,
         "gguf",
         tmp_path / "at" / "out",
-        "gguf f32: done is refused: .* of the greedy tokens",
+        "gguf f32: the export is another model than the tuned one: the loss on the run's rows grows by",
         type="f32",
     )
 

@@ -7,10 +7,11 @@ sources make, and one more: tensors of different dtypes are refused, which the C
 
 import math
 from contextlib import contextmanager
+from functools import cache
 
 import torch
 
-from lorakit.engines.torch.kernels import device
+from lorakit.engines.torch.kernels import device, fp8, norm
 
 CARDS = {"Tesla T4": (7, 5), "A100": (8, 0), "L4": (8, 9), "H200": (9, 0)}
 calls: list[tuple[str, torch.dtype, int | None]] = []  # (operator, dtype, window) since the claim
@@ -22,13 +23,22 @@ _library = torch.library.Library("aten", "IMPL")
 def claimed(capability):
     """Within this block kernels take the CPU for a card of this compute capability."""
     global _claimed
-    plain, _claimed = device.capability, capability
+    plain, _claimed = device.capability, capability or (0, 0)
+    register_bitsandbytes()
     calls.clear()
     device.capability = lambda where: capability
     try:
+        forget_trials()
         yield calls
     finally:
         device.capability, _claimed = plain, (0, 0)
+        forget_trials()
+
+
+def forget_trials():
+    """What was tried out on one card says nothing about the next."""
+    norm.fused_serves.cache_clear()
+    fp8.tried.cache_clear()
 
 
 def spans(ends):
@@ -164,7 +174,22 @@ def flash_backward(
     return dq, dk, dv
 
 
+def rms_norm(x, shape, weight, epsilon):
+    """aten/src/ATen/native/cuda/layer_norm_kernel.cu: sums in fp32, one rounding."""
+    assert weight is None or weight.dtype == x.dtype
+    inverse = (x.float().square().mean(-1, keepdim=True) + epsilon).rsqrt()
+    return (x.float() * inverse * (1 if weight is None else weight.float())).to(x.dtype), inverse
+
+
+def rms_norm_backward(dout, x, shape, inverse, weight, mask):
+    assert dout.dtype == x.dtype and mask == [True, False]
+    unit, back = x.float() * inverse, dout.float() * (1 if weight is None else weight.float())
+    return ((back - unit * (unit * back).mean(-1, keepdim=True)) * inverse).to(x.dtype), None
+
+
 for name, kernel in {
+    "_fused_rms_norm": rms_norm,
+    "_fused_rms_norm_backward": rms_norm_backward,
     "_efficient_attention_forward": efficient_forward,
     "_efficient_attention_backward": efficient_backward,
     "_flash_attention_forward": flash_forward,
@@ -180,11 +205,9 @@ def dequantize_into(A, absmax, blocksize, quant_type, shape, dtype, out):
     )
 
 
+@cache
 def register_bitsandbytes():
-    """Once bitsandbytes is imported: its operators that only CUDA has."""
+    """Its operators that only CUDA has."""
     import bitsandbytes  # noqa: F401  (defines the operators)
 
-    for name, kernel in {"dequantize_4bit.out": dequantize_into}.items():
-        with_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
-        if not with_kernel(f"bitsandbytes::{name}", "CPU"):
-            torch.library.register_kernel(f"bitsandbytes::{name}", "cpu", kernel)
+    torch.library.register_kernel("bitsandbytes::dequantize_4bit.out", "cpu", dequantize_into)

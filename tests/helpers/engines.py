@@ -38,7 +38,7 @@ def settings(base, **changes):
             "max_length": 512,
             "packing": True,
             "gradient_checkpointing": False,
-            "alpha": 64,
+            **({} if changes.get("method") == "full" else {"alpha": 64}),
             "micro_batch_size": 8,
             "micro_batch_tokens": 4096,
             **changes,

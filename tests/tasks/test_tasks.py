@@ -460,7 +460,7 @@ def test_towers_stay_frozen_and_in_evaluation(made, leaves, tmp_path, name):
         **SETTINGS | {"max_length": 128},
     )
     engine = registry.load("engines", "torch").load(choose.resolve(run, hardware.facts("."))[0])
-    seeing = {type(tower).__name__ for tower in engine.towers}
+    seeing = {type(tower).__name__ for tower in engine.frozen_encoders}
     assert seeing and not [
         n
         for n in engine.trained
@@ -474,7 +474,7 @@ def test_towers_stay_frozen_and_in_evaluation(made, leaves, tmp_path, name):
     else:
         engine.backward(collate(some, [0]))
     assert engine.model.training and not any(
-        part.training for tower in engine.towers for part in tower.modules()
+        part.training for tower in engine.frozen_encoders for part in tower.modules()
     )
 
 

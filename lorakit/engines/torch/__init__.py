@@ -22,6 +22,7 @@ SERVES = (
     ("class_logits", "image"),
 )
 FAKE_QUANTIZATION = True
+HALF_PRODUCTS = True
 
 
 def fits(facts: Facts, spec: Spec) -> str:

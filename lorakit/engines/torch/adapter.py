@@ -62,7 +62,7 @@ def with_adapter(
         target_modules=[t for t in targets if t not in experts] if experts else targets,
         task_type="CAUSAL_LM" if causal else None,
         target_parameters=experts or None,
-        exclude_modules=excluded(targets, [*heads, *towers(model)]),
+        exclude_modules=excluded(targets, [*heads, *frozen_encoders(model)]),
         modules_to_save=list(heads) or None,
     )
     try:
@@ -103,7 +103,7 @@ def stacks(model: Any) -> list[str]:
     ]
 
 
-def towers(model: Any) -> list[str]:
+def frozen_encoders(model: Any) -> list[str]:
     """The parts of a model of words that see or hear for it: frozen, and never in training mode."""
     kinds = tuple(
         type(part)

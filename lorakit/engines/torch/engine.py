@@ -21,11 +21,14 @@ from lorakit import tasks
 from lorakit.common.errors import LorakitError
 from lorakit.common.files import whole
 from lorakit.engines import protocol
-from lorakit.engines.torch.adapter import stacks, towers
-from lorakit.engines.torch.kernels import attention, lora, loss
+from lorakit.engines.torch.adapter import frozen_encoders, stacks
+from lorakit.engines.torch.kernels import attention, half_products, lora, loss, products
+from lorakit.engines.torch.kernels import device as devices
+from lorakit.engines.torch.kernels.adapted import adapters_changed
 from lorakit.engines.torch.kernels.device import flush_denormals, pad_multiple
 from lorakit.engines.torch.layers import full, recompute
 from lorakit.engines.torch.out_of_memory import out_of_memory
+from lorakit.engines.torch.transfer import to_device
 from lorakit.machine import hardware
 from lorakit.machine.distributed import Crew
 from lorakit.models import base_model
@@ -66,19 +69,26 @@ class TorchEngine:
         )
         self.arguments = inspect.signature(self._bare().forward).parameters
         self.words = "decoder_input_ids" if model.config.is_encoder_decoder else "input_ids"
-        self.drops_last = base_model.spec(run.model).drops_last
-        self.towers = [self._bare().get_submodule(name) for name in towers(self._bare())]
+        spec = base_model.spec(run.model)
+        self.drops_last = spec.drops_last
+        self.frozen_encoders = [
+            self._bare().get_submodule(name) for name in frozen_encoders(self._bare())
+        ]
         self.trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
         for parameter in self.trained.values():
             parameter.data = parameter.data.float()
-        self.autocast = DTYPES[run.precision] if run.precision != "fp32" else None
+        plain = run.precision == "fp32" or half_products.asked_for(
+            run.precision, run.method, spec.fp16
+        )
+        self.autocast = None if plain else DTYPES[run.precision]
         self.optimizer = make_optimizer(run, list(self.trained.values())) if self.trained else None
-        self.scaler = torch.amp.GradScaler(where.type, enabled=run.precision == "fp16")
+        self.scaler = torch.amp.GradScaler(where.type, enabled=self.autocast == torch.float16)
         self.scaler.scale(
             torch.zeros((), device=where)
         )  # has its state now, also where the first update has no row for this process
         # Keeps summed losses in fp16's range; a power of two, so that in fp32 nothing is rounded.
         self.unit = 2.0 ** round(math.log2(run.micro_batch_tokens))
+        self.norm: float | None = None  # of the accumulated gradients, from `reduce` on
         self.idle = idle
         self.targets_trained, self.pending = (
             0,
@@ -138,7 +148,8 @@ class TorchEngine:
         if crosses:
             return False, protocol.CROSSES
         apart = (packed - plain).abs().amax(1)
-        noise = (1e-3 if self.autocast is None else 0.1) * max(1.0, plain.abs().max().item())
+        exact = self.autocast is None and self.model.dtype == torch.float32
+        noise = (1e-3 if exact else 0.1) * max(1.0, plain.abs().max().item())
         if (apart.median() if experts else apart.max()) > noise:
             return False, protocol.DIFFERS
         return True, protocol.ISOLATED
@@ -219,34 +230,45 @@ class TorchEngine:
         return self._forward(self.model, batch, "logits")
 
     def _forward(self, model: Any, batch: Batch, wanted: str) -> torch.Tensor:
-        places = torch.from_numpy(np.flatnonzero(batch.targets)).to(self.device)
+        places = np.flatnonzero(batch.targets)
         if self.packing:
-            batch = batch.filled_up(pad_multiple(self.device, self.autocast))
-            ids = torch.from_numpy(batch.ids).to(self.device)
-            position = torch.from_numpy(batch.positions).to(self.device)
-            keep = (
-                {"logits_to_keep": places - 1} if self.keeps_logits and wanted == "logits" else {}
+            batch = batch.padded_to(pad_multiple(self.device, self.autocast))
+            ends = np.append(0, np.cumsum(batch.lengths))
+            ids = batch.ids
+            there = to_device(
+                self.device,
+                ids=ids,
+                position=batch.positions,
+                before=places - 1,
+                ends=ends,
             )
+            before = there["before"]
+            keep = {"logits_to_keep": before} if self.keeps_logits and wanted == "logits" else {}
             with attention.packed():
                 out = model(
-                    input_ids=ids[None],
-                    position_ids=position[None],
+                    input_ids=there["ids"][None],
+                    # without one transformers waits for the card to see whether this is a pack
+                    attention_mask=torch.ones(1, len(ids), dtype=torch.bool, device=self.device),
+                    position_ids=there["position"][None],
                     use_cache=False,
-                    documents=attention.Documents(batch.lengths, self.device),
+                    documents=attention.Documents(
+                        batch.lengths, self.device, ends=there["ends"].int()
+                    ),
                     **keep,
                 )[wanted][0]
-            return (
-                out if len(out) == len(places) else out[places - 1]
-            )  # some models pay no heed to logits_to_keep
-        document, before = batch.documents[batch.targets], batch.positions[batch.targets] - 1
+            # some models pay no heed to logits_to_keep
+            return out if len(out) == len(places) else out[before]
+        before = batch.positions[places] - 1
         kept, where = np.unique(before, return_inverse=True)
+        there = to_device(
+            self.device, document=batch.documents[places], before=before, kept=kept, where=where
+        )
         keep = {}
         if self.keeps_logits and wanted == "logits" and len(batch.ids):
-            keep = {"logits_to_keep": torch.from_numpy(kept).to(self.device)}
+            keep = {"logits_to_keep": there["kept"]}
         out = model(**self._padded(batch), use_cache=False, **keep)[wanted]
-        if keep and out.shape[1] == len(kept):  # else it pays no heed to logits_to_keep
-            before = where
-        return out[torch.from_numpy(document), torch.from_numpy(before)]
+        shortened = keep and out.shape[1] == len(kept)  # else it pays no heed to logits_to_keep
+        return out[there["document"], there["where" if shortened else "before"]]
 
     def _padded(self, batch: Batch) -> dict[str, torch.Tensor]:
         """Every document in a line of its own, beside its pictures or its sound."""
@@ -290,7 +312,8 @@ class TorchEngine:
                 for p in parts
             ]
             value = torch.cat(parts).to(self.device)
-            out[name] = value.to(self.model.dtype) if value.is_floating_point() else value
+            wide = self.model.dtype if self.autocast else torch.float32
+            out[name] = value.to(wide) if value.is_floating_point() else value
         return out
 
     def _loss(self, batch: Batch) -> torch.Tensor:
@@ -298,31 +321,34 @@ class TorchEngine:
         if self.objective.NEEDS == "class_logits":
             labels = torch.from_numpy(batch.values["label"]).to(self.device)
             return F.cross_entropy(self._class_logits(batch), labels, reduction="sum")
-        answers = torch.from_numpy(batch.ids[batch.targets]).to(self.device)
+        target_ids = self._target_ids(batch)
         if self.head is None:
             logits = self._logits(batch).float()
             if batch.weights is None:
-                return F.cross_entropy(logits, answers, reduction="sum")
+                return F.cross_entropy(logits, target_ids, reduction="sum")
             weights = torch.from_numpy(batch.weights[batch.targets]).to(self.device)
-            return (F.cross_entropy(logits, answers, reduction="none") * weights).sum()
+            return (F.cross_entropy(logits, target_ids, reduction="none") * weights).sum()
         hidden = self._hidden(batch)
         if batch.weights is None:
-            return loss.linear_cross_entropy(hidden, target_ids=answers, **self.head)
+            return loss.linear_cross_entropy(hidden, target_ids=target_ids, **self.head)
         # A few distinct weights: each is a factor of the sum over its targets.
-        weights = torch.from_numpy(batch.weights[batch.targets]).to(self.device)
-        parts = [
-            weight
-            * loss.linear_cross_entropy(hidden[chosen], target_ids=answers[chosen], **self.head)
-            for weight in weights.unique()
-            for chosen in [weights == weight]
-        ]
+        weights, parts = batch.weights[batch.targets], []
+        for weight in np.unique(weights):
+            chosen = to_device(self.device, at=np.flatnonzero(weights == weight))["at"]
+            part = loss.linear_cross_entropy(
+                hidden[chosen], target_ids=target_ids[chosen], **self.head
+            )
+            parts.append(float(weight) * part)
         return torch.stack(parts).sum()
+
+    def _target_ids(self, batch: Batch) -> torch.Tensor:
+        return to_device(self.device, ids=batch.ids[batch.targets])["ids"]
 
     def _class_logits(self, batch: Batch) -> torch.Tensor:
         """(D, C) in fp32."""
         return self.model(**self._padded(batch))["logits"].float()
 
-    def backward(self, batch: Batch) -> tuple[float, int]:
+    def backward(self, batch: Batch) -> tuple[float | torch.Tensor, int]:
         if batch.idle and not self.sharded:
             return 0.0, 0
         self.pending.append(batch)
@@ -340,15 +366,16 @@ class TorchEngine:
                 if not out_of_memory(error):
                     raise
 
-    def _backward(self, batch: Batch) -> tuple[float, int]:
+    def _backward(self, batch: Batch) -> tuple[float | torch.Tensor, int]:
         with flush_denormals():
             return self._accumulate(batch)
 
-    def _accumulate(self, batch: Batch) -> tuple[float, int]:
+    def _accumulate(self, batch: Batch) -> tuple[float | torch.Tensor, int]:
         self.model.train()
-        for tower in self.towers:
-            tower.eval()
-        summed = 0.0
+        for encoder in self.frozen_encoders:
+            encoder.eval()
+        summed: float | torch.Tensor = 0.0
+        on_card = devices.capability(self.device) is not None  # stays there until `reduce`
         for part in batch.parts(self.limit):
             torch.manual_seed(part.seed)
             keep = (
@@ -359,7 +386,7 @@ class TorchEngine:
             with self._precision(), keep or contextlib.nullcontext():
                 total = self._loss(part) * (0.0 if part.idle else 1.0)
             self.scaler.scale(total / self.unit).backward()
-            summed += float(total.detach())
+            summed = summed + (total.detach() if on_card else float(total.detach()))
         return summed, batch.count
 
     def _step_down(self) -> None:
@@ -433,9 +460,32 @@ class TorchEngine:
         return found[0] if found else "no layer overflows by itself"
 
     @torch.no_grad()
-    def reduce(self, total: float, count: int) -> tuple[float, int]:
+    def reduce(self, total: float | torch.Tensor, count: int) -> tuple[float, int]:
+        """One wait for the device an update: the sum and the gradients' norm come back together."""
+        if self.crew.size > 1:
+            self._reduce_gradients()
+        both = [torch.as_tensor(total, device=self.device).float(), self._gradient_norm()]
+        total, self.norm = torch.stack(both).tolist()
         if self.crew.size == 1:
             return total, count
+        sums = torch.tensor([total, count], dtype=torch.float64)
+        torch.distributed.all_reduce(sums)
+        return float(sums[0]), int(sums[1])
+
+    def _gradients(self) -> list[torch.Tensor]:
+        return [p.grad for p in self.trained.values() if p.grad is not None]
+
+    def _gradient_norm(self) -> torch.Tensor:
+        """Of the summed gradients, unscaled, on the device."""
+        self.scaler.unscale_(self.optimizer)
+        gradients = self._gradients()
+        if any(hasattr(g, "full_tensor") for g in gradients):
+            norms = [full(torch.linalg.vector_norm(g)) for g in gradients]
+        else:
+            norms = list(torch._foreach_norm(gradients))
+        return torch.linalg.vector_norm(torch.stack(norms))
+
+    def _reduce_gradients(self) -> None:
         whole = [p for p in self.trained.values() if not hasattr(p, "full_tensor")]
         for parameter in self.trained.values():
             if parameter.grad is not None and hasattr(parameter, "full_tensor"):
@@ -450,9 +500,6 @@ class TorchEngine:
                 whole, flat.split([p.numel() for p in whole]), strict=True
             ):
                 parameter.grad.copy_(summed.view_as(parameter))
-        sums = torch.tensor([total, count], dtype=torch.float64)
-        torch.distributed.all_reduce(sums)
-        return float(sums[0]), int(sums[1])
 
     def gather(self, value: Any) -> list[Any]:
         return self.crew.gather(value)
@@ -460,25 +507,19 @@ class TorchEngine:
     def update(self, learning_rate: float, count: int) -> tuple[float, bool]:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
-        self.scaler.unscale_(self.optimizer)
-        gradients = [p.grad for p in self.trained.values() if p.grad is not None]
         share = self.unit / max(count, 1)
-        norm = share * float(
-            torch.linalg.vector_norm(
-                torch.stack([full(torch.linalg.vector_norm(g)) for g in gradients])
-            )
-        )
+        norm = share * (float(self._gradient_norm()) if self.norm is None else self.norm)
         if self.clip is not None and math.isfinite(norm):
             share *= min(1.0, self.clip / (norm + 1e-6))
-        for gradient in gradients:
-            gradient.mul_(share)
-        scale = self.scaler.get_scale()
+        torch._foreach_mul_(self._gradients(), share)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
+        adapters_changed()
+        self.norm = None
         self.targets_trained += sum(b.count for b in self.pending)
         self.pending.clear()
-        return norm, self.scaler.get_scale() < scale
+        return norm, self.scaler.is_enabled() and not math.isfinite(norm)
 
     def loss(self, batch: Batch) -> tuple[float, int]:
         return protocol.summed_loss(self.predict(batch))
@@ -500,16 +541,16 @@ class TorchEngine:
     def _predict(self, batch: Batch) -> np.ndarray:
         if self.objective.NEEDS == "class_logits":
             return self._predict_labels(batch)
-        answers = torch.from_numpy(batch.ids[batch.targets]).to(self.device)
+        target_ids = self._target_ids(batch)
         with self._evaluating():
             if self.head is None:
                 logits = self._logits(batch).float()
                 losses, right = (
-                    F.cross_entropy(logits, answers, reduction="none"),
-                    logits.argmax(-1) == answers,
+                    F.cross_entropy(logits, target_ids, reduction="none"),
+                    logits.argmax(-1) == target_ids,
                 )
             else:
-                losses, right = loss.scores(self._hidden(batch), target_ids=answers, **self.head)
+                losses, right = loss.scores(self._hidden(batch), target_ids=target_ids, **self.head)
         losses, right = losses.double().cpu().numpy(), right.cpu().numpy()
         return protocol.per_document(batch, losses, right)
 
@@ -698,6 +739,7 @@ class TorchEngine:
         protocol.require_same_tensors(tensors, {n: p.shape for n, p in self.trained.items()})
         for name, parameter in self.trained.items():
             parameter.copy_(self._spread(torch.from_numpy(tensors[name]), parameter))
+        adapters_changed()
 
     def _spread(self, tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
         """On the device, and over the processes where `like` is."""
@@ -743,6 +785,8 @@ class TorchEngine:
         if not self.crew.first:
             return Path(path)
         with whole(Path(path)) as part:
+            for config in getattr(self.model, "peft_config", {}).values():
+                config.base_model_name_or_path = absolute(config.base_model_name_or_path)
             self.model.save_pretrained(part, **options)
             for reader in filter(None, (self.processor, self.tokenizer)):
                 reader.save_pretrained(part)
@@ -750,9 +794,14 @@ class TorchEngine:
 
     def close(self) -> None:
         self.trained, self.optimizer, self.model = {}, None, None
-        self.head, self.towers = None, []
-        lora.forget()
+        self.head, self.frozen_encoders = None, []
+        products.forget()
         self._free()
+
+
+def absolute(model: str | None) -> str | None:
+    """A local folder's absolute path, by which plain PEFT finds the base from any working folder; a hub id as it is."""
+    return str(Path(model).resolve()) if model and Path(model).is_dir() else model
 
 
 def make_optimizer(run: Run, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:

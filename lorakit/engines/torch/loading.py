@@ -13,6 +13,9 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+if sys.platform == "linux" and "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:
+    # Packs are of ever new lengths: segments that grow leave no holes behind. Read when a card is first used.
+    os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
 
 import torch
 from transformers import AutoModelForCausalLM
@@ -25,7 +28,7 @@ from lorakit.engines.protocol import decided
 from lorakit.engines.torch import kernels
 from lorakit.engines.torch.adapter import beside_layers, inside, new_heads, stacks, with_adapter
 from lorakit.engines.torch.engine import DTYPES, TorchEngine
-from lorakit.engines.torch.kernels import attention, fused
+from lorakit.engines.torch.kernels import attention, fused, half_products
 from lorakit.engines.torch.layers import recompute, split_layers
 from lorakit.engines.torch.out_of_memory import out_of_memory, while_loading
 from lorakit.machine import distributed, hardware
@@ -76,7 +79,9 @@ def load(
     form = quantization.get(run.quantization)
     assert form.load_options is not None  # one that this engine serves
     options = form.load_options(DTYPES[run.precision], [*spec.unquantized, *heads])
-    if options:
+    shard = run.shard and crew.size > 1
+    placed = bool(options) or (where.type == "cuda" and not shard)
+    if placed:  # tensor by tensor, so that the host never holds the model
         options["device_map"] = {"": where}
     source = str(adapter) if adapter and run.method == "full" else base_model.path(run.model)
     model, missing = base(
@@ -86,8 +91,7 @@ def load(
         heads += beside_layers(missing, heads)
         model.config.pad_token_id = tokenizer.pad_token_id if tokenizer else None
     require_tensors(source, missing, heads)
-    shard = run.shard and crew.size > 1
-    if not options and not shard:
+    if not placed and not shard:
         model.to(where)
     for module in model.modules():
         # An evaluation on avx512_bf16 CPUs repacks 4-bit weights in place; gradients are wrong from then on.
@@ -98,6 +102,8 @@ def load(
     notes: dict[str, tuple[Any, str]] = {}
     if form.convert:
         notes[run.quantization] = form.convert(model, where, [*spec.unquantized, *heads])
+    if half_products.asked_for(run.precision, run.method, spec.fp16):
+        notes["products"] = half_products.described(model)
     if run.method == "lora":
         model = with_adapter(model, run, spec, adapter, heads)
         notes |= install_kernels(model, run.fake_quantization)

@@ -11,7 +11,7 @@ from lorakit.engines import quantization
 from lorakit.engines.torch import kernels
 from lorakit.engines.torch.adapter import new_heads, with_adapter
 from lorakit.engines.torch.engine import DTYPES
-from lorakit.engines.torch.kernels import attention, simulate
+from lorakit.engines.torch.kernels import attention, half_products, simulate
 from lorakit.engines.torch.layers import recompute
 from lorakit.engines.torch.memory import packed, padded
 from lorakit.models import base_model
@@ -33,7 +33,9 @@ def working_bytes(run: Run, tokens: int) -> int:
             f"{config.model_type}: which expert computes how much depends on the tokens"
         )
     # In the simulation every device is a CPU, and its autocast knows no fp16.
-    precision = torch.bfloat16 if dtype == torch.float16 else dtype
+    half = _half_products(run)
+    precision = torch.bfloat16 if dtype == torch.float16 and not half else dtype
+    autocast = dtype != torch.float32 and not half
     try:
         model = skeleton(run, kind, config, precision)
         bare = model.get_base_model() if run.method == "lora" else model
@@ -42,13 +44,18 @@ def working_bytes(run: Run, tokens: int) -> int:
             model.train()
             with (
                 simulate.Live(model) as live,
-                torch.autocast("cpu", dtype=precision, enabled=dtype != torch.float32),
+                torch.autocast("cpu", dtype=precision, enabled=autocast),
             ):
                 (packed if kind is AutoModelForCausalLM else padded)(run, bare, tokens).backward()
     except Exception as error:
         raise NotImplementedError(f"{config.model_type}: {error}") from None
     most = live.most - sum(p.grad.nbytes for p in model.parameters() if p.grad is not None)
     return most if torch.cuda.is_available() else int(HEAP * most)
+
+
+def _half_products(run: Run) -> bool:
+    fp16 = base_model.spec(run.model).fp16
+    return half_products.asked_for(run.precision, run.method, fp16)
 
 
 def skeleton(run: Run, kind: Any, config: Any, dtype: torch.dtype) -> Any:
@@ -61,6 +68,8 @@ def skeleton(run: Run, kind: Any, config: Any, dtype: torch.dtype) -> Any:
     form = quantization.get(run.quantization) if run.quantization != "auto" else None
     if form and form.convert:
         form.convert(model, torch.device("cpu"), base_model.spec(run.model).unquantized)
+    if _half_products(run):
+        half_products.install(model)
     if run.method == "lora":
         heads = new_heads(kind, config) if run.task.startswith("classify") else []
         model = with_adapter(model, run, base_model.spec(run.model), None, heads)

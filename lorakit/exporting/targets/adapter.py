@@ -11,106 +11,136 @@ from pathlib import Path
 from typing import Any
 
 from lorakit.common.errors import LorakitError
-from lorakit.exporting.round_trip import DEFAULT_BOUNDS, Source, prompts, reference
-from lorakit.exporting.round_trip import source as source_of
-from lorakit.exporting.targets.merged import Plain, untuned
+from lorakit.exporting import source as sources
+from lorakit.exporting.proof import Proof, proof_of
+from lorakit.exporting.reference import reference
+from lorakit.exporting.source import Source
+from lorakit.exporting.target import EXACT, ExportTarget
+from lorakit.exporting.transformers_model import TransformersModel
 from lorakit.machine.packages import tolerate_old_packages
-from lorakit.models import base_model
-
-USE, LIBRARY, LABELS = (
-    "PeftModel.from_pretrained({kind}.from_pretrained({base!r}), {name!r})",
-    "peft",
-    True,
-)
-TYPES = ("fp32",)
-BOUNDS = {"fp32": DEFAULT_BOUNDS["fp32"]}
+from lorakit.models import identity
+from lorakit.models.merge import untie
 
 
-def room(weights: int, kind: str) -> tuple[float, float]:
-    return 0.1 * weights, 4.5 * weights  # the round trip holds the base in fp32
-
-
-def size(folder: Path) -> int:
-    return sum(f.stat().st_size for f in folder.rglob("*.safetensors"))
+def room(weights: int, type_: str) -> tuple[float, float]:
+    return 0.1 * weights, 4.5 * weights  # the proof holds the base in fp32
 
 
 def others(source: Source) -> list[Source]:
     """The runs whose adapters go along. Raises `LorakitError` for one of another base or of the same name."""
-    found = [source_of(path) for path in source.options.get("also") or []]
+    found = [sources.source(path) for path in source.options.get("also") or []]
+    base = identity.base(source.run.model)
     for other in found:
-        if base_model.path(other.run.model) != base_model.path(source.run.model):
+        if differing := identity.base(other.run.model).differences(base):
             raise LorakitError(
-                f"{other.folder.path}: its adapter is of {other.run.model}, and {source.folder.path} "
-                f"tuned {source.run.model}; only adapters of one base go together"
+                f"its adapter is of {other.run.model}, and {source.folder.path} tuned {source.run.model} "
+                f"({' and '.join(differing)} differ); only adapters of one base go together",
+                setting="--also",
+                value=str(other.folder.path),
+                where=other.folder.path,
+                cure="leave it out of --also",
             )
     if found and source.classes:
         raise LorakitError(
-            f"{source.folder.path}: a classifier's head is part of its adapter; export each alone"
+            "a classifier's head is part of its adapter",
+            setting="--also",
+            where=source.folder.path,
+            cure="export each alone",
         )
-    each = [s.folder.path.name for s in (source, *found)]
-    if len(set(each)) < len(each):
+    names = [_name(each) for each in (source, *found)]
+    if len(set(names)) < len(names):
         raise LorakitError(
-            f"two runs have the name {max(each, key=each.count)}; adapters are switched by name"
+            f"two runs have the name {max(names, key=names.count)}; adapters are switched by name",
+            setting="--also",
+            cure="rename one of the folders",
         )
     return found
 
 
-def export(source: Source, folder: Path, kind: str) -> list[str]:
+def _name(source: Source) -> str:
+    return source.folder.path.resolve().name
+
+
+def write(source: Source, folder: Path, type_: str) -> list[str]:
     if source.run.method != "lora":
         raise LorakitError(
-            f"{source.folder.path}: method={source.run.method} has no adapter; export it --to merged"
+            f"method={source.run.method} has no adapter",
+            setting="method",
+            value=source.run.method,
+            where=source.folder.path,
+            cure="export it --to merged",
         )
     together = others(source)
-    for one in (source, *together):
-        shutil.copytree(
-            one.saved, folder / one.folder.path.name if together else folder, dirs_exist_ok=True
-        )
-    for other in together:
-        reference(other)  # what it is compared with
-    names = ", ".join(s.folder.path.name for s in (source, *together))
+    for each in (source, *together):
+        place = folder / _name(each) if together else folder
+        shutil.copytree(each.saved, place, dirs_exist_ok=True)
+    names = ", ".join(map(_name, (source, *together)))
     return [f"adapters to switch by name: {names}"] if together else []
 
 
-def load(folder: Path, source: Source) -> Switched:
-    return Switched(folder, source)
-
-
-class Switched(Plain):
-    """Plain transformers and PEFT; `facts` switches to every other adapter and back."""
+class Switched(TransformersModel):
+    """Plain transformers and PEFT with one adapter or several."""
 
     def __init__(self, folder: Path, source: Source):
         from peft import PeftModel
 
         tolerate_old_packages()
-
-        self.together, self.name = others(source), source.folder.path.name
+        self.together, self.name = others(source), _name(source)
         first = folder / self.name if self.together else folder
-        model = PeftModel.from_pretrained(
-            untuned(source, "fp32"), str(first), adapter_name=self.name
-        )
+        base = source.model("fp32")
+        untie(base, first)
+        model = PeftModel.from_pretrained(base, str(first), adapter_name=self.name)
         for other in self.together:
-            model.load_adapter(
-                str(folder / other.folder.path.name), adapter_name=other.folder.path.name
-            )
+            model.load_adapter(str(folder / _name(other)), adapter_name=_name(other))
         super().__init__(model)
 
-    def facts(self) -> dict[str, Any]:
-        """How many answers of every other run its adapter gives when it is switched to."""
-        if not self.together:
-            return {}
-        switched = {}
-        for other in self.together:
-            self.model.set_adapter(other.folder.path.name)
-            asked, said = prompts(other.rows), reference(other)[0]["exact"]["answers"]
-            mine = [
-                self.generate(p, other.run.max_new_tokens, other.meta["stop_ids"]) for p in asked
-            ]
-            switched[other.folder.path.name] = sum(
-                a == b for a, b in zip(mine, said, strict=True)
-            ) / len(said)
-            if mine != said:
-                raise LorakitError(
-                    f"{other.folder.path}: switched to, its adapter gives {switched} of its answers"
-                )
-        self.model.set_adapter(self.name)
-        return {"switched": switched}
+    def switch(self, name: str) -> None:
+        self.model.set_adapter(name)
+
+
+def load(folder: Path, proof: Proof) -> Switched:
+    options = {k: v for k, v in proof.options.items() if k in ("also", "model")}
+    return Switched(folder, sources.source(proof.folder, **options))
+
+
+def facts(runtime: Switched, proof: Proof) -> dict[str, Any]:
+    """The share of every other run's answers that its adapter gives when it is switched to, and back.
+
+    Raises `LorakitError` when one gives another answer.
+    """
+    if not runtime.together:
+        return {}
+    shares = {}
+    for other in runtime.together:
+        asked = proof_of(other)
+        said = reference(other, asked).said
+        runtime.switch(_name(other))
+        mine = [
+            runtime.generate(prompt, asked.answer_tokens(prompt), asked.stop_ids)
+            for prompt in asked.prompts[: len(said.answers)]
+        ]
+        same = sum(a == b for a, b in zip(mine, said.answers, strict=True))
+        shares[_name(other)] = same / max(1, len(mine))
+        if mine != said.answers:
+            raise LorakitError(
+                f"switched to, its adapter gives {same} of {len(mine)} of its answers",
+                where=other.folder.path,
+                cure="export each alone",
+            )
+    runtime.switch(runtime.name)
+    return {"switched": shares}
+
+
+TARGET = ExportTarget(
+    types={"fp32": EXACT},
+    write=write,
+    load=load,
+    facts=facts,
+    room=room,
+    weight_files=("*.safetensors",),
+    use="PeftModel.from_pretrained({kind}.from_pretrained({base!r}), {name!r})",
+    library="peft",
+    classifiers=True,
+    copies=True,
+    proof_seconds=2.0,  # the files are the run's own, by SHA-256
+)

@@ -14,57 +14,43 @@ import json
 import logging
 import os
 import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lorakit.common.errors import LorakitError
-from lorakit.exporting.round_trip import DEFAULT_BOUNDS, Source, given
-from lorakit.exporting.targets.merged import merged
+from lorakit.exporting.proof import Proof, inputs_of
+from lorakit.exporting.source import Source
+from lorakit.exporting.target import EXACT, FOUR_BITS, ExportTarget
 
-USE, LABELS = 'onnxruntime.InferenceSession("model.onnx")', True
-PACKAGES = (
-    "onnx",
-    "onnxscript",
-    "onnxruntime",
-)  # what it writes with, and what it is run with to prove it
-TYPES = ("fp32", "int8")
-BOUNDS = {
-    "fp32": DEFAULT_BOUNDS["fp32"],
-    "int8": DEFAULT_BOUNDS["4"],
-}  # int8 rounds the activations as well
 MODEL, CACHE = "model.onnx", "cache.json"
 ONE_FILE = 1.5e9  # bytes from which the weights stand in a file of their own: a protobuf holds 2 GB
 
 
-def room(weights: int, kind: str) -> tuple[float, float]:
-    return weights * (
-        4 if kind == "fp32" else 5.2
-    ), weights * 12.0  # the model, its graph, its file
+def room(weights: int, type_: str) -> tuple[float, float]:
+    """The model, its graph and its file are in memory together."""
+    return weights * (4 if type_ == "fp32" else 5.2), weights * 12.0
 
 
-def size(folder: Path) -> int:
-    return sum(f.stat().st_size for f in folder.glob("model.onnx*"))
-
-
-def export(source: Source, folder: Path, kind: str) -> list[str]:
-    model = merged(source, "fp32")
-    whole = folder / ("fp32.onnx" if kind == "int8" else MODEL)
+def write(source: Source, folder: Path, type_: str) -> list[str]:
+    model = source.merged("fp32")
+    exact = folder / ("fp32.onnx" if type_ == "int8" else MODEL)
     if source.classes:
-        labels(model, given(source.rows[0], source.rows), whole)
+        classifier_graph(model, inputs_of(source.own_rows[0], source.own_rows), exact)
     else:
-        words(model, folder, whole)
-    if kind == "int8":
-        quantized(whole, folder / MODEL)
+        causal_graph(model, folder, exact)
+    if type_ == "int8":
+        quantize(exact, folder / MODEL)
         for file in folder.glob("fp32.onnx*"):
             file.unlink()
     (source.tokenizer or source.processor).save_pretrained(folder)
     return []
 
 
-def words(model: Any, folder: Path, path: Path) -> None:
-    """One step of a model that writes, its sizes beside it."""
+def causal_graph(model: Any, folder: Path, path: Path) -> None:
+    """One step of a model that writes, with the sizes of its cache beside it."""
     import torch
     from transformers import DynamicCache
 
@@ -116,7 +102,7 @@ def words(model: Any, folder: Path, path: Path) -> None:
     )
 
 
-def labels(model: Any, row: dict[str, np.ndarray], path: Path) -> None:
+def classifier_graph(model: Any, row: dict[str, np.ndarray], path: Path) -> None:
     """A classifier, from what `row` gives it to its logits."""
     import torch
 
@@ -143,14 +129,14 @@ def labels(model: Any, row: dict[str, np.ndarray], path: Path) -> None:
 
 def graph(
     model: Any,
-    way: Any,
+    module: Any,
     path: Path,
     example: tuple,
     dims: tuple,
     inputs: list[str],
     outputs: list[str],
 ) -> None:
-    """Raises `LorakitError` for a model whose way torch cannot follow."""
+    """Writes the graph of a module. Raises `LorakitError` for a model that torch cannot trace."""
     import torch
 
     if hasattr(model, "set_experts_implementation") and getattr(
@@ -166,7 +152,7 @@ def graph(
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
-                way.eval(),
+                module.eval(),
                 example,
                 dynamo=True,
                 verbose=False,
@@ -188,7 +174,7 @@ def graph(
         ) from None
 
 
-def quantized(source: Path, target: Path) -> None:
+def quantize(source: Path, target: Path) -> None:
     """Weights of matrix products in 8 bits, a scale per column; activations are rounded as they come."""
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
@@ -207,7 +193,7 @@ def quantized(source: Path, target: Path) -> None:
     )
 
 
-def load(folder: Path, source: Source) -> OnnxRuntime:
+def load(folder: Path, proof: Proof) -> OnnxRuntime:
     return OnnxRuntime(folder)
 
 
@@ -217,45 +203,50 @@ class OnnxRuntime:
     def __init__(self, folder: Path):
         import onnxruntime
 
-        chosen = onnxruntime.SessionOptions()
-        chosen.log_severity_level, chosen.intra_op_num_threads = (
-            3,
-            int(os.environ.get("OMP_NUM_THREADS", 0)),
-        )
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS", 0))
         self.session = onnxruntime.InferenceSession(
-            str(folder / MODEL), chosen, providers=["CPUExecutionProvider"]
+            str(folder / MODEL), options, providers=["CPUExecutionProvider"]
         )
         cache = folder / CACHE  # a classifier has none
         self.shape = json.loads(cache.read_text(encoding="utf-8")) if cache.is_file() else {}
+        self.inputs = [i.name for i in self.session.get_inputs()]
 
-    def probabilities(self, given: dict[str, np.ndarray]) -> np.ndarray:
-        used = {i.name for i in self.session.get_inputs()}
-        logits = self.session.run(None, {k: v for k, v in given.items() if k in used})[0][0].astype(
-            np.float64
-        )
+    def probabilities(self, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
+        used = {name: value for name, value in inputs.items() if name in self.inputs}
+        logits = self.session.run(None, used)[0][0].astype(np.float64)
         odds = np.exp(logits - logits.max())
         return odds / odds.sum()
 
-    def step(self, ids: list[int], past: list[np.ndarray]) -> tuple[np.ndarray, list[np.ndarray]]:
+    def step(
+        self, ids: Sequence[int], past: list[np.ndarray]
+    ) -> tuple[np.ndarray, list[np.ndarray]]:
         """(logits (S, V), the cache with these tokens)."""
         before = past[0].shape[2]
         given = {
-            "input_ids": np.array([ids]),
+            "input_ids": np.array([[int(i) for i in ids]]),
             "attention_mask": np.ones((1, before + len(ids)), dtype=np.int64),
             "position_ids": np.arange(before, before + len(ids))[None],
         }
-        names = [i.name for i in self.session.get_inputs() if i.name.startswith("past.")]
-        used = {i.name for i in self.session.get_inputs()}
-        given = {k: v for k, v in given.items() if k in used} | dict(zip(names, past, strict=True))
-        logits, *present = self.session.run(None, given)
+        names = [name for name in self.inputs if name.startswith("past.")]
+        given = {k: v for k, v in given.items() if k in self.inputs}
+        logits, *present = self.session.run(None, given | dict(zip(names, past, strict=True)))
         return logits[0], present
 
-    def nothing(self) -> list[np.ndarray]:
+    def empty_cache(self) -> list[np.ndarray]:
+        """(1, H, 0, D) for each key and value."""
         empty = np.zeros((1, self.shape["heads"], 0, self.shape["width"]), dtype=np.float32)
         return [empty] * (2 * self.shape["layers"])
 
-    def generate(self, prompt: list[int], max_new_tokens: int, stop_ids: list[int]) -> list[int]:
-        out, ids, past = [], list(prompt), self.nothing()
+    def logits(self, ids: Sequence[int]) -> np.ndarray:
+        return self.step(ids, self.empty_cache())[0]
+
+    def generate(
+        self, prompt: Sequence[int], max_new_tokens: int, stop_ids: Sequence[int]
+    ) -> list[int]:
+        out: list[int] = []
+        ids, past = list(prompt), self.empty_cache()
         for _ in range(max_new_tokens):
             logits, past = self.step(ids, past)
             ids = [int(logits[-1].argmax())]
@@ -264,8 +255,14 @@ class OnnxRuntime:
             out += ids
         return out
 
-    def nats(self, ids: list[int], targets: list[bool]) -> float:
-        logits = self.step(ids, self.nothing())[0].astype(np.float64)
-        logits -= logits.max(-1, keepdims=True)
-        chosen = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
-        return -float(sum(chosen[i - 1, ids[i]] for i, on in enumerate(targets) if on))
+
+TARGET = ExportTarget(
+    types={"fp32": EXACT, "int8": FOUR_BITS},  # int8 rounds the activations as well
+    write=write,
+    load=load,
+    room=room,
+    packages=("onnx", "onnxscript", "onnxruntime"),
+    weight_files=("model.onnx*",),
+    use='onnxruntime.InferenceSession("model.onnx")',
+    classifiers=True,
+)

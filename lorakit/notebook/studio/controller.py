@@ -43,7 +43,7 @@ for adapted in (False, True):
 """
 EXPORT = """
 import json, sys
-from lorakit.export import export
+from lorakit.exporting.round_trip import export
 asked = json.load(sys.stdin)
 print("ANSWER", json.dumps(str(export(asked["run"], asked["target"]))), flush=True)
 """

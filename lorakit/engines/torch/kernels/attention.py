@@ -129,7 +129,7 @@ def eager_attention(
     if attention_mask is not None and attention_mask.dtype == torch.bool:
         hidden = query.new_full((), torch.finfo(query.dtype).min)
         attention_mask = torch.where(attention_mask, hidden.new_zeros(()), hidden)
-    return sys.modules[type(module).__module__].eager_attention_forward(  # type: ignore[attr-defined]
+    return sys.modules[type(module).__module__].eager_attention_forward(
         module, query, key, value, attention_mask, **kwargs
     )
 

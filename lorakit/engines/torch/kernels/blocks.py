@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch.nn.functional import linear
 
-from lorakit.engines.torch.kernels import lora
+from lorakit.engines.torch.kernels import adapted
 
 
 def half(blocks: torch.Tensor, at: int) -> torch.Tensor:
@@ -119,8 +119,8 @@ class Linear(torch.nn.Linear):
         return f"{super().extra_repr()}, {self.kind}"
 
     def dense(self, dtype: torch.dtype) -> torch.Tensor:
-        """(out, in) in this precision; kept while one token follows another (`lora.standing`)."""
-        kept = lora.kept_weights()
+        """(out, in) in this precision; kept while one token follows another (`adapted.standing`)."""
+        kept = adapted.kept_weights()
         if kept is None:
             return dequantized(self.weight, self.kind).to(dtype)
         if id(self) not in kept:
@@ -140,7 +140,7 @@ class Linear(torch.nn.Linear):
         return dy @ self.dense(dy.dtype)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return _Frozen.apply(lora.flat(x), self).view(*x.shape[:-1], -1)
+        return _Frozen.apply(adapted.flat(x), self).view(*x.shape[:-1], -1)
 
 
 class _Frozen(torch.autograd.Function):

@@ -15,11 +15,18 @@ class Documents:
     `wide`: whether attention in 16 bits computes in fp32, as a CPU's fused backward pass is up to three times as fast.
     """
 
-    def __init__(self, lengths: Sequence[int], device: torch.device, wide: bool | None = None):
+    def __init__(
+        self,
+        lengths: Sequence[int],
+        device: torch.device,
+        wide: bool | None = None,
+        ends: torch.Tensor | None = None,
+    ):
         self.lengths, self.longest = [int(n) for n in lengths], int(max(lengths))
         self.wide = is_cpu(device) if wide is None else wide
-        ends = torch.tensor([0, *lengths], dtype=torch.int32).cumsum(0, dtype=torch.int32)
-        self.ends = ends.to(device, non_blocking=True)
+        if ends is None:
+            ends = torch.tensor([0, *lengths]).cumsum(0, dtype=torch.int32).to(device)
+        self.ends = ends
         self._causal_masks: dict[int, torch.Tensor] = {}
 
     def places(self) -> tuple[torch.Tensor, torch.Tensor]:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from lorakit.engines.torch.kernels import device
-from lorakit.engines.torch.kernels.lora import flat
+from lorakit.engines.torch.kernels.adapted import flat
 
 E4M3, MOST = torch.float8_e4m3fn, 448.0
 
@@ -132,7 +132,8 @@ def install(model: Any, first: Any, skipped: Sequence[str] = ()) -> str:
     """
     from transformers.quantizers.quantizers_utils import should_convert_module
 
-    found, left = Counter(), {id(model.get_output_embeddings()), *map(id, first.modules())}
+    found: Counter[bool] = Counter()
+    left = {id(model.get_output_embeddings()), *map(id, first.modules())}
     for name in [name for name, _ in model.named_modules()]:  # holds no layer that was replaced
         layer = model.get_submodule(name)
         if (

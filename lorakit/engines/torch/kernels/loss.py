@@ -6,13 +6,19 @@ Memory beyond the hidden states is one chunk of logits, whatever the vocabulary 
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 
+from lorakit.engines.torch.kernels import products
 from lorakit.engines.torch.kernels.device import PAD_MULTIPLE, is_cpu, pad_multiple
 
 CHUNK = 2**26  # logits at a time: 128 MB in bf16
 SMALL = 2**24  # on a CPU
+HEADROOM = (
+    2.0**8
+)  # of the logits' gradient in fp16, at most 1: keeps probabilities above 2e-10 from vanishing
 CACHED = 2**18  # of those, on a CPU, as many are widened to fp32 at a time: 1 MB
 
 
@@ -27,13 +33,16 @@ def linear_cross_entropy(
 
     Logits are `scale` · hidden · weightᵀ; with `softcap` c (Gemma 2) they become c · tanh(logits / c).
     """
-    return _Sum.apply(hidden, weight, target_ids, scale, softcap)
+    return SummedCrossEntropy.apply(hidden, weight, target_ids, scale, softcap)
 
 
 def logits(
     hidden: torch.Tensor, weight: torch.Tensor, scale: float = 1.0, softcap: float | None = None
 ) -> torch.Tensor:
     """(K, V) in fp32."""
+    if products.is_half_of(weight.dtype, hidden.dtype):
+        half, powers = products.normalized(hidden, weight.dtype)
+        return capped((half @ weight.t()).float().mul_(powers), scale, softcap)
     return capped((hidden @ weight.t().to(hidden.dtype)).float(), scale, softcap)
 
 
@@ -74,42 +83,61 @@ def narrow(hidden: torch.Tensor, weight: torch.Tensor) -> int:
     return max(1, CACHED // len(weight)) if is_cpu(hidden.device) else len(hidden)
 
 
-class _Sum(torch.autograd.Function):
+class SummedCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden, weight, target_ids, scale, softcap):
+    def forward(
+        ctx: Any,
+        hidden: torch.Tensor,
+        weight: torch.Tensor,
+        target_ids: torch.Tensor,
+        scale: float,
+        softcap: float | None,
+    ) -> torch.Tensor:
         with torch.autocast(hidden.device.type, enabled=False):
             size, few, count = step(hidden, weight), narrow(hidden, weight), len(hidden)
             if lacking := -count % pad_multiple(hidden.device, hidden.dtype):
                 hidden = F.pad(hidden, (0, 0, 0, lacking))
             needs, trained = ctx.needs_input_grad[:2]
-            weight = weight if weight.dtype == hidden.dtype else weight.to(hidden.dtype)
+            half = products.is_half_of(weight.dtype, hidden.dtype)
+            weight = weight if half else weight.to(hidden.dtype)
+            up = HEADROOM if weight.dtype == torch.float16 else 1.0
             gradient = torch.empty_like(hidden) if needs else None
             of_weight = torch.zeros_like(weight, dtype=torch.float32) if trained else None
-            room = hidden.new_empty(min(size, len(hidden)), len(weight))
+            room = weight.new_empty(min(size, len(hidden)), len(weight))
             total = torch.zeros((), dtype=torch.float32, device=hidden.device)
             for first in range(0, count, size):
-                rows, asked = slice(first, first + size), target_ids[first : first + size, None]
-                found = torch.mm(hidden[rows], weight.t(), out=room[: len(hidden[rows])])
-                for some, wanted in zip(
-                    found[: len(asked)].split(few), asked.split(few), strict=True
-                ):
-                    wide = some.float()
-                    total += differentiated(wide, wanted, scale, softcap, needs or trained)
+                rows, asked = hidden[first : first + size], target_ids[first : first + size, None]
+                powers = None
+                if half:
+                    rows, powers = products.normalized(rows, weight.dtype)
+                found = torch.mm(rows, weight.t(), out=room[: len(rows)])
+                for start in range(0, len(asked), few):
+                    here = slice(start, min(start + few, len(asked)))
+                    wide = found[here].float()
+                    if powers is not None:
+                        wide.mul_(powers[here])
+                    total += differentiated(wide, asked[here], scale, softcap, needs or trained)
                     if needs or trained:
-                        some.copy_(wide)
-                if needs:
-                    torch.mm(found, weight, out=gradient[rows])
-                if trained:
-                    of_weight += (found.t() @ hidden[rows]).float()
+                        found[here].copy_(wide if up == 1 else wide.mul_(up))
+                if gradient is not None:
+                    into = gradient[first : first + size]
+                    if half:
+                        into.copy_(found @ weight)
+                    else:
+                        torch.mm(found, weight, out=into)
+                if of_weight is not None:
+                    of_weight += (found.t() @ rows).float()
         ctx.save_for_backward(gradient if gradient is None else gradient[:count], of_weight)
+        ctx.up = up
         return total
 
     @staticmethod
-    def backward(ctx, upstream):
+    def backward(ctx: Any, *upstream: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         gradient, of_weight = ctx.saved_tensors
+        factor = upstream[0] / ctx.up
         return (
-            None if gradient is None else gradient * upstream.to(gradient.dtype),
-            None if of_weight is None else of_weight * upstream,
+            None if gradient is None else gradient * factor.to(gradient.dtype),
+            None if of_weight is None else of_weight * factor,
             None,
             None,
             None,

@@ -6,10 +6,12 @@ The plain form is the model's own module: x / sqrt(mean(x²) + ε) · (offset + 
 from __future__ import annotations
 
 from collections import Counter
+from functools import cache
 from typing import Any
 
 import torch
 
+from lorakit.engines.torch.kernels import device
 from lorakit.engines.torch.kernels.fused import one_pass
 
 
@@ -35,26 +37,65 @@ def backward(
     return back.addcmul_(unit, along, value=-1).mul_(inverse).to(x.dtype)
 
 
-class _Norm(torch.autograd.Function):
+class FrozenNorm(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, scale, epsilon):
+    def forward(ctx: Any, x: torch.Tensor, scale: torch.Tensor, epsilon: float) -> torch.Tensor:
         y, inverse = forward(x, scale, epsilon)
         ctx.save_for_backward(x, inverse, scale)
         return y
 
     @staticmethod
-    def backward(ctx, dy):
-        return backward(dy, *ctx.saved_tensors), None, None
+    def backward(ctx: Any, *upstream: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        x, inverse, scale = ctx.saved_tensors
+        return backward(upstream[0], x, inverse, scale), None, None
+
+
+class FusedNorm(torch.autograd.Function):
+    """The same by torch's own kernels for CUDA, one each way; `scale` in the precision of x."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, scale: torch.Tensor, epsilon: float) -> torch.Tensor:
+        y, inverse = torch.ops.aten._fused_rms_norm(x, [x.shape[-1]], scale, epsilon)
+        ctx.save_for_backward(x, inverse, scale)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        x, inverse, scale = ctx.saved_tensors
+        dx, _ = torch.ops.aten._fused_rms_norm_backward(
+            upstream[0].contiguous(), x, [x.shape[-1]], inverse, scale, [True, False]
+        )
+        return dx, None, None
 
 
 def norm(x: torch.Tensor, scale: torch.Tensor, epsilon: float) -> torch.Tensor:
     """(…, H) -> (…, H), times `scale` (H,) in fp32; no gradient for `scale`."""
-    return _Norm.apply(x, scale, epsilon)
+    return FrozenNorm.apply(x, scale, epsilon)
 
 
-def install(model: Any) -> Counter:
+@cache
+def fused_serves(where: torch.device, dtype: torch.dtype) -> bool:
+    """Whether torch has these kernels for this device, and they compute the formula in both directions: tried out."""
+    if device.capability(where) is None or not hasattr(torch.ops.aten, "_fused_rms_norm_backward"):
+        return False
+    x = torch.linspace(-3, 5, 192, device=where).view(3, 64).cos().to(dtype).requires_grad_()
+    scale = torch.linspace(0.5, 2, 64, device=where).to(dtype)
+    try:
+        with torch.enable_grad(), torch.autocast(where.type, enabled=False):
+            mine = FusedNorm.apply(x, scale, 1e-5)
+            (gradient,) = torch.autograd.grad(mine.float().square().sum(), x)
+            plain = norm(x, scale.float(), 1e-5)
+            (expected,) = torch.autograd.grad(plain.float().square().sum(), x)
+    except (RuntimeError, NotImplementedError):
+        return False
+    return torch.allclose(mine, plain, rtol=0.02, atol=0.02) and torch.allclose(
+        gradient, expected, rtol=0.02, atol=0.05
+    )
+
+
+def install(model: Any) -> Counter[str]:
     """Gives every frozen RMSNorm of a model this forward pass, after trying out that it is the same -> how many."""
-    found = Counter()
+    found: Counter[str] = Counter()
     for module in model.modules():
         if (scale := _scale(module)) is not None:
             found["RMSNorm"] += 1
@@ -63,7 +104,18 @@ def install(model: Any) -> Counter:
 
 
 def _serve(module: Any, offset: float, epsilon: float) -> None:
-    module.forward = lambda x: norm(x, module.weight.float() + offset, epsilon)
+    """A frozen scale is made once; anew where the weight is another, as after a move to a device."""
+    made: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        weight = module.weight
+        if offset == 0 and weight.dtype == x.dtype and fused_serves(x.device, x.dtype):
+            return FusedNorm.apply(x, weight.detach(), epsilon)
+        if not made or made[0][0] is not weight or made[0][1].device != weight.device:
+            made[:] = [(weight, weight.detach().float() + offset)]
+        return norm(x, made[0][1], epsilon)
+
+    module.forward = forward
 
 
 def _scale(module: Any) -> tuple[float, float] | None:

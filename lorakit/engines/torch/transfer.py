@@ -1,0 +1,18 @@
+"""Moves a micro-batch's arrays to the device without waiting for it."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+
+def to_device(device: torch.device, **arrays: np.ndarray) -> dict[str, torch.Tensor]:
+    """Integer arrays of one dimension -> int64 tensors on the device.
+
+    To a card they go as one copy from pinned memory, behind the work that is queued already.
+    """
+    if device.type != "cuda":
+        return {n: torch.from_numpy(np.asarray(a, np.int64)).to(device) for n, a in arrays.items()}
+    joined = torch.from_numpy(np.concatenate([np.asarray(a, np.int64) for a in arrays.values()]))
+    there = joined.pin_memory().to(device, non_blocking=True)
+    return dict(zip(arrays, there.split([len(a) for a in arrays.values()]), strict=True))

@@ -1,0 +1,108 @@
+"""Which base and which files these are: identity by content, wherever they lie.
+
+A base is its weights and its configuration. Its tokenizer and template are saved with each run, and the run's own are
+used afterwards.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lorakit.common.files import file_hash
+from lorakit.models import base_model
+
+WEIGHTS = ("*.safetensors", "*.bin")  # the first pattern that finds something
+# What a library writes into config.json about itself, not about the model.
+VOLATILE = ("transformers_version", "_name_or_path", "torch_dtype", "dtype", "architectures")
+
+
+@dataclass(frozen=True)
+class Base:
+    """The content of a base: SHA-256 of its weights and of its configuration; None where the files are not at hand."""
+
+    weights: str | None
+    config: str | None
+
+    def differences(self, recorded: Base) -> list[str]:
+        """Names of the parts that differ from a recorded base; unknown parts differ from nothing."""
+        pairs = (
+            ("weights", self.weights, recorded.weights),
+            ("configuration", self.config, recorded.config),
+        )
+        return [name for name, mine, theirs in pairs if mine and theirs and mine != theirs]
+
+
+def base(model: str) -> Base:
+    """The content of a base named as in `Run.model`. Raises `LorakitError` for what can be no base."""
+    folder = local_folder(model)
+    if folder is None:
+        return Base(None, None)
+    return Base(_weights(folder), _config(folder / "config.json"))
+
+
+def local_folder(model: str) -> Path | None:
+    """Where the files of a base lie on this machine, without asking the hub; None where they do not."""
+    where = base_model.path(model)
+    if Path(where).is_dir():
+        return Path(where)
+    from huggingface_hub import snapshot_download
+
+    try:
+        patterns = ["*.safetensors", "config.json"]
+        return Path(snapshot_download(where, local_files_only=True, allow_patterns=patterns))
+    except OSError:
+        return None
+
+
+def _weights(folder: Path) -> str | None:
+    for pattern in WEIGHTS:
+        if files := sorted(folder.glob(pattern)):
+            return hashlib.sha256("".join(map(file_sha256, files)).encode()).hexdigest()
+    return None
+
+
+def _config(path: Path) -> str | None:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    if not isinstance(content, dict):
+        return None
+    kept = {name: value for name, value in content.items() if name not in VOLATILE}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+
+
+def note(model: str, run_folder: Path) -> dict[str, Any]:
+    """What the record of a run keeps of its base: where it lay, and its content."""
+    found, where = base(model), base_model.path(model)
+    local = Path(where).is_dir()
+    return {
+        "path": str(Path(where).resolve()) if local else where,
+        "relative": os.path.relpath(where, run_folder) if local else None,
+        "weights": found.weights,
+        "config": found.config,
+    }
+
+
+def files(folder: Path, names: Iterable[str]) -> dict[str, str]:
+    """path relative to `folder` -> SHA-256, of every file below these of its sub-folders and files."""
+    found = {}
+    for name in names:
+        top = folder / name
+        for path in sorted(top.rglob("*") if top.is_dir() else [top]):
+            if path.is_file():
+                found[path.relative_to(folder).as_posix()] = file_sha256(path)
+    return found
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file. In the hub's cache a large file is a link to a blob that is named by it."""
+    blob = path.resolve().name
+    return blob if re.fullmatch(r"[0-9a-f]{64}", blob) else file_hash(path)

@@ -1,0 +1,250 @@
+"""`open_run`: the only way to open a finished run. What it returns is what was trained, or it raises."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from lorakit import tasks
+from lorakit.common import registry
+from lorakit.common.errors import LorakitError
+from lorakit.models import base_model, identity
+from lorakit.run import Run
+from lorakit.runs.folder import RunFolder
+from lorakit.tasks import rows
+from lorakit.tasks.rows import Rows
+
+OPTION = "--model"  # of the commands, where the base lies elsewhere now
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A run whose base and saved files are those that its record names.
+
+    Attributes:
+        run: its settings; `model` is where the base lies now.
+        saved: folder of the adapter, or of the whole model after `method: full`.
+        meta: what was noted when the rows were encoded: task, stop_ids, opening, classes.
+        notes: what could not be checked, and what was found elsewhere than it was.
+    """
+
+    folder: RunFolder
+    run: Run
+    saved: Path
+    meta: dict[str, Any]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def task(self) -> ModuleType:
+        return registry.load("tasks", self.meta["task"])
+
+    @property
+    def record(self) -> dict[str, Any]:
+        return self.folder.record
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The tokenizer with the chat template that was saved with the run; None for a classifier of pictures."""
+        if self.task.MEDIUM:
+            return getattr(self.processor, "tokenizer", None)
+        from transformers import AutoTokenizer
+
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(self.saved, trust_remote_code=False)
+        except Exception as error:  # damaged files raise almost anything
+            raise base_model.unusable(str(self.saved), error) from None
+        if self.task.GIVES == "messages" and not tokenizer.chat_template and self._chats:
+            raise LorakitError(
+                "its tokenizer has no chat template, so it could not be asked as it was trained",
+                where=self.saved,
+                cure="put chat_template.jinja of the run back, or train again",
+            )
+        return tokenizer
+
+    @property
+    def _chats(self) -> bool:
+        return tasks.objective_of(self.meta["task"]).HEAD == "tokens"
+
+    @cached_property
+    def processor(self) -> Any:
+        """The processor of pictures or sound that was saved with the run; None for a model of words."""
+        if not self.task.MEDIUM:
+            return None
+        _, processor, _ = base_model.reader(self.run.model)
+        saved = _saved_template(self.saved)
+        if saved and hasattr(processor, "tokenizer"):
+            processor.chat_template = processor.tokenizer.chat_template = saved
+        return processor
+
+    def rows(self, name: str) -> Rows | None:
+        """The rows of one set, verified; None where the run has none. Raises `LorakitError` when they are damaged."""
+        if not (self.folder.rows / name).is_dir():
+            return None
+        self.verify(f"rows/{name}")
+        return rows.read(self.folder.rows, self.processor, (name,))[0].get(name)
+
+    def verify(self, *names: str) -> None:
+        """Raises `LorakitError` for a file of the run that is not what its record says."""
+        verify_files(self.folder, names)
+
+    def engine(self, *, adapted: bool = True) -> Any:
+        """The tuned model, or with `adapted=False` its base alone, that reads as the run was trained."""
+        engine = registry.load("engines", self.run.engine).load(
+            self.run.with_(task=self.meta["task"]),
+            adapter=self.saved if adapted else None,
+            classes=self.meta["classes"],
+        )
+        if self.tokenizer is not None and not self.task.MEDIUM:
+            engine.tokenizer = self.tokenizer
+        elif template := _saved_template(self.saved):
+            for reader in (engine.tokenizer, engine.processor):
+                if reader is not None:
+                    reader.chat_template = template
+        return engine
+
+
+def open_run(
+    path: str | os.PathLike,
+    *,
+    model: str | None = None,
+    adapted: bool = True,
+    statuses: Sequence[str] = (),
+) -> FinishedRun:
+    """Opens a run that has saved something, and verifies that base and saved files are those it was trained with.
+
+    Nothing else is looked at: damaged training rows do not matter to a question.
+
+    Args:
+        path: the run's folder, wherever it lies now.
+        model: where the base lies now; otherwise it is looked for where it was.
+        adapted: False where the base alone is wanted.
+        statuses: those that the caller accepts; any when empty.
+
+    Raises:
+        LorakitError: no run is here, it has another status, the base is missing or another one, a saved file is
+            missing or changed.
+    """
+    folder = RunFolder.of(path)
+    record = folder.record
+    if statuses and record["status"] not in statuses:
+        raise LorakitError(
+            f"has status {record['status']}; this needs {' or '.join(statuses)}",
+            where=folder.path,
+            cure="end the run with lorakit train",
+        )
+    run = Run.read(folder.settings)
+    saved = folder.saved(run.method)
+    if adapted and not saved.is_dir():
+        raise LorakitError(
+            f"has nothing saved yet (status {record['status']})",
+            where=folder.path,
+            cure="end the run with lorakit train",
+        )
+    notes: list[str] = []
+    if adapted:
+        verify_files(folder, [saved.name])
+    verify_files(folder, ["rows/meta.json"])
+    if run.method == "full" and adapted:  # the whole model is saved: the base is not needed
+        found = str(saved)
+    else:
+        found, notes = find_base(folder, run, record, model)
+    meta = folder.meta()
+    return FinishedRun(folder, run.with_(model=found, task=meta["task"]), saved, meta, tuple(notes))
+
+
+def find_base(
+    folder: RunFolder, run: Run, record: dict[str, Any], model: str | None
+) -> tuple[str, list[str]]:
+    """(where the base of a run lies now, notes). The first place whose content is the recorded one.
+
+    Looked for under `model` alone where it is given, else as the settings name it, where it lay, and in the same
+    place relative to the run's folder.
+    """
+    noted = record.get("base") or {}
+    wanted = identity.Base(noted.get("weights"), noted.get("config"))
+    if wanted == identity.Base(None, None):  # recorded before configurations were
+        known = record.get("base_sha256")
+        wanted = identity.Base(known if known and len(known) == 64 else None, None)
+    places = [model] if model else [run.model, noted.get("path")]
+    if noted.get("relative") and not model:
+        places.append(os.path.normpath(folder.path / noted["relative"]))
+    missing, other = [], []
+    for place in dict.fromkeys(p for p in places if p):
+        try:
+            found = identity.base(place)
+        except LorakitError as error:
+            missing.append(str(error))
+            continue
+        if differing := found.differences(wanted):
+            other.append((place, differing))
+            continue
+        notes = [] if place == run.model else [f"the base was found in {place}"]
+        if wanted.weights is None or found.weights is None:
+            notes.append(f"the weights of {place} could not be compared with those tuned on")
+        return place, notes
+    raise _refused(folder, run, model, missing, other)
+
+
+def _refused(
+    folder: RunFolder,
+    run: Run,
+    model: str | None,
+    missing: list[str],
+    other: list[tuple[str, list[str]]],
+) -> LorakitError:
+    if other:
+        place, differing = other[0]
+        parts = " and ".join(differing)
+        return LorakitError(
+            f"{place} now has another {parts} than this run was tuned on",
+            setting="model",
+            value=place,
+            where=folder.path,
+            cure=f"bring the base of then back, name it with {OPTION} PATH, or train again",
+        )
+    return LorakitError(
+        f"its base {model or run.model!r} is not there ({missing[0]})",
+        setting="model",
+        value=model or run.model,
+        where=folder.path,
+        cure=f"name the folder that holds it with {OPTION} PATH; its content is compared",
+    )
+
+
+def verify_files(folder: RunFolder, names: Sequence[str]) -> None:
+    """Raises `LorakitError` when a file below these names is not what the record says, by SHA-256.
+
+    A run recorded before files were hashed passes.
+    """
+    recorded = folder.record.get("files")
+    if recorded is None:
+        return
+    wanted = {
+        name: digest
+        for name, digest in recorded.items()
+        if any(name == top or name.startswith(f"{top}/") for top in names)
+    }
+    for name, digest in wanted.items():
+        path = folder / name
+        if not path.is_file():
+            problem = "is missing"
+        elif identity.file_sha256(path) != digest:
+            problem = "has changed since the run saved it"
+        else:
+            continue
+        raise LorakitError(
+            problem,
+            where=path,
+            cure="put the file of the run back, or start the run again under another name",
+        )
+
+
+def _saved_template(saved: Path) -> str | None:
+    """The chat template that lies beside a saved adapter."""
+    path = saved / "chat_template.jinja"
+    return path.read_text(encoding="utf-8") if path.is_file() else None

@@ -1,0 +1,76 @@
+"""Every family that packs, on the CUDA branch: packed and padded are one loss and one gradient."""
+
+from functools import cache
+
+import pytest
+import torch
+from helpers.cuda_reference import claimed
+from helpers.engines import noise, settings, shaken
+
+from lorakit.engines.torch import load
+from lorakit.models import spec as models
+from lorakit.notebook.rehearse import stand_in
+from lorakit.tasks.batches import collate
+
+FAMILIES = (
+    "gemma-3-270m",
+    "gpt-oss-20b",
+    "llama-3.2-1b",
+    "mistral-7b",
+    "opt-125m",
+    "phi-3-mini",
+    "qwen3-0.6b",
+    "smollm2-135m",
+)
+LENGTHS = (70, 3, 66, 20)  # windows of the shrunken models are of 64 tokens
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("families")
+
+
+@cache
+def made(name, folder):
+    return stand_in(name, folder)
+
+
+def computed(base, card, **changes):
+    """(loss, gradients of the adapters, whether it was packed)"""
+    with claimed(card) as calls:
+        engine = shaken(load(settings(base, **changes)))
+        loss, _ = engine.backward(collate(noise(*LENGTHS), range(len(LENGTHS))))
+        gradients = [engine.trained[n].grad.flatten() for n in sorted(engine.trained)]
+        return float(loss), torch.cat(gradients), engine.packing, {name for name, *_ in calls}
+
+
+@pytest.mark.parametrize(
+    ("card", "precision", "operator", "most"),
+    [
+        ((7, 5), "fp32", "efficient", 1e-5),
+        ((7, 5), "fp16", "efficient", 2e-2),
+        ((9, 0), "bf16", "flash", 2e-2),
+    ],
+    ids=["T4 fp32", "T4 fp16", "H200 bf16"],
+)
+@pytest.mark.parametrize("name", FAMILIES)
+def test_packed_is_padded(folder, name, card, precision, operator, most):
+    base, _ = made(name, folder)
+    (loss, one, packed, operators), (plain, other, padded, _) = (
+        computed(base, card, precision=precision, packing=packing) for packing in (True, False)
+    )
+    assert packed and not padded and operators == {operator, f"{operator} backward"}
+    assert loss == pytest.approx(plain, rel=most)
+    # In 16 bits two orders of rounding differ by more than either from the truth.
+    assert (one - other).norm() <= (most if precision == "fp32" else 10 * most) * other.norm()
+
+
+def test_no_family_is_left_out():
+    words = {
+        name
+        for name, spec in models.known().items()
+        if spec.config and "vision_config" not in str(spec.config)
+    }
+    kinds = {models.known()[name].config["model_type"] for name in FAMILIES}
+    left = {models.known()[name].config["model_type"] for name in words} - kinds
+    assert left <= {"distilbert", "whisper", "vit", "swin", "llama", "gpt2"}

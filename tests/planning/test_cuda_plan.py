@@ -1,0 +1,105 @@
+"""What is planned for cards: fp16 products where fp16 overflows, 4-bit copies, answers' memory, the rate of products."""
+
+import pytest
+import torch
+from helpers.machines import A100, T4, facts
+
+import lorakit
+from lorakit.common.errors import LorakitError
+from lorakit.planning import choose, memory
+
+GIB = 2**30
+T4_GIB = 14.56  # what a T4 leaves to programs
+
+
+def run(model, **changes):
+    return lorakit.Run(data="-", model=model, **{"engine": "torch", **changes})
+
+
+@pytest.mark.parametrize("model", ["gemma-3-1b", "gemma-3n-e2b", "gpt-oss-20b"])
+def test_products_in_fp16_for_models_that_overflow(model):
+    spec = choose.base_model.spec(model)
+    value, reason = choose.precision(run(model), facts(T4), spec)
+    assert value == "fp16"
+    assert reason == (
+        f"Tesla T4 has no bf16 hardware, and {model} overflows in fp16: its products alone are in "
+        "fp16, all else is in fp32"
+    )
+    assert choose.precision(run(model), facts(A100), spec)[0] == "bf16"
+    assert choose.precision(run(model, precision="fp16"), facts(T4), spec)[0] == "fp16"
+
+
+@pytest.mark.parametrize(
+    "changes", [{"method": "full"}, {"quantization": "int8"}], ids=["full", "int8"]
+)
+def test_what_has_no_products_in_fp16_stays_in_fp32(changes):
+    spec = choose.base_model.spec("gemma-3-1b")
+    assert choose.precision(run("gemma-3-1b", **changes), facts(T4), spec)[0] == "fp32"
+
+
+def test_bf16_on_a_card_without_it_is_refused(base):
+    with pytest.raises(LorakitError) as error:
+        choose.resolve(run(base, precision="bf16"), facts(T4))
+    assert (error.value.setting, error.value.value) == ("precision", "bf16")
+    assert "precision=auto" in error.value.cure
+    choose.resolve(run(base, precision="bf16"), facts(A100))
+
+
+def test_a_refusal_names_the_copy_in_four_bits():
+    assert choose.quantized_copies("gpt-oss-20b") == ["gpt-oss-20b-nf4"]
+    assert choose.quantized_copies("phi-3-mini") == []
+    resolved = run(
+        "gpt-oss-20b",
+        precision="fp16",
+        quantization="none",
+        max_length=512,
+        micro_batch_size=1,
+        micro_batch_tokens=512,
+        gradient_checkpointing=True,
+    )
+    with pytest.raises(LorakitError, match="take model=gpt-oss-20b-nf4"):
+        choose.refuse(resolved, facts(T4))
+
+
+def test_memory_of_answers():
+    """Phi-3-mini: 2 · 32 layers · 32 heads · 96 values of 2 bytes a token, 16 prompts of 1,024 + 128 tokens."""
+    found = memory.generation(
+        run("phi-3-mini", precision="fp16", max_length=1024, max_new_tokens=128)
+    )
+    assert found == 2 * 32 * 32 * 96 * 2 * 16 * (1024 + 128)
+
+
+@pytest.mark.parametrize(("model", "most"), [("gemma-3n-e2b", 7.5), ("gemma-3n-e4b", 9.5)])
+def test_weights_of_gemma_3n_fit_a_t4(model, most):
+    """Embeddings and per-layer embeddings in 16 bits, whatever is computed in."""
+    pytest.importorskip("timm")
+    found = run(model, precision="fp16", quantization="nf4", task="chat_images")
+    of = memory.shape(found)
+    weights = memory.frozen(found, of) / GIB
+    assert weights < most < T4_GIB
+    wide = memory.frozen(found.with_(precision="fp32"), of) / GIB
+    assert wide - weights > 4
+
+
+def test_unsloths_weights_are_planned_in_16_bits():
+    pytest.importorskip("timm")
+    found = run("gemma-3n-e2b", precision="fp32", quantization="nf4", engine="unsloth")
+    of = memory.shape(found)
+    assert memory.frozen(found, of) == memory.frozen(
+        found.with_(engine="torch", precision="fp16"), of
+    )
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype"),
+    [("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)],
+)
+def test_the_rate_is_of_products_in_the_dtype_used(monkeypatch, precision, dtype):
+    seen, plain = set(), torch.Tensor.__matmul__
+
+    def product(self, other):
+        seen.add(self.dtype)
+        return plain(self[:8, :8].float(), other[:8, :8].float())
+
+    monkeypatch.setattr(torch.Tensor, "__matmul__", product)
+    assert memory.matmul_rate(precision) > 0 and seen == {dtype}
