@@ -197,7 +197,7 @@ def test_check(command, tmp_path, rows_file):
         '{"prompt": "a?", "completion": "no"}',
         '{"prompt": "b?", "completion": ""}',
         '{"prompt": "a?", ',
-        '{"prompt": "A? ", "completion": "No"}',
+        '{"prompt": "a?", "completion": "no"}',
         '{"prompt": null, "completion": "no"}',
         "[1]",
     ]
@@ -220,7 +220,10 @@ def test_check_with_columns_and_task(command, tmp_path):
     (tmp_path / "rows.jsonl").write_text('{"ask": "a?", "say": "no"}\n')
     refused(command, "the columns ask, say fit no schema", "check", tmp_path / "rows.jsonl")
     code, out, _ = command(
-        "check", tmp_path / "rows.jsonl", "--columns", "prompt=ask,completion=say"
+        "check",
+        tmp_path / "rows.jsonl",
+        *("--columns", "prompt=ask,completion=say"),
+        *("--set", "validation_fraction=0", "--set", "test_fraction=0"),
     )
     assert code == 0 and "1 usable, 0 not" in out
     refused(

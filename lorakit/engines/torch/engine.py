@@ -788,6 +788,8 @@ class TorchEngine:
             for config in getattr(self.model, "peft_config", {}).values():
                 config.base_model_name_or_path = absolute(config.base_model_name_or_path)
             self.model.save_pretrained(part, **options)
+            if self.method == "lora" and self.objective.HEAD == "labels":
+                self.model.config.save_pretrained(part)  # PEFT leaves id2label out
             for reader in filter(None, (self.processor, self.tokenizer)):
                 reader.save_pretrained(part)
         return Path(path)

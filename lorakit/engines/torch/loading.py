@@ -140,6 +140,8 @@ def base(
         "attn_implementation": attention_name,
         **options,
     }
+    if source == base_model.path(run.model):
+        options["config"] = config  # known already
     if classifies:
         options |= {"config": config, "ignore_mismatched_sizes": True}
     try:
