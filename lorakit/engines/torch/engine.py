@@ -7,7 +7,7 @@ import gc
 import inspect
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -654,10 +654,15 @@ class TorchEngine:
             if self.model.config.is_encoder_decoder
             else self.model.generate
         )
-        with self._evaluating(), self._dense_head(), lora.standing():
+        with (
+            self._evaluating(),
+            self._dense_head(),
+            self._without_max_length(),
+            lora.standing(),
+        ):
             out = generate(
                 **self._words(ids, mask),
-                **self._media(media),
+                **self._heard(self._media(media)),
                 **ends,
                 max_new_tokens=max_new_tokens,
                 do_sample=False,
@@ -673,6 +678,27 @@ class TorchEngine:
             end = next((i for i, token in enumerate(row) if token in stop_ids), len(row))
             answers.append(row[:end])
         return answers
+
+    def _heard(self, given: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """With a mask over all of a spectrogram (B, bands, frames): transformers warns that it cannot infer one."""
+        if "input_features" not in given or not self.model.config.is_encoder_decoder:
+            return given
+        frames = given["input_features"]
+        every = torch.ones(len(frames), frames.shape[-1], dtype=torch.long, device=frames.device)
+        return {"attention_mask": every} | given
+
+    @contextlib.contextmanager
+    def _without_max_length(self) -> Iterator[None]:
+        """Inside, `max_new_tokens` alone limits answers; transformers warns where the model's files limit them too."""
+        settings = getattr(self._bare(), "generation_config", None)
+        given = getattr(settings, "max_length", None)
+        if given is not None:
+            settings.max_length = None
+        try:
+            yield
+        finally:
+            if given is not None:
+                settings.max_length = given
 
     @contextlib.contextmanager
     def _dense_head(self):
