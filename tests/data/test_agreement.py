@@ -67,7 +67,7 @@ def chats(n, words=3, **turn):
         (chats(20), {}, ""),
         (chats(1), {}, "leave no validation row"),
         (chats(2), {}, "no row is left to train on"),
-        (chats(20, 60), {"max_length": 300}, ""),
+        (chats(20, 60), {"max_length": 700}, ""),
         (chats(20, 60), {"max_length": 400}, "no end-of-turn token is trained"),
         (chats(20, 60), {"max_length": 64}, "no train row can be used"),
         (chats(20, train=False), {}, "no usable row"),

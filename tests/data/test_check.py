@@ -505,10 +505,10 @@ def test_the_worst_comes_first_and_what_is_not_shown_is_counted(looked):
     ]
     assert lines[4].startswith("WARNING: every row has the class 'yes'")
     assert lines[5].startswith("WARNING: control characters in 14 rows: ")
-    assert lines[6:17] == [*(f"    train.jsonl:{i}" for i in range(1, 11)), "    … and 4 more"]
-    assert lines[17].startswith("WARNING: replacement marks in 1 row: ")
-    assert not [line for line in lines[19:] if line.startswith("W")]
-    assert checked.words("private") == "" and checked.words("characters") == "\n".join(lines[5:19])
+    assert lines[6:12] == [*(f"    train.jsonl:{i}" for i in range(1, 6)), "    … and 9 more"]
+    assert lines[12].startswith("WARNING: replacement marks in 1 row: ")
+    assert not [line for line in lines[14:] if line.startswith("W")]
+    assert checked.words("private") == "" and checked.words("characters") == "\n".join(lines[5:14])
 
 
 def test_the_json_is_plain_and_complete(looked):
@@ -639,18 +639,16 @@ def test_a_clean_copy_of_the_messy_file(command, base, tmp_path):
     ]
     assert [(r["row"], r["reason"].split(":")[0]) for r in rejected] == [
         (22, "no answer token within max_length=256 (the row has 401 tokens)"),
-        (28, "repeats messy.jsonl"),
         (63, "'message' is null"),
         (66, "repeats messy.jsonl"),
-        (77, rejected[4]["reason"]),
+        (77, rejected[3]["reason"]),
         (85, "repeats messy.jsonl"),
         (89, "'category' is empty"),
         (109, "broken JSON"),
-        (115, "repeats messy.jsonl"),
     ]
-    assert "is missing" in rejected[4]["reason"]
+    assert "is missing" in rejected[3]["reason"]
     code, out, _ = command("check", clean, *arguments)
-    assert code == 0 and "129 usable, 0 not; by set: train 129\nnothing wrong, " in out
+    assert code == 0 and "131 usable, 0 not; by set: train 131\nnothing wrong, " in out
     assert "repeats" not in out
 
 
@@ -735,8 +733,8 @@ def test_each_check_finds_something_in_the_messy_file():
     }
     assert checked.checks["scripts"].facts()["rows"] == {"Latin": 131, "Cyrillic": 3}
     assert (checked.checks["duplicates"].facts(), checked.checks["near_duplicates"].facts()) == (
-        {"within train": 4},
-        {"within train": 3},
+        {"within train": 2},
+        {"within train": 5},
     )
 
 
@@ -782,9 +780,9 @@ def test_the_messy_file_is_prepared_as_check_said(own_test, tmp_path):
     more = 3 * own_test
     assert said(checked) == {
         "rejected": 4,
-        "repeated": 4 + more,
+        "repeated": 2 + more,
         "leaking": 4 * own_test,
-        "alike": 3 + more,
+        "alike": 5 + more,
     }
     assert does == {**said(checked), "lost": lengths["nothing_to_train"]} and does["lost"] == 1
     usable = sum(checked.rows.values())
@@ -848,7 +846,7 @@ def test_three_files_are_prepared_as_check_said(base, tmp_path, seed):
     )
     checked, prepared = lorakit.check(run), lorakit.prepare(run)
     assert done(prepared) == {**said(checked), "lost": 0}
-    assert min(said(checked).values()) > 2  # the files were such that all of it happened
+    assert min(said(checked).values()) > 0  # the files were such that all of it happened
     left = {
         name: n
         - sum(

@@ -115,3 +115,15 @@ def test_a_prompt_of_nearly_all_rows_tells_nothing():
     report = DataReport("f")
     splitting.split(rows, report=report)
     assert report.sets == {"train": 24, "validation": 3, "test": 3}
+
+
+def test_contradictory_labels_are_a_finding():
+    from lorakit.data.quality.classes import Check
+
+    check = Check(None, 99)
+    for row, (text, label) in enumerate(
+        [("no water", "need"), ("all well", "none"), ("No  water", "none")], 1
+    ):
+        check.see(Example({**chat(text, label).fields, "label": label}, "f", row), "train")
+    (found,) = [f for f in check.findings() if "another label" in f.text]
+    assert (found.level, found.count, found.rows) == ("warning", 1, ["f:3: 'none', f:1: 'need'"])

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
-SHOWN = 10  # places named in a finding
+SHOWN = 5  # places named in a finding
 BARS, NAME = 15, 30  # bars in a picture; characters of a bar's name
 LEVELS = ("wrong", "warning", "note")
 BLUE, GREEN, YELLOW, RED = "#4c78a8", "#54a24b", "#f2cf5b", "#e45756"
@@ -49,7 +49,7 @@ def some(n: int, noun: str = "row") -> str:
 
 
 def first(places: Iterable[str]) -> list[str]:
-    """The first ten."""
+    """The first five."""
     return list(islice(places, SHOWN))
 
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from lorakit.data.duplicates import normal
+from lorakit.data.duplicates import normal, prompt_key
 from lorakit.data.example import Example
-from lorakit.data.quality import BLUE, YELLOW, Finding, bars, some
+from lorakit.data.quality import BLUE, SHOWN, YELLOW, Finding, bars, some
 from lorakit.data.splitting import CLASS_LENGTH, CLASSES
 
 TITLE = "classes"
 SAMPLED = False
 FEW, MANY = 10, 1000  # rows of a class that are too few to score it; labels that are kept count of
+ASKED = 200_000  # texts whose labels are compared
 NAMED = 8  # small classes named in a finding
 
 
@@ -20,12 +21,20 @@ class Check:
     def __init__(self, encode: Any, max_length: int):
         self.counts: Counter[str] | None = Counter()
         self.labelled = False
+        self.asked: dict[int, tuple[str, str]] = {}  # prompt -> the first label, its row
+        self.contrary: list[str] = []  # rows with the text of another and another label
 
     def see(self, example: Example, set: str) -> None:
         if self.counts is None:
             return
         fields = example.fields
         self.labelled |= "label" in fields
+        if "label" in fields and len(self.asked) < ASKED:
+            first = self.asked.setdefault(prompt_key(example), (fields["label"], example.where))
+            if first[0] != fields["label"]:
+                self.contrary.append(
+                    f"{example.where}: {fields['label']!r}, {first[1]}: {first[0]!r}"
+                )
         answer = (
             fields["label"]
             if "label" in fields
@@ -78,6 +87,10 @@ class Check:
                     count=sum(rare.values()),
                 )
             )
+        if self.contrary:
+            n = len(self.contrary)
+            words = f"{some(n)} with the text of another row and another label: a model cannot learn both"
+            out.append(Finding("warning", words, self.contrary[:SHOWN], n))
         for names in self._alike().values():
             words = ", ".join(f"{name!r} {found[name]:,}" for name in names)
             words = f"{len(names)} classes differ in case or blanks alone ({words}); use one name"

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+from lorakit.data import report
 from lorakit.data.example import Example
-from lorakit.data.quality import BARS, GREEN, RED, SHOWN, YELLOW, Finding, listed
+from lorakit.data.quality import BARS, GREEN, RED, YELLOW, Finding, listed
 
 TITLE = "columns"
 SAMPLED = False
@@ -40,7 +41,7 @@ class Check:
             "columns that say the same in every row": [repr(n) for n in same],
         }
         return [
-            Finding("note", f"{words}: {', '.join(names[:SHOWN])}{', …' * (len(names) > SHOWN)}")
+            Finding("note", f"{words}: {report.listed(names, quoted=False)}")
             for words, names in parts.items()
             if names
         ]

@@ -33,7 +33,8 @@ class Check:
             self.kinds.total(),
             first(f"{c:,} × {kind}" for kind, c in self.kinds.most_common()),
         )
-        words = f"{some(n)} cannot be used: {', '.join(kinds)}{', …' * (len(self.kinds) > SHOWN)}"
+        more = f" and {len(self.kinds) - SHOWN} more" if len(self.kinds) > SHOWN else ""
+        words = f"{some(n)} cannot be used: {', '.join(kinds)}{more}"
         return [Finding("wrong", words, count=n)] if n else []
 
     def facts(self) -> dict[str, Any]:
