@@ -361,7 +361,9 @@ def plan(options: argparse.Namespace) -> int:
 def train(options: argparse.Namespace) -> int:
     from lorakit.machine import distributed, hardware
     from lorakit.planning import choose as plan
+    from lorakit.planning.setup import preflight
     from lorakit.results.report import verdict
+    from lorakit.training import resume
     from lorakit.training.finetune import finetune
     from lorakit.training.launch import together
 
@@ -374,13 +376,16 @@ def train(options: argparse.Namespace) -> int:
             str(asked.folder.resolve()), None if asked.processes == "auto" else asked.processes
         ):
             return train(options)
-    wanted, alone = _run(options), ""
+    wanted, alone, facts = _run(options), "", None
     if not distributed.started():
-        count, _ = plan.processes(wanted, hardware.facts(wanted.output_dir))
+        preflight(wanted)
+        resume.preflight(wanted)
+        facts = hardware.facts(wanted.output_dir)
+        count, _ = plan.processes(wanted, facts)
         alone = together(wanted, count) if count > 1 else ""
         if count > 1 and not alone:
             return 0
-    folder = finetune(wanted, alone)
+    folder = finetune(wanted, alone, facts)
     if not distributed.join().first:
         return 0
     found = folder.record

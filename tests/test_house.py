@@ -252,7 +252,13 @@ def test_tasks(name):
 @pytest.mark.parametrize("name", registry.names("metrics"))
 def test_metrics(name):
     module = registry.load("metrics", name)
-    assert module.NEEDS and set(module.NEEDS) <= {"answers", "labels", "probabilities", "tokens"}
+    assert module.NEEDS and set(module.NEEDS) <= {
+        "answers",
+        "labels",
+        "pairs",
+        "probabilities",
+        "tokens",
+    }
     assert isinstance(module.HIGHER_IS_BETTER, bool)
     assert parameters(module.rows)[:2] == ["references", "predictions"]
     assert parameters(module.score) == ["rows"]
