@@ -135,6 +135,11 @@ class Run(BaseModel):
         description="Crops, mirrors and recolours pictures at random during training of a picture "
         "classifier.",
     )
+    objective: str | dict[str, dict[str, float]] = Field(
+        "auto",
+        description="What the rows teach: a name from `lorakit/tasks/objectives/`, or {name: options}, e.g. "
+        "{dpo: {beta: 0.1}}; auto: the task's own.",
+    )
     shuffle_answers: bool = Field(
         False,
         description="Control experiment: permutes the training answers, so that nothing can be learned.",

@@ -32,6 +32,8 @@ def text(example: Example) -> str:
     fields, found = example.fields, turns(example)
     if not found:
         return "\n".join(filter(None, (fields.get("question"), fields["text"])))
+    if "pair" in fields:
+        found = [*found, fields["pair"]["rejected"]]
     return "\n".join(m.get("content") or json.dumps(m.get("tool_calls")) for m in found)
 
 

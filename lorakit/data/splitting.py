@@ -271,6 +271,8 @@ def shuffle_answers(examples: Sequence[Example], seed: int) -> list[Example]:
         raise LorakitError(
             "shuffle_answers=True needs conversations; leave it out for plain text, pictures and sound"
         )
+    if all("pair" in e.fields for e in examples):
+        return swap_answers(examples, seed)
     answers = [m for e in examples for m in e.fields["messages"] if m["role"] == "assistant"]
     dealt = (answers[i] for i in np.random.default_rng((seed, 1)).permutation(len(answers)))
     return [
@@ -284,3 +286,19 @@ def shuffle_answers(examples: Sequence[Example], seed: int) -> list[Example]:
         )
         for e in examples
     ]
+
+
+def swap_answers(examples: Sequence[Example], seed: int) -> list[Example]:
+    """The same pairs, in half of which the answers have changed places: a control of preferences."""
+    swapped = np.random.default_rng((seed, 1)).random(len(examples)) < 0.5
+    out = []
+    for example, swap in zip(examples, swapped, strict=True):
+        fields = example.fields
+        if swap:
+            *turns, chosen = fields["messages"]
+            fields = fields | {
+                "messages": [*turns, fields["pair"]["rejected"]],
+                "pair": {"rejected": chosen},
+            }
+        out.append(example.with_fields(fields))
+    return out

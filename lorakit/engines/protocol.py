@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from lorakit.models.spec import Spec
     from lorakit.run import Run
     from lorakit.tasks.batches import Batch
+    from lorakit.tasks.protocol import Objective
 
 DECIDED = (
     "precision",
@@ -107,6 +108,7 @@ class Engine(Protocol):
     steps: list[str]  # what was done when memory ran out
     targets_trained: int  # by this process
     share: tuple[int, int]  # (rank, world size) of this process in an evaluation
+    objective: Objective  # what it computes the loss of
 
     def loss(self, batch: Batch) -> tuple[float, int]:
         """(summed loss in nats, targets), in evaluation mode, without gradients."""
@@ -128,8 +130,11 @@ class Engine(Protocol):
         """A sentence that names the first layer whose output or gradient is not finite."""
 
     def predict(self, batch: Batch) -> np.ndarray:
-        """(D, 3) float64 for D documents: summed loss in nats, targets, targets predicted right; of C classes
-        (D, 3 + C), the probability of each."""
+        """(R, 3) float64 for R rows: summed loss, what it counts, how much of that was predicted right; of C classes
+        (R, 3 + C), the probability of each; of pairs (R, 7), see `tasks.pairs.statistics`."""
+
+    def score_documents(self, batch: Batch) -> np.ndarray:
+        """(D, 3) float64 for D documents, whatever is learnt: nats summed over the targets, targets, targets right."""
 
     def generate(
         self,

@@ -113,8 +113,8 @@ def load(
             f"engine={run.engine!r} and task='chat_images': on a CPU unsloth serves text alone; leave "
             "engine out"
         )
-    crew, idle = distributed.join(), hardware.resident()
-    where, config = loading.device(crew), base_model.config(run.model)
+    world, idle = distributed.join(), hardware.resident()
+    where, config = loading.device(world), base_model.config(run.model)
     tokenizer, processor, _ = base_model.reader(run.model, config)
     model, kind, room = from_files(run, where)
     loading.check(run, model, tokenizer)
@@ -124,7 +124,7 @@ def load(
     model.generate = restoring(model, kind, run)
     hardware.forget_peak()  # loading has held the files too
     engine = TorchEngine(
-        model, tokenizer, run, where, packable(run, config), crew, idle, processor=processor
+        model, tokenizer, run, where, packable(run, config), world, idle, processor=processor
     )
     engine.positions = (
         room - 1

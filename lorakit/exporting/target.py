@@ -13,7 +13,7 @@ from lorakit.common import registry
 from lorakit.common.errors import LorakitError, did_you_mean
 from lorakit.exporting.proof import SECONDS, Proof
 from lorakit.exporting.source import Source
-from lorakit.models import base_model
+from lorakit.models import base_model, gguf
 
 
 @dataclass(frozen=True)
@@ -134,6 +134,8 @@ def bounds(target: ExportTarget, type_: str, source: Source) -> Bounds:
     wanted = target.types[type_]
     if target.trained_for.get(type_) == source.run.fake_quantization:
         wanted = EIGHT_BITS if "q" in type_ else SIXTEEN_BITS
+    if type_ == "adapter" and gguf.source(base_model.path(source.run.model)):
+        wanted = wanted.or_wider(EIGHT_BITS)  # llama.cpp rounds what it multiplies with blocks
     if not target.rounds_yarn:
         return wanted
     config = base_model.config(source.run.model).get_text_config()

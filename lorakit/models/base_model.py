@@ -61,6 +61,8 @@ class BaseModel:
     @cached_property
     def config(self) -> Any:
         """transformers' configuration, from the model's own files."""
+        if self.path != self.name and Path(self.path).is_dir():  # a name for a folder
+            return of(self.path).config
         return _config(self.name, self.path)
 
     @cached_property
@@ -369,7 +371,7 @@ def _read_reader(model: str, given: Any) -> tuple[Any, Any, list[str]]:
     pictures = processor(model, given) if hears else None
     if not words:
         return None, pictures, []
-    tok, notes = tokenizer(model, ends=serves(given, "tokens", "") and not hears)
+    tok, notes = tokenizer(model, config=given, ends=serves(given, "tokens", "") and not hears)
     if hasattr(pictures, "tokenizer"):
         tok.chat_template = (
             getattr(pictures, "chat_template", None)
@@ -400,13 +402,13 @@ def processor(model: str, given: Any) -> Any:
     return found
 
 
-def tokenizer(model: str, ends: bool = True) -> tuple[Any, list[str]]:
+def tokenizer(model: str, ends: bool = True, config: Any = None) -> tuple[Any, list[str]]:
     """(tokenizer, notes on what had to be added to it); with `ends` it must have a token that ends an answer."""
     from transformers import AutoTokenizer
 
     where = path(model)
     try:
-        tok = AutoTokenizer.from_pretrained(where, trust_remote_code=False)
+        tok = AutoTokenizer.from_pretrained(where, config=config, trust_remote_code=False)
     except Exception as error:  # see `config`
         raise unusable(model, error) from None
     for template in templates_of(tok):

@@ -76,7 +76,7 @@ def known() -> dict[str, Spec]:
 
 @lru_cache(maxsize=4)
 def _known(files: tuple[str, ...]) -> dict[str, Spec]:
-    found = {}
+    found: dict[str, Spec] = {}
     for file, module in registry.modules("models").items():
         found |= module.SPEC.each() or {module.SPEC.name or file: module.SPEC}
     return found

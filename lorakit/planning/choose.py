@@ -41,6 +41,9 @@ def resolve(run: Run, facts: Facts, started: Choice | None = None) -> tuple[Run,
     chosen["quantization"] = quantization(run, facts, spec)
     run = run.with_(quantization=chosen["quantization"].value)
     chosen["output_dir"] = home(run, facts)
+    rate = tasks.objective_for(run)[0].LEARNING_RATE
+    if rate and "learning_rate" not in run.model_fields_set:
+        chosen["learning_rate"] = Choice(rate, "the published rate of this objective")
     if run.shard and run.processes == 1:
         chosen["shard"] = Choice(False, "one process: there is nobody to share the weights with")
     if run.packing == "auto":
@@ -271,7 +274,7 @@ def engine(run: Run, facts: Facts, spec: Spec) -> Choice:
     modules = engines.every() if run.engine == "auto" else {run.engine: engines.get(run.engine)}
     reasons = {
         name: module.fits(facts, spec)
-        or unserved(module, run.task)
+        or unserved(module, run)
         or (
             ""
             if run.quantization in ("auto", *module.quantizations(facts))
@@ -294,13 +297,14 @@ def engine(run: Run, facts: Facts, spec: Spec) -> Choice:
     return Choice(best, suited[best][1] + (f" ({refused})" if refused else ""))
 
 
-def unserved(module: EngineModule, task: str) -> str:
-    """Why an engine cannot do a task; "" when it can, or when the task is not known yet."""
-    if task == "auto":
+def unserved(module: EngineModule, run: Run) -> str:
+    """Why an engine cannot do a run's task; "" when it can, or when the task is not known yet."""
+    if run.task == "auto":
         return ""
-    if (tasks.objective_of(task).NEEDS, tasks.get(task).MEDIUM) in module.SERVES:
-        return module.REFUSES.get(task, "")
-    return f"it does not serve {task}"
+    objective, _ = tasks.objective_for(run)
+    if (objective.NEEDS, tasks.get(run.task).MEDIUM) in module.SERVES:
+        return module.REFUSES.get(run.task, "")
+    return f"it does not serve {run.task}"
 
 
 def precision(run: Run, facts: Facts, spec: Spec) -> Choice:

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from lorakit import engines
+from lorakit import engines, tasks
 from lorakit.common import registry
 from lorakit.common.files import remembered, state
 from lorakit.engines import quantization
@@ -132,7 +132,7 @@ def frozen(run: Run, of: Shape) -> float:
 
 def at_a_time(run: Run, row: int = 0) -> int:
     """Tokens of a full micro-batch; `row`: what one row counts, where that is not `max_length`."""
-    row = row or run.max_length
+    row = row or run.max_length * (2 if "pairs" in tasks.objective_of(run.task).MEASURES else 1)
     tokens = max(row, run.micro_batch_tokens) if run.micro_batch_tokens != "auto" else row
     return min(tokens, run.micro_batch_size * row) if run.micro_batch_size != "auto" else tokens
 

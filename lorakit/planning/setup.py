@@ -8,8 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
+from lorakit.common import registry
 from lorakit.common.choice import Choice, Choices
 from lorakit.common.errors import LorakitError
+from lorakit.data.sources import of_run
 from lorakit.machine import hardware
 from lorakit.machine.hardware import Facts
 from lorakit.models import base_model
@@ -87,6 +89,7 @@ def setup(
     Raises:
         LorakitError: the data, the model or a setting is at fault, or the machine cannot do what is asked for.
     """
+    preflight(run)
     facts = facts or hardware.facts(run.output_dir)
     choose.first(run, facts)
     started = None if processes is None else choose.here(run, facts, processes, alone)
@@ -117,6 +120,23 @@ def setup(
         int(validation.lengths.sum()) if validation is not None else 0,
     )
     return Setup(run, settings, choices | more, facts, prepared, base_model.of(run.model))
+
+
+def preflight(run: Run) -> None:
+    """Looks for what a run names, without importing torch: files of data, the model, names of extensions.
+
+    Raises:
+        LorakitError: one of them does not exist.
+    """
+    of_run(run.data, run.validation_data, run.test_data, run.format)
+    _ = base_model.of(run.model).path
+    for folder, name in (("tasks", run.task), ("engines", run.engine)):
+        if name != "auto":
+            registry.load(folder, name)
+    for name in run.log_to:
+        registry.load("trackers", name)
+    for metric in [] if run.metrics == "auto" else run.metrics:
+        registry.load("metrics", metric if isinstance(metric, str) else next(iter(metric), ""))
 
 
 def shortened(run: Run, prepared: Prepared) -> Run:

@@ -33,6 +33,9 @@ class Outcome:
     sources: list[str] | None = None  # n, the row of the file that each is a piece of
     probabilities: np.ndarray | None = None  # (n, C) of a label task
     classes: Sequence[str] = ()  # C
+    pairs: np.ndarray | None = (
+        None  # (n, 4): rewards of chosen and rejected, chosen's nats and tokens
+    )
 
     @classmethod
     def of_classes(cls, sums: np.ndarray, classes: Sequence[str], sources: list[str]) -> Outcome:
@@ -44,6 +47,8 @@ class Outcome:
         content = asdict(self) | {"tokens": self.tokens.tolist()}
         if self.probabilities is not None:
             content["probabilities"] = self.probabilities.tolist()
+        if self.pairs is not None:
+            content["pairs"] = self.pairs.tolist()
         with whole(path) as part:
             part.write_text(json.dumps(content), encoding="utf-8")
 
@@ -63,6 +68,7 @@ class Outcome:
                 list(content["answers"]),
                 content.get("sources"),
                 *cls._classes(content),
+                pairs=np.asarray(content["pairs"]).reshape(-1, 4) if content.get("pairs") else None,
             )
         except (OSError, ValueError, TypeError, RecursionError) as error:
             raise LorakitError(
@@ -73,13 +79,15 @@ class Outcome:
 def token_sums(
     engine: Any, rows: Rows, *, max_rows: int = 16, max_tokens: int = 4096
 ) -> np.ndarray:
-    """(n, 3) per row, of C classes (n, 3 + C): see an engine's `predict`; no logits are kept."""
-    sums = np.zeros((len(rows), 3 + len(rows.classes)))
-    for batch in batches.in_order(
-        rows, rows.lengths, max_rows, max_tokens, engine.packing, engine.share
-    ):
-        sums[batch.rows] = engine.predict(batch)
-    return sum(engine.gather(sums)) if engine.share[1] > 1 else sums
+    """What an engine's `predict` says of each row, (n, 3) or more columns; no logits are kept."""
+    made = batches.in_order(rows, rows.lengths, max_rows, max_tokens, engine.packing, engine.share)
+    predicted = [(batch.rows[batch.starts], engine.predict(batch)) for batch in made]
+    if engine.share[1] > 1:
+        predicted = [one for some in engine.gather(predicted) for one in some]
+    sums = np.zeros((len(rows), predicted[0][1].shape[1] if predicted else 3))
+    for indices, lines in predicted:
+        sums[indices] = lines
+    return sums
 
 
 def mean_loss(engine: Any, rows: Rows, **limits: int) -> float:
@@ -159,7 +167,7 @@ def choose(
             raise LorakitError(
                 f"metrics: '{name}' needs {' or '.join(needs)}, which this task does not give"
             )
-        if "tokens" not in needs and not answers:
+        if not {"tokens", "pairs"} & {*needs} and not answers:
             if wanted != "auto":
                 raise LorakitError(f"metrics: '{name}' needs answers, and no test row has one")
             continue
@@ -186,6 +194,8 @@ def statistics(
     try:
         if "tokens" in metric.NEEDS:
             return metric.rows([], outcome.tokens, **options)
+        if "pairs" in metric.NEEDS:
+            return metric.rows([], outcome.pairs, **options)
         if "probabilities" in metric.NEEDS and outcome.probabilities is not None:
             return metric.rows(
                 references, outcome.probabilities, **{"classes": outcome.classes, **options}
@@ -245,7 +255,7 @@ def entry(
     metric = registry.load("metrics", name)
     first, second = (statistics(name, options, o, references) for o in (one, two))
     groups = two.sources
-    if groups and "tokens" not in metric.NEEDS:
+    if groups and not {"tokens", "pairs"} & {*metric.NEEDS}:
         groups = [
             s
             for s, r, a in zip(groups, references, two.answers, strict=True)
@@ -270,14 +280,25 @@ def _number(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
-def excludes_zero(entry: dict) -> bool:
+ENOUGH = 6  # a sign test of fewer pairs cannot reach p < 0.05 on two sides: 2 * 0.5**5 = 0.0625
+
+
+def pieces(entry: Mapping[str, Any]) -> int:
+    """Independent pieces of evidence behind a score: its groups, or its rows."""
+    return entry.get("groups", entry["rows"])
+
+
+def excludes_zero(entry: Mapping[str, Any]) -> bool:
     """Whether the interval of a difference lies on one side of zero."""
     low, high = entry["interval"]
     return low is not None and high is not None and (low > 0 or high < 0)
 
 
-def better(entry: dict) -> bool | None:
-    """True or False when the interval shows a direction, None when it does not."""
-    if not excludes_zero(entry):
+def better(entry: Mapping[str, Any]) -> bool | None:
+    """True or False when the interval shows a direction, None when it does not.
+
+    Of fewer than `ENOUGH` rows it never does: resampling three rows that all improved gives an interval without width.
+    """
+    if pieces(entry) < ENOUGH or not excludes_zero(entry):
         return None
     return (entry["difference"] > 0) == entry["higher_is_better"]

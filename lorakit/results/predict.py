@@ -56,4 +56,5 @@ def predict(
             opening=meta["opening"],
             progress=lambda done: bar.update(done - bar.n),
         )
-        return Outcome(sums, answers, rows.sources)
+        pairs = sums[:, 3:] if "pairs" in engine.objective.MEASURES else None
+        return Outcome(sums[:, :3], answers, rows.sources, pairs=pairs)

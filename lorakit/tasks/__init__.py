@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from lorakit.run import Run
 
 # Modules of this package that are not tasks.
-HELPERS = ("batches", "dataset", "objectives", "preview", "protocol", "rows", "template")
+HELPERS = (
+    "batches", "dataset", "objectives", "pairs", "preview", "protocol", "rows", "template",
+)  # fmt: skip
 
 
 def get(name: str) -> INTERFACE:
@@ -36,6 +38,41 @@ def get(name: str) -> INTERFACE:
 def objective_of(task: str) -> Objective:
     """What a task's rows teach; next-token prediction while the task is not known."""
     return objectives.get("next_token" if task == "auto" else get(task).OBJECTIVE)
+
+
+def objective_for(run: Run) -> tuple[Objective, dict[str, float]]:
+    """(what a run teaches, its options). Raises `LorakitError` for one that its rows do not fit, or unknown options."""
+    if run.objective == "auto":
+        objective = objective_of(run.task)
+        return objective, dict(objective.OPTIONS)
+    named = run.objective if isinstance(run.objective, dict) else {run.objective: {}}
+    if len(named) != 1:
+        raise LorakitError(
+            f"objective={run.objective!r} is not one objective with options",
+            setting="objective",
+            value=run.objective,
+            cure="write e.g. objective: {dpo: {beta: 0.1}}",
+        )
+    ((name, options),) = named.items()
+    objective = objectives.get(name)
+    if unknown := sorted(options.keys() - objective.OPTIONS.keys()):
+        known = ", ".join(objective.OPTIONS) or "none"
+        raise LorakitError(
+            f"objective={name!r} has no option {unknown[0]!r}",
+            setting="objective",
+            value=run.objective,
+            cure=f"its options are: {known}",
+        )
+    if run.task != "auto" and (
+        lost := [c for c in objective.COLUMNS if c not in get(run.task).COLUMNS]
+    ):
+        raise LorakitError(
+            f"objective={name!r} needs rows with {lost[0]!r}, which task={run.task!r} does not give",
+            setting="objective",
+            value=run.objective,
+            cure="leave objective out, or name data with a chosen and a rejected answer",
+        )
+    return objective, {**objective.OPTIONS, **options}
 
 
 def settings_of(task: Any, run: Run) -> dict[str, Any]:

@@ -49,6 +49,11 @@ class Batch:
         """(R,) the first document of each row; the documents of a row stand side by side."""
         return np.flatnonzero(np.append(True, self.rows[1:] != self.rows[:-1]))
 
+    @property
+    def row_tokens(self) -> np.ndarray:
+        """(R,) tokens of each row."""
+        return np.add.reduceat(self.lengths, self.starts)
+
     def parts(self, tokens: int | None) -> list[Batch]:
         """The same rows in batches of at most so many tokens, one row at least; None: itself."""
         starts = self.starts
@@ -116,7 +121,7 @@ Documents = Callable[[Row], list[Document]]  # an objective's `documents`
 
 def collate(
     rows: Sequence[Row],
-    indices: Sequence[int],
+    indices: Sequence[int] | np.ndarray,
     seed: int = 0,
     inputs: Any = None,
     update: tuple[int, int] | None = None,

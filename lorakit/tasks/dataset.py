@@ -111,12 +111,16 @@ class Prepared:
 
     def preview(self, index: int = 0, set: str = "train"):
         """The mask of one encoded row, in colour."""
-        from lorakit.tasks.preview import Preview
+        from lorakit.tasks.preview import PairPreview, Preview
 
         row = self.rows[set][index]
-        return Preview(
+        shown = Preview(
             row["ids"], row.get("targets", [False] * len(row["ids"])), self.tokenizer, row
         )
+        if "rejected_ids" not in row:
+            return shown
+        other = Preview(row["rejected_ids"], row["rejected_targets"], self.tokenizer)
+        return PairPreview(shown, other)
 
 
 def prepare(run: Run) -> Prepared:

@@ -63,6 +63,26 @@ class Preview:
         )
 
 
+class PairPreview:
+    """A pair's two rows side by side: the chosen answer and the rejected one."""
+
+    def __init__(self, chosen: Preview, rejected: Preview):
+        self.sides = {"chosen": chosen, "rejected": rejected}
+
+    def __str__(self) -> str:
+        return "\n".join(f"{name}:\n{side}" for name, side in self.sides.items())
+
+    def __repr__(self) -> str:
+        return "\n".join(f"{name}:\n{side!r}" for name, side in self.sides.items())
+
+    def _repr_html_(self) -> str:
+        cells = (
+            f'<td style="vertical-align:top;text-align:left;width:50%"><b>{name}</b>{side._repr_html_()}</td>'
+            for name, side in self.sides.items()
+        )
+        return f"<table><tr>{''.join(cells)}</tr></table>"
+
+
 def _short(words: str) -> str:
     """A token that stands for a part of a picture comes hundreds of times: `<image> × 256`."""
     return re.sub(r"(<[^<>\s]+>)\1{3,}", lambda m: f"{m[1]} × {len(m[0]) // len(m[1])} ", words)

@@ -67,11 +67,25 @@ class Objective(Protocol):
     HEAD: str  # of the model: `tokens` (a language model's) or `labels` (a classifier's)
     # `target_loss`: the cross entropy summed over the targets.
     # `class_logits`: (D, C) logits of classes; the loss is their cross entropy with the documents' value `label`.
-    # `document_logps`: (D,) log-probabilities of each document's targets; the loss is `document_loss` of them.
+    # `document_logps`: (D,) log-probabilities of each document's targets. Documents are pairs, the chosen one first;
+    # the loss is `pair_loss` of their `rewards`.
     NEEDS: str
     UNIT: str  # what the loss is divided by the number of
     METRICS: Sequence[str] = ("loss",)  # scored whatever the run names
     MEASURES: Sequence[str] = ()  # what a prediction gives beside losses and answers
 
+    COLUMNS: Sequence[str] = ("ids",)  # columns that a row must have
+    OPTIONS: Mapping[
+        str, float
+    ] = {}  # name -> default; set by `objective: {name: {option: value}}`
+    REFERENCE: bool = False  # whether documents need `reference`, the base's log-probabilities
+    LEARNING_RATE: float | None = None  # where the run names none; None: the run's default
+
     def documents(self, row: Row) -> list[Document]:
         """What a row is trained on, in order."""
+
+    # (log-probabilities (D,), values of the documents by name, options) -> (D,) rewards. Plain arithmetic alone, so
+    # that NumPy, torch and MLX compute and differentiate the same formula.
+    rewards: Callable[..., Any] | None = None
+    # (the arrays' module, rewards of the chosen (R,) and of the rejected documents (R,), options) -> (R,) losses
+    pair_loss: Callable[..., Any] | None = None

@@ -24,6 +24,7 @@ from lorakit.tasks.objectives import labels, next_token
 from lorakit.tasks.protocol import Document, Row
 
 PARALLEL = 2000  # examples from which more processes pay for their start
+REFERENCE = "base_logps.npz"  # the base's log-probabilities, of objectives that need them
 GUARDED = 1000  # rows that a task's guards look at
 
 
@@ -32,7 +33,7 @@ Inputs = Callable[
 ]  # of a row with a medium, and a generator in training
 
 
-class Rows(Sequence):
+class Rows(Sequence[Row]):
     """One set of encoded rows, memory-mapped: `rows[i]` is a dict of NumPy arrays, numbers, strings and bytes.
 
     `documents`: the objective's, what a row is trained on.
@@ -57,6 +58,7 @@ class Rows(Sequence):
             classes,
         )
         self.documents = labels.documents if classes else documents
+        self.reference: np.ndarray | None = None  # (n, documents of a row), see `with_reference`
         self._media = dataset.select_columns(["media"]) if "media" in dataset.column_names else None
         lengths = (
             self.arrow("length")
@@ -68,7 +70,7 @@ class Rows(Sequence):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def __getitem__(self, index: int) -> Row:  # type: ignore[override]  # no slices: see `chosen`
         if not -len(self) <= index < len(self):
             raise IndexError(index)
         row = self._arrays[int(index)]
@@ -76,7 +78,15 @@ class Rows(Sequence):
             row["media"] = self._media[int(index)]["media"]
         if self.classes:
             row["label"] = self.classes.index(row["reference"])
+        if self.reference is not None:
+            row["base_logps"] = self.reference[int(index)]
         return row
+
+    def with_reference(self, logps: np.ndarray) -> Rows:
+        """The same rows, which also hold the base's log-probabilities of their documents (n, documents of a row)."""
+        rows = Rows(self.dataset, self.inputs, self.classes, self.documents)
+        rows.reference = logps
+        return rows
 
     def arrow(self, name: str) -> Any:
         """One column as a pyarrow array."""
@@ -104,8 +114,11 @@ class Rows(Sequence):
             for ids, some in zip(self.column("ids"), media, strict=True)
         ]
 
-    def chosen(self, indices: Sequence[int]) -> Rows:
-        return Rows(self.dataset.select(indices), self.inputs, self.classes, self.documents)
+    def chosen(self, indices: Sequence[int] | np.ndarray) -> Rows:
+        some = Rows(self.dataset.select(indices), self.inputs, self.classes, self.documents)
+        if self.reference is None:
+            return some
+        return some.with_reference(self.reference[np.asarray(indices, dtype=np.int64)])
 
     def first(self, n: int) -> Rows:
         return self.chosen(range(min(n, len(self))))
@@ -281,7 +294,11 @@ def read(
             inputs = tasks.get(meta["task"]).inputs
             inputs = partial(_inputs, make=inputs, processor=processor) if inputs else None
             documents, classes = tasks.objective_of(meta["task"]).documents, meta["classes"]
-            return {n: Rows(table, inputs, classes, documents) for n, table in tables.items()}, meta
+            sets = {n: Rows(table, inputs, classes, documents) for n, table in tables.items()}
+            if (folder / REFERENCE).exists():
+                known = np.load(folder / REFERENCE)
+                sets = {n: r.with_reference(known[n]) for n, r in sets.items()}
+            return sets, meta
     except Exception as error:  # `datasets` checks little: a damaged folder raises almost anything
         raise LorakitError(
             f"{folder}: the encoded rows are missing or damaged ({type(error).__name__}: {error}); "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -13,8 +14,9 @@ from lorakit.common.choice import Choices
 from lorakit.common.errors import LorakitError
 from lorakit.common.files import atomic_write
 from lorakit.engines import quantization
-from lorakit.machine import distributed, hardware
+from lorakit.machine import distributed
 from lorakit.machine.distributed import World
+from lorakit.machine.hardware import Facts
 from lorakit.models import identity
 from lorakit.planning.setup import Setup, setup
 from lorakit.results import evaluate, report
@@ -35,7 +37,7 @@ from lorakit.training.callbacks import Stop, TimePrediction
 from lorakit.training.session import Session
 
 
-def finetune(run: Run, alone: str = "") -> RunFolder:
+def finetune(run: Run, alone: str = "", facts: Facts | None = None) -> RunFolder:
     """Trains in this process and returns the folder of the run. An interrupted run resumes from its checkpoint.
 
     Under torchrun every process calls this; rank 0 writes.
@@ -43,6 +45,7 @@ def finetune(run: Run, alone: str = "") -> RunFolder:
     Args:
         run: the settings.
         alone: why this is one process where several were wanted.
+        facts: the machine, where it has been looked at.
 
     Raises:
         LorakitError: the input or the run is at fault; `record.json` then says `failed` and why.
@@ -53,7 +56,8 @@ def finetune(run: Run, alone: str = "") -> RunFolder:
         # a refused start leaves what is there as it was
         attempt.writes = "settings" not in folder.record and not resume.can_resume(folder)
         resume.refuse(folder, resume.differences(run, folder))
-        plan = setup(run, processes=world.size, alone=alone)
+        _phase(folder, "preparing data and settings")
+        plan = setup(run, facts, processes=world.size, alone=alone)
         plan.refuse()
         attempt.writes = world.broadcast_from_rank0(lambda: not resume.finished(plan, folder))
         if attempt.writes:
@@ -82,6 +86,12 @@ def execute(plan: Setup, folder: RunFolder, world: World) -> Stop | None:
     proofs, best_update = prove(session, resumed)
     score_after(plan, session, before, proofs, best_update)
     return None
+
+
+def _phase(folder: RunFolder, what: str) -> None:
+    """Says on the terminal, or in the log of a child process, what takes the time now."""
+    if folder.writable:
+        print(f"{what} …", file=sys.stderr, flush=True)
 
 
 def begin(plan: Setup, folder: RunFolder) -> None:
@@ -114,6 +124,7 @@ def load(plan: Setup, folder: RunFolder, world: World) -> Session:
             f"process {other} has other data than process 0 ({plan.prepared.report.file}); every host needs "
             "the same file"
         )
+    _phase(folder, f"loading {plan.asked.model}")
     sets, meta = plan.prepared.rows, plan.prepared.meta
     if resume.can_resume(folder) and folder.rows.is_dir():
         sets, meta = rows.read(folder.rows, plan.prepared.processor)
@@ -172,9 +183,11 @@ def _scored(plan: Setup, session: Session, when: str, *, again: bool) -> Outcome
     )
     if known:
         return known
+    test = session.sets["test"]
+    _phase(session.folder, f"answering {len(test)} test rows {when} training")
     outcome = predict(
         session.engine,
-        session.sets["test"],
+        test,
         session.meta,
         plan.prepared.tokenizer,
         max_tokens=session.run.micro_batch_tokens,
@@ -243,6 +256,7 @@ def score_after(
     """The tuned model on the test rows, what is saved of it, and what a fresh process says of that."""
     run, folder, engine = session.run, session.folder, session.engine
     after = _scored(plan, session, "after", again=True)
+    _phase(folder, "saving, and loading what was saved in a fresh process")
     saved = folder.saved(run.method)
     engine.save(saved)
     folder.note(files=identity.files(folder.path, (saved.name, folder.rows.name)))
@@ -329,7 +343,7 @@ def method(run: Run) -> str:
     return quantization.get(run.quantization).LABEL + aware
 
 
-def summary(facts: hardware.Facts) -> str:
+def summary(facts: Facts) -> str:
     """The machine in a line."""
     where = ", ".join(c.name for c in facts.cards) or (
         "Apple GPU" if facts.mps else f"CPU, {facts.cores} cores"

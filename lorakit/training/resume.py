@@ -36,6 +36,13 @@ def differences(run: Run, folder: RunFolder) -> list[str]:
     return [f"{k}: {theirs!r} there, {mine!r} now" for k, (mine, theirs) in differing.items()]
 
 
+def preflight(run: Run) -> None:
+    """Raises `LorakitError` when the folder of a run holds another one. Imports nothing and reads only its notes."""
+    folder = RunFolder(run.folder)
+    if not folder.busy:  # else the lock says so
+        refuse(folder, differences(run, folder))
+
+
 def changed_inputs(plan: Setup, folder: RunFolder) -> list[str]:
     """Data and base weights that are no longer those the run began with."""
     known, model = folder.record, plan.asked.model

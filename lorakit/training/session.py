@@ -31,6 +31,7 @@ from lorakit.training.callbacks import (
     Validation,
 )
 from lorakit.training.loop import State, train
+from lorakit.training.reference import with_reference
 from lorakit.training.trackers import Trackers
 
 
@@ -97,6 +98,7 @@ class Session:
         """Loads the weights into the engine that was chosen."""
         run = plan.settings
         engine = engines.get(run.engine).load(run, classes=meta["classes"])
+        sets = with_reference(engine, sets, run, folder.rows, world)
         batches = batches_of(sets["train"], run, engine.packing, world)
         untouched = engine.fingerprint()
         return cls(run, folder, world, engine, sets, meta, batches, untouched=untouched)

@@ -2,6 +2,7 @@
 
 import csv
 import importlib
+import json
 import wave
 from collections import Counter
 from itertools import islice
@@ -97,3 +98,12 @@ def test_the_desks_are_what_their_program_writes(maker):
         assert [tuple(row) for row in csv.reader(file)][1:] == list(
             maker("make_desks").rows(400, 7)
         )
+
+
+def test_pairs_are_what_their_program_makes_and_equal_but_in_order(maker):
+    made = list(maker("make_preferences").rows(240, 11))
+    text = (DATA / "preferences.jsonl").read_text(encoding="utf-8")
+    assert [json.loads(line) for line in text.splitlines()] == made
+    for row in made:
+        assert len(row["chosen"]) == len(row["rejected"]) and row["chosen"].startswith("road: ")
+        assert sorted(row["chosen"].split(" | ")) == sorted(row["rejected"].split(" | "))

@@ -26,6 +26,9 @@ RENAMED = {"mistral": "llama"}  # architectures that mlx-lm serves by another's 
 WIDTH = {"fp32": 4, "bf16": 2}  # bytes of a computing dtype
 
 
+SERVES = (("target_loss", ""), ("document_logps", ""))
+
+
 def fits(facts: Facts, spec: Spec) -> str:
     """Why it cannot serve: it needs both packages, and a model of mlx-lm's with the layers that get an adapter."""
     lost = next((name for name in ("mlx", "mlx-lm") if not facts.packages.get(name)), None)

@@ -104,9 +104,10 @@ def scale(settings: dict[str, Any]) -> float:
 def adapter_to_mlx(source: Path | str, target: Path | str) -> Path:
     """PEFT's adapter in mlx-lm's format, for `mlx_lm.generate --adapter-path`."""
     settings, layers = read_peft(source)
-    places = [re.fullmatch(r"(.*\.layers)\.(\d+)\.(.+)", name) for name in layers]
-    if not all(places):
-        lost = next(n for n, place in zip(layers, places, strict=True) if not place)
+    found = {name: re.fullmatch(r"(.*\.layers)\.(\d+)\.(.+)", name) for name in layers}
+    places = [place for place in found.values() if place]
+    if len(places) < len(found):
+        lost = next(name for name, place in found.items() if not place)
         raise LorakitError(
             f"{source}: '{lost}' is in no layer of the model, and mlx-lm adapts those alone"
         )

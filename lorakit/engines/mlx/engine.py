@@ -11,6 +11,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
+from lorakit import tasks
 from lorakit.common.errors import LorakitError
 from lorakit.common.files import whole
 from lorakit.engines import protocol
@@ -20,6 +21,7 @@ from lorakit.engines.mlx.lora import recomputed, watched
 from lorakit.engines.mlx.rows import Isolated, Rows, rounded
 from lorakit.models import base_model
 from lorakit.run import Run
+from lorakit.tasks import pairs
 from lorakit.tasks.batches import Batch
 
 BODIES = ("model", "transformer", "backbone")  # what mlx-lm's models call all before the head
@@ -28,6 +30,11 @@ BODIES = ("model", "transformer", "backbone")  # what mlx-lm's models call all b
 def transformers_name(path: str) -> str:
     """A layer's name in transformers' text models; mlx-lm wraps those of several media once more."""
     return path.removeprefix("language_model.")
+
+
+def as_list(targets: Sequence[str] | str) -> list[str] | str:
+    """Names as a list; a regular expression stays."""
+    return targets if isinstance(targets, str) else list(targets)
 
 
 class Answering:
@@ -53,6 +60,7 @@ class MLXEngine:
         from mlx_lm.models.cache import make_prompt_cache
 
         self.processor = None
+        self.objective, self.options = tasks.objective_for(run)
         self.model, self.tokenizer, self.pad_id, self.clip = (
             model,
             tokenizer,
@@ -87,7 +95,7 @@ class MLXEngine:
         )
         self.optimizer.init(self.trained)
         self.gradients: dict[str, Any] | None = None
-        self.targets_trained, self.pending, self.steps = 0, 0, []
+        self.targets_trained, self.pending, self.steps = 0, 0, list[str]()
         self.training_peak = self.generation_peak = 0  # bytes
         self.notes: dict[str, tuple[Any, str]] = {}
         if run.offload is True:
@@ -109,8 +117,8 @@ class MLXEngine:
         self._compile(
             recompute=False if run.gradient_checkpointing == "auto" else run.gradient_checkpointing
         )
-        self._compiled_sums = mx.compile(self._sums)
-        self._stepped = mx.compile(
+        self._compiled_sums: Any = mx.compile(self._sums)
+        self._stepped: Any = mx.compile(
             self._step, inputs=self.optimizer.state, outputs=self.optimizer.state
         )
 
@@ -147,7 +155,7 @@ class MLXEngine:
 
     # Forward
 
-    def _arrays(self, batch: Batch, width: int | None = None) -> tuple[Any, Any, Any, Any, Any]:
+    def _arrays(self, batch: Batch, width: int | None = None) -> tuple[Any, ...]:
         """Tokens and documents (R, T); of K targets the places that predict them, answers and weights, the rest 0."""
         rows = Rows.of(
             batch,
@@ -213,6 +221,27 @@ class MLXEngine:
             hidden = self._hidden(ids, document)[places]
             return mlx_loss.summed(self._head, hidden, answers, weight, self.vocabulary)
 
+    def _pairs_summed(
+        self,
+        tensors: dict,
+        ids: Any,
+        document: Any,
+        places: Any,
+        answers: Any,
+        weight: Any,
+        of_target: Any,
+        values: dict,
+        key: Any,
+    ) -> Any:
+        """The loss of pairs; `of_target` (K,): the document that a target is in, `values`: (D,) each."""
+        with self._holding(tensors, key):
+            hidden = self._hidden(ids, document)[places]
+            count = len(values["length"])
+            losses = mlx_loss.per_document(
+                self._head, hidden, answers, weight, of_target, count, self.vocabulary
+            )
+        return pairs.losses(self.objective, mx, -losses, values, self.options).sum()
+
     def _sums(
         self, tensors: dict, ids: Any, document: Any, places: Any, answers: Any, _: Any
     ) -> tuple[Any, Any]:
@@ -231,7 +260,8 @@ class MLXEngine:
                         mx.argmax(logits, axis=-1) == answers[k : k + step],
                     )
                 )
-            return tuple(mx.concatenate(part) for part in zip(*found, strict=True))
+            losses, right = zip(*found, strict=True)
+            return mx.concatenate([*losses]), mx.concatenate([*right])
 
     # Training
 
@@ -239,7 +269,9 @@ class MLXEngine:
         done, self.recomputes = int(self.recomputes), recompute
         for layer in self.model.layers[done : None if recompute is True else recompute]:
             recomputed(layer)
-        self._gradients = mx.compile(mx.value_and_grad(self._summed))
+        of_pairs = self.objective.NEEDS == "document_logps"
+        loss = self._pairs_summed if of_pairs else self._summed
+        self._gradients: Any = mx.compile(mx.value_and_grad(loss))
 
     def backward(self, batch: Batch) -> tuple[float, int]:
         parts = batch.parts(self.limit)
@@ -255,7 +287,7 @@ class MLXEngine:
 
     def _step_down(self, batch: Batch) -> None:
         """Out of memory: nothing of this batch is in the gradients yet, and the next rung computes it in less."""
-        longest, most = int(batch.lengths.max()), len(batch.ids)
+        longest, most = int(batch.row_tokens.max()), len(batch.ids)
         if most > longest:
             self.limit = max(longest, most // 2)
             self.steps.append(f"at most {self.limit} tokens at a time")
@@ -271,7 +303,13 @@ class MLXEngine:
 
     def _backward(self, batch: Batch) -> tuple[float, int]:
         key = mx.random.key(batch.seed) if self.run.dropout else None
-        loss, gradients = self._gradients(self.trained, *self._arrays(batch), key)
+        arrays = [*self._arrays(batch)]
+        if self.objective.NEEDS == "document_logps":
+            of_target = np.zeros(arrays[2].shape[0], dtype=np.int32)
+            of_target[: int(batch.targets.sum())] = batch.documents[batch.targets]
+            values = {n: mx.array(v.astype(np.float32)) for n, v in batch.values.items()}
+            arrays += [mx.array(of_target), values]
+        loss, gradients = self._gradients(self.trained, *arrays, key)
         if self.gradients is not None:
             gradients = {n: g + self.gradients[n] for n, g in gradients.items()}
         mx.eval(loss, gradients)
@@ -285,10 +323,10 @@ class MLXEngine:
         return [value]
 
     def update(self, learning_rate: float, count: int) -> tuple[float, bool]:
-        norm = mx.sqrt(sum(mx.square(g).sum() for g in self.gradients.values())).item() / max(
-            count, 1
-        )
-        finite = np.isfinite(norm)
+        assert self.gradients is not None, "no micro-batch has been computed"
+        squares = [mx.square(g).sum() for g in self.gradients.values()]
+        norm = float(mx.sqrt(sum(squares[1:], squares[0])).item()) / max(count, 1)  # type: ignore[arg-type]
+        finite = bool(np.isfinite(norm))
         if finite:
             clip = 1.0 if self.clip is None else min(1.0, self.clip / (norm + 1e-6))
             self.optimizer.learning_rate = learning_rate
@@ -337,6 +375,12 @@ class MLXEngine:
         return protocol.summed_loss(self.predict(batch))
 
     def predict(self, batch: Batch) -> np.ndarray:
+        scores = self.score_documents(batch)
+        if self.objective.NEEDS == "document_logps":
+            return pairs.statistics(self.objective, scores, batch.values, self.options)
+        return scores
+
+    def score_documents(self, batch: Batch) -> np.ndarray:
         found = self._compiled_sums(self.trained, *self._arrays(batch))
         losses, right = (np.array(x)[: int(batch.targets.sum())].astype(np.float64) for x in found)
         return protocol.per_document(batch, losses, right)
@@ -462,7 +506,7 @@ class MLXEngine:
                 dropout=run.dropout,
                 use_rslora=run.use_rslora,
                 model=base_model.path(run.model),
-                targets=None if targets == "all-linear" else targets,
+                targets=None if targets == "all-linear" else as_list(targets),
             )
             self.tokenizer.save_pretrained(part)
         return Path(path)

@@ -104,7 +104,7 @@ def load(run: Run, *, adapter: str | Path | None = None) -> MLXEngine:
     model.eval()
     mx.eval(model.parameters())
     if mx.metal.is_available():  # else macOS may page weights out between updates
-        mx.set_wired_limit(mx.device_info()["max_recommended_working_set_size"])
+        mx.set_wired_limit(int(mx.device_info()["max_recommended_working_set_size"]))
     engine = MLXEngine(model, layers, tokenizer, run, text)
     if stored:
         kind = f"{stored['bits']} bits ({stored.get('mode', 'affine')}, groups of {stored['group_size']})"
@@ -195,7 +195,7 @@ def with_adapter(
     layers = {
         name: Lora(
             modules[mlx_name(name, places)],
-            settings["r"],
+            int(settings["r"]),
             convert.scale(settings),
             run.dropout,
             rng,

@@ -17,6 +17,27 @@ def per_target(logits: mx.array, answers: mx.array) -> mx.array:
     )
 
 
+def per_document(
+    head: Callable[[mx.array], mx.array],
+    hidden: mx.array,
+    answers: mx.array,
+    weight: mx.array,
+    document: mx.array,
+    count: int,
+    vocabulary: int,
+    room: int = ROOM,
+) -> mx.array:
+    """(count,) Σ weight · nats of each document; `document` (K,): which one a hidden state (K, H) is in."""
+
+    def piece(here: slice) -> Callable[[mx.array], mx.array]:
+        return lambda hidden: weight[here] * per_target(head(hidden), answers[here])
+
+    step = max(1, room // vocabulary)
+    pieces = [slice(k, k + step) for k in range(0, hidden.shape[0], step)]
+    losses = mx.concatenate([mx.checkpoint(piece(here))(hidden[here]) for here in pieces])
+    return mx.zeros(count).at[document].add(losses)
+
+
 def summed(
     head: Callable[[mx.array], mx.array],
     hidden: mx.array,
@@ -34,4 +55,5 @@ def summed(
     if count <= step:
         return piece(slice(None))(hidden)
     pieces = [slice(k, k + step) for k in range(0, count, step)]
-    return sum(mx.checkpoint(piece(here))(hidden[here]) for here in pieces)
+    parts = [mx.checkpoint(piece(here))(hidden[here]) for here in pieces]
+    return sum(parts[1:], parts[0])

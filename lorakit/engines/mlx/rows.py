@@ -56,13 +56,13 @@ class Rows:
         lengths, longest = batch.lengths.tolist(), int(batch.lengths.max())
         least = rounded(longest, STEP)
         groups = [[d] for d in range(len(lengths))]
-        if not packed:  # a table of positions has no entry beyond
-            width = max(longest, min(least, positions or least))
         if packed:
             total = rounded(int(sum(lengths)), STEP)
             widths = [width] if width else grid(least, max(least, total))
             ways = [(w, pieces(lengths, len(lengths), w, True)) for w in widths]
             width, groups = min(ways, key=lambda way: len(way[1]) * way[0] * (1 + way[0] / even))
+        else:  # a table of positions has no entry beyond
+            width = max(longest, min(least, positions or least))
         ids = np.full((len(groups), width), pad_id, dtype=np.int32)
         document, place = np.full_like(ids, -1), np.empty(len(batch.ids), dtype=np.int32)
         starts = np.cumsum(batch.lengths) - batch.lengths

@@ -20,6 +20,7 @@ SERVES = (
     ("target_loss", "sound"),
     ("class_logits", ""),
     ("class_logits", "image"),
+    ("document_logps", ""),
 )
 FAKE_QUANTIZATION = True
 HALF_PRODUCTS = True

@@ -7,7 +7,7 @@ import gc
 import inspect
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,10 +30,10 @@ from lorakit.engines.torch.layers import full, recompute
 from lorakit.engines.torch.out_of_memory import out_of_memory
 from lorakit.engines.torch.transfer import to_device
 from lorakit.machine import hardware
-from lorakit.machine.distributed import Crew
+from lorakit.machine.distributed import World
 from lorakit.models import base_model
 from lorakit.run import Run
-from lorakit.tasks import objectives
+from lorakit.tasks import objectives, pairs
 from lorakit.tasks.batches import Batch
 
 TRIAL = 24  # tokens of a document whose logits are compared
@@ -50,7 +50,7 @@ class TorchEngine:
         run: Run,
         where: torch.device,
         packable: bool,
-        crew: Crew,
+        world: World,
         idle: int = 0,
         notes: dict[str, tuple[Any, str]] | None = None,
         processor: Any = None,
@@ -60,7 +60,9 @@ class TorchEngine:
         there are to tell apart, 0 where words are learnt."""
         self.model, self.tokenizer, self.device = model, tokenizer, where
         self.processor, self.classes = processor, classes
-        self.objective = objectives.get("labels") if classes else tasks.objective_of(run.task)
+        self.objective, self.options = (
+            (objectives.get("labels"), {}) if classes else tasks.objective_for(run)
+        )
         self.clip, self.method = run.max_grad_norm, run.method
         self.pad_id = tokenizer.pad_token_id if tokenizer else 0
         text = model.config.get_text_config(decoder=True)
@@ -87,21 +89,16 @@ class TorchEngine:
             torch.zeros((), device=where)
         )  # has its state now, also where the first update has no row for this process
         # Keeps summed losses in fp16's range; a power of two, so that in fp32 nothing is rounded.
-        self.unit = 2.0 ** round(math.log2(run.micro_batch_tokens))
+        self.unit = 2.0 ** round(math.log2(int(run.micro_batch_tokens)))
         self.norm: float | None = None  # of the accumulated gradients, from `reduce` on
         self.idle = idle
-        self.targets_trained, self.pending = (
-            0,
-            [],
-        )  # targets trained on; the micro-batches since the last update
-        self.recomputed = run.gradient_checkpointing
-        self.limit, self.offload, self.steps = (
-            None,
-            run.offload is True,
-            [],
-        )  # tokens at a time; steps down taken
-        self.crew, self.sharded = crew, run.shard and crew.size > 1
-        self.share = (0, 1) if self.sharded else (crew.rank, crew.size)
+        self.targets_trained = 0
+        self.pending: list[Batch] = []  # the micro-batches since the last update
+        self.recomputed: bool | int | str = run.gradient_checkpointing
+        self.limit: int | None = None  # tokens at a time
+        self.offload, self.steps = run.offload is True, list[str]()  # steps down taken
+        self.world, self.sharded = world, run.shard and world.size > 1
+        self.share = (0, 1) if self.sharded else (world.rank, world.size)
         self.keeps_logits = "logits_to_keep" in self.arguments
         self.notes: dict[str, tuple[Any, str]] = dict(notes or {})
         if where.type == "cpu":
@@ -113,6 +110,11 @@ class TorchEngine:
         self.head = None if classes else self._find_head()
         self.training_peak = self.generation_peak = 0  # bytes
         self._forget_peak()  # loading and the trials have held more
+
+    @property
+    def _optimizer(self) -> Any:
+        assert self.optimizer is not None, "nothing is trained"
+        return self.optimizer
 
     def _bare(self) -> Any:
         return self.model.get_base_model() if self.method == "lora" else self.model
@@ -165,9 +167,12 @@ class TorchEngine:
     def _crosses(self, *documents: np.ndarray) -> bool:
         """Whether in a pack of two the second depends on the first: by its gradient, which rounding leaves zero."""
         seen: list[torch.Tensor] = []
-        hook = self.model.get_input_embeddings().register_forward_hook(
-            lambda module, given, out: seen.append(out.detach().requires_grad_()) or seen[-1]
-        )
+
+        def leaf(module: Any, inputs: Any, out: torch.Tensor) -> torch.Tensor:
+            seen.append(out.detach().requires_grad_())
+            return seen[-1]
+
+        hook = self.model.get_input_embeddings().register_forward_hook(leaf)
         try:
             with torch.enable_grad():
                 logits = self._last(*documents, packed=True)
@@ -321,6 +326,13 @@ class TorchEngine:
         if self.objective.NEEDS == "class_logits":
             labels = torch.from_numpy(batch.values["label"]).to(self.device)
             return F.cross_entropy(self._class_logits(batch), labels, reduction="sum")
+        if self.objective.NEEDS == "document_logps":
+            values = {
+                n: torch.from_numpy(np.asarray(v, np.float32)).to(self.device)
+                for n, v in batch.values.items()
+            }
+            logps = -self._document_losses(batch)
+            return pairs.losses(self.objective, torch, logps, values, self.options).sum()
         target_ids = self._target_ids(batch)
         if self.head is None:
             logits = self._logits(batch).float()
@@ -343,6 +355,21 @@ class TorchEngine:
 
     def _target_ids(self, batch: Batch) -> torch.Tensor:
         return to_device(self.device, ids=batch.ids[batch.targets])["ids"]
+
+    def _document_losses(self, batch: Batch) -> torch.Tensor:
+        """(D,) summed losses of the documents' targets, in nats, each with a gradient of its own."""
+        target_ids, count = self._target_ids(batch), len(batch.lengths)
+        document = to_device(self.device, at=batch.documents[batch.targets])["at"]
+        if self.head is not None:
+            return loss.document_losses(
+                self._hidden(batch),
+                target_ids=target_ids,
+                document=document,
+                count=count,
+                **self.head,
+            )
+        losses = F.cross_entropy(self._logits(batch).float(), target_ids, reduction="none")
+        return losses.new_zeros(count).index_add(0, document, losses)
 
     def _class_logits(self, batch: Batch) -> torch.Tensor:
         """(D, C) in fp32."""
@@ -391,7 +418,7 @@ class TorchEngine:
 
     def _step_down(self) -> None:
         """Out of memory: what was accumulated is dropped, and the next rung makes the same update in less."""
-        longest, most = (max(int(f(b.lengths)) for b in self.pending) for f in (np.max, np.sum))
+        longest, most = (max(int(f(b.row_tokens)) for b in self.pending) for f in (np.max, np.sum))
         if self.sharded:
             raise LorakitError(
                 f"out of memory with {most} tokens at a time, and processes that share the weights have "
@@ -411,7 +438,7 @@ class TorchEngine:
                 "max_length or rank, or take a smaller model"
             )
         self.steps.append(step)
-        self.optimizer.zero_grad(set_to_none=True)
+        self._optimizer.zero_grad(set_to_none=True)
         self._free()
 
     def _free(self) -> None:
@@ -456,17 +483,17 @@ class TorchEngine:
             self.head = head
             for hook in hooks:
                 hook.remove()
-            self.optimizer.zero_grad(set_to_none=True)
+            self._optimizer.zero_grad(set_to_none=True)
         return found[0] if found else "no layer overflows by itself"
 
     @torch.no_grad()
     def reduce(self, total: float | torch.Tensor, count: int) -> tuple[float, int]:
         """One wait for the device an update: the sum and the gradients' norm come back together."""
-        if self.crew.size > 1:
+        if self.world.size > 1:
             self._reduce_gradients()
         both = [torch.as_tensor(total, device=self.device).float(), self._gradient_norm()]
         total, self.norm = torch.stack(both).tolist()
-        if self.crew.size == 1:
+        if self.world.size == 1:
             return total, count
         sums = torch.tensor([total, count], dtype=torch.float64)
         torch.distributed.all_reduce(sums)
@@ -489,7 +516,7 @@ class TorchEngine:
         whole = [p for p in self.trained.values() if not hasattr(p, "full_tensor")]
         for parameter in self.trained.values():
             if parameter.grad is not None and hasattr(parameter, "full_tensor"):
-                parameter.grad.mul_(self.crew.size)  # FSDP has made it a mean
+                parameter.grad.mul_(self.world.size)  # FSDP has made it a mean
         for parameter in whole:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
@@ -502,10 +529,10 @@ class TorchEngine:
                 parameter.grad.copy_(summed.view_as(parameter))
 
     def gather(self, value: Any) -> list[Any]:
-        return self.crew.gather(value)
+        return self.world.gather(value)
 
     def update(self, learning_rate: float, count: int) -> tuple[float, bool]:
-        for group in self.optimizer.param_groups:
+        for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
         share = self.unit / max(count, 1)
         norm = share * (float(self._gradient_norm()) if self.norm is None else self.norm)
@@ -514,7 +541,7 @@ class TorchEngine:
         torch._foreach_mul_(self._gradients(), share)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
+        self._optimizer.zero_grad(set_to_none=True)
         adapters_changed()
         self.norm = None
         self.targets_trained += sum(b.count for b in self.pending)
@@ -530,7 +557,7 @@ class TorchEngine:
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise
-            if self.sharded or len(batch.lengths) == 1:
+            if self.sharded or len(batch.starts) == 1:
                 raise LorakitError(
                     f"out of memory with one row of {len(batch.ids)} tokens; lower max_length"
                 ) from None
@@ -541,6 +568,17 @@ class TorchEngine:
     def _predict(self, batch: Batch) -> np.ndarray:
         if self.objective.NEEDS == "class_logits":
             return self._predict_labels(batch)
+        scores = self._score_documents(batch)
+        if self.objective.NEEDS == "document_logps":
+            return pairs.statistics(self.objective, scores, batch.values, self.options)
+        return scores
+
+    def score_documents(self, batch: Batch) -> np.ndarray:
+        with torch.no_grad():
+            return self._score_documents(batch)
+
+    def _score_documents(self, batch: Batch) -> np.ndarray:
+        """(D, 3)"""
         target_ids = self._target_ids(batch)
         with self._evaluating():
             if self.head is None:
@@ -616,10 +654,15 @@ class TorchEngine:
             if self.model.config.is_encoder_decoder
             else self.model.generate
         )
-        with self._evaluating(), self._dense_head(), lora.standing():
+        with (
+            self._evaluating(),
+            self._dense_head(),
+            self._without_max_length(),
+            lora.standing(),
+        ):
             out = generate(
                 **self._words(ids, mask),
-                **self._media(media),
+                **self._heard(self._media(media)),
                 **ends,
                 max_new_tokens=max_new_tokens,
                 do_sample=False,
@@ -635,6 +678,27 @@ class TorchEngine:
             end = next((i for i, token in enumerate(row) if token in stop_ids), len(row))
             answers.append(row[:end])
         return answers
+
+    def _heard(self, given: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """With a mask over all of a spectrogram (B, bands, frames): transformers warns that it cannot infer one."""
+        if "input_features" not in given or not self.model.config.is_encoder_decoder:
+            return given
+        frames = given["input_features"]
+        every = torch.ones(len(frames), frames.shape[-1], dtype=torch.long, device=frames.device)
+        return {"attention_mask": every} | given
+
+    @contextlib.contextmanager
+    def _without_max_length(self) -> Iterator[None]:
+        """Inside, `max_new_tokens` alone limits answers; transformers warns where the model's files limit them too."""
+        settings = getattr(self._bare(), "generation_config", None)
+        given = getattr(settings, "max_length", None)
+        if given is not None:
+            settings.max_length = None
+        try:
+            yield
+        finally:
+            if given is not None:
+                settings.max_length = given
 
     @contextlib.contextmanager
     def _dense_head(self):
@@ -726,7 +790,7 @@ class TorchEngine:
     def state(self) -> dict[str, np.ndarray]:
         out = {f"weight/{n}": w for n, w in self.weights().items()}
         for name, parameter in self.trained.items():
-            for key, value in self.optimizer.state.get(parameter, {}).items():
+            for key, value in self._optimizer.state.get(parameter, {}).items():
                 value = (
                     full(value.detach()).cpu().numpy()
                     if torch.is_tensor(value)
@@ -739,7 +803,7 @@ class TorchEngine:
         self.set_weights(protocol.tensors_in(state, "weight"))
         for name, parameter in self.trained.items():
             if kept := protocol.tensors_in(state, f"optimizer/{name}"):
-                self.optimizer.state[parameter] = {
+                self._optimizer.state[parameter] = {
                     k: self._optimizer_value(k, v, parameter) for k, v in kept.items()
                 }
         if scaler := {k: v.item() for k, v in protocol.tensors_in(state, "scaler").items()}:
@@ -756,7 +820,7 @@ class TorchEngine:
         options: dict[str, Any] = {"save_embedding_layers": False} if self.method == "lora" else {}
         if self.sharded and self.method == "full":
             options = {"state_dict": {n: full(t).cpu() for n, t in self.model.state_dict().items()}}
-        if not self.crew.first:
+        if not self.world.first:
             return Path(path)
         with whole(Path(path)) as part:
             for config in getattr(self.model, "peft_config", {}).values():

@@ -23,7 +23,7 @@ def layers(model: Any) -> list[torch.nn.Module]:
             "this model has no list of equal layers: leave shard out, and gradient_checkpointing is "
             "True or False"
         )
-    return list(max(lists, key=len))
+    return list(max(lists, key=lambda found: len(list(found))))
 
 
 def recompute(model: Any, count: bool | int) -> bool | int:

@@ -32,15 +32,15 @@ from lorakit.engines.torch.kernels import attention, fused, half_products
 from lorakit.engines.torch.layers import recompute, split_layers
 from lorakit.engines.torch.out_of_memory import out_of_memory, while_loading
 from lorakit.machine import distributed, hardware
-from lorakit.machine.distributed import Crew
+from lorakit.machine.distributed import World
 from lorakit.models import base_model
 from lorakit.run import Run
 
 
-def device(crew: Crew) -> torch.device:
+def device(world: World) -> torch.device:
     """Where this process computes."""
     if torch.cuda.is_available():
-        return torch.device("cuda", crew.local_rank)
+        return torch.device("cuda", world.local_rank)
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
@@ -66,8 +66,8 @@ def load(
 ) -> TorchEngine:
     """The base with a new adapter to train, or with a saved one (`adapter`) to ask; of `classes` with a new head."""
     run = decided(run)
-    spec, crew, idle = base_model.spec(run.model), distributed.join(), hardware.resident()
-    where = device(crew)
+    spec, world, idle = base_model.spec(run.model), distributed.join(), hardware.resident()
+    where = device(world)
     if where.type == "cpu":
         hardware.return_large_blocks()
     config = base_model.labelled(base_model.config(run.model), classes)
@@ -79,7 +79,7 @@ def load(
     form = quantization.get(run.quantization)
     assert form.load_options is not None  # one that this engine serves
     options = form.load_options(DTYPES[run.precision], [*spec.unquantized, *heads])
-    shard = run.shard and crew.size > 1
+    shard = run.shard and world.size > 1
     placed = bool(options) or (where.type == "cuda" and not shard)
     if placed:  # tensor by tensor, so that the host never holds the model
         options["device_map"] = {"": where}
@@ -108,12 +108,13 @@ def load(
         model = with_adapter(model, run, spec, adapter, heads)
         notes |= install_kernels(model, run.fake_quantization)
     notes |= compile_passes(run, where)
-    if run.gradient_checkpointing:  # not before: PEFT would ask for gradients of the layers' inputs
-        recompute(model, run.gradient_checkpointing)
+    again = run.gradient_checkpointing
+    if again and again != "auto":  # not before: PEFT would ask for gradients of the layers' inputs
+        recompute(model, again)
     if shard:
         split_layers(model, where)
     return TorchEngine(
-        model, tokenizer, run, where, packable, crew, idle, notes, processor, len(classes)
+        model, tokenizer, run, where, packable, world, idle, notes, processor, len(classes)
     )
 
 
@@ -140,6 +141,8 @@ def base(
         "attn_implementation": attention_name,
         **options,
     }
+    if source == base_model.path(run.model):
+        options["config"] = config  # known already
     if classifies:
         options |= {"config": config, "ignore_mismatched_sizes": True}
     try:

@@ -74,6 +74,7 @@ def skeleton(run: Run, kind: Any, config: Any, dtype: torch.dtype) -> Any:
         heads = new_heads(kind, config) if run.task.startswith("classify") else []
         model = with_adapter(model, run, base_model.spec(run.model), None, heads)
         kernels.install(model, run.fake_quantization)
-    if run.gradient_checkpointing:
-        recompute(model, run.gradient_checkpointing)
+    again = run.gradient_checkpointing
+    if again and again != "auto":
+        recompute(model, again)
     return model

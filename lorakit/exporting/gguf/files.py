@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,8 @@ from lorakit.exporting.gguf.quantization import packed, stored_as
 from lorakit.exporting.gguf.tensors import interleave, rotated, tensors
 from lorakit.exporting.gguf.vocabulary import vocabulary
 from lorakit.exporting.source import Source
+from lorakit.models import base_model
+from lorakit.models.gguf import source as tuned_file
 from lorakit.models.merge import untie
 
 MODEL, ADAPTER = "model.gguf", "adapter.gguf"
@@ -66,8 +70,26 @@ def _finish(writer: Any) -> None:
     writer.close()
 
 
+def _base(model: Any, source: Source, path: Path) -> list[str]:
+    """The file that an adapter goes onto."""
+    file = base_file(source)
+    if file is None:
+        return write(model, source, path, "f32")
+    try:
+        os.link(file, path)
+    except OSError:  # on another disk
+        shutil.copyfile(file, path)
+    return [f"{path.name} is {file.name}, the very file that was tuned"]
+
+
+def base_file(source: Source) -> Path | None:
+    """The GGUF file that was tuned; None for other bases."""
+    return tuned_file(base_model.path(source.run.model))
+
+
 def write_adapter(source: Source, folder: Path) -> list[str]:
-    """`adapter.gguf` for `llama-server --lora`, and the base it belongs to beside it, in f32.
+    """`adapter.gguf` for `llama-server --lora`, and the base it belongs to beside it: the GGUF file that was tuned, or
+    what was tuned in f32.
 
     Raises `LorakitError` for a run without an adapter, and for one whose variant llama.cpp has not.
     """
@@ -87,7 +109,7 @@ def write_adapter(source: Source, folder: Path) -> list[str]:
     config = model.config.get_text_config()
     family = family_of(config)
     architecture = gguf.MODEL_ARCH[family.architecture]
-    notes = write(model, source, folder / MODEL, "f32")
+    notes = _base(model, source, folder / MODEL)
     names = gguf.get_tensor_name_map(architecture, config.num_hidden_layers)
     writer = gguf.GGUFWriter(folder / ADAPTER, gguf.MODEL_ARCH_NAMES[architecture])
     writer.add_type(gguf.GGUFType.ADAPTER)

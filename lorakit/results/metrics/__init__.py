@@ -10,6 +10,8 @@ A metric is a module `lorakit/results/metrics/<name>.py` with four names:
     probabilities; the option `classes` gives the C names in column order.
     `"tokens"`: predictions is an array (n, 3), for each row the loss in nats summed over its target
     tokens, the number of these tokens, and how many of them were predicted right; references are ignored.
+    `"pairs"`: predictions is an array (n, 4), for each pair the rewards of the chosen and of the
+    rejected answer, and nats and tokens of the chosen one; references are ignored.
 `HIGHER_IS_BETTER`
     bool.
 `PACKAGES` (where it needs one that not every run has)

@@ -36,6 +36,23 @@ def linear_cross_entropy(
     return SummedCrossEntropy.apply(hidden, weight, target_ids, scale, softcap)
 
 
+def document_losses(
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    target_ids: torch.Tensor,
+    document: torch.Tensor,
+    count: int,
+    scale: float = 1.0,
+    softcap: float | None = None,
+) -> torch.Tensor:
+    """(count,) summed losses of documents, each with a gradient of its own; `document` (K,): which one a target is in.
+
+    Otherwise as `linear_cross_entropy`: memory beyond the hidden states and their gradient is one chunk of logits.
+    """
+    losses = _PerTarget.apply(hidden, weight, target_ids, scale, softcap)
+    return losses.new_zeros(count).index_add(0, document, losses)
+
+
 def logits(
     hidden: torch.Tensor, weight: torch.Tensor, scale: float = 1.0, softcap: float | None = None
 ) -> torch.Tensor:
@@ -116,7 +133,9 @@ class SummedCrossEntropy(torch.autograd.Function):
                     wide = found[here].float()
                     if powers is not None:
                         wide.mul_(powers[here])
-                    total += differentiated(wide, asked[here], scale, softcap, needs or trained)
+                    total += differentiated(
+                        wide, asked[here], scale, softcap, needs or trained
+                    ).sum()
                     if needs or trained:
                         found[here].copy_(wide if up == 1 else wide.mul_(up))
                 if gradient is not None:
@@ -144,10 +163,55 @@ class SummedCrossEntropy(torch.autograd.Function):
         )
 
 
+class _PerTarget(torch.autograd.Function):
+    """(K,) losses. The hidden states' gradient is made on the way, the trained head's on the way back."""
+
+    @staticmethod
+    def forward(ctx, hidden, weight, target_ids, scale, softcap):
+        needs = ctx.needs_input_grad[0]
+        with torch.autocast(hidden.device.type, enabled=False):
+            narrowed = weight.to(hidden.dtype)
+            gradient = torch.empty_like(hidden) if needs else None
+            losses = []
+            for rows in slices(hidden, weight):
+                products = (hidden[rows] @ narrowed.t()).float()
+                losses.append(
+                    differentiated(products, target_ids[rows, None], scale, softcap, needs)
+                )
+                if gradient is not None:
+                    gradient[rows] = products.to(hidden.dtype) @ narrowed
+        kept = (hidden, weight, target_ids) if ctx.needs_input_grad[1] else (None, None, None)
+        ctx.save_for_backward(gradient, *kept)
+        ctx.scale, ctx.softcap = scale, softcap
+        return torch.cat(losses)[:, 0] if losses else hidden.new_zeros(0, dtype=torch.float32)
+
+    @staticmethod
+    def backward(ctx, upstream):
+        gradient, hidden, weight, target_ids = ctx.saved_tensors
+        of_weight = None
+        if hidden is not None:
+            with torch.autocast(hidden.device.type, enabled=False):
+                of_weight = torch.zeros_like(weight, dtype=torch.float32)
+                for rows in slices(hidden, weight):
+                    products = (hidden[rows] @ weight.to(hidden.dtype).t()).float()
+                    differentiated(products, target_ids[rows, None], ctx.scale, ctx.softcap, True)
+                    products *= upstream[rows, None]
+                    of_weight += (products.to(hidden.dtype).t() @ hidden[rows]).float()
+        if gradient is not None:
+            gradient = gradient * upstream[:, None].to(gradient.dtype)
+        return gradient, of_weight, None, None, None
+
+
+def slices(hidden: torch.Tensor, weight: torch.Tensor) -> list[slice]:
+    """The tokens, as many at a time as `step` says."""
+    size = step(hidden, weight)
+    return [slice(first, first + size) for first in range(0, len(hidden), size)]
+
+
 def differentiated(
     found: torch.Tensor, wanted: torch.Tensor, scale: float, softcap: float | None, needed: bool
 ) -> torch.Tensor:
-    """Products (n, V) in fp32, target_ids (n, 1) -> their summed loss; in place the products become its gradient."""
+    """Products (n, V) in fp32, target_ids (n, 1) -> losses (n, 1); in place the products become their gradient."""
     found = capped(found, scale, softcap)
     slope = None if softcap is None or not needed else 1 - (found / softcap).square_()
     at, top = found.gather(1, wanted), found.amax(1, keepdim=True)
@@ -158,4 +222,4 @@ def differentiated(
             found.mul_(slope)
         if scale != 1.0:
             found.mul_(scale)
-    return (norm.log() + top - at).sum()
+    return norm.log() + top - at

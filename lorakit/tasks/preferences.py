@@ -1,0 +1,62 @@
+"""Pairs of answers: the model learns to give the preferred one (DPO, IPO, ORPO, SimPO: see `objectives/`).
+
+Scored are the tokens of the last answer alone, its end-of-turn token included, in the chosen conversation and in the
+rejected one; earlier turns are the prompt.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lorakit.common.errors import BadRow
+from lorakit.data.example import Example
+from lorakit.tasks import chat
+
+GIVES = "pair"
+OBJECTIVE = "dpo"
+MEDIUM = ""
+METRICS = ("loss", "preference_accuracy", "reward_margin", "chosen_loss")
+COLUMNS = chat.COLUMNS | {
+    "rejected_ids": ["int32"],
+    "rejected_targets": ["bool"],
+    "rejected": "string",
+    "length": "int32",
+}
+ask, guard, opening, stop_ids = chat.ask, chat.guard, chat.opening, chat.stop_ids
+
+
+def encode(example: Example, tokenizer: Any, max_length: int) -> list[dict]:
+    """One row: the prompt with each of its two answers."""
+    turns, other = example.fields["messages"], example.fields["pair"]["rejected"]
+    chosen = _side(example, tokenizer, turns[-1], max_length)
+    rejected = _side(example, tokenizer, other, max_length)
+    if chosen["ids"] == rejected["ids"]:
+        raise BadRow(
+            f"the answers are equal in their first {max_length} tokens (max_length): nothing to prefer"
+        )
+    return [
+        {
+            **chosen,
+            "cut": chosen["cut"] + rejected["cut"],
+            "prompt": chat.words_of(turns[-2]),
+            "reference": chat.words_of(turns[-1]),
+            "rejected": chat.words_of(other),
+            "rejected_ids": rejected["ids"],
+            "rejected_targets": rejected["targets"],
+            "length": len(chosen["ids"]) + len(rejected["ids"]),
+            "file": example.file,
+            "row": example.row,
+        }
+    ]
+
+
+def _side(example: Example, tokenizer: Any, answer: dict, max_length: int) -> dict:
+    """ids, targets, answer_start and cut of the prompt with one answer."""
+    turns = example.fields["messages"][:-1]
+    prompt, said = chat.answer_ids(tokenizer, turns, answer, example.where)
+    if len(prompt) >= max_length:
+        raise BadRow(
+            f"no answer token within max_length={max_length} (the prompt has {len(prompt)})"
+        )
+    row = {"ids": prompt + said, "targets": [False] * len(prompt) + [True] * len(said)}
+    return {**chat.cut(row, max_length), "answer_start": len(prompt)}
