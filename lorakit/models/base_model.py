@@ -200,13 +200,36 @@ def path(model: str) -> str:
     return of(model).path
 
 
+def _no_model(model: str, folder: Path) -> LorakitError:
+    """Why a folder without config.json is no base, and how to train on from a run or an adapter."""
+    run = next((f for f in (folder, folder.parent) if (f / "record.json").is_file()), None)
+    if run is not None:
+        return LorakitError(
+            f"model={model!r}: {folder} is a run, whose adapter is no model by itself",
+            setting="model",
+            value=model,
+            cure=f"to train on from it, merge it first: lorakit export {run} --to merged --type fp32, and set "
+            f"model: {run / 'export' / 'merged-fp32'}",
+        )
+    if (folder / "adapter_config.json").is_file():
+        return LorakitError(
+            f"model={model!r}: {folder} is an adapter, no model by itself",
+            setting="model",
+            value=model,
+            cure="merge it into its base first (merge_and_unload of PEFT), and name the merged folder",
+        )
+    return LorakitError(
+        f"model={model!r}: {folder} holds no config.json, so it is not a saved model",
+        setting="model",
+        value=model,
+    )
+
+
 def _path(model: str, known: Spec) -> str:
     found = known.path
     if Path(found).is_dir():
         if not (Path(found) / "config.json").is_file():
-            raise LorakitError(
-                f"model={model!r}: {found} holds no config.json, so it is not a saved model"
-            )
+            raise _no_model(model, Path(found))
         return found
     if not re.fullmatch(r"[\w.\-]+/[\w.\-]+", found):
         names = models.known()

@@ -21,6 +21,7 @@ from lorakit.models import identity
 from lorakit.planning.setup import Setup, setup
 from lorakit.results import evaluate, report
 from lorakit.results.evaluate import Outcome
+from lorakit.results.open_run import verify_files
 from lorakit.results.predict import predict
 from lorakit.run import Run
 from lorakit.runs.folder import (
@@ -34,7 +35,8 @@ from lorakit.runs.status import Status
 from lorakit.tasks import rows
 from lorakit.training import checkpoint, folds, proof, resume
 from lorakit.training.callbacks import Stop, TimePrediction
-from lorakit.training.session import Session
+from lorakit.training.extension import extension
+from lorakit.training.session import Session, schedule
 
 
 def finetune(run: Run, alone: str = "", facts: Facts | None = None) -> RunFolder:
@@ -127,10 +129,21 @@ def load(plan: Setup, folder: RunFolder, world: World) -> Session:
     _phase(folder, f"loading {plan.asked.model}")
     sets, meta = plan.prepared.rows, plan.prepared.meta
     if resume.can_resume(folder) and folder.rows.is_dir():
+        verify_files(folder, [folder.rows.name])
         sets, meta = rows.read(folder.rows, plan.prepared.processor)
     session = Session.load(plan, folder, world, sets, meta)
     choices: Choices = plan.choices | session.engine.notes
     sizes = session.engine.parameters()
+    extended = extension(
+        plan.settings.schedule,
+        folder.record.get("updates", 0) if resume.can_resume(folder) else 0,
+        folder.record.get("updates_planned"),
+        len(session.batches),
+        lambda updates: schedule(plan.settings, updates),
+    )
+    if extended:
+        choices["max_updates"] = extended
+        _phase(folder, f"max_updates: {extended.reason}")
     if folder.writable:
         with atomic_write(folder.settings) as part:
             plan.settings.write(part)
