@@ -112,7 +112,7 @@ test-widgets7: env  ## the studio and the panel with ipywidgets 7.7, which Colab
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .widgets7 \
 	  "ipywidgets==7.7.*" "jupyterlab_widgets==1.*" "ipython_genutils==0.2.*"
 	PYTHONPATH=$(CURDIR):$(CURDIR)/.widgets7 JUPYTER_PATH=$(CURDIR)/.widgets7/share/jupyter $(BIN)/python -m pytest \
-	  tests/notebook/test_panel.py tests/notebook/test_studio.py tests/notebook/test_studio_browser.py -k "not voila and not narrow and not keyboard"
+	  tests/notebook/test_panel.py tests/notebook/test_studio.py tests/notebook/test_studio_browser.py -k "not page and not reload and not keys"
 
 lint: env
 	$(BIN)/ruff check

@@ -103,8 +103,8 @@ def refused(command, words, *arguments):
             "data: x.jsonl\nmicro_batch_size: 16",
             "micro_batch_size=16 and global_batch_size=8 contradict",
         ),
-        ("data: x.jsonl\nmodel: nowhere", "model='nowhere': no such folder, and not a hub id"),
-        ("data: x.jsonl\nmodel: nobody/nothing", "nobody/nothing could not be loaded"),
+        ("data: {rows}\nmodel: nowhere", "model='nowhere': no such folder, and not a hub id"),
+        ("data: {rows}\nmodel: nobody/nothing", "nobody/nothing could not be loaded"),
         ("data: x.jsonl\nmodel: {base}", "x.jsonl: no such file (looked from"),
         (
             "data: {folder}\nmodel: {base}",
@@ -113,9 +113,11 @@ def refused(command, words, *arguments):
     ],
 )
 @pytest.mark.parametrize("name", ["train", "plan"])
-def test_settings_that_cannot_be(command, tmp_path, base, name, text, words):
+def test_settings_that_cannot_be(command, tmp_path, base, rows_file, name, text, words):
     path = tmp_path / "run.yaml"
-    text = text.replace("{base}", base).replace("{folder}", str(tmp_path))
+    text = (
+        text.replace("{base}", base).replace("{rows}", rows_file).replace("{folder}", str(tmp_path))
+    )
     path.write_text(
         f"output_dir: {tmp_path}/outputs\n{text}" if text[:4] in ("data", "mode") else text
     )
@@ -131,7 +133,7 @@ def test_settings_on_the_command_line(command, tmp_path):
     refused(command, "unknown setting 'rnk'; did you mean 'rank'?", "train", path, "--set", "rnk=4")
 
 
-def test_the_number_of_processes(command, tmp_path, monkeypatch):
+def test_the_number_of_processes(command, tmp_path, monkeypatch, rows_file):
     """Asked for on the command line; with several cards not more than there are."""
     from lorakit.machine import hardware
 
@@ -141,7 +143,7 @@ def test_the_number_of_processes(command, tmp_path, monkeypatch):
         "together",
         lambda run, count: started.append((run.processes, count)) or "",
     )
-    path = write_yaml(tmp_path / "run.yaml", data="x.jsonl", output_dir=str(tmp_path), processes=3)
+    path = write_yaml(tmp_path / "run.yaml", data=rows_file, output_dir=str(tmp_path), processes=3)
     assert command("train", path) == command("train", path, "--processes", "2") == (0, "", "")
     card = hardware.Card("Tesla T4", 15 * 10**9, (7, 5))
     monkeypatch.setattr(
@@ -156,7 +158,7 @@ def test_paths_that_are_not_what_they_should_be(command, tmp_path, rows_file):
     (tmp_path / "file").write_text("")
     path = write_yaml(tmp_path / "run.yaml", data=rows_file, output_dir=str(tmp_path / "file"))
     refused(command, "cannot be written", "train", path)
-    refused(command, "cannot be read as YAML", "train", tmp_path)
+    refused(command, "no file in it can be read", "plan", tmp_path)
     for name, *more in (("report",), ("compare", tmp_path), ("ask", "why?"), ("evaluate",)):
         refused(command, "no run here (record.json is missing)", name, tmp_path, *more)
     refused(command, "no such notebook", "run", tmp_path / "none.ipynb")

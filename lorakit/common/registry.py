@@ -35,7 +35,6 @@ PACKAGES = {
     "logs": "lorakit.results.logs",
     "trackers": "lorakit.training.trackers",
     "export": "lorakit.exporting.targets",
-    "tabs": "lorakit.notebook.studio.tabs",
 }
 PLUGINS = "LORAKIT_PLUGINS"  # environment variable: folders, separated by os.pathsep
 GROUP = "lorakit.plugins"  # entry-point group

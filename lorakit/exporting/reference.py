@@ -111,5 +111,8 @@ def recorded_loss(source: Source) -> float | None:
         or own.column("file") != test.first(len(own)).column("file")
     ):
         return None
-    sums = np.asarray(Outcome.read(path).tokens)[: len(own)]
+    outcome = Outcome.read(path)
+    # Of a pair an export is asked for the chosen answer: its nats and tokens.
+    sums = outcome.tokens if outcome.pairs is None else outcome.pairs[:, 2:]
+    sums = np.asarray(sums)[: len(own)]
     return float(sums[:, 0].sum() / max(1.0, sums[:, 1].sum()))

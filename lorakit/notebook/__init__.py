@@ -1,4 +1,4 @@
 """What only notebooks need: the live panel, papermill execution, grids, rehearsals, offline bundles and the studio.
 
-A new page of the studio is one file in `studio/tabs/`.
+The studio's page is `studio/studio.vue`, its state and events are `studio/app.py`.
 """

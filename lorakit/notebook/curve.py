@@ -6,7 +6,7 @@ import html
 import math
 from collections.abc import Sequence
 
-from lorakit.results.report import BLUE, ORANGE, smooth
+from lorakit.results.plots import BLUE, ORANGE, smooth, span
 
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 720, 250, 54, 34, 24, 12
 NARROW = "<style>@media(max-width:600px){.lk-curve{font-size:17px!important}}</style>"  # drawn half as large
@@ -21,8 +21,8 @@ def svg(
 ) -> str:
     """The losses of training (raw and smoothed) and of validation rows over the updates; `words` are read aloud."""
     raw = thin([(u["update"], u["loss"]) for u in updates])
-    span = max(1.0, 10 * len(raw) / max(len(updates), 1))
-    even = list(zip([x for x, _ in raw], smooth([y for _, y in raw], span), strict=True))
+    over = max(1.0, span(len(updates)) * len(raw) / max(len(updates), 1))
+    even = list(zip([x for x, _ in raw], smooth([y for _, y in raw], over), strict=True))
     seen = thin([(v["update"], v["validation_loss"]) for v in validations])
     levels = [y for _, y in [*raw, *seen] if math.isfinite(y)]
     smoothed = [y for _, y in even if y > 0]
@@ -65,6 +65,21 @@ def legend(x: float, colour: str, words: str) -> str:
     )
 
 
+def round_numbers(end: float, count: int, whole: bool = False) -> list[float]:
+    """About `count` round numbers from 0 to `end`: multiples of 1, 2 or 5 times a power of ten."""
+    power = 10.0 ** math.floor(math.log10(end / count)) if end > 0 else 1.0
+    step = next(k * power for k in (1, 2, 5, 10) if end <= k * power * count)
+    step = max(step, 1.0) if whole else step
+    return [step * i for i in range(int(end / step + 1e-9) + 1)]
+
+
+def logarithmic(low: float, high: float) -> list[float]:
+    """Round levels between exp(low) and exp(high): 1, 2 and 5 times powers of ten, or the powers alone when many."""
+    powers = range(math.floor(low / math.log(10)), math.ceil(high / math.log(10)) + 1)
+    digits = (1, 2, 5) if len(powers) < 4 else (1,)
+    return [k * 10.0**p for p in powers for k in digits if low <= math.log(k * 10.0**p) <= high]
+
+
 class Frame:
     """Where values lie in the picture."""
 
@@ -82,20 +97,19 @@ class Frame:
         return HEIGHT - BOTTOM - (HEIGHT - BOTTOM - TOP) * at / (self.high - self.low)
 
     def grid(self) -> list[str]:
+        """Lines at round losses, numbers at round updates."""
+        levels = logarithmic(self.low, self.high) if self.log else round_numbers(self.high, 5)
         out = []
-        for i in range(5):
-            at = self.low + (self.high - self.low) * i / 4
-            level = math.exp(at) if self.log else at
+        for level in levels:
             y = self.y(level)
             out.append(
                 f'<path d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}" stroke="currentColor" opacity=".15"/>'
                 f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{level:.3g}</text>'
             )
-        for i in range(5):
-            update = round(self.last * i / 4)
-            anchor = "end" if i == 4 else "middle"
+        for update in round_numbers(self.last, 5, whole=True):
+            anchor = "end" if self.x(update) > WIDTH - RIGHT - 20 else "middle"
             out.append(
-                f'<text x="{self.x(update):.1f}" y="{HEIGHT - 16}" text-anchor="{anchor}">{update:,}</text>'
+                f'<text x="{self.x(update):.1f}" y="{HEIGHT - 16}" text-anchor="{anchor}">{update:,.0f}</text>'
             )
         return [
             *out,

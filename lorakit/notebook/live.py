@@ -18,6 +18,7 @@ from typing import Any
 from lorakit.notebook.curve import svg
 from lorakit.results.report import loss_png, unit
 from lorakit.runs.folder import Folder
+from lorakit.runs.phases import TRAINING, Phase, phase, spoken
 
 EVERY = 1.0  # seconds between two pictures at least
 SHARE = 0.01  # of the time at most goes into pictures
@@ -130,27 +131,33 @@ class Panel:
         return f"<div>{drawn}<div>{html.escape(' · '.join(facts(updates)))}</div></div>"
 
     def line(self, status: str, updates: list[dict], validations: list[dict]) -> str:
-        """`running · update 40 of 150 · loss 2.310 · validation 2.402 · 5,210 tokens/s · 12 s left`"""
-        parts, record = [status], self.folder.record
-        planned = record.get("updates_planned")
-        if updates:
-            parts += [
-                f"update {updates[-1]['update']}" + (f" of {planned}" if planned else ""),
-                f"loss {updates[-1]['loss']:.3f}",
-            ]
-        if validations:
-            parts.append(f"validation {validations[-1]['validation_loss']:.3f}")
-        if updates:
-            recent = updates[-20:]
-            seconds = sum(u["seconds"] for u in recent)
-            parts.append(
-                f"{sum(u['target_tokens'] for u in recent) / max(seconds, 1e-9):,.0f} {unit(record)}s/s"
-            )
-            if status == "running" and planned and planned > updates[-1]["update"]:
-                parts.append(
-                    f"{(planned - updates[-1]['update']) * seconds / len(recent):,.0f} s of training left"
-                )
-        return " · ".join(parts)
+        """`3/5 train · update 40 of 150 · loss 2.310 · validation 2.402 · 5,210 tokens/s · 12 s left`"""
+        now = phase(self.folder, len(updates))
+        return facts_line(
+            self.folder, now, updates, validations, "" if status == "running" else status
+        )
+
+
+def facts_line(
+    folder: Folder, now: Phase, updates: list[dict], validations: list[dict], status: str = ""
+) -> str:
+    """Phase (or a status in its place), update, losses, speed and what is left, in one line."""
+    record = folder.record
+    parts, planned = [status or str(now)], record.get("updates_planned")
+    if updates:
+        recent = updates[-20:]
+        seconds = sum(u["seconds"] for u in recent)
+        rate = sum(u["target_tokens"] for u in recent) / max(seconds, 1e-9)
+        of = f" of {planned:,}" if planned else ""
+        parts += [f"update {updates[-1]['update']:,}{of}", f"loss {updates[-1]['loss']:.3f}"]
+        parts += [f"validation {validations[-1]['validation_loss']:.3f}"] if validations else []
+        parts.append(f"{rate:,.0f} {unit(record)}s/s")
+        if not status and planned and now.place == TRAINING:
+            left = (planned - updates[-1]["update"]) * seconds / len(recent)
+            parts.append(f"{spoken(left)} of training left")
+    elif validations:
+        parts.append(f"validation {validations[-1]['validation_loss']:.3f}")
+    return " · ".join(parts)
 
 
 def facts(updates: list[dict]) -> list[str]:

@@ -35,9 +35,18 @@ def ask(
 ) -> list[str]:
     """Greedy answers of a tuned model (or of its base) to questions, or continuations of plain text; of a classifier
     the class, with its probability. Where a task is about pictures or sound, a question begins with a file's path."""
-    engine, tokenizer, meta, run = tuned(path, adapted=adapted, model=model)
+    engine, _, meta, run = tuned(path, adapted=adapted, model=model)
     questions = [questions] if isinstance(questions, str) else questions
-    task = registry.load("tasks", meta["task"])
+    said = replies(engine, meta, questions, max_new_tokens or run.max_new_tokens)
+    engine.close()
+    return said
+
+
+def replies(
+    engine: Any, meta: dict[str, Any], questions: list[str], max_new_tokens: int
+) -> list[str]:
+    """The answers of a loaded model to questions that have nothing to do with each other."""
+    task, tokenizer = registry.load("tasks", meta["task"]), engine.tokenizer
     asked = [task.ask(q, engine.processor if task.MEDIUM else tokenizer) for q in questions]
     inputs = (lambda row, _: task.inputs(row, engine.processor, None)) if task.MEDIUM else None
     objective = tasks.objective_of(meta["task"])
@@ -46,14 +55,11 @@ def ask(
             asked, range(len(asked)), inputs=inputs, documents=objective.documents
         )
         found = engine.predict(batch)[:, 3:]
-        said = [f"{meta['classes'][p.argmax()]} ({p.max():.0%})" for p in found]
-    else:
-        answers = engine.generate(
-            [row["ids"] for row in asked],
-            max_new_tokens or run.max_new_tokens,
-            meta["stop_ids"],
-            [inputs(row, None) for row in asked] if inputs else (),
-        )
-        said = [evaluate.words(a, tokenizer, meta["opening"]) for a in answers]
-    engine.close()
-    return said
+        return [f"{meta['classes'][p.argmax()]} ({p.max():.0%})" for p in found]
+    answers = engine.generate(
+        [row["ids"] for row in asked],
+        max_new_tokens,
+        meta["stop_ids"],
+        [inputs(row, None) for row in asked] if inputs else (),
+    )
+    return [evaluate.words(a, tokenizer, meta["opening"]) for a in answers]

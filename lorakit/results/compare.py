@@ -12,15 +12,14 @@ from typing import Any
 
 from lorakit.common.errors import LorakitError
 from lorakit.common.files import whole
-from lorakit.results import evaluate, logs
+from lorakit.results import evaluate, logs, plots
 from lorakit.results.evaluate import Outcome
 from lorakit.results.logs import AXES, Log
-from lorakit.results.report import interval, number, signed
+from lorakit.results.verdict import interval, number, signed
 from lorakit.run import Run
 from lorakit.runs.folder import Folder, read_lines
 
 UNKNOWN = "?"  # a setting that a log does not tell
-COLOURS = ("#2563eb", "#d97706", "#15803d", "#b91c1c", "#7c3aed", "#0e7490", "#be185d", "#4d7c0f")
 
 
 @dataclass
@@ -279,74 +278,10 @@ def plot(paths: Sequence[str | os.PathLike], target: Path) -> Path:
     """The curves of several runs and logs in one picture."""
     found = [logs.read(p) for p in paths]
     with whole(Path(target)) as part:
-        figure(found, _names(found)).savefig(part, dpi=130, format="png")
+        part.write_bytes(plots.png(lambda colours: plots.comparison(found, _names(found))))
     return Path(target)
 
 
 def figure(found: Sequence[Log], names: Sequence[str] | None = None) -> Any:
     """A matplotlib figure: the losses over updates, and over tokens and seconds where two logs or more tell them."""
-    from matplotlib.figure import Figure
-
-    axes_of = [
-        axis
-        for axis in AXES
-        if axis == "update" or sum(bool(log.along(axis)[0]) for log in found) > 1
-    ]
-    names, width = names or _names(found), max(6.5, 4.6 * len(axes_of))
-    beside = max(
-        1, min(len(names), int(11 * width / (8 + max(map(len, names)))))
-    )  # of 9 pt 11 letters fill an inch
-    out = Figure(figsize=(width, 3.6 + 0.22 * -(-len(names) // beside)), layout="constrained")
-    panels = out.subplots(1, len(axes_of), squeeze=False, sharey=True)[0]
-    lines = {}
-    for axes, axis in zip(panels, axes_of, strict=True):
-        for i, (name, log) in enumerate(zip(names, found, strict=True)):
-            lines[name] = _draw(axes, axis, log, COLOURS[i % len(COLOURS)])
-        axes.set_xlabel(
-            " / ".join(dict.fromkeys(log.counted for log in found))
-            if axis == "update"
-            else AXES[axis]
-        )
-        axes.grid(alpha=0.2)
-        axes.spines[["top", "right"]].set_visible(False)
-        lacking = [log.name for log in found if not log.along(axis)[0]]
-        if lacking and axis != "update":
-            axes.set_title(f"not in the log of {', '.join(lacking)}"[:60], fontsize=8, color="gray")
-        lengths = [places[-1] for log in found if (places := log.along(axis)[0]) and places[-1] > 0]
-        if lengths and max(lengths) > 20 * min(
-            lengths
-        ):  # the short ones would be a stroke at the edge
-            axes.set_xscale("symlog", linthresh=min(lengths))
-    panels[0].set_ylabel("loss (nats per target token)")
-    out.suptitle("line: training rows, smoothed; dots: validation rows", fontsize=10)
-    out.legend(
-        lines.values(),
-        lines.keys(),
-        loc="outside lower center",
-        ncols=beside,
-        frameon=False,
-        fontsize=9,
-    )
-    return out
-
-
-def _draw(axes: Any, axis: str, log: Log, colour: str) -> Any:
-    """One log: its training loss, raw and smoothed, and each series of validations."""
-    places, losses = log.along(axis)
-    axes.plot(places, losses, color=colour, alpha=0.2, linewidth=1)
-    (line,) = axes.plot(places, log.smoothed(axis), color=colour, linewidth=1.8)
-    for series in log.validations.values():
-        at = [
-            (update if axis == "update" else log.place(axis, update), loss)
-            for update, loss in series
-        ]
-        axes.plot(
-            [x for x, _ in at if x is not None],
-            [y for x, y in at if x is not None],
-            "o--",
-            color=colour,
-            markersize=4,
-            linewidth=1,
-            alpha=1 if len(log.validations) == 1 else 0.6,
-        )
-    return line
+    return plots.comparison(found, names or _names(found))

@@ -280,14 +280,25 @@ def _number(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
-def excludes_zero(entry: dict) -> bool:
+ENOUGH = 6  # a sign test of fewer pairs cannot reach p < 0.05 on two sides: 2 * 0.5**5 = 0.0625
+
+
+def pieces(entry: Mapping[str, Any]) -> int:
+    """Independent pieces of evidence behind a score: its groups, or its rows."""
+    return entry.get("groups", entry["rows"])
+
+
+def excludes_zero(entry: Mapping[str, Any]) -> bool:
     """Whether the interval of a difference lies on one side of zero."""
     low, high = entry["interval"]
     return low is not None and high is not None and (low > 0 or high < 0)
 
 
-def better(entry: dict) -> bool | None:
-    """True or False when the interval shows a direction, None when it does not."""
-    if not excludes_zero(entry):
+def better(entry: Mapping[str, Any]) -> bool | None:
+    """True or False when the interval shows a direction, None when it does not.
+
+    Of fewer than `ENOUGH` rows it never does: resampling three rows that all improved gives an interval without width.
+    """
+    if pieces(entry) < ENOUGH or not excludes_zero(entry):
         return None
     return (entry["difference"] > 0) == entry["higher_is_better"]

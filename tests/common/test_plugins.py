@@ -88,10 +88,11 @@ FILES = {
             return Log("plain", "plain", [{"update": float(u), "loss": float(l)} for u, l in pairs])
         """,
     "export/copy": """
-        from lorakit.exporting.targets.adapter import BOUNDS, LIBRARY, TYPES, USE, load, room, size
-        from lorakit.exporting.targets.adapter import export as plain
-        def export(source, folder, kind):
-            return [*plain(source, folder, kind), "copied by a plug-in"]
+        from dataclasses import replace
+        from lorakit.exporting.targets import adapter
+        def write(source, folder, kind):
+            return [*adapter.write(source, folder, kind), "copied by a plug-in"]
+        TARGET = replace(adapter.TARGET, write=write)
         """,
 }
 

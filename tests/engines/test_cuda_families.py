@@ -39,6 +39,7 @@ def computed(base, card, **changes):
     """(loss, gradients of the adapters, whether it was packed)"""
     with claimed(card) as calls:
         engine = shaken(load(settings(base, **changes)))
+        engine.model.eval().train = lambda mode=True: engine.model  # OPT has dropout of its own
         loss, _ = engine.backward(collate(noise(*LENGTHS), range(len(LENGTHS))))
         gradients = [engine.trained[n].grad.flatten() for n in sorted(engine.trained)]
         return float(loss), torch.cat(gradients), engine.packing, {name for name, *_ in calls}

@@ -51,7 +51,7 @@ def drawn(updates, validations=(), planned=None, words=""):
 
 
 def test_the_curve_lies_where_the_losses_are():
-    """Five marks from 0 to 105 % of the highest loss; the last update ends at its share of those planned."""
+    """Round marks from 0 to the highest loss; the last update ends at its share of those planned."""
     found, lines = drawn(
         [line(1, 4.0), line(2, 2.0)], [{"update": 2, "validation_loss": 3.0}], planned=4
     )
@@ -63,13 +63,7 @@ def test_the_curve_lies_where_the_losses_are():
     ]
     assert [e.get("cx") for e in found.iter("circle")] == [f"{curve.LEFT + wide / 2:.1f}"]
     marks = [e.text for e in found.iter("text")]
-    assert marks[:5] == ["0", "1.05", "2.1", "3.15", "4.2"] and marks[5:10] == [
-        "0",
-        "1",
-        "2",
-        "3",
-        "4",
-    ]
+    assert marks[:5] == ["0", "1", "2", "3", "4"] and marks[5:10] == ["0", "1", "2", "3", "4"]
     assert {"training rows", "validation rows"} <= set(marks)
 
 
@@ -138,15 +132,15 @@ def test_a_panel_takes_a_hundredth_of_the_time(tmp_path, monkeypatch):
         begun = time.process_time()
         updates, validations = panel.tail.read()
         words = panel.line("running", updates, validations)
-        assert f"update {update} of 5000" in panel.picture(words)
+        assert f"update {update:,} of 5,000" in panel.picture(words)
         return time.process_time() - begun
 
     assert min(moment(3000 + i) for i in range(1, 6)) < live.SHARE * live.EVERY
 
 
 def test_the_studio_looks_less_often_where_looking_takes_long():
-    pytest.importorskip("ipywidgets")
-    from lorakit.notebook.studio.app import paced
+    pytest.importorskip("ipyvuetify")
+    from lorakit.notebook.studio.page import paced
 
     def look():
         end = time.thread_time() + 0.05
@@ -167,6 +161,6 @@ def test_a_terminal_gets_a_line(tmp_path, capsys):
     shown = re.split(r"[\r\n]+", capsys.readouterr().err.strip())
     assert [s.strip() for s in shown] == [
         "queued",
-        "running · update 1 · loss 2.000 · 100 target tokens/s",
+        "3/5 train · update 1 · loss 2.000 · 100 target tokens/s",
         "done · update 1 · loss 2.000 · 100 target tokens/s",
     ]

@@ -1,5 +1,6 @@
 """The studio without a browser: what it lets in, what it refuses, how it answers. In a browser: test_studio_browser."""
 
+import contextlib
 import gzip
 import json
 import os
@@ -7,9 +8,7 @@ import re
 import threading
 import time
 import zipfile
-from html.parser import HTMLParser
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from helpers.runs import tiny_run
@@ -17,15 +16,14 @@ from helpers.runs import tiny_run
 import lorakit
 from lorakit.common.errors import LorakitError
 from lorakit.machine import hardware
-from lorakit.planning import choose, memory
-from lorakit.runs.folder import Folder, write_json
+from lorakit.runs.folder import Folder, write_json, write_lines
 from lorakit.training.launch import Job
 
 pytest.importorskip("ipywidgets")
-from lorakit.notebook.studio import controller, tabs, uploads
+pytest.importorskip("ipyvuetify")
+from lorakit.notebook.studio import columns, controller, incoming, uploads
 from lorakit.notebook.studio.app import Studio
 from lorakit.notebook.studio.controller import Desk
-from lorakit.notebook.studio.estimate import Estimator
 
 HOSTILE = '<img src=x onerror="hacked()"><script>hacked()</script>"\'&'
 ROWS = b"prompt,completion\na?,b\n"
@@ -42,6 +40,15 @@ def at(base, rows_file, tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     run = tiny_run(base, rows_file, project / "outputs", max_updates=3)
     return Desk(run, [base, Path(rows_file).parent])
+
+
+def receive(desk, name, content, declared=None):
+    """An upload that comes in one piece; the settings that then hold."""
+    upload = desk.incoming(name, declared)
+    with contextlib.closing(upload):
+        upload.add(content)
+        desk.keep(upload)
+    return desk.run
 
 
 # Uploads
@@ -63,7 +70,6 @@ def at(base, rows_file, tmp_path, monkeypatch):
         "rows.csv.",
         "rows.exe",
         "rows",
-        "rows.csv.zip",
         "a" * 300 + ".csv",
         "<b>.csv",
         "a\u202evsc.csv",
@@ -74,7 +80,7 @@ def at(base, rows_file, tmp_path, monkeypatch):
 )
 def test_names_that_are_no_name_of_a_data_file(at, name):
     with pytest.raises(LorakitError, match="upload '"):
-        at.receive(name, ROWS)
+        receive(at, name, ROWS)
     assert not (at.folder / "uploads").exists()
 
 
@@ -83,16 +89,19 @@ def test_names_that_are_no_name_of_a_data_file(at, name):
 )
 def test_names_that_are(at, name):
     content = gzip.compress(ROWS) if name.endswith(".gz") else ROWS
-    path = at.receive(name, content, len(content)).data
+    path = receive(at, name, content, len(content)).data
     assert Path(path) == at.folder / "uploads" / name and Path(path).read_bytes() == content
 
 
 def test_two_uploads_of_one_name_at_once(at):
     contents = [b"prompt,completion\n%d?,b\n" % i for i in range(12)]
-    threads = [
-        threading.Thread(target=uploads.receive, args=("rows.csv", c, at.folder / "uploads"))
-        for c in contents
-    ]
+
+    def send(content):
+        with contextlib.closing(at.incoming("rows.csv", len(content))) as upload:
+            upload.add(content)
+            upload.keep()
+
+    threads = [threading.Thread(target=send, args=(c,)) for c in contents]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -108,24 +117,24 @@ def test_an_upload_goes_through_no_link(at, tmp_path):
     (outside / "victim").write_text("kept")
     (at.folder / "uploads").mkdir(parents=True)
     (at.folder / "uploads/rows.csv").symlink_to(outside / "victim")
-    assert Path(at.receive("rows.csv", ROWS).data).name == "rows-2.csv"
+    assert Path(receive(at, "rows.csv", ROWS).data).name == "rows-2.csv"
     assert (outside / "victim").read_text() == "kept"
     (at.folder / "uploads/rows.csv").unlink()
     (at.folder / "uploads/rows-2.csv").unlink()
     (at.folder / "uploads").rmdir()
     (at.folder / "uploads").symlink_to(outside)
     with pytest.raises(LorakitError, match="is a link to another folder"):
-        at.receive("rows.csv", ROWS)
+        receive(at, "rows.csv", ROWS)
     assert [p.name for p in outside.iterdir()] == ["victim"]
 
 
 def test_sizes_that_are_declared_and_sizes_that_come(at):
     with pytest.raises(LorakitError, match=r"rows.csv: 2,000 MB, and 500 MB is the most"):
-        at.receive("rows.csv", ROWS, 2_000_000_000)
+        receive(at, "rows.csv", ROWS, 2_000_000_000)
     with pytest.raises(LorakitError, match="23 of 99 bytes came"):
-        at.receive("rows.csv", ROWS, 99)
+        receive(at, "rows.csv", ROWS, 99)
     with pytest.raises(LorakitError, match="is empty"):
-        at.receive("rows.csv", b"", 0)
+        receive(at, "rows.csv", b"", 0)
     assert list((at.folder / "uploads").iterdir()) == []
 
 
@@ -136,107 +145,316 @@ def test_small_files_that_would_become_huge(at, monkeypatch):
     bomb = gzip.compress(b"\0" * 30_000_000)
     assert len(bomb) < 100_000
     with pytest.raises(LorakitError, match=r"rows.csv.gz: unpacks to more than \d+ MB from 0.0 MB"):
-        at.receive("rows.csv.gz", bomb)
+        receive(at, "rows.csv.gz", bomb)
     for broken in (bomb[:-2000], b"\x1f\x8b rubbish", b"nothing"):
         with pytest.raises(LorakitError, match=r"cannot be unpacked as gzip|unpacks to more"):
-            at.receive("rows.csv.gz", broken)
+            receive(at, "rows.csv.gz", broken)
     with zipfile.ZipFile(at.home / "z", "w") as file:
         file.writestr("../../rows.csv", ROWS)
-    with pytest.raises(LorakitError, match=r"rows.csv: is a ZIP archive; unpack it"):
-        at.receive("rows.csv", (at.home / "z").read_bytes())
+    with pytest.raises(LorakitError, match=r"rows.csv: is a ZIP archive; name it .zip"):
+        receive(at, "rows.csv", (at.home / "z").read_bytes())
     pq.write_table(pa.table({"text": pa.nulls(1_000_000)}), at.home / "p")
     monkeypatch.setattr(uploads, "CELLS", 500_000)
     with pytest.raises(LorakitError, match=r"holds 1,000,000 rows of 1 columns"):
-        at.receive("rows.parquet", (at.home / "p").read_bytes())
+        receive(at, "rows.parquet", (at.home / "p").read_bytes())
     with pytest.raises(LorakitError, match="cannot be read as Parquet"):
-        at.receive("rows.parquet", b"PAR1 no")
+        receive(at, "rows.parquet", b"PAR1 no")
     assert list((at.folder / "uploads").iterdir()) == []
 
 
 @pytest.fixture
-def zone(at, monkeypatch):
-    """Sends messages as a browser does: `zone(id, step, ...)` returns whether it was refused."""
-    pytest.importorskip("anywidget")
-    from lorakit.notebook.studio.drop import Drop
-
-    answers, came, said = [], [], []
-    drop = Drop(at.incoming, lambda incoming: came.append(at.keep(incoming).data), said.append)
-    monkeypatch.setattr(drop, "send", answers.append)
-
-    def message(mark, step, buffers=(), **more):
-        drop._handle_custom_msg(
-            {"id": mark, "step": step, **more}, [memoryview(b) for b in buffers]
-        )
-        assert answers[-1]["id"] == mark
-        return answers[-1].get("refused", False)
-
-    message.came, message.said, message.drop = came, said, drop
-    return message
+def page(at, monkeypatch):
+    """A studio whose threads run at once, and whose clock stands still."""
+    monkeypatch.setattr(Studio, "_live", lambda self: None)
+    monkeypatch.setattr(Studio, "later", lambda self, words, work: self.tried(work))
+    monkeypatch.setattr("lorakit.notebook.studio.page.Desk", lambda *_: at)
+    return Studio(at.run)
 
 
-def test_a_file_in_pieces_and_another_between_them(zone, at):
-    assert not zone("a", "begin", name="rows.csv", size=len(ROWS)) and not zone(
-        "b", "begin", name="rows.csv", size=4
-    )
-    assert not zone("a", "piece", [ROWS[:9]], at=0) and not zone("b", "piece", [b"text"], at=0)
-    assert (
-        not zone("a", "piece", [ROWS[9:]], at=9) and not zone("a", "end") and not zone("b", "end")
-    )
-    assert [Path(p).name for p in zone.came] == ["rows.csv", "rows-2.csv"] and zone.said == []
-    assert Path(zone.came[0]).read_bytes() == ROWS and Path(zone.came[1]).read_bytes() == b"text"
-    assert {p.name for p in (at.folder / "uploads").iterdir()} == {"rows.csv", "rows-2.csv"}
+def sent(page, name, content, size=None, pieces=4):
+    """Sends a file as the page does; the last acknowledgement."""
+    page.vue_begin({"id": "a", "name": name, "size": len(content) if size is None else size})
+    for place in range(0, len(content), pieces):
+        end = min(place + pieces, len(content))
+        if page.acknowledged.endswith("refused"):
+            break
+        page.vue_piece({"id": "a", "end": end}, [memoryview(content[place:end])])
+    return page.acknowledged
 
 
-def test_pieces_that_are_refused_leave_nothing(zone, at, monkeypatch):
-    assert zone("a", "begin", name="../rows.csv", size=9) and zone(
-        "a", "begin", name="rows.csv", size=2_000_000_000
-    )
-    monkeypatch.setattr(uploads, "LIMIT", 20)
-    for steps in (
-        [("piece", [b"x" * 21], 0)],  # more than was declared, and than is allowed
-        [("piece", [b"x" * 5], 0), ("piece", [b"x" * 4], 7)],
-        [("piece", [], 0)],
-        [("stop", [], 0)],
-        [("piece", [b"x" * 5], 0), ("unread", [], 5)],
-        [("away", [], 0)],
-    ):
-        assert not zone("b", "begin", name="rows.csv", size=9)
-        assert [
-            zone("b", step, pieces, at=place, name="rows.csv") for step, pieces, place in steps
-        ][-1]
-        assert zone("b", "piece", [b"x"], at=0, name="rows.csv")  # it is gone
-    words = [said.split(": ", 1)[1] for said in zone.said]
-    assert words[0] == "this is no plain file name; rename the file" and words[1].startswith(
-        "2,000 MB, and 500 MB is"
-    )
-    assert (
-        words[2].startswith("0 MB, and 0 MB is the most")
-        and words[3::2] == ["it was given up; send it again"] * 6
-    )
-    lost = "a piece was lost on the way; send it again"
-    assert words[4::2] == [
-        lost,
-        lost,
-        "cancelled",
-        "the browser cannot read it; is it a folder, or gone?",
-        lost,
-    ]
-    assert zone.came == [] and list((at.folder / "uploads").iterdir()) == []
+def test_a_file_in_pieces(page, at):
+    assert sent(page, "rows.csv", ROWS) == f"a:{len(ROWS)}"
+    assert Path(at.run.data).read_bytes() == ROWS and page.table["name"] == "rows.csv"
+    assert page.table["columns"] == ["prompt", "completion"] and page.table["rows"] == [["a?", "b"]]
+    assert "All 1 rows can be used." in page.table["verdict"]
 
 
-def test_uploads_whose_page_is_gone_are_given_up(zone, at, monkeypatch):
-    for i in range(8):
-        assert not zone(f"{i}", "begin", name=f"{i}.csv", size=9)
-    assert zone("8", "begin", name="8.csv", size=9) and "8 others are on their way" in zone.said[0]
-    monkeypatch.setattr("lorakit.notebook.studio.drop.IDLE", -1)
-    assert (
-        not zone("8", "begin", name="8.csv", size=9)
-        and len(list((at.folder / "uploads").iterdir())) == 1
-    )
+@pytest.mark.parametrize(
+    ("name", "size", "words"),
+    [
+        ("../rows.csv", 9, "this is no plain file name"),
+        ("rows.csv", 2_000_000_000, "500 MB is the most"),
+        (HOSTILE, 9, "this is no plain file name"),
+    ],
+)
+def test_an_upload_that_is_refused_leaves_nothing(page, at, name, size, words):
+    assert sent(page, name, ROWS, size) == "a:refused"
+    assert words in page.message["text"] and page.message["kind"] == "error"
+    assert not list((at.folder / "uploads").glob("*"))
+
+
+def test_a_piece_that_is_lost_ends_an_upload(page, at):
+    page.vue_begin({"id": "a", "name": "rows.csv", "size": 9})
+    page.vue_piece({"id": "a", "end": 8}, [memoryview(b"1234")])
+    assert page.acknowledged == "a:refused" and "a piece was lost" in page.message["text"]
+    page.vue_piece({"id": "a", "end": 9}, [memoryview(b"5")])  # it is gone
+    assert page.acknowledged == "a:refused" and not list((at.folder / "uploads").iterdir())
+
+
+def test_an_upload_whose_page_is_gone_is_given_up(page, at):
+    page.vue_begin({"id": "a", "name": "one.csv", "size": 9})
+    page.vue_begin({"id": "b", "name": "two.csv", "size": 9})
+    assert len(list((at.folder / "uploads").iterdir())) == 1
     part = at.folder / "uploads/tmp.part999999999"
     part.write_bytes(b"of a process that is gone")
     Desk(at.run)
     assert not part.exists()
+
+
+# What people have
+
+
+def test_an_excel_file_with_german_columns(page, at):
+    openpyxl = pytest.importorskip("openpyxl")
+    book = openpyxl.Workbook()
+    book.active.title = "leer"
+    sheet = book.create_sheet("Anfragen")
+    for row in [
+        ("Nr", "Frage", "Antwort"),
+        (1, "Wann öffnet ihr?", "Um acht."),
+        (2, "Wo?", "Hier"),
+    ]:
+        sheet.append(row)
+    book.save(at.home / "x.xlsx")
+    sent(page, "Anfragen.xlsx", (at.home / "x.xlsx").read_bytes(), pieces=5000)
+    assert page.table["verdict"].startswith(
+        "Read the sheet “Anfragen”; 1 other sheets are left out"
+    )
+    assert page.mapping["role"] == "chat"
+    assert [p["column"] for p in page.mapping["parts"]] == ["Frage", "Antwort"]
+    assert page.mapping["preview"][0] == {"read": "Wann öffnet ihr?", "answer": "Um acht."}
+    assert at.run.columns == {"prompt": "Frage", "answer": "Antwort"} and at.run.name == "Anfragen"
+
+
+@pytest.mark.parametrize(
+    ("encoding", "said"), [("cp1252", "Windows-1252"), ("utf-16", "UTF-16"), ("utf-8", "")]
+)
+def test_text_as_windows_writes_it(page, at, encoding, said):
+    text = "Frage;Antwort\nWann öffnet die Praxis – heute?;Um acht für 5 €.\n"
+    sent(page, "praxis.csv", text.encode(encoding), pieces=50)
+    assert Path(at.run.data).read_text(encoding="utf-8") == text
+    assert said in page.table["verdict"] and ("Read as" in page.table["verdict"]) == bool(said)
+    assert page.mapping["preview"][0]["answer"] == "Um acht für 5 €."
+
+
+def zipped(path, **files):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return path
+
+
+def test_a_zip_of_pictures_is_a_folder_per_class(tmp_path):
+    names = [
+        "top/rust/a.png",
+        "top/rust/b.PNG",
+        "top/spot/c.jpg",
+        "top/notes.doc",
+        "__MACOSX/x.png",
+    ]
+    folder, said = incoming.usable(zipped(tmp_path / "leaves.zip", **dict.fromkeys(names, b"x")))
+    found = sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+    assert found == ["rust/a.png", "rust/b.PNG", "spot/c.jpg"] and said == "Unpacked 3 files"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("../a.png", b"x", "leads out of its folder"),
+        ("/etc/a.png", b"x", "leads out of its folder"),
+        ("a\\b.png", b"x", "leads out of its folder"),
+        ("a.exe", b"x", "holds no picture, sound or table"),
+        ("a.png", b"\0" * 60_000_000, "unpacks to 1 files of 60 MB"),
+    ],
+)
+def test_a_zip_that_is_refused_leaves_nothing(tmp_path, name, content, words):
+    path = (
+        zipped(tmp_path / "in/x.zip", **{name: content}) if (tmp_path / "in").mkdir() is None else 0
+    )
+    with pytest.raises(LorakitError, match=words):
+        incoming.usable(path)
+    assert [p.name for p in (tmp_path / "in").iterdir()] == ["x.zip"]
+    assert [p.name for p in tmp_path.iterdir()] == ["in"]
+
+
+def test_what_is_no_excel_file_says_how_to_save_one(tmp_path):
+    pytest.importorskip("openpyxl")
+    (tmp_path / "x.xlsx").write_bytes(b"PK\x03\x04 no")
+    with pytest.raises(LorakitError, match="cannot be read as Excel") as error:
+        incoming.usable(tmp_path / "x.xlsx")
+    assert error.value.cure == "in Excel: Save as, CSV UTF-8"
+
+
+# Columns
+
+
+@pytest.mark.parametrize(
+    ("names", "row", "role", "chosen"),
+    [
+        (["Nr", "Frage", "Antwort"], ["1", "Wann?", "Um acht"], "chat", ["Frage", "Antwort"]),
+        (["pregunta", "respuesta"], ["a", "b"], "chat", ["pregunta", "respuesta"]),
+        (
+            ["id", "message", "genre", "Kategorie"],
+            ["1", "a b", "x", "y"],
+            "class",
+            ["message", "Kategorie"],
+        ),
+        (["a", "b", "c"], ["1", "a long text", "a longer text still"], "chat", ["b", "c"]),
+        (["prompt", "completion"], ["a", "b"], "", []),
+        (["messages"], ["[]"], "", []),
+        ([], [], "", []),
+    ],
+)
+def test_columns_are_guessed_by_name_and_by_length(names, row, role, chosen):
+    found = columns.guessed(names, [row] if row else [])
+    assert found["role"] == role and [p["column"] for p in found["parts"]] == chosen
+
+
+def test_a_choice_of_columns_shows_what_will_be_learnt(page, at):
+    sent(page, "rows.csv", b"Thema,Inhalt\nA,Ein Text\nB,Noch ein Text\n", pieces=99)
+    page.vue_map({"role": "class"})
+    page.vue_map({"text": "Inhalt"})
+    page.vue_map({"label": "Thema"})
+    assert at.run.columns == {"text": "Inhalt", "label": "Thema"}
+    assert page.mapping["preview"][1] == {"read": "Noch ein Text", "answer": "B"}
+    page.vue_map({"label": "no such column"})
+    assert at.run.columns["label"] == "Thema"
+
+
+# The steps
+
+
+def test_every_step_can_be_opened_before_anything_was_done(page):
+    for step in range(1, 8):
+        page.vue_go(step)
+        assert page.step == step and page.message["kind"] != "error", page.message
+    assert page.done == [1, 2, 3, 4, 5, 6] and "tiny" in [m["name"] for m in page.models]
+    assert [m["name"] for m in page.models if m["recommended"]] == ["smollm2-135m"]
+
+
+def test_presets_and_single_settings(page, at):
+    page.vue_pick("thorough")
+    assert (at.run.epochs, at.run.rank, at.run.early_stopping, page.preset) == (
+        6,
+        32,
+        3,
+        "thorough",
+    )
+    page.vue_pick("quick")
+    assert (at.run.epochs, at.run.rank, at.run.early_stopping, page.preset) == (
+        1,
+        16,
+        None,
+        "quick",
+    )
+    page.vue_set({"name": "learning_rate", "value": "10"})
+    assert at.run.learning_rate == 10 and "10 is 50,000 times the usual" in page.plan["text"]
+    page.vue_set({"name": "rank", "value": "many"})
+    assert at.run.rank == 16 and "rank='many'" in page.message["text"]
+    page.vue_set({"name": "early_stopping", "value": ""})
+    assert at.run.early_stopping is None
+
+
+def test_every_setting_is_shown_with_its_description(page):
+    shown = {s["name"]: s for s in page.settings}
+    assert {*shown, "data", "name", "output_dir"} == set(lorakit.Run.model_fields)
+    assert all(s["help"] for s in shown.values())
+    assert shown["method"]["choices"] == ["lora", "full"] and shown["use_dora"]["choices"] == [
+        True,
+        False,
+    ]
+
+
+class Said:
+    """A chat that answers at once."""
+
+    def ask(self, question, adapted=True, system=""):
+        yield from ("tuned ", HOSTILE) if adapted else ("base",)
+
+    def forget(self):
+        pass
+
+
+@pytest.fixture
+def scored(page, at):
+    """A run that is done, and looked at."""
+    run = Folder(at.home / "run")
+    write_json(run / "record.json", {"status": "done", "data": {"task": "chat"}, "metrics": {}})
+    entry = {"before": 0.0, "after": 0.9, "difference": 0.9, "interval": [0.8, 1.0], "rows": 40}
+    write_json(run / "scores.json", {"exact_match": {**entry, "higher_is_better": True}})
+    answers = [
+        {"prompt": f"{i}?", "reference": "b", "before": "c", "after": "b"} for i in range(40)
+    ]
+    write_lines(run / "answers.jsonl", answers)
+    page.tick()
+    page.vue_look("run")
+    return page
+
+
+def test_the_result_says_whether_it_got_better(scored):
+    assert scored.step == 6 and scored.result["kind"] == "better"
+    assert scored.result["headline"].startswith("Better: 36 of 40 test answers are exactly right")
+    assert scored.result["scores"][0]["metric"] == "exact match"
+    assert scored.runs[0]["score"] == "exact match 0 → 0.9"
+
+
+def test_a_chat_shows_both_models_and_keeps_a_correction(scored, at, monkeypatch):
+    monkeypatch.setattr(at, "talk", lambda name: Said())
+    scored.vue_go(7)
+    assert scored.chat["examples"] == ["0?", "1?", "2?"]
+    scored.vue_beside(True)
+    scored.vue_ask("why?")
+    (turn,) = scored.chat["turns"]
+    assert turn == {"question": "why?", "answer": f"tuned {HOSTILE}", "base": "base", "ended": True}
+    scored.vue_correct({"turn": 0, "answer": "because"})
+    kept = at.folder / "uploads/run-corrections.jsonl"
+    assert json.loads(kept.read_text()) == {"prompt": "why?", "completion": "because"}
+    scored.vue_forget({})
+    assert scored.chat["turns"] == []
+
+
+def test_an_export_that_fails_says_why_and_stays_where_it_is(scored, at, monkeypatch):
+    def fail(code, asked):
+        raise LorakitError("no room")
+
+    monkeypatch.setattr(controller, "_answers", fail)
+    scored.vue_make({"target": "gguf", "type": "q8_0"})
+    assert scored.exported == {"text": "no room", "kind": "error"}
+    scored.vue_push({"repository": "", "token": ""})
+    assert "name a repository and a token" in scored.message["text"]
+
+
+def test_a_run_is_cloned_under_a_name_that_is_free(scored, at):
+    write_json(at.home / "run/asked.json", at.run.with_(rank=4).given())
+    scored.vue_clone({})
+    assert (at.run.rank, at.run.name, scored.step) == (4, "run-2", 4)
+
+
+def test_the_page_runs_nothing_that_a_user_wrote():
+    """What is shown as HTML is drawn by us alone; a report is in a frame that runs nothing."""
+    page = (Path(controller.__file__).parent / "studio.vue").read_text()
+    assert re.findall(r'v-html="([^"]*)"', page) == ["run.curve"]
+    assert re.findall(r"<iframe ([a-z]+) ", page) == ["sandbox"] and "eval(" not in page
 
 
 # Paths
@@ -271,8 +489,6 @@ def test_nothing_outside_of_the_projects_folders_is_read(at, tmp_path):
         ):
             with pytest.raises(LorakitError, match=words):
                 at.change(**change)
-        with pytest.raises(LorakitError):
-            at.read(f"data: {json.dumps(str(path))}")
     for settings in (
         {"output_dir": str(tmp_path)},
         {"output_dir": "/"},
@@ -306,167 +522,6 @@ def test_runs_are_known_by_name_alone(at, tmp_path):
     assert not run.exists() and list(at.home.glob(".*")) == []
 
 
-# What is shown
-
-
-class Tags(HTMLParser):
-    def __init__(self):
-        super().__init__()
-        self.found, self.attributes = set(), set()
-
-    def handle_starttag(self, tag, attrs):
-        self.found.add(tag)
-        self.attributes |= {name for name, _ in attrs}
-
-
-SAFE = {
-    "div",
-    "pre",
-    "table",
-    "tr",
-    "th",
-    "td",
-    "caption",
-    "svg",
-    "path",
-    "text",
-    "polyline",
-    "circle",
-    "a",
-    "style",
-}
-
-
-def tags(*texts):
-    reader = Tags()
-    for text in texts:
-        reader.feed(text)
-    assert reader.found <= SAFE, reader.found
-    assert not [name for name in reader.attributes if name.startswith("on")]
-
-
-def html_of(widget):
-    """The HTML of a widget and of all in it."""
-    import ipywidgets
-
-    out = [widget.value] if isinstance(widget, ipywidgets.HTML) else []
-    return out + [text for child in getattr(widget, "children", ()) for text in html_of(child)]
-
-
-def test_nothing_that_a_user_wrote_becomes_markup(at, base, monkeypatch):
-    monkeypatch.setattr(
-        "lorakit.notebook.studio.app.threading",
-        SimpleNamespace(
-            Thread=lambda target, daemon: SimpleNamespace(
-                start=lambda: None if "_live" in target.__qualname__ else target()
-            )
-        ),
-    )
-    at.folder.joinpath("uploads").mkdir(parents=True)
-    monkeypatch.setattr("lorakit.notebook.studio.app.Desk", lambda *_: at)
-    monkeypatch.setattr("lorakit.notebook.studio.app.PAUSE", 0)
-    run = Folder(at.home / "bad")
-    write_json(
-        run / "record.json",
-        {"status": "failed", "error": HOSTILE, "model": HOSTILE, "updates": HOSTILE},
-    )
-    run.append({"update": 1, "loss": 2.0, "seconds": 1.0, "target_tokens": 3})
-    (run / "log.txt").write_text(HOSTILE)
-    (run / "samples.jsonl").write_text(
-        json.dumps({"update": HOSTILE, "prompt": HOSTILE, "answer": HOSTILE}) + "\n"
-    )
-    studio = Studio(at.run)
-    upload = studio.tabs["Upload"]
-    rows = (
-        "".join(
-            json.dumps({"prompt": HOSTILE + str(i), "completion": HOSTILE, HOSTILE: HOSTILE}) + "\n"
-            for i in range(30)
-        )
-        + json.dumps({"prompt": HOSTILE, "completion": [3]})
-        + "\n"
-    )
-    upload.received(
-        {"new": ({"name": "rows.jsonl", "content": memoryview(rows.encode()), "size": len(rows)},)}
-    )
-    assert "30 usable, 1 not" in upload.found.value and "&lt;script&gt;" in upload.rows.value
-    upload.received(
-        {"new": {HOSTILE: {"metadata": {"size": 3}, "content": b"abc"}}}
-    )  # ipywidgets 7
-    assert "this is no plain file name" in studio.message.value
-    configure = studio.tabs["Configure"]
-    for control in ("name", "model"):
-        configure.controls[control].value = HOSTILE
-        assert "&lt;img" in configure.plan.value, control
-    configure.text.value = f"data: {json.dumps(HOSTILE)}"
-    configure.read()
-    configure.text.value = f"{HOSTILE}: ["
-    configure.read()
-    studio.looked_at = "bad"
-    monkeypatch.setattr(controller, "_answers", lambda code, asked: [HOSTILE, HOSTILE])
-    for title, tab in studio.tabs.items():
-        studio.show(title)
-        getattr(tab, "tick", lambda: None)()
-    studio.tabs["Try"].question.value = HOSTILE
-    studio.tabs["Try"].ask()
-    studio.tabs["Jobs"].chosen.value = ["bad"]
-    studio.tabs["Jobs"].compare()
-    studio.tabs["Jobs"].ask()
-    shown = [text for tab in studio.tabs.values() for text in html_of(tab.box)]
-    assert sum(text.count("&lt;script&gt;") for text in shown) > 8
-    tags(*shown, studio.message.value, tabs.words(HOSTILE), tabs.pre(HOSTILE))
-    tags(tabs.table([HOSTILE], [[HOSTILE]], HOSTILE))
-
-
-def test_every_control_has_a_label_and_every_tab_a_place(at, monkeypatch):
-    import ipywidgets
-
-    monkeypatch.setattr("lorakit.notebook.studio.app.Desk", lambda *_: at)
-    studio = Studio(at.run)
-    assert list(studio.tabs) == [
-        "Upload",
-        "Configure",
-        "Train",
-        "Progress",
-        "Jobs",
-        "Try",
-        "Export",
-    ]
-
-    def every(widget):
-        yield widget
-        for child in getattr(widget, "children", ()):
-            yield from every(child)
-
-    controls = [
-        w
-        for tab in studio.tabs.values()
-        for w in every(tab.box)
-        if isinstance(w, ipywidgets.DOMWidget) and hasattr(w, "description")
-    ]
-    assert len(controls) > 30
-    hidden = [w for w in controls if w.layout.display == "none"]
-    plain = [w for w in controls if w not in hidden and not isinstance(w, ipywidgets.HTML)]
-    assert all(w.description.strip() for w in plain), [
-        w for w in plain if not w.description.strip()
-    ]
-
-
-def test_no_setting_is_out_of_reach(at):
-    import yaml
-
-    assert set(yaml.safe_load(at.text())) == set(lorakit.Run.model_fields)
-    text = (
-        at.text().replace("weight_decay: 0.0", "weight_decay: 0.25").replace("seed: 0", "seed: 7")
-    )
-    run = at.read(text)
-    assert (run.weight_decay, run.seed, run.rank) == (0.25, 7, at.run.rank)
-    with pytest.raises(LorakitError, match="unknown setting 'rnak'; did you mean 'rank'"):
-        at.read(text + "rnak: 3\n")
-    with pytest.raises(LorakitError, match="expected 'setting: value' lines"):
-        at.read("[]")
-    assert at.run == run
-
-
 def test_a_page_that_is_opened_again_has_the_settings_of_before(at, base, rows_file):
     at.change(rank=4, name="mine")
     again = Desk(tiny_run(base, rows_file, at.home), [base, Path(rows_file).parent])
@@ -475,65 +530,15 @@ def test_a_page_that_is_opened_again_has_the_settings_of_before(at, base, rows_f
     assert Desk(tiny_run(base, rows_file, at.home), [base, Path(rows_file).parent]).run.rank == 16
 
 
-# The plan
-
-FACTS = hardware.Facts(memory=2**30, cores=2, disk_free=10**11, packages={"torch": "2.13.0"})
-
-
-def test_a_slider_is_answered_at_once_and_exactly(at):
-    estimator = Estimator(str(at.home), hardware.facts(str(at.home)))
-    run = at.run.with_(max_length=512, micro_batch_tokens=512, micro_batch_size=1)
-    assert estimator.quick(run) is None  # nothing counted yet
-    exact = estimator.learn(run)
-    for change in (
-        {},
-        {"rank": 64},
-        {"learning_rate": 1e-5},
-        {"epochs": 9},
-        {"rank": 4, "name": "other"},
-        {"max_length": 1024, "micro_batch_tokens": 1024},
-    ):
-        moved = run.with_(**change)
-        begun = time.perf_counter()
-        found = estimator.quick(moved)
-        assert time.perf_counter() - begun < 0.15
-        want = memory.memory(choose.resolve(moved, estimator.facts)[0])["total"]
-        assert found.memory == pytest.approx(want, rel=0.02), change
-    assert estimator.quick(run) == exact and exact.fits
-    assert estimator.quick(run.with_(method="full")) is None  # to be counted first
-
-
-def test_a_refusal_stays_when_an_estimate_comes_in_later(at, monkeypatch):
-    monkeypatch.setattr("lorakit.notebook.studio.app.Desk", lambda *_: at)
-    late = []
-    monkeypatch.setattr(
-        Studio, "later", lambda self, work, then, failed=None: late.append(lambda: then(work()))
-    )
-    monkeypatch.setattr("lorakit.notebook.studio.app.PAUSE", 0)
-    configure = Studio(at.run).tabs["Configure"]
-    configure.controls["rank"].value = 32
-    configure.controls["name"].value = "a/b"
-    refusal = configure.plan.value
-    assert "lk-error" in refusal and "a/b" in refusal and late
-    for came in late:
-        came()
-    assert configure.plan.value == refusal and (at.run.rank, at.run.name) == (32, "run")
-
-
 def test_what_cannot_fit_is_refused_before_it_starts_with_what_would(at):
-    at.estimator = Estimator(
-        str(at.home),
-        hardware.Facts(
-            memory=12_000_000,
-            cores=2,
-            disk_free=10**11,
-            packages={"torch": "2.13.0", "bitsandbytes": "0.50"},
-        ),
+    at.facts = hardware.Facts(
+        memory=1_000_000,
+        cores=2,
+        disk_free=10**11,
+        packages={"torch": "2.13.0", "bitsandbytes": "0.50"},
     )
     at.change(max_length=2048)
-    with pytest.raises(
-        LorakitError, match="are needed and 0.0 GB are there, one row at a time; it would fit"
-    ):
+    with pytest.raises(LorakitError, match="0.0 GB"):
         at.start()
     assert at.names() == []
 
@@ -568,10 +573,16 @@ def test_start_stop_resume_try_and_download(at):
     again, done = at.resume("one"), len(one.folder.history()[0])
     until(lambda: len(one.folder.history()[0]) > done)
     again.stop()
-    base, tuned = at.ask("two", "abc? \"'<b> -x\n")
-    assert isinstance(base, str) and isinstance(tuned, str)
+    talk = at.talk("two")
+    answers = ["".join(talk.ask("abc? \"'<b> -x\n", adapted=adapted)) for adapted in (True, False)]
+    child = talk._child
+    assert "".join(talk.ask("abc?")) is not None and talk._child is child  # it stays loaded
+    talk.forget()
+    assert "".join(talk.ask("abc? \"'<b> -x\n")) == answers[0]
     with pytest.raises(LorakitError, match="has nothing saved yet"):
-        at.ask("one", "abc?")
+        list(at.talk("one").ask("abc?"))
+    assert child.poll() is not None  # it gave its memory back
+    at.talk("one").close()
     words, picture = at.compare(["one", "two"])
     assert "max_updates: " in words and picture[:4] == b"\x89PNG"
     packed = at.packed(at.home / "two/adapter")
@@ -590,7 +601,7 @@ def test_a_damaged_run_hides_no_other(at):
 
 def test_rows_are_left_out_of_a_copy(at):
     content = ROWS + b"c?,\nc?,d\n" + b"".join(b"%d?,e\n" % i for i in range(9))
-    at.receive("rows.csv", content)
+    receive(at, "rows.csv", content)
     assert len(at.check().report.rejected) == 1
     assert Path(at.leave_out().data).name == "rows.clean.jsonl" and not at.check().report.rejected
     assert Path(at.folder / "uploads/rows.csv").read_bytes() == content
@@ -601,7 +612,7 @@ def test_a_wide_file_as_it_was_published(real_data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     at = Desk(lorakit.Run(data="data/triage.jsonl", output_dir=str(tmp_path / "outputs")))
     file = real_data / "disaster_response/disaster_response_validation.csv"
-    at.receive(file.name, file.read_bytes(), os.path.getsize(file))
+    receive(at, file.name, file.read_bytes(), os.path.getsize(file))
     columns, rows = at.head()
     assert len(columns) == 45 and columns[1:3] == ["split", "message"] and len(rows) == 5
     with pytest.raises(LorakitError, match="fit no schema"):

@@ -69,6 +69,14 @@ def place(tmp_path):
     (tmp_path / "broken.csv").write_text(
         f'prompt,completion\n{hostile},x\n"open,\n', encoding="utf-8"
     )
+    book = pytest.importorskip("openpyxl").Workbook()
+    book.active.title = "Anfragen"
+    for row in [
+        ("Nr", "Frage", "Antwort"),
+        *((i, f"Ist {i} gerade?", "ja" if i % 2 else "nein") for i in range(160)),
+    ]:
+        book.active.append(row)
+    book.save(tmp_path / "Anfragen.xlsx")
     yield tmp_path
     for process in psutil.process_iter(
         ["cmdline"]
@@ -144,8 +152,8 @@ def open_lab(page, address, first):
     page.wait_for_function(CONNECTED, timeout=120_000)
     if first or not shown_again(page):
         page.evaluate("void window.jupyterapp.commands.execute('notebook:run-all-cells')")
-    page.wait_for_selector(".lorakit-studio", timeout=120_000)
-    page.locator(".lorakit-studio").scroll_into_view_if_needed()
+    page.wait_for_selector(".lk-studio", timeout=120_000)
+    page.locator(".lk-studio").scroll_into_view_if_needed()
 
 
 def shown_again(page):
@@ -153,7 +161,7 @@ def shown_again(page):
     from playwright.sync_api import TimeoutError
 
     with suppress(TimeoutError):
-        return page.wait_for_selector(".lorakit-studio", timeout=10_000)
+        return page.wait_for_selector(".lk-studio", timeout=10_000)
 
 
 @contextmanager
@@ -170,62 +178,44 @@ def voila(place):
 
 def open_voila(page, address, first, more=""):
     page.goto(address + more, timeout=120_000)
-    page.wait_for_selector(".lorakit-studio", timeout=120_000)
+    page.wait_for_selector(".lk-studio", timeout=120_000)
 
 
 def shot(page, name):
+    """A picture to look at, and no scrollbar that nobody wants."""
+    page.wait_for_timeout(300)
     if SHOTS:
-        page.locator(".lorakit-studio").evaluate("e => e.scrollIntoView()")
-        page.screenshot(path=f"{SHOTS}/{name}.png")
+        page.screenshot(path=f"{SHOTS}/{name}.png", full_page=True)
+    wide = page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
+    assert wide[0] <= wide[1], name
 
 
 def turn(page, title):
-    page.locator(".lorakit-studio").get_by_role("button", name=title, exact=True).first.click()
+    page.get_by_role("tab", name=title).click()
+
+
+def press(page, words):
+    page.locator(".lk-studio").get_by_role("button", name=words, exact=True).first.click()
 
 
 def upload(page, path):
-    with page.expect_file_chooser() as chooser:
-        page.locator(".lk-drop label").first.click()
-    chooser.value.set_files(path)
+    page.set_input_files(".lk-drop input", path)
 
 
 def drop(page, *paths):
     """Files from outside let fall on the zone, as the browser itself sees it."""
-    box = page.locator(".lk-drop label").first.bounding_box()
+    box = page.locator(".lk-drop").bounding_box()
     files = {"items": [], "files": list(map(str, paths)), "dragOperationsMask": 1}
     session = page.context.new_cdp_session(page)
+    place = {"x": box["x"] + box["width"] / 2, "y": box["y"] + box["height"] / 2}
     for step in ("dragEnter", "dragOver", "drop"):
-        session.send(
-            "Input.dispatchDragEvent",
-            {
-                "type": step,
-                "x": box["x"] + box["width"] / 2,
-                "y": box["y"] + box["height"] / 2,
-                "data": files,
-            },
-        )
+        session.send("Input.dispatchDragEvent", {"type": step, **place, "data": files})
 
 
 def says(page, words, seconds=300):
-    page.locator(".lorakit-studio").get_by_text(words).first.wait_for(
+    page.locator(".lk-studio").get_by_text(words).first.wait_for(
         timeout=1000 * seconds, state="visible"
     )
-
-
-def field(page, label):
-    return page.locator(".lorakit-studio").get_by_label(label, exact=True).first
-
-
-def fill(page, label, value):
-    control = field(page, label)
-    control.fill(value)
-    control.press("Enter")
-    control.press("Tab")
-
-
-def history(place, name):
-    path = place / f"outputs/{name}/history.jsonl"
-    return sum('"loss"' in line for line in path.read_text().splitlines()) if path.exists() else 0
 
 
 def until(true, seconds=300):
@@ -235,221 +225,148 @@ def until(true, seconds=300):
         time.sleep(0.2)
 
 
+def history(place, name):
+    path = place / f"outputs/{name}/history.jsonl"
+    return sum('"loss"' in line for line in path.read_text().splitlines()) if path.exists() else 0
+
+
 def new_page(chromium, width=1280, height=900, **more):
     page = chromium.new_page(viewport={"width": width, "height": height}, **more)
-    page.set_default_timeout(60_000)
+    page.set_default_timeout(120_000)
+    page.errors = []
+    page.on("pageerror", lambda error: page.errors.append(str(error)))
     return page
 
 
-def from_a_file_to_a_download(chromium, place, opened, kind):
-    page = new_page(chromium)
-    opened(page, first=True)
-    turn(page, "Upload")
+def a_setting(page, name, value):
+    """One of the settings that are folded away."""
+    if not page.get_by_label(name, exact=True).first.is_visible():
+        page.get_by_text("Every setting").click()
+    page.get_by_label(name, exact=True).first.fill(value)
+    page.get_by_label(name, exact=True).first.press("Tab")
+
+
+def from_excel_to_a_chat_and_a_file(page, place, kind):
     upload(page, place / "broken.csv")
     says(page, re.compile("is opened here and never closed"))
-    shot(page, f"{kind}-1-broken")
-    drop(page, place / "large.txt")
-    says(page, "large.txt is the data of the next run")
-    drop(page, place / "rows.jsonl")
-    says(page, re.compile(r"160 rows, jsonl"))
-    assert (
-        place / "outputs/studio/uploads/large.txt"
-    ).stat().st_size == 12_000_000  # of a message 10 MB may be
-    says(page, "Is 0 even?")
-    shot(page, f"{kind}-2-upload")
-
-    turn(page, "Configure")
-    says(page, re.compile("This fits: .* GB of the .* 48 updates, about .* of training"))
-    fill(page, "Name", "first")
-    fill(page, "Updates at most", "100000")
-    says(page, re.compile("This fits: .*100,000 updates"))
-    shot(page, f"{kind}-3-configure")
-    turn(page, "Train")
-    says(page, "max_updates")
-    turn(page, "Start")
-    says(page, re.compile(r"running · update \d+ of 100000"))
-    page.wait_for_selector(".lorakit-studio svg polyline")
-    before = page.locator(".lorakit-studio svg polyline").nth(1).get_attribute("points")
-    until(
-        lambda: (
-            page.locator(".lorakit-studio svg polyline").nth(1).get_attribute("points") != before
+    shot(page, f"{kind}-0-broken")
+    upload(page, place / "Anfragen.xlsx")
+    says(page, re.compile("Read the sheet “Anfragen”. .*160"))
+    shot(page, f"{kind}-1-data")
+    press(page, "Next: Columns")
+    says(page, "Ist 1 gerade?")
+    shot(page, f"{kind}-2-columns")
+    press(page, "Next: Model")
+    says(page, "recommended here")
+    page.get_by_role("button", name="tiny 1.3 M").click()
+    shot(page, f"{kind}-3-model")
+    press(page, "Next: Settings")
+    page.get_by_text("Quick look").click()
+    says(page, re.compile("Fits this computer: needs .* 16 training steps"))
+    shot(page, f"{kind}-4-settings")
+    press(page, "Next: Train")
+    press(page, "Start")
+    page.wait_for_selector(".lk-studio svg.lk-curve")
+    shot(page, f"{kind}-5-train")
+    says(page, "Did it get better?")
+    page.wait_for_selector(".v-alert:has-text('test rows')")
+    shot(page, f"{kind}-6-result")
+    press(page, "Chat with it")
+    question = page.get_by_label("Your question", exact=True)
+    for turns in (1, 2):
+        question.fill(f"Ist {turns} gerade?")
+        question.press("Enter")
+        page.wait_for_function(
+            "n => [...document.querySelectorAll('.lk-studio button')]"
+            ".filter(b => b.textContent.includes('Correct it')).length === n",
+            arg=turns,
         )
-    )  # it grows
-    shot(page, f"{kind}-4-progress")
-
-    page.close()  # and the run goes on
-    done = history(place, "first")
-    until(lambda: history(place, "first") > done + 3)
-    page = new_page(chromium)
-    opened(page)
-    turn(page, "Progress")
-    says(page, re.compile(r"running · update \d+ of 100000"))
-    turn(page, "Train")
-    turn(page, "Stop")
-    says(page, re.compile("first is stopped"))
-    stopped = history(place, "first")
-    turn(page, "Resume")
-    says(page, re.compile(r"running · update \d+ of 100000"))
-    until(lambda: history(place, "first") > stopped + 3)  # from where it stood
-    turn(page, "Train")
-    turn(page, "Stop")
-    says(page, re.compile("first is stopped"))
-
-    turn(page, "Configure")
-    fill(page, "Name", "second")
-    fill(page, "Updates at most", "12")
-    says(page, re.compile("This fits: .*12 updates"))
-    turn(page, "Train")
-    turn(page, "Start")
-    says(page, re.compile("done · update 12 of 12"))
-    shot(page, f"{kind}-5-done")
-    turn(page, "Try")
-    field(page, "Question").fill("Is 7 even?")
-    turn(page, "Ask both")
-    says(page, "the tuned model")
-    shot(page, f"{kind}-6-try")
-    turn(page, "Export")
-    field(page, "As").select_option("adapter")
-    turn(page, "Export")
-    page.locator(".lorakit-studio .widget-button, .lorakit-studio .jupyter-button").get_by_text(
-        "Export", exact=True
-    ).last.click()
-    says(page, re.compile("Download .*MB"))
-    with page.expect_download() as download:
-        page.locator(".lk-download").click()
-    assert Path(download.value.path()).read_bytes()[:2] == b"PK"
-    shot(page, f"{kind}-7-export")
-    turn(page, "Jobs")
-    field(page, "Runs").select_option(["first", "second"])
-    turn(page, "Compare")
-    says(page, re.compile("max_updates: "))
-    shot(page, f"{kind}-8-jobs")
-    field(page, "Runs").select_option(["first"])
-    turn(page, "Delete")
-    says(page, "Delete first with all that is in it?")
-    turn(page, "Yes, delete")
-    says(page, "first is deleted")
-    assert not (place / "outputs/first").exists() and (place / "outputs/second").exists()
-    assert page.evaluate("window.hacked") is None
-    page.close()
+    shot(page, f"{kind}-7-chat")
+    press(page, "Export")
+    link = page.locator(".v-alert a.lk-download")
+    link.wait_for(timeout=400_000)
+    with page.expect_download() as file:
+        link.click()
+    assert file.value.suggested_filename.endswith((".gguf", ".zip"))
+    assert Path(file.value.path()).stat().st_size > 1_000_000
+    shot(page, f"{kind}-8-export")
+    assert page.errors == []
 
 
-def test_in_jupyterlab(chromium, place):
+def test_the_whole_way_as_a_page(chromium, place):
+    with voila(place) as opened:
+        page = new_page(chromium)
+        opened(page, first=True)
+        from_excel_to_a_chat_and_a_file(page, place, "page-light-1280")
+
+
+def test_the_whole_way_on_a_narrow_dark_page(chromium, place):
+    with voila(place) as opened:
+        page = new_page(chromium, 390, 844, color_scheme="dark")
+        opened(page, first=True)
+        from_excel_to_a_chat_and_a_file(page, place, "page-dark-390")
+
+
+def test_the_whole_way_in_jupyterlab(chromium, place):
     with lab(place) as opened:
-        from_a_file_to_a_download(chromium, place, opened, "lab")
+        page = new_page(chromium)
+        opened(page, first=True)
+        from_excel_to_a_chat_and_a_file(page, place, "lab-light-1280")
 
 
-def test_in_voila(chromium, place):
-    pytest.importorskip("voila")
-    with voila(place) as opened:
-        from_a_file_to_a_download(chromium, place, opened, "voila")
-
-
-def test_a_wide_file_as_it_was_published(chromium, place, real_data):
-    """45 columns, of which two are named by hand; then each move of a slider is answered while it is felt."""
-    pytest.importorskip("voila")
+def test_a_reload_and_a_second_tab_find_the_run(chromium, place):
     with voila(place) as opened:
         page = new_page(chromium)
         opened(page, first=True)
-        turn(page, "Upload")
-        drop(page, real_data / "disaster_response/disaster_response_validation.csv")
-        says(page, re.compile("fit no schema"))
-        says(page, "medical_products")  # the last columns are shown as well as the first
-        field(page, "Columns").select_option("text and label")
-        fill(page, "text", "message")
-        fill(page, "label", "genre")
-        turn(page, "Check")
-        says(page, re.compile("2,33[67] usable"))
-        shot(page, "wide-1-upload")
-        turn(page, "Configure")
-        says(page, re.compile("This fits: .* updates"))
-        shot(page, "wide-2-configure")
-        page.locator(".lorakit-studio .widget-hslider", has_text="Epochs").locator(
-            ".noUi-handle"
-        ).focus()
-        plan, took = page.locator(".lorakit-studio .lk-good").last, []
-        for _ in range(9):
-            before, start = plan.inner_text(), time.monotonic()
-            page.keyboard.press("ArrowRight")
-            page.wait_for_function(
-                "before => [...document.querySelectorAll('.lorakit-studio .lk-good')].pop()"
-                "?.innerText != before",
-                arg=before,
-            )
-            took.append(time.monotonic() - start)
-        print(
-            f"a move of the slider is answered after {1000 * sorted(took)[4]:.0f} ms at the median"
-        )
-        assert sorted(took)[4] < 0.15
+        drop(page, place / "large.txt")
+        says(page, "large.txt")
+        uploads = place / "outputs/studio/uploads"
+        until(lambda: (uploads / "large.txt").exists())
+        assert (uploads / "large.txt").stat().st_size == 12_000_000  # of a message 10 MB may be
+        drop(page, place / "rows.jsonl")
+        says(page, "Is 0 even?")
+        turn(page, "Settings")
+        says(page, "Fits this computer")
+        a_setting(page, "max_updates", "100000")
+        says(page, re.compile("100,000 training steps"))
+        turn(page, "Train")
+        press(page, "Start")
+        says(page, re.compile(r"3/5 train · update \d+ of 100,000"))
+        page.reload()  # the kernel of this page is gone, and the run goes on
+        page.wait_for_selector(".lk-studio")
+        done = history(place, "rows")
+        until(lambda: history(place, "rows") > done + 3)
+        other = new_page(chromium)
+        opened(other)
+        for one in (page, other):
+            says(one, re.compile(r"3/5 train · update \d+ of 100,000"))
+        press(other, "Stop")
+        for one in (page, other):
+            says(one, re.compile("rows: stopped"))
+        press(page, "Resume")
+        says(other, re.compile(r"3/5 train · update \d+ of 100,000"))
+        press(other, "Stop")
+        says(page, re.compile("rows: stopped"))
+        assert page.errors == other.errors == []
+
+
+def test_what_a_user_wrote_runs_nowhere_and_keys_reach_every_control(chromium, place):
+    rows = [{"prompt": HOSTILE + str(i), "completion": HOSTILE} for i in range(40)]
+    (place / "hostile.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with voila(place) as opened:
+        page = new_page(chromium)
+        opened(page, first=True)
+        upload(page, place / "hostile.jsonl")
+        says(page, "hostile.jsonl")
+        page.wait_for_timeout(3000)
         assert page.evaluate("window.hacked") is None
-        page.close()
-
-
-WIDER = """width => [...document.querySelectorAll(".lorakit-studio *")].filter(e => {
-    const box = e.getBoundingClientRect();
-    return box.width && box.right > width + 1 && !e.closest(".lk-scroll, pre, svg") && e.tagName != "OPTION";
-}).map(e => e.outerHTML.slice(0, 120))"""
-UNNAMED = """[...document.querySelectorAll(
-    ".lorakit-studio input, .lorakit-studio select, .lorakit-studio textarea, .lorakit-studio button, "
-    + ".lorakit-studio [role=slider]")].filter(
-    e => e.offsetParent && !(e.labels?.length || e.textContent.trim() || e.ariaLabel || e.closest("[aria-label]")
-         || e.closest(".widget-inline-hbox")?.querySelector("label, .widget-label"))
-).map(e => e.outerHTML.slice(0, 160))"""
-
-
-@pytest.mark.parametrize("theme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1280, 390])
-def test_narrow_and_wide_light_and_dark(chromium, place, width, theme):
-    """Nothing stands out of the page, every control has a name, and the text is told from what is behind it."""
-    pytest.importorskip("voila")
-    with voila(place) as opened:
-        page = new_page(chromium, width, 844, color_scheme=theme)
-        opened(page, first=True, more=f"?theme={theme}")
-        assert not page.get_by_text("Without a browser").is_visible()
-        for title in ("Upload", "Configure", "Train", "Progress", "Jobs", "Try", "Export"):
-            turn(page, title)
-            page.wait_for_timeout(1500)
-            assert not page.get_by_text(
-                "travels in one message"
-            ).is_visible()  # as the zone is there
-            assert page.evaluate(WIDER, width) == [], title
-            assert page.evaluate(UNNAMED) == [], title
-            shot(page, f"{theme}-{width}-{title}")
-        colour = page.evaluate(
-            "getComputedStyle(document.querySelector('.lorakit-studio label, .lorakit-studio "
-            ".widget-label')).color"
-        )
-        light = sum(map(int, re.findall(r"\d+", colour)[:3])) > 384
-        assert light == (theme == "dark")
-        page.close()
-
-
-def test_by_keyboard(chromium, place):
-    """Tab and arrows alone: to a tab, to a slider, and the plan follows."""
-    pytest.importorskip("voila")
-    with voila(place) as opened:
-        page = new_page(chromium)
-        opened(page, first=True)
-        page.locator(".lorakit-studio").get_by_role("button", name="Upload", exact=True).focus()
-        page.keyboard.press("Tab")
-        page.keyboard.press("Enter")
-        says(page, re.compile("This fits: .* updates"))
-        for _ in range(12):
+        seen = []
+        for _ in range(40):
             page.keyboard.press("Tab")
-            assert page.evaluate("getComputedStyle(document.activeElement).outlineWidth") == "2px"
-            if page.evaluate(
-                "document.activeElement.getAttribute('role') == 'slider' || "
-                "document.activeElement.classList.contains('noUi-handle')"
-            ):
-                break
-        before = page.locator(".lorakit-studio .lk-good").last.inner_text()
-        page.keyboard.press("ArrowRight")
-        page.keyboard.press("ArrowRight")
-        until(lambda: "rank: 64" in yaml_of(place), 30)
-        assert before
-        page.close()
-
-
-def yaml_of(place):
-    path = place / "outputs/studio/settings.yaml"
-    return path.read_text() if path.exists() else ""
+            seen.append(
+                page.evaluate(
+                    "document.activeElement.getAttribute('aria-label') || document.activeElement.textContent"
+                )
+            )
+        assert {"Choose a file", "Dark colours"} <= set(seen)
+        assert any("Next: Columns" in words for words in seen)

@@ -22,7 +22,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 import lorakit
 from lorakit.engines.torch.engine import TorchEngine
-from lorakit.results import report
+from lorakit.results import plots, report
 from lorakit.runs.folder import Folder, read_lines
 from lorakit.tasks import rows
 from lorakit.tasks.batches import Batch
@@ -572,7 +572,7 @@ def test_the_report_shows_hostile_text_and_runs_none_of_it(quick, run, tmp_path)
     tags = Tags()
     tags.feed(page)
     assert not {"script", "b"} & {tag for tag, _ in tags.seen}
-    assert [a["src"][:22] for tag, a in tags.seen if tag == "img"] == ["data:image/png;base64,"]
+    assert {a["src"][:22] for tag, a in tags.seen if tag == "img"} == {"data:image/png;base64,"}
     assert not any(name.startswith("on") for _, attributes in tags.seen for name in attributes)
     assert evil in tags.words and path in tags.words
     assert "1337" not in re.sub(r"base64,[^\"]*", "", page)
@@ -593,36 +593,6 @@ def test_the_report_says_what_was_found(finished):
     assert headline in words and "8 test rows" in headline
 
 
-@pytest.mark.parametrize(
-    ("interval", "better_is", "kind", "words"),
-    [
-        (
-            [0.1, 0.3],
-            True,
-            "better",
-            "Better: exact match on 40 test rows went from 0.200 to 0.400 (+0.200, 95 %",
-        ),
-        ([0.1, 0.3], False, "worse", "Worse: "),
-        ([-0.1, 0.5], True, "open", "With 40 rows a difference below about 0.300 cannot be seen."),
-        ([None, None], True, "open", "No difference is shown"),
-    ],
-)
-def test_the_verdict(interval, better_is, kind, words):
-    scores = {
-        "loss": {},
-        "exact_match": {
-            "before": 0.2,
-            "after": 0.4,
-            "difference": 0.2,
-            "interval": interval,
-            "rows": 40,
-            "higher_is_better": better_is,
-        },
-    }
-    assert report.verdict(scores)[0] == kind
-    assert words in report.verdict(scores)[1]
-
-
 def test_overfitting_is_said():
     line = [{"update": u, "validation_loss": loss} for u, loss in ((10, 2.0), (20, 1.5), (30, 1.6))]
     assert report.alarm(line) == (
@@ -636,8 +606,8 @@ def test_overfitting_is_said():
 
 
 def test_the_curve_is_smoothed_without_a_start_at_zero():
-    assert report.smooth([2.0] * 5) == pytest.approx([2.0] * 5)
-    assert report.smooth([1.0, 3.0], span=2) == pytest.approx([1.0, (0.25 * 1 + 0.5 * 3) / 0.75])
+    assert plots.smooth([2.0] * 5) == pytest.approx([2.0] * 5)
+    assert plots.smooth([1.0, 3.0], 2) == pytest.approx([1.0, (0.25 * 1 + 0.5 * 3) / 0.75])
 
 
 def test_an_interactive_curve(finished):

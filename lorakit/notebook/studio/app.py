@@ -1,205 +1,288 @@
-"""The studio: a run from a file to an answer without writing code. A thin view over `desk`; a tab is a file of `tabs/`.
+"""The studio: from a file to a chat with the result, without writing code.
 
-from lorakit.widgets.studio import Studio
-Studio(lorakit.Run(data="data/triage.jsonl"))
+    from lorakit.notebook.studio.app import Studio
+    Studio(lorakit.Run(data="data/triage.jsonl"))
+
+A thin view over `Desk`: the page is `studio.vue` (Vuetify, by ipyvuetify, on ipywidgets 7 and 8); every trait is a part
+of what it shows, every `vue_` method an event of it. What takes long runs in a thread, training in a process.
 """
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import mimetypes
 import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-import ipywidgets as widgets
-
-from lorakit.common import registry
 from lorakit.common.errors import LorakitError
-from lorakit.notebook.live import EVERY, SHARE
-from lorakit.notebook.studio.controller import Desk
-from lorakit.notebook.studio.tabs import words
+from lorakit.common.text import label
+from lorakit.notebook.live import Panel
+from lorakit.notebook.studio.controller import EMBEDDED, size
+from lorakit.notebook.studio.preparing import Preparing
+from lorakit.results import report
+from lorakit.results.verdict import MEANING, named
 from lorakit.run import Run
-
-PAUSE = 0.4  # seconds without a move until a closer estimate is counted
-# Voila writes a cell's tags as classes; what is for runs that nobody looks at is hidden on its page.
-STYLE = """<style>
-.celltag_headless{display:none}
-.lorakit-studio{max-width:72rem;margin:0 auto}
-.lorakit-studio .widget-html-content,.lorakit-studio .jupyter-widget-html-content{line-height:1.5;width:100%}
-.lorakit-studio .widget-inline-hbox,.lorakit-studio .jupyter-widget-inline-hbox{margin-left:0;margin-right:0}
-.lorakit-studio .widget-toggle-buttons,.lorakit-studio .jupyter-widget-toggle-buttons{flex-wrap:wrap}
-.lorakit-studio.lorakit-studio.lorakit-studio :focus-visible{outline:2px solid #3b82f6!important;outline-offset:1px}
-.lk-said,.lk-good,.lk-error,.lk-quiet{white-space:pre-wrap;overflow-wrap:anywhere;padding:.15rem 0}
-.lk-good{border-left:4px solid #15803d;padding-left:.6rem}.lk-error{border-left:4px solid #b91c1c;padding-left:.6rem}
-.lk-quiet{opacity:.75}.lk-scroll{overflow-x:auto;max-width:100%}.lk-download{text-decoration:underline}
-.lorakit-studio pre{white-space:pre-wrap;overflow-wrap:anywhere;word-break:normal;max-height:24rem;overflow-y:auto}
-.lorakit-studio .lk-fold{text-align:left;white-space:normal;height:auto}
-.lorakit-studio .mod-success{background:#2e7d32;color:#fff}.lorakit-studio .mod-warning{color:#000}
-.lorakit-studio select{--jp-widgets-dropdown-arrow:url("data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' \
-viewBox='0 0 18 18'%3E%3Cpath d='M5 7l4 4 4-4' fill='none' stroke='%23888' stroke-width='2'/%3E%3C/svg%3E")}
-.lk-drop label{display:block;position:relative;padding:1.2rem;text-align:center;border:2px dashed rgba(128,128,128,.7);
-border-radius:6px}.lk-drop input{position:absolute;inset:0;width:100%;opacity:0;cursor:pointer}
-.lk-drop label:focus-within,.lk-drop label:hover,.lk-drop .lk-over{outline:2px solid #3b82f6;border-color:transparent}
-.lorakit-studio:has(.lk-drop) .lk-whole{display:none!important}
-.lk-drop progress{width:min(30rem,60%);margin-right:1rem}
-.lorakit-studio table{border-collapse:collapse;font-variant-numeric:tabular-nums}
-.lorakit-studio caption{text-align:left;opacity:.75}
-.lorakit-studio td,.lorakit-studio th{border-bottom:1px solid rgba(128,128,128,.35);padding:.2rem .6rem;text-align:left;
-vertical-align:top;max-width:24rem;overflow-wrap:break-word}
-@media(max-width:600px){.lorakit-studio td,.lorakit-studio th{min-width:4rem;overflow-wrap:anywhere;padding:.2rem .3rem}
-.lorakit-studio td:first-child{overflow-wrap:break-word}.lorakit-studio img{min-width:40rem}
-.lorakit-studio [class*=inline-hbox]>[class*=widget-label]{width:7rem!important}}
-</style>"""
+from lorakit.runs.phases import TITLES, phase
 
 
-def paced(look: Callable[[], Any]) -> float:
-    """Looks, and says after how many seconds to look again, so that a hundredth of the time goes into it at most."""
-    begun = time.thread_time()
-    look()
-    return max(EVERY, (time.thread_time() - begun) / SHARE)
-
-
-class Studio:
+class Studio(Preparing):
     """Shown by being the last line of a cell."""
 
     def __init__(self, run: Run, folders: Sequence[str] = ()):
-        self.desk = Desk(run, folders)
-        self.looked_at: str | None = next(iter(self.desk.names()), None)
-        self.filling = False  # controls are being set, nobody moved them
-        self._asked = 0  # estimates asked for so far
-        self.message = widgets.HTML()
-        modules = sorted(registry.modules("tabs").values(), key=lambda module: module.PLACE)
-        self.tabs = {module.TITLE: module.Tab(self) for module in modules}
-        self.menu = widgets.ToggleButtons(
-            options=list(self.tabs),
-            style={"button_width": "auto"},
-            tooltips=list(self.tabs),
-            layout=widgets.Layout(width="100%"),
-        )
-        self.menu.observe(lambda change: self._turned(), "value")
-        self.page = widgets.VBox([])
-        self.box = widgets.VBox([widgets.HTML(STYLE), self.menu, self.message, self.page])
-        self.box.add_class("lorakit-studio")
-        going = [job["name"] for job in self.desk.jobs() if job["status"] in ("running", "queued")]
+        super().__init__(run, folders)
+        self._panel: Panel | None = None
+        self._export: Path | None = None
+        self.tick()
+        going = [line["name"] for line in self.runs if line["status"] in ("running", "queued")]
+        self.looked = (going or [line["name"] for line in self.runs] or [""])[0]
         if going:  # started from a page that was closed
-            self.looked_at = going[0]
-            self.menu.value = "Progress"
-        self._turned()
+            self.step = 5
+        self._show_settings()
+        self._arrived("")
         threading.Thread(target=self._live, daemon=True).start()
 
-    def _ipython_display_(self) -> None:
-        from IPython.display import display
+    def __repr__(self) -> str:
+        runs = ", ".join(f"{line['name']} ({line['status']})" for line in self.runs) or "none yet"
+        return (
+            f"lorakit studio: data {self.table.get('name', '')}, model {self.desk.run.model}, runs: {runs}. "
+            "Its page shows in JupyterLab, Colab, Kaggle and VS Code, or by itself with `make studio`."
+        )
 
-        display(self.box)
+    def tick(self) -> None:
+        """What changes by itself: the runs, and the one that is looked at."""
+        super().tick()
+        if self.step == 5 and self.looked:
+            self._show_run()
 
-    @property
-    def tab(self) -> Any:
-        return self.tabs[self.menu.value]
+    def vue_go(self, step: int) -> None:
+        """Turns to a step, and fills it."""
+        self.vue_dismiss(None)
+        self.step, self.done = (
+            int(step),
+            sorted({*self.done, self.step} - {int(step)} | {*range(1, int(step))}),
+        )
+        {
+            3: self._show_models,
+            4: self._count,
+            5: self.tick,
+            6: self._show_result,
+            7: self._examples,
+        }.get(self.step, lambda: None)()
 
-    def show(self, title: str) -> None:
-        """Turns to a tab."""
-        if self.menu.value == title:
-            self._turned()
-        self.menu.value = title
+    # 5 Train
 
-    def _turned(self) -> None:
-        self.page.children, self.message.value = [self.tab.box], ""
-        self.tried(self.tab.shown)
+    def vue_start(self, _: Any) -> None:
+        self.later("Starting …", lambda: self._started(self.desk.start()))
 
-    def _live(self) -> None:
-        pause = EVERY
-        while True:
-            time.sleep(pause)
-            pause = paced(self._tick)
+    def vue_resume(self, _: Any) -> None:
+        self.later("Resuming …", lambda: self._started(self.desk.resume(self.looked)))
 
-    def _tick(self) -> None:
-        tick = getattr(self.tab, "tick", None)
-        if tick:
-            with contextlib.suppress(
-                Exception
-            ):  # a file that is just being replaced; the next second sees it
-                tick()
+    def _started(self, job: Any) -> None:
+        self.looked, self.run = job.folder.path.name, {"name": "", "percent": 0}
+        self.tick()
 
-    # What the tabs use
+    def vue_stop(self, _: Any) -> None:
+        name = self.looked
+        self.later(
+            "Stopping after this step, with a checkpoint …", lambda: self.desk.job(name).stop()
+        )
 
-    def say(self, text: str, kind: str = "said") -> None:
-        self.message.value = f'<div role="status">{words(text, kind)}</div>'
+    def _show_run(self) -> None:
+        job = self.desk.job(self.looked)
+        if self._panel is None or self._panel.folder.path != job.folder.path:
+            self._panel = Panel(job.folder)
+        updates, validations = self._panel.tail.read()
+        now, status = phase(job.folder, len(updates)), job.status
+        line = self._panel.line(status, updates, validations)
+        going = job.running
+        self.run = {
+            "name": self.looked,
+            "status": status,
+            "running": going,
+            "resumable": not going and status in ("interrupted", "stopped", "failed"),
+            "phases": [
+                {
+                    "title": t,
+                    "state": "done"
+                    if i < now.place
+                    else "now"
+                    if i == now.place and going
+                    else "later",
+                }
+                for i, t in enumerate(TITLES)
+            ],
+            "percent": round(100 * now.share),
+            "line": line,
+            "error": ""
+            if status in ("running", "done")
+            else str(job.folder.record.get("error") or ""),
+            "curve": self._panel.picture(line) if updates else "",
+            "samples": self._samples(),
+            "log": job.log(40),
+        }
+        if (
+            status == "done"
+            and not going
+            and self.result.get("name") != self.looked
+            and self.step == 5
+        ):
+            self.vue_go(6)
 
-    def refused(self, error: str) -> None:
-        self.say(error, "error")
+    def _samples(self) -> list[dict[str, Any]]:
+        """Per prompt the answers, the oldest first."""
+        by: dict[str, list[str]] = {}
+        for row in self.desk.samples(self.looked)[-60:]:
+            when = f"step {row['update']}" if isinstance(row["update"], int) else row["update"]
+            by.setdefault(row["prompt"], []).append(f"{when}: {row['answer']}")
+        return [{"prompt": label(p, 200), "answers": answers} for p, answers in by.items()]
 
-    def put(self, widget: widgets.HTML, value: str) -> None:
-        """Changes what is shown where it changed: nothing is sent for the same."""
-        if widget.value != value:
-            widget.value = value
+    # 6 Result
 
-    @contextlib.contextmanager
-    def quiet(self) -> Iterator[None]:
-        """Controls are set by the program meanwhile."""
-        before, self.filling = self.filling, True
-        try:
-            yield
-        finally:
-            self.filling = before
+    def vue_look(self, name: str) -> None:
+        self.looked = str(name)
+        going = any(r["name"] == name and r["status"] in ("running", "queued") for r in self.runs)
+        self.vue_go(5 if going else 6)
 
-    def tried(self, call: Callable[[], Any], where: widgets.HTML | None = None) -> Any:
-        """What a call returns (True for None); None when it was refused, and the message says why."""
-        try:
-            found = call()
-            return True if found is None else found
-        except (LorakitError, OSError) as error:
-            if where is None:
-                self.refused(str(error))
-            else:
-                where.value = words(error, "error")
-            return None
+    def _show_result(self) -> None:
+        if not self.looked:
+            return
 
-    def later(
-        self,
-        work: Callable[[], Any],
-        then: Callable[[Any], Any],
-        failed: Callable[[str], Any] | None = None,
-    ) -> threading.Thread:
-        """Does what takes long beside the page, then shows what came of it."""
-        failed = failed or self.refused
+        def work() -> None:
+            folder = self.desk.job(self.looked).folder
+            if folder.record["status"] != "done":
+                status = folder.record["status"]
+                self.result = {
+                    "why": f"{self.looked} is {status}: a verdict comes when it is done."
+                }
+                return
+            found, page = report.context(folder), folder / "report.html"
+            kept = ("kind", "headline", "notes", "answers", "answers_note")
+            self.result = {
+                **{key: found[key] for key in kept},
+                "name": self.looked,
+                "scores": [
+                    {**s, "metric": named(s["metric"]), "meaning": MEANING.get(s["metric"], "")}
+                    for s in found["scores"]
+                ],
+                "report": page.read_text(encoding="utf-8") if page.exists() else "",
+            }
 
-        def run() -> None:
+        self.later("Reading the scores …", work)
+
+    def vue_clone(self, _: Any) -> None:
+        if self.tried(lambda: self.desk.clone(self.looked)):
+            self._show_settings()
+            self._arrived("")
+            self.vue_go(4)
+
+    def vue_remove(self, name: str) -> None:
+        if self.tried(lambda: self.desk.delete(name)):
+            self.say(f"{name} is deleted", "success")
+            self.tick()
+            self.looked = self.runs[0]["name"] if self.looked == name and self.runs else self.looked
+
+    def vue_compare(self, _: Any) -> None:
+        def work() -> None:
+            names = [r["name"] for r in self.runs if r["status"] in ("done", "stopped", "running")]
+            text, picture = self.desk.compare(names)
+            encoded = base64.b64encode(picture).decode()
+            self.comparison = {"text": text, "picture": f"data:image/png;base64,{encoded}"}
+
+        self.later("Comparing …", work)
+
+    # 7 Use
+
+    def _examples(self) -> None:
+        if self.looked and self.chat.get("name") != self.looked:
+            prompts: list[str] = []
+            with contextlib.suppress(LorakitError):
+                prompts = list(dict.fromkeys(row["prompt"] for row in self.desk.asked(self.looked)))
+            self.chat = {**self.chat, "name": self.looked, "turns": [], "examples": prompts[:3]}
+
+    def vue_system(self, text: str) -> None:
+        self.chat = {**self.chat, "system": str(text or "")}
+
+    def vue_beside(self, on: bool) -> None:
+        self.chat = {**self.chat, "base": bool(on)}
+
+    def vue_forget(self, _: Any) -> None:
+        self.chat = {**self.chat, "turns": []}
+        self.later("Forgetting …", self.desk.talk(self.looked).forget)
+
+    def vue_ask(self, question: str) -> None:
+        """Streams the answer of the tuned model and, beside it, of its base."""
+        beside, system = self.chat["base"], self.chat["system"]
+        turn = {
+            "question": str(question),
+            "answer": "",
+            "base": "" if beside else None,
+            "ended": False,
+        }
+        place = len(self.chat["turns"])
+        self.chat = {**self.chat, "turns": [*self.chat["turns"], turn]}
+
+        def grow(**parts: Any) -> None:
+            turn.update(parts)
+            turns = [*self.chat["turns"]]
+            turns[place : place + 1] = [dict(turn)]
+            self.chat = {**self.chat, "turns": turns}
+
+        def work() -> None:
+            talk = self.desk.talk(self.looked)
+            for part, adapted in (
+                (("answer", True), ("base", False)) if beside else (("answer", True),)
+            ):
+                for piece in talk.ask(turn["question"], adapted=adapted, system=system):
+                    grow(**{part: turn[part] + piece})
+            grow(ended=True)
+
+        self.later("The model answers …", work)
+
+    def vue_correct(self, correction: dict[str, Any]) -> None:
+        question = self.chat["turns"][int(correction["turn"])]["question"]
+        if self.tried(lambda: self.desk.correct(self.looked, question, correction["answer"])):
+            self.say(f"Kept in {self.looked}-corrections.jsonl, to train on next time", "success")
+
+    def vue_make(self, asked: dict[str, str]) -> None:
+        name = self.looked
+        types = next((t["types"] for t in self.targets if t["name"] == asked["target"]), [])
+        kind = asked["type"] if asked["type"] in types else None
+
+        def work() -> None:
+            self.exported = {}
             try:
-                then(work())
+                path = self.desk.export(name, asked["target"], kind)
             except LorakitError as error:
-                failed(str(error))
-            except Exception as error:  # nothing that goes wrong may end the page
-                failed(f"{type(error).__name__}: {error}")
+                self.exported = {"text": str(error), "kind": "error"}
+                return
+            self._export = path if path.is_dir() else path.parent
+            file = self.desk.packed(path)
+            self.exported = {
+                "text": f"Written and verified: {path.relative_to(self.desk.home)}",
+                "kind": "success",
+                "file": file.name,
+                "size": f"{size(file) / 1e6:.1f} MB",
+                "href": _link(file) if size(file) <= EMBEDDED else "",
+            }
 
-        thread = threading.Thread(target=run, daemon=True)
-        thread.start()
-        return thread
+        self.later("Exporting, and proving that it answers the same …", work)
 
-    def settings_changed(self) -> None:
-        """The settings came from somewhere else than the controls."""
-        self.tabs["Configure"].shown()
+    def vue_push(self, asked: dict[str, str]) -> None:
+        def work() -> None:
+            if not self._export or not asked["repository"] or not asked["token"]:
+                raise LorakitError("export first, then name a repository and a token of the hub")
+            self.say(
+                f"Uploaded: {self.desk.push(self._export, asked['repository'], asked['token'])}",
+                "success",
+            )
 
-    def forget_estimates(self) -> None:
-        """What is still being counted is not shown."""
-        self._asked += 1
+        self.later("Uploading …", work)
 
-    def estimate(self) -> None:
-        """Memory and time at once from what is known, and closer when nothing has moved for a moment."""
-        self._asked += 1
-        asked, run, view = self._asked, self.desk.run, self.tabs["Configure"]
-        view.planned(self.desk.estimator.quick(run), counting=True)
 
-        def closer() -> Any:
-            time.sleep(PAUSE)
-            return self.desk.estimate(run) if asked == self._asked else None
-
-        def came(found: Any) -> None:
-            if found and asked == self._asked:
-                view.planned(found, counting=False)
-
-        def refused(error: str) -> None:
-            if asked == self._asked:
-                view.plan.value = words(error, "error")
-
-        self.later(closer, came, refused)
+def _link(file: Path) -> str:
+    """The file itself, as a link that a page can save wherever it is shown."""
+    kind = mimetypes.guess_type(file.name)[0] or "application/octet-stream"
+    return f"data:{kind};base64,{base64.b64encode(file.read_bytes()).decode()}"

@@ -11,42 +11,67 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-import yaml
-
-from lorakit.common import registry, strict_yaml
+from lorakit.common import registry
 from lorakit.common.errors import LorakitError
 from lorakit.common.files import remove, sweep, whole
 from lorakit.data import sources
 from lorakit.data.example import Example
-from lorakit.machine.hardware import child_environment
+from lorakit.machine import hardware
+from lorakit.machine.hardware import Facts, child_environment
 from lorakit.models import spec
 from lorakit.notebook.studio import uploads
-from lorakit.notebook.studio.estimate import Estimate, Estimator
+from lorakit.notebook.studio.incoming import usable
+from lorakit.notebook.studio.talk import Talk
 from lorakit.planning.check import Checked, check, fix
+from lorakit.planning.setup import setup
+from lorakit.planning.suspicious import suspicious
 from lorakit.results.logs import read as read_log
+from lorakit.results.verdict import change, primary
 from lorakit.run import Run
 from lorakit.runs.folder import read_lines
+from lorakit.runs.phases import spoken
 from lorakit.training.launch import Job, launch
 
 HUB = re.compile(r"[\w][\w.\-]*/[\w][\w.\-]*")  # owner/name
 EMBEDDED = 100_000_000  # bytes of a download that travels inside the page
 
-ASK = """
-import json, sys, lorakit
-asked = json.load(sys.stdin)
-for adapted in (False, True):
-    print("ANSWER", json.dumps(lorakit.ask(asked["run"], asked["question"], adapted=adapted)[0]), flush=True)
-"""
 EXPORT = """
 import json, sys
 from lorakit.exporting.round_trip import export
 asked = json.load(sys.stdin)
-print("ANSWER", json.dumps(str(export(asked["run"], asked["target"]))), flush=True)
+print("ANSWER", json.dumps(str(export(asked["run"], asked["target"], type=asked["type"]))), flush=True)
 """
+PUSH = """
+import json, os, sys
+from lorakit.exporting.model_card import push
+asked = json.load(sys.stdin)
+os.environ["HF_TOKEN"] = asked["token"]
+print("ANSWER", json.dumps(str(push(asked["folder"], asked["repository"]))), flush=True)
+"""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the next run needs; bytes and seconds."""
+
+    memory: int
+    room: int
+    updates: int
+    seconds: float
+    warnings: list[str]
+
+    def __str__(self) -> str:
+        return (
+            f"Fits this computer: needs {self.memory / 1e9:.1f} of {self.room / 1e9:.0f} GB memory. "
+            f"{self.updates:,} training steps, about {spoken(self.seconds)}, and the answers before and after."
+        )
 
 
 class Desk:
@@ -61,7 +86,7 @@ class Desk:
         self.home.mkdir(parents=True, exist_ok=True)
         self.roots.append(self.home)
         self.run = run.with_(output_dir=str(self.home))
-        self.estimator = Estimator(str(self.home))
+        self._talk: Talk | None = None
         sweep(self.folder)  # what was on its way when a page or a kernel ended
         self._restore()
 
@@ -72,25 +97,6 @@ class Desk:
         given = {**self.run.given(), **changes}
         run = Run(**{k: v for k, v in given.items() if v is not None or k not in changes})
         return self._take(run)
-
-    def text(self) -> str:
-        """Every setting as YAML, for the view that hides none."""
-        return yaml.safe_dump(self.run.model_dump(), sort_keys=False, allow_unicode=True)
-
-    def read(self, text: str) -> Run:
-        """All settings from YAML. Raises `LorakitError` naming the line or the setting."""
-        try:
-            found = strict_yaml.load(text)
-        except Exception as error:  # YAML's values raise almost anything
-            raise LorakitError(
-                f"the settings cannot be read as YAML: {str(error).splitlines()[0]}"
-            ) from None
-        if not isinstance(found, dict):
-            raise LorakitError("expected 'setting: value' lines")
-        default = Run(data="-").model_dump()
-        return self._take(
-            Run(**{str(k): v for k, v in found.items() if default.get(k, self) != v or k == "data"})
-        )
 
     def _take(self, run: Run) -> Run:
         """These settings from now on, once nothing in them leaves the project's folders."""
@@ -136,21 +142,26 @@ class Desk:
 
     # Data
 
-    def receive(self, name: str, content: bytes | memoryview, declared: int | None = None) -> Run:
-        """An upload that came whole becomes the data of the run."""
-        return self._take_up(uploads.receive(name, content, self.folder / "uploads", declared))
-
     def incoming(self, name: str, size: int) -> uploads.Incoming:
         """An upload that comes in pieces, for `keep`."""
         return uploads.Incoming(name, self.folder / "uploads", size)
 
-    def keep(self, incoming: uploads.Incoming) -> Run:
-        """An upload whose pieces are all there becomes the data of the run."""
+    def keep(self, incoming: uploads.Incoming) -> str:
+        """An upload whose pieces are all there becomes the data of the run; what was done to read it, in words."""
         with contextlib.closing(incoming):
-            return self._take_up(incoming.keep())
+            file, done = usable(incoming.keep())
+        self.use(str(file))
+        return done
 
-    def _take_up(self, file: Path) -> Run:
-        return self.change(data=str(file), columns=None, format=None, task=None)
+    def use(self, data: str) -> Run:
+        """Another file, of which nothing is known yet."""
+        return self.change(data=data, columns=None, format=None, task=None, name=self._free(data))
+
+    def _free(self, data: str) -> str:
+        """A name that no run has, from the data's."""
+        stem = re.sub(r"[^\w\- ]", "-", Path(data).name.split(".")[0]).strip("- ") or "run"
+        taken = set(self.names())
+        return next(n for n in (stem, *(f"{stem}-{i}" for i in range(2, 10**6))) if n not in taken)
 
     def files(self) -> list[str]:
         """Data files to choose from."""
@@ -168,14 +179,21 @@ class Desk:
         return uploads.first_rows([row for row in islice(rows, 200) if isinstance(row, Example)])
 
     def check(self) -> Checked:
-        """What `lorakit check` finds; the lengths of the rows make the plan's time."""
-        found = check(self.run)
-        self.estimator.lengths = None
-        return found
+        """What `lorakit check` finds."""
+        return check(self.run)
 
-    def estimate(self, run: Run) -> Estimate:
-        """Memory, and time where the data can be read. Raises `LorakitError` when the machine cannot do it at all."""
-        return self.estimator.learn(run)
+    def plan(self) -> Plan:
+        """What the next run needs. Raises `LorakitError` when it cannot fit, naming settings that would."""
+        found = setup(self.run, self.facts)
+        found.refuse()
+        warnings = suspicious(self.run, len(found.prepared.rows["train"]))
+        need = found.peak_memory["total"]
+        return Plan(need, self.facts.device_memory, found.updates, found.seconds()[0], warnings)
+
+    @cached_property
+    def facts(self) -> Facts:
+        """Of this machine."""
+        return hardware.facts(str(self.home))
 
     def leave_out(self) -> Run:
         """A clean copy without the rows that cannot be used, as the data from now on."""
@@ -188,9 +206,7 @@ class Desk:
 
     def start(self) -> Job:
         """Trains in a process of its own, after those that wait already. Raises `LorakitError` when it cannot fit."""
-        refusal = self.estimate(self.run).refusal
-        if refusal:
-            raise LorakitError(refusal)
+        setup(self.run, self.facts).refuse()
         return launch(self.run, queued=True)
 
     def resume(self, name: str) -> Job:
@@ -238,7 +254,7 @@ class Desk:
                 "name": name,
                 "status": status,
                 "model": record.get("model", ""),
-                "updates": record.get("updates") or record.get("updates_planned") or "",
+                "score": _score(job.folder.scores),
                 "error": str(record.get("error") or ""),
             }
         except LorakitError as error:
@@ -246,7 +262,7 @@ class Desk:
                 "name": name,
                 "status": "damaged",
                 "model": "",
-                "updates": "",
+                "score": "",
                 "error": str(error),
             }
 
@@ -273,37 +289,73 @@ class Desk:
         words = str(compare(*folders, unscored=True)) if len(folders) > 1 else ""
         return words, out.getvalue()
 
+    def asked(self, name: str) -> list[dict[str, Any]]:
+        """The test rows of a run with its answers."""
+        return read_lines(self.job(name).folder / "answers.jsonl", "prompt", "before", "after")
+
     def samples(self, name: str) -> list[dict[str, Any]]:
         """Answers to the same prompts as training went on, where the run keeps them; else before and after."""
         folder = self.job(name).folder
         found = read_lines(folder / "samples.jsonl", "update", "prompt", "answer")
         return found or [
             {"update": when, "prompt": row["prompt"], "answer": row[when]}
-            for row in read_lines(folder / "answers.jsonl", "prompt", "before", "after")[:3]
+            for row in self.asked(name)[:3]
             for when in ("before", "after")
         ]
 
     # What comes after
 
-    def ask(self, name: str, question: str) -> tuple[str, str]:
-        """(answer of the base, answer of the tuned model), from a process that gives its memory back."""
-        if not question.strip():
-            raise LorakitError("write a question first")
-        asked = {"run": str(self.job(name).folder.path), "question": question}
-        base, tuned = _answers(ASK, asked)
-        return base, tuned
+    def talk(self, name: str) -> Talk:
+        """The chat with a run; the one with another run gives its memory back."""
+        folder = self.job(name).folder.path
+        if self._talk and self._talk.folder != folder:
+            self._talk.close()
+            self._talk = None
+        self._talk = self._talk or Talk(folder)
+        return self._talk
 
-    def targets(self) -> list[str]:
-        """What a run can be exported to."""
-        return registry.names("export")
+    def correct(self, name: str, question: str, answer: str) -> Path:
+        """Keeps a corrected answer as a training row; the file that gathers those of this run."""
+        self.job(name)
+        path = self.folder / "uploads" / f"{name}-corrections.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        row = {"prompt": question, "completion": answer}
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        return path
 
-    def export(self, name: str, target: str) -> Path:
+    def clone(self, name: str) -> Run:
+        """The settings of a run, as it was asked for, for the next one under another name."""
+        asked = self.job(name).folder / "asked.json"
+        if not asked.is_file():
+            raise LorakitError("does not say how it was started", where=name)
+        run = Run(**json.loads(asked.read_text(encoding="utf-8")))
+        self._take(run.with_(name=self._free(name)))
+        return self.run
+
+    def push(self, path: Path, repository: str, token: str) -> str:
+        """Uploads an export to a private repository of the hub; the page of it."""
+        (page,) = _answers(PUSH, {"folder": str(path), "repository": repository, "token": token})
+        return page
+
+    def targets(self) -> list[dict[str, Any]]:
+        """What a run can be exported to: name, a title for people, and its types."""
+        return [
+            {
+                "name": name,
+                "title": f"{name}: {str(module.__doc__).splitlines()[0].split(':')[0].rstrip('.')}",
+                "types": list(_types(module)),
+            }
+            for name, module in registry.modules("export").items()
+        ]
+
+    def export(self, name: str, target: str, type: str | None = None) -> Path:
         """Writes and verifies an export; the folder or file that it made, in the run's folder."""
-        if target not in self.targets():
-            raise LorakitError(
-                f"there is no export '{target}'; there are {', '.join(self.targets())}"
-            )
-        (path,) = _answers(EXPORT, {"run": str(self.job(name).folder.path), "target": target})
+        names = [known["name"] for known in self.targets()]
+        if target not in names:
+            raise LorakitError(f"there is no export '{target}'; there are {', '.join(names)}")
+        asked = {"run": str(self.job(name).folder.path), "target": target, "type": type}
+        (path,) = _answers(EXPORT, asked)
         return uploads.inside(path, [self.home])
 
     def packed(self, path: Path) -> Path:
@@ -332,6 +384,16 @@ def _answers(code: str, asked: dict[str, Any]) -> list[Any]:
         last = words[-1] if words else "no word; perhaps memory ran out"
         raise LorakitError(last.removeprefix("lorakit.common.errors.LorakitError: "))
     return [json.loads(line[7:]) for line in done.stdout.splitlines() if line.startswith("ANSWER ")]
+
+
+def _types(module: ModuleType) -> Sequence[str]:
+    return module.TARGET.types if hasattr(module, "TARGET") else module.TYPES
+
+
+def _score(scores: dict[str, dict]) -> str:
+    """`exact match 0 → 0.92`, where there are scores."""
+    name = primary(scores)
+    return change(name, scores[name]) if name else ""
 
 
 def size(path: Path) -> int:

@@ -17,7 +17,7 @@ from lorakit.common.errors import LorakitError
 from lorakit.data.example import Example
 from lorakit.machine.hardware import DRIVE
 
-SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".txt", ".parquet")
+SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".txt", ".parquet", ".xlsx", ".zip")
 LIMIT = 500_000_000  # bytes of a file as it is sent
 UNPACKED = 2_000_000_000  # bytes of what is packed in it
 CELLS = 200_000_000  # rows times columns of a Parquet file
@@ -88,15 +88,6 @@ class Incoming:
             )
 
 
-def receive(
-    name: str, content: bytes | memoryview, folder: Path, declared: int | None = None
-) -> Path:
-    """Keeps an upload that came whole in `folder`."""
-    with contextlib.closing(Incoming(name, folder, declared)) as incoming:
-        incoming.add(content)
-        return incoming.keep()
-
-
 def _named(part: Path, folder: Path, name: str) -> Path:
     """Gives the file its name, or the first that is free: who comes second at the same instant gets the next."""
     stem, dot, ending = name.partition(".")
@@ -125,9 +116,9 @@ def sized(name: str, path: Path) -> None:
             file, name = inner, name[:-3]
         if name.lower().endswith(".parquet"):
             _parquet(name, file)
-        elif file.read(4) == b"PK\x03\x04":
+        elif file.read(4) == b"PK\x03\x04" and not name.lower().endswith((".xlsx", ".zip")):
             raise LorakitError(
-                f"upload {name}: is a ZIP archive; unpack it and send the file inside"
+                f"upload {name}: is a ZIP archive; name it .zip, or .xlsx where Excel wrote it"
             )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from lorakit.common import registry
 from lorakit.common.errors import LorakitError
-from lorakit.results.report import smooth
+from lorakit.results.plots import smooth, span
 from lorakit.runs.folder import Folder
 
 # What others call our settings. Hugging Face's TrainingArguments are in most logs.
@@ -64,8 +64,9 @@ class Log:
         return gaps[len(gaps) // 2] if gaps else 1
 
     def smoothed(self, axis: str = "update") -> list[float]:
-        """The losses of `along`, as means over about ten updates; what is a mean already stays."""
-        return smooth(self.along(axis)[1], max(1, 10 / max(self.gap, 1)))
+        """The losses of `along`, smoothed as in the report; what is a mean already stays."""
+        losses = self.along(axis)[1]
+        return smooth(losses, span(len(losses), self.gap))
 
     def place(self, axis: str, update: float) -> float | None:
         """Where an update lies on another axis: at the last line up to it."""

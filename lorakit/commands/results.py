@@ -1,0 +1,150 @@
+"""After training: talk to the model, score it, compare runs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+from lorakit.commands import BASE_AT, RUN_DIR, argument, command, print_json
+from lorakit.commands.terminal import coloured
+
+GROUP = "After training"
+TOKENS = argument(
+    "--max-new-tokens", type=int, metavar="N", help="length of an answer at most, in tokens"
+)
+BASE = argument("--base", action="store_true", help="show the untuned model's answer beside it")
+
+
+@command(
+    GROUP,
+    "Talks with a tuned model; an empty line ends it.",
+    RUN_DIR,
+    BASE,
+    argument("--system", default="", metavar="TEXT", help="what the model is told to be"),
+    TOKENS,
+    BASE_AT,
+    examples=("lorakit chat outputs/run", "lorakit chat outputs/run --base"),
+)
+def chat(options: Namespace) -> int:
+    """The model stays loaded, and knows the turns before."""
+    from lorakit.results.chat import Chat
+
+    print("Loading the model …", file=sys.stderr, flush=True)
+    about = {"system": options.system, "model": options.model}
+    with Chat(options.run, max_new_tokens=options.max_new_tokens, **about) as talk:
+        print("Ask a question. An empty line ends the chat, /new forgets what was said.")
+        while True:
+            try:
+                question = input(coloured("you: ", "bold", sys.stdout)).strip()
+            except EOFError:
+                print()
+                return 0
+            if not question:
+                return 0
+            if question == "/new":
+                talk.forget()
+                continue
+            if options.base:
+                _spoken("base: ", talk.ask(question, adapted=False))
+            _spoken("tuned: " if options.base else "model: ", talk.ask(question))
+
+
+def _spoken(who: str, pieces) -> None:
+    print(coloured(who, "quiet", sys.stdout), end="", flush=True)
+    for piece in pieces:
+        print(piece, end="", flush=True)
+    print()
+
+
+@command(
+    GROUP,
+    "Asks a tuned model one question.",
+    RUN_DIR,
+    argument("question", metavar="QUESTION", help="in quotes"),
+    BASE,
+    TOKENS,
+    BASE_AT,
+    examples=('lorakit ask outputs/run "Is the road open?"',),
+)
+def ask(options: Namespace) -> int:
+    """Greedy: the same question gets the same answer."""
+    from lorakit.results.ask import ask as answer
+
+    for name, adapted in (("base: ", False), ("tuned: ", True)) if options.base else (("", True),):
+        said = answer(
+            options.run,
+            options.question,
+            adapted=adapted,
+            max_new_tokens=options.max_new_tokens,
+            model=options.model,
+        )
+        print(name + said[0])
+    return 0
+
+
+@command(
+    GROUP,
+    "Writes report.html, report.md and loss.png of a run again.",
+    RUN_DIR,
+)
+def report(options: Namespace) -> int:
+    """From the files of the run alone."""
+    from lorakit.results.report import write
+
+    print(write(options.run))
+    return 0
+
+
+@command(
+    GROUP,
+    "Scores the base and the tuned model again, on other rows or by other metrics.",
+    RUN_DIR,
+    argument("--data", metavar="FILE", help="rows to score on instead of the run's test rows"),
+    argument("--metrics", metavar="NAMES", help="names, separated by commas, e.g. bleu,rouge"),
+    argument("--json", action="store_true", help="the scores as JSON"),
+    BASE_AT,
+)
+def evaluate(options: Namespace) -> int:
+    """Rows that the run trained on are left out and counted."""
+    from lorakit.results.evaluate_again import rescore
+
+    metrics = options.metrics.split(",") if options.metrics else None
+    path, lines = rescore(options.run, data=options.data, metrics=metrics, model=options.model)
+    if options.json:
+        print_json({"file": str(path), "scores": json.loads(path.read_text(encoding="utf-8"))})
+    else:
+        print("\n".join(lines) + f"\nSee {path}")
+    return 0
+
+
+@command(
+    GROUP,
+    "Compares runs: their curves, settings and scores, and whether the comparison is fair.",
+    argument(
+        "runs",
+        nargs="+",
+        metavar="RUN_DIR|LOG",
+        help="two or more; also trainer_state.json, TensorBoard files, a CSV",
+    ),
+    argument("--plot", type=Path, metavar="FILE.png", help="draw the curves into this file"),
+    argument("--curves", action="store_true", help="also runs without scores, by their curves"),
+    argument("--json", action="store_true", help="settings, differences, reasons as JSON"),
+)
+def compare(options: Namespace) -> int:
+    """Scores are paired row by row where the test rows are the same."""
+    from lorakit.results.compare import compare as side_by_side
+    from lorakit.results.compare import plot
+
+    found = side_by_side(*options.runs, unscored=options.curves)
+    if options.json:
+        names = ("settings", "differences", "unfair")
+        content = {"runs": found.names, "reference": found.names[found.reference]}
+        print_json(content | {name: getattr(found, name) for name in names})
+    else:
+        print(found)
+    if options.plot:
+        drawn = plot(options.runs, options.plot)
+        print(drawn, file=sys.stderr if options.json else sys.stdout)
+    return 0
