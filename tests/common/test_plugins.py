@@ -24,10 +24,10 @@ FILES = {
                 yield Example({"riddle": riddle, "solved": solved}, Path(path).name, number)
         """,
     "schemas/riddle": """
-        from lorakit.data.schemas import turns
-        GIVES, REQUIRED, OPTIONAL = "messages", (("riddle",), ("solved",)), ()
+        GIVES, REQUIRED, OPTIONAL, RICHNESS = "messages", (("riddle",), ("solved",)), (), 35
         def convert(fields):
-            return turns(fields["riddle"], fields["solved"])
+            asked = {"role": "user", "content": fields["riddle"]}
+            return {"messages": [asked, {"role": "assistant", "content": fields["solved"]}]}
         """,
     "checks/shouting": """
         from lorakit.data.quality import Finding
