@@ -164,6 +164,8 @@ def _spec(model: str) -> Spec:
         return replace(spec(folder), path=folder)
     try:
         file = Path(model) / "config.json" if Path(model).is_dir() else _config_at_hub(model)
+        if file is None:
+            return Spec(path=model)
         return models.family(json.loads(file.read_text(encoding="utf-8")), model)
     except (
         OSError,
@@ -395,7 +397,7 @@ def _read_reader(model: str, given: Any) -> tuple[Any, Any, list[str]]:
     if not words:
         return None, pictures, []
     tok, notes = tokenizer(model, config=given, ends=serves(given, "tokens", "") and not hears)
-    if hasattr(pictures, "tokenizer"):
+    if pictures is not None and hasattr(pictures, "tokenizer"):
         tok.chat_template = (
             getattr(pictures, "chat_template", None)
             or pictures.tokenizer.chat_template

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from lorakit import tasks
-from lorakit.common.choice import Choices
+from lorakit.common.choice import Choice, Choices
 from lorakit.common.errors import LorakitError
 from lorakit.common.files import atomic_write
 from lorakit.engines import quantization
@@ -23,7 +23,7 @@ from lorakit.results import evaluate, report
 from lorakit.results.evaluate import Outcome
 from lorakit.results.open_run import verify_files
 from lorakit.results.predict import predict
-from lorakit.run import Run
+from lorakit.run import Run, resolved
 from lorakit.runs.folder import (
     ReadOnlyRunFolder,
     RunFolder,
@@ -132,7 +132,8 @@ def load(plan: Setup, folder: RunFolder, world: World) -> Session:
         verify_files(folder, [folder.rows.name])
         sets, meta = rows.read(folder.rows, plan.prepared.processor)
     session = Session.load(plan, folder, world, sets, meta)
-    choices: Choices = plan.choices | session.engine.notes
+    notes = {name: Choice(*note) for name, note in session.engine.notes.items()}
+    choices: Choices = plan.choices | notes
     sizes = session.engine.parameters()
     extended = extension(
         plan.settings.schedule,
@@ -203,7 +204,7 @@ def _scored(plan: Setup, session: Session, when: str, *, again: bool) -> Outcome
         test,
         session.meta,
         plan.prepared.tokenizer,
-        max_tokens=session.run.micro_batch_tokens,
+        max_tokens=resolved(session.run.micro_batch_tokens),
         max_new_tokens=session.run.max_new_tokens,
         when=when,
         visible=world.first,
