@@ -9,6 +9,7 @@ import contextlib
 import math
 import os
 import re
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -493,10 +494,19 @@ def _refuse_odd_number(name: str, value: Any) -> None:
         )
 
 
-def _explain(error: dict) -> str:
+def _explain(error: Mapping[str, Any]) -> str:
     if error["type"] == "value_error":
         return str(error["ctx"]["error"])
     name, value = error["loc"][0] if error["loc"] else "settings", error.get("input")
     if error["type"] == "missing":
         return f"the setting '{name}' is missing"
     return f"{name}={value!r}: {error['msg'][0].lower()}{error['msg'][1:]}"
+
+
+def resolved(value: int | Auto) -> int:
+    """A number of a run whose `auto` has been replaced. Raises `LorakitError` where it has not."""
+    if isinstance(value, str):
+        raise LorakitError(
+            "this setting is still open", value=value, cure="resolve the run with setup"
+        )
+    return value

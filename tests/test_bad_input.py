@@ -556,33 +556,16 @@ def cut(path):
     os.truncate(path, path.stat().st_size // 2)
 
 
-def other_base(folder):
-    """Points a run to a base of another width."""
-    config = LlamaConfig(
-        vocab_size=300,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=512,
-    )
-    content = yaml.safe_load((folder / "run.yaml").read_text())
-    content["model"] = save_base(folder.parent / "narrow", config)
-    (folder / "run.yaml").write_text(yaml.safe_dump(content))
-
-
 RECORD = "{f}/copied/record.json: is damaged (…); restore it, or give the run another name"
 UNKNOWN = (
     "{f}/copied holds a checkpoint, and record.json does not say of which settings; give this run another name, "
     "or delete the folder"
 )
-ROWS = "{f}/copied/rows: the encoded rows are missing or damaged (…); start the run again under another name"
 SCORES = "{f}/copied/scores.json: is damaged (…); lorakit evaluate writes it again"
 AFTER = "{f}/copied/outcomes/after.json: is damaged (…); start the run again under another name"
-ADAPTER = (
-    "{f}/copied/adapter: the adapter cannot be loaded onto {base}: …. Was it made for another base? Else start "
-    "the run again under another name"
-)
+BACK = "put the file of the run back, or start the run again under another name"
+CHANGED = "has changed since the run saved it; " + BACK
+UNSAVED = "has nothing saved yet (status {status}); end the run with lorakit train"
 # (file, what happens to it, command, message)
 DAMAGED = [
     ("record.json", b"", "train", RECORD),
@@ -644,15 +627,29 @@ DAMAGED = [
     ("scores.json", b'{"loss": {"before": 1}}', "report", SCORES),
     ("outcomes/after.json", cut, "compare", AFTER),
     ("outcomes/after.json", b'{"tokens": [], "answers": []}', "compare", AFTER),
-    ("rows/meta.json", b"{}", "ask", ROWS),
-    ("rows/test/state.json", b"{}", "evaluate", ROWS),
-    ("rows/train/data-00000-of-00001.arrow", cut, "evaluate", ROWS),
-    ("rows", shutil.rmtree, "evaluate", ROWS),
-    ("adapter", shutil.rmtree, "ask", "{f}/copied: has nothing saved yet (status done)"),
-    ("adapter/adapter_config.json", b"{}", "ask", ADAPTER),
-    ("adapter/adapter_model.safetensors", cut, "ask", ADAPTER),
-    ("adapter/adapter_model.safetensors", os.unlink, "evaluate", ADAPTER),
-    (".", other_base, "ask", ADAPTER.replace("{base}", "{f}/narrow")),
+    ("rows/meta.json", b"{}", "ask", "{f}/copied/rows/meta.json: " + CHANGED),
+    ("rows/test/state.json", b"{}", "evaluate", "{f}/copied/rows/test/state.json: " + CHANGED),
+    (
+        "rows/train/data-00000-of-00001.arrow",
+        cut,
+        "evaluate",
+        "{f}/copied/rows/train/…: " + CHANGED,
+    ),
+    ("rows", shutil.rmtree, "evaluate", "{f}/copied/rows/meta.json: is missing; " + BACK),
+    ("adapter", shutil.rmtree, "ask", "{f}/copied: " + UNSAVED.replace("{status}", "done")),
+    (
+        "adapter/adapter_config.json",
+        b"{}",
+        "ask",
+        "{f}/copied/adapter/adapter_config.json: " + CHANGED,
+    ),
+    ("adapter/adapter_model.safetensors", cut, "ask", "{f}/copied/adapter/…: " + CHANGED),
+    (
+        "adapter/adapter_model.safetensors",
+        os.unlink,
+        "evaluate",
+        "{f}/copied/adapter/…: is missing; " + BACK,
+    ),
 ]
 
 
@@ -723,10 +720,10 @@ def stopped(capsys, quick, settings, tmp_path):
 
 def test_a_run_that_is_not_finished(capsys, stopped, finished):
     before, path = contents(stopped.path), stopped.path
-    refused(capsys, f"{path}: has nothing saved yet (status stopped)", "ask", path, "abc?")
+    refused(capsys, f"{path}: " + UNSAVED.replace("{status}", "stopped"), "ask", path, "abc?")
     refused(
         capsys,
-        f"{path}: has nothing saved yet (status stopped)",
+        f"{path}: " + UNSAVED.replace("{status}", "stopped"),
         "evaluate",
         path,
         "--metrics",
@@ -762,7 +759,8 @@ def test_one_run_and_no_run(capsys, finished, tmp_path):
         ),
         (
             ["--data", "{f}/trained.jsonl"],
-            "{f}/trained.jsonl: the run trained on every row of it; these rows prove nothing",
+            "{f}/trained.jsonl: the run trained on every row of it; these rows prove nothing; "
+            "name rows that it has not seen",
         ),
     ],
 )

@@ -121,6 +121,7 @@ def check(options: Namespace) -> int:
             "A run leaves these rows out. Correct them, or write a copy without them: "
             f"lorakit check {options.data} --fix"
         )
+    print(coloured(found.summary(), "green" if found.usable else "yellow", sys.stdout))
     return 0 if found.usable else 1
 
 

@@ -41,9 +41,14 @@ SIGN = re.compile(
 )
 
 
+def may_be(text: str) -> bool:
+    """Whether a text holds a sign of one of the formats."""
+    return ("<" in text or "[INST]" in text or "###" in text) and SIGN.search(text) is not None
+
+
 def turns_of(text: str) -> list[dict[str, str]] | None:
     """The turns of a text in one of the common formats, None for any other text."""
-    if not SIGN.search(text):
+    if not may_be(text):
         return None
     for header, end in HEADED:
         if found := _headed(text, header, end):

@@ -293,10 +293,10 @@ def resident() -> int:
 
 def peak_resident() -> int:
     """Bytes that it held at most, since it began or since `forget_peak`."""
-    with contextlib.suppress(
-        OSError, TypeError
-    ):  # ru_maxrss begins with that of the process that started this one
-        return int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
+    with contextlib.suppress(OSError):  # ru_maxrss begins with that of the parent process
+        peak_line = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+        if peak_line:
+            return int(peak_line[1]) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024  # macOS counts bytes, Linux KiB
 

@@ -164,6 +164,8 @@ def _spec(model: str) -> Spec:
         return replace(spec(folder), path=folder)
     try:
         file = Path(model) / "config.json" if Path(model).is_dir() else _config_at_hub(model)
+        if file is None:
+            return Spec(path=model)
         return models.family(json.loads(file.read_text(encoding="utf-8")), model)
     except (
         OSError,
@@ -200,13 +202,36 @@ def path(model: str) -> str:
     return of(model).path
 
 
+def _no_model(model: str, folder: Path) -> LorakitError:
+    """Why a folder without config.json is no base, and how to train on from a run or an adapter."""
+    run = next((f for f in (folder, folder.parent) if (f / "record.json").is_file()), None)
+    if run is not None:
+        return LorakitError(
+            f"model={model!r}: {folder} is a run, whose adapter is no model by itself",
+            setting="model",
+            value=model,
+            cure=f"to train on from it, merge it first: lorakit export {run} --to merged --type fp32, and set "
+            f"model: {run / 'export' / 'merged-fp32'}",
+        )
+    if (folder / "adapter_config.json").is_file():
+        return LorakitError(
+            f"model={model!r}: {folder} is an adapter, no model by itself",
+            setting="model",
+            value=model,
+            cure="merge it into its base first (merge_and_unload of PEFT), and name the merged folder",
+        )
+    return LorakitError(
+        f"model={model!r}: {folder} holds no config.json, so it is not a saved model",
+        setting="model",
+        value=model,
+    )
+
+
 def _path(model: str, known: Spec) -> str:
     found = known.path
     if Path(found).is_dir():
         if not (Path(found) / "config.json").is_file():
-            raise LorakitError(
-                f"model={model!r}: {found} holds no config.json, so it is not a saved model"
-            )
+            raise _no_model(model, Path(found))
         return found
     if not re.fullmatch(r"[\w.\-]+/[\w.\-]+", found):
         names = models.known()
@@ -372,7 +397,7 @@ def _read_reader(model: str, given: Any) -> tuple[Any, Any, list[str]]:
     if not words:
         return None, pictures, []
     tok, notes = tokenizer(model, config=given, ends=serves(given, "tokens", "") and not hears)
-    if hasattr(pictures, "tokenizer"):
+    if pictures is not None and hasattr(pictures, "tokenizer"):
         tok.chat_template = (
             getattr(pictures, "chat_template", None)
             or pictures.tokenizer.chat_template

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import json
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -55,6 +56,7 @@ def execute(
     there = known(path)
     refuse(path, parameters, there)
     import papermill
+    from nbclient.exceptions import DeadKernelError
 
     values = {
         name: value_of(name, v, there[name]["default"]) if isinstance(v, str) else v
@@ -73,12 +75,35 @@ def execute(
                 log_output=False,
                 progress_bar=True,
             )
+    except DeadKernelError:
+        raise LorakitError(
+            f"the kernel was killed in {running_cell(target)}; most likely memory ran out",
+            where=path,
+            cure=f"take a smaller model, or lower micro_batch_size and max_length; the executed copy is {target}",
+        ) from None
     except papermill.PapermillExecutionError as error:
         raise LorakitError(
             f"{path}: cell {error.cell_index} failed: {error.ename}: {error.evalue}\n"
             f"See the executed copy: {target}"
         ) from None
     return target
+
+
+def running_cell(executed: Path) -> str:
+    """`cell 3 (lorakit.launch(run))`: the last cell of an executed copy that was started."""
+    try:
+        cells = json.loads(executed.read_text(encoding="utf-8"))["cells"]
+    except (OSError, ValueError, KeyError):
+        return "an unknown cell"
+    started = [
+        (number, "".join(cell["source"]).strip().splitlines())
+        for number, cell in enumerate(cells)
+        if cell.get("metadata", {}).get("papermill", {}).get("start_time")
+    ]
+    if not started:
+        return "its first cell"
+    number, lines = started[-1]
+    return f"cell {number} ({lines[0][:60] if lines else 'empty'})"
 
 
 @contextlib.contextmanager

@@ -88,6 +88,22 @@ class Checked:
             *self.report.notes,
         ]
 
+    def summary(self) -> str:
+        """How much of the data can be used and what to do, in one or two sentences without terms."""
+        good, bad = sum(self.rows.values()), len(self.report.rejected)
+        levels = Counter(f.level for _, f in self.findings())
+        text = (
+            f"{good:,} of {good + bad:,} rows can be used; the {bad:,} others are left out."
+            if bad
+            else f"All {good:,} rows can be used."
+        )
+        hints = levels["wrong"] + levels["warning"]
+        if not hints:
+            return text
+        return (
+            f"{text} {hints} {'hint' if hints == 1 else 'hints'} above, the most important first."
+        )
+
     def __str__(self) -> str:
         return "\n".join(self.lines())
 

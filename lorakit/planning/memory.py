@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache, lru_cache
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from lorakit import engines, tasks
 from lorakit.common import registry
 from lorakit.common.files import remembered, state
 from lorakit.engines import quantization
+from lorakit.engines.protocol import EngineModule
 from lorakit.engines.quantization.protocol import Quantization
 from lorakit.machine import hardware
 from lorakit.models import base_model, gguf, spec
@@ -102,7 +102,7 @@ def memory(run: Run, of: Shape | None = None) -> dict[str, int]:
     of = of or shape(run)
     moments = {"adamw": 8, "paged_adamw_32bit": 8}.get(run.optimizer, 2.03)
     if run.method == "full":
-        trained, weights = of.linear + of.other, 4 * (of.linear + of.other)
+        trained, weights = of.linear + of.other, 4.0 * (of.linear + of.other)
         extra = trained * (4 + moments)
     else:
         weights, extra = frozen(run, of), of.adapter * (4 + 4 + moments)
@@ -201,9 +201,9 @@ def _device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _source(engine: ModuleType) -> list[Any]:
+def _source(engine: EngineModule) -> list[Any]:
     """The state of an engine's source files: a change of its kernels changes what they keep."""
-    file = Path(str(engine.__file__))
+    file = Path(str(vars(engine)["__file__"]))
     files = file.parent.rglob("*.py") if file.name == "__init__.py" else [file]
     return [state(path)[1:3] for path in sorted(files)]
 
@@ -216,9 +216,9 @@ def form_of(run: Run) -> Quantization:
 def recomputed(run: Run, of: Shape) -> float:
     """Share of the layers whose activations are computed again."""
     asked = run.gradient_checkpointing
-    return (
-        1.0 if asked is True else 0.0 if asked in ("auto", False) else min(1.0, asked / of.layers)
-    )
+    if isinstance(asked, (bool, str)):
+        return float(asked is True)
+    return min(1.0, asked / of.layers)
 
 
 def roughly(run: Run, of: Shape, tokens: int) -> float:

@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,7 @@ from lorakit.data.quality import LOST
 from lorakit.data.sources import SETS
 from lorakit.runs.folder import read_meta
 from lorakit.tasks.objectives import labels, next_token
-from lorakit.tasks.protocol import Document, Row
+from lorakit.tasks.protocol import Document, Row, Task
 
 PARALLEL = 2000  # examples from which more processes pay for their start
 REFERENCE = "base_logps.npz"  # the base's log-probabilities, of objectives that need them
@@ -126,7 +125,7 @@ class Rows(Sequence[Row]):
 
 def encode(
     sets: Mapping[str, Sequence[Example]],
-    task: ModuleType,
+    task: Task,
     reader: Any,
     max_length: int,
     group_by: str | None = None,
@@ -169,7 +168,7 @@ def uncut(rows: Rows) -> list[dict[str, Any]]:
 def _encode(
     examples: Sequence[Example],
     name: str,
-    task: ModuleType,
+    task: Task,
     reader: Any,
     max_length: int,
     group_by: str | None,
@@ -287,18 +286,16 @@ def read(
         meta = read_meta(folder)
         with quiet():
             tables = {n: datasets.load_from_disk(folder / n) for n in sets if (folder / n).is_dir()}
-            for table in (
-                tables.values()
-            ):  # Arrow trusts offsets: a damaged one would end the process without a word
+            for table in tables.values():  # Arrow trusts offsets: a damaged one ends the process
                 table.data.table.validate(full=True)
             inputs = tasks.get(meta["task"]).inputs
             inputs = partial(_inputs, make=inputs, processor=processor) if inputs else None
             documents, classes = tasks.objective_of(meta["task"]).documents, meta["classes"]
-            sets = {n: Rows(table, inputs, classes, documents) for n, table in tables.items()}
+            made = {n: Rows(table, inputs, classes, documents) for n, table in tables.items()}
             if (folder / REFERENCE).exists():
                 known = np.load(folder / REFERENCE)
-                sets = {n: r.with_reference(known[n]) for n, r in sets.items()}
-            return sets, meta
+                made = {n: r.with_reference(known[n]) for n, r in made.items()}
+            return made, meta
     except Exception as error:  # `datasets` checks little: a damaged folder raises almost anything
         raise LorakitError(
             f"{folder}: the encoded rows are missing or damaged ({type(error).__name__}: {error}); "

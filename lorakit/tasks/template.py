@@ -140,7 +140,7 @@ def _tokens(
     """(prompt, answer, where the answer ends in the text, whether the prompt is the one of generation)."""
     read = encoded(tokenizer, text, held)
     ids, offsets = read.ids, read.offsets
-    special = set(tokenizer.all_special_ids) | set(tokenizer.get_added_vocab().values())
+    special = special_of(tokenizer).ids
     closing = len(text) - len(tail) if text.endswith(tail) else len(before)
     end = next((i for i, (a, _) in enumerate(offsets) if a >= closing and ids[i] in special), None)
     if end is None:
@@ -188,14 +188,32 @@ def _lost(history: list[dict], message: dict, before: str, target: str) -> Itera
 # Control tokens inside the words of a row
 
 
-def control_tokens(tokenizer: Any) -> re.Pattern | None:
-    """The special tokens of a model as a pattern; marks such as <think>, which are none, are left alone."""
-    known = getattr(tokenizer, "_lorakit_control", None)
-    if known is None or known[0] != len(tokenizer.all_special_tokens):
+@dataclass(frozen=True)
+class _Special:
+    """What is special in a vocabulary of this size."""
+
+    size: int
+    ids: frozenset[int]  # of special and of added tokens
+    control: (
+        re.Pattern | None
+    )  # special tokens; marks such as <think>, which are none, are left alone
+
+
+def special_of(tokenizer: Any) -> _Special:
+    """The special tokens of a tokenizer, found once: transformers lists them anew for every call."""
+    size = tokenizer.backend_tokenizer.get_vocab_size()
+    known = getattr(tokenizer, "_lorakit_special", None)
+    if known is None or known.size != size:
         names = sorted(filter(None, tokenizer.all_special_tokens), key=len, reverse=True)
-        pattern = re.compile("|".join(map(re.escape, names))) if names else None
-        known = tokenizer._lorakit_control = (len(tokenizer.all_special_tokens), pattern)
-    return known[1]
+        ids = {*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()}
+        control = re.compile("|".join(map(re.escape, names))) if names else None
+        known = tokenizer._lorakit_special = _Special(size, frozenset(ids), control)
+    return known
+
+
+def control_tokens(tokenizer: Any) -> re.Pattern | None:
+    """The special tokens of a model as a pattern."""
+    return special_of(tokenizer).control
 
 
 def _held(turn: dict, control: re.Pattern | None, held: list[str]) -> dict:

@@ -266,13 +266,13 @@ class StopRequest(Callback):
                 signal.raise_signal(number)
 
         with contextlib.suppress(ValueError):
-            for kind in (signal.SIGINT, signal.SIGTERM):
-                before[kind] = signal.signal(kind, handle)
+            for number in (signal.SIGINT, signal.SIGTERM):
+                before[number] = signal.signal(number, handle)
         try:
             yield
         finally:
-            for kind, handler in before.items():
-                signal.signal(kind, handler)
+            for kept, handler in before.items():
+                signal.signal(kept, handler)
 
     def after_update(self, state: State, line: dict[str, Any]) -> Stop | None:
         return Stop("stopped on request") if self.times else None

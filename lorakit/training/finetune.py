@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from lorakit import tasks
-from lorakit.common.choice import Choices
+from lorakit.common.choice import Choice, Choices
 from lorakit.common.errors import LorakitError
 from lorakit.common.files import atomic_write
 from lorakit.engines import quantization
@@ -21,8 +21,9 @@ from lorakit.models import identity
 from lorakit.planning.setup import Setup, setup
 from lorakit.results import evaluate, report
 from lorakit.results.evaluate import Outcome
+from lorakit.results.open_run import verify_files
 from lorakit.results.predict import predict
-from lorakit.run import Run
+from lorakit.run import Run, resolved
 from lorakit.runs.folder import (
     ReadOnlyRunFolder,
     RunFolder,
@@ -34,7 +35,8 @@ from lorakit.runs.status import Status
 from lorakit.tasks import rows
 from lorakit.training import checkpoint, folds, proof, resume
 from lorakit.training.callbacks import Stop, TimePrediction
-from lorakit.training.session import Session
+from lorakit.training.extension import extension
+from lorakit.training.session import Session, schedule
 
 
 def finetune(run: Run, alone: str = "", facts: Facts | None = None) -> RunFolder:
@@ -127,10 +129,22 @@ def load(plan: Setup, folder: RunFolder, world: World) -> Session:
     _phase(folder, f"loading {plan.asked.model}")
     sets, meta = plan.prepared.rows, plan.prepared.meta
     if resume.can_resume(folder) and folder.rows.is_dir():
+        verify_files(folder, [folder.rows.name])
         sets, meta = rows.read(folder.rows, plan.prepared.processor)
     session = Session.load(plan, folder, world, sets, meta)
-    choices: Choices = plan.choices | session.engine.notes
+    notes = {name: Choice(*note) for name, note in session.engine.notes.items()}
+    choices: Choices = plan.choices | notes
     sizes = session.engine.parameters()
+    extended = extension(
+        plan.settings.schedule,
+        folder.record.get("updates", 0) if resume.can_resume(folder) else 0,
+        folder.record.get("updates_planned"),
+        len(session.batches),
+        lambda updates: schedule(plan.settings, updates),
+    )
+    if extended:
+        choices["max_updates"] = extended
+        _phase(folder, f"max_updates: {extended.reason}")
     if folder.writable:
         with atomic_write(folder.settings) as part:
             plan.settings.write(part)
@@ -190,7 +204,7 @@ def _scored(plan: Setup, session: Session, when: str, *, again: bool) -> Outcome
         test,
         session.meta,
         plan.prepared.tokenizer,
-        max_tokens=session.run.micro_batch_tokens,
+        max_tokens=resolved(session.run.micro_batch_tokens),
         max_new_tokens=session.run.max_new_tokens,
         when=when,
         visible=world.first,

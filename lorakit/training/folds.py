@@ -21,7 +21,7 @@ from lorakit.runs.folder import RunFolder, read_lines, write_json, write_lines
 def each(run: Run, folder: RunFolder, train: Callable[[Run], RunFolder]) -> list[RunFolder]:
     """Trains every fold that is not done yet, one after the other."""
     out = []
-    for number in range(1, run.folds + 1):
+    for number in range(1, (run.folds or 0) + 1):
         folder.note(stage=f"fold {number} of {run.folds}")
         out.append(
             train(
@@ -35,7 +35,8 @@ def each(run: Run, folder: RunFolder, train: Callable[[Run], RunFolder]) -> list
 def write(folder: RunFolder, run: Run) -> None:
     """`scores.json` and `answers.jsonl` of a run, from those of its folds."""
     parts = [
-        RunFolder(folder.path / "folds" / f"fold-{number}") for number in range(1, run.folds + 1)
+        RunFolder(folder.path / "folds" / f"fold-{number}")
+        for number in range(1, (run.folds or 0) + 1)
     ]
     after, rows = zip(*map(outcome, parts), strict=True)
     before = [Outcome.read(part.outcome("before")) for part in parts]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lorakit.common.errors import LorakitError
-from lorakit.tasks.batches import Batch
+from lorakit.tasks.batches import Batch, Batches
 
 
 @dataclass
@@ -24,7 +24,7 @@ class State:
 
 def train(
     engine: Any,
-    batches: Sequence[list[Batch]],
+    batches: Batches | Sequence[list[Batch]],
     state: State,
     rate: Callable[[int], float],
     after_update: Callable[[State, dict], bool],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from lorakit.common.errors import LorakitError
 from lorakit.machine.hardware import child_environment
 from lorakit.results import evaluate
 from lorakit.results.ask import tuned
-from lorakit.run import Run
+from lorakit.run import Run, resolved
 from lorakit.runs.folder import RunFolder
 from lorakit.tasks import rows
 from lorakit.tasks.batches import Batch
@@ -74,11 +74,11 @@ def shared(targets: list[int]) -> dict[str, str]:
     return {"processes": f"all {len(targets)} trained"} if len(targets) > 1 else {}
 
 
-def sample(engine: Any, sets: dict, meta: dict, run: Run) -> dict[str, list]:
+def sample(engine: Any, sets: Mapping[str, Any], meta: dict, run: Run) -> dict[str, list]:
     """Losses and greedy tokens on a few rows, computed alike here and in a fresh process."""
     some = (sets.get("test") or sets["train"]).first(SAMPLE_ROWS)
     sums = evaluate.token_sums(
-        engine, some, max_rows=SAMPLE_ROWS, max_tokens=run.micro_batch_tokens
+        engine, some, max_rows=SAMPLE_ROWS, max_tokens=resolved(run.micro_batch_tokens)
     )
     if some.classes:  # the losses, and what the head makes of each class
         found = np.column_stack([sums[:, 0], np.log(sums[:, 3:].clip(1e-30))])

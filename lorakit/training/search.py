@@ -220,7 +220,7 @@ def _ended(study: Any) -> list[Any]:
 
 def _own(run: Run, space: Mapping[str, Any]) -> dict[str, Any]:
     """The run's own settings as far as they lie in the space."""
-    found = {}
+    found: dict[str, Any] = {}
     for name, values in space.items():
         own = getattr(run, name)
         if isinstance(values, Mapping):

@@ -11,7 +11,7 @@ from lorakit import engines
 from lorakit.engines.protocol import Engine
 from lorakit.machine.distributed import ALONE, World
 from lorakit.planning.setup import Setup
-from lorakit.run import Run
+from lorakit.run import Run, resolved
 from lorakit.runs.folder import RunFolder
 from lorakit.tasks.batches import Batches
 from lorakit.tasks.rows import Rows
@@ -43,8 +43,8 @@ def batches_of(train: Rows, run: Run, packing: bool, world: World = ALONE) -> Ba
         global_batch_size=run.global_batch_size,
         packing=packing,
         seed=run.seed,
-        micro_batch_size=run.micro_batch_size,
-        micro_batch_tokens=run.micro_batch_tokens,
+        micro_batch_size=resolved(run.micro_batch_size),
+        micro_batch_tokens=resolved(run.micro_batch_tokens),
         epochs=run.epochs,
         max_updates=run.max_updates,
         rank=world.rank,
@@ -129,7 +129,7 @@ class Session:
             request,
             early,
             TimeLimit(run.max_minutes),
-            Checkpointing(self.engine, folder, self.best, run.checkpoint_every),
+            Checkpointing(self.engine, folder, self.best, resolved(run.checkpoint_every)),
             *more,
         ]
         hooks = Callbacks(callbacks, len(self.batches), self.world)
@@ -155,10 +155,10 @@ class Session:
             self.folder,
             history.write,
             self.best,
-            every=run.validate_every,
+            every=resolved(run.validate_every),
             updates=len(self.batches),
-            max_rows=run.micro_batch_size,
-            max_tokens=run.micro_batch_tokens,
+            max_rows=resolved(run.micro_batch_size),
+            max_tokens=resolved(run.micro_batch_tokens),
             report=report,
         )
         if not run.samples or self.sets["validation"].classes:

@@ -6,6 +6,7 @@ import math
 import os
 import random
 import resource
+import shutil
 import signal
 import sys
 import threading
@@ -141,6 +142,7 @@ POINTS = {
 )
 def test_a_kill_at_a_delicate_place(processes, uncut, run, place):
     expected, _ = uncut(run)
+    shutil.rmtree(os.environ["LORAKIT_CACHE"])  # rows are encoded again
     folder, killed = Folder(run.folder), begin(processes, run, *POINTS[place])
     killed.join()
     assert killed.exitcode == -signal.SIGKILL, (Path(run.output_dir) / "child.txt").read_text()

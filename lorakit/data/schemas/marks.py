@@ -13,6 +13,7 @@ from typing import Any
 from lorakit.common.errors import BadRow
 
 NAMES = ("weight", "train", "training", "loss", "loss_mask", "loss_weight")
+ANY = frozenset(NAMES)
 # Marks under which a user's turn is trained as well; a plain weight of 1 is every turn's default.
 TRAINS_ANY = ("train", "training", "loss", "loss_mask")
 WORDS = {"true": 1.0, "yes": 1.0, "false": 0.0, "no": 0.0}
@@ -21,6 +22,8 @@ DETAIL = "training_detail"  # Axolotl's marks of characters inside a turn
 
 def weight_of(holder: Mapping[str, Any], names: tuple[str, ...] = NAMES) -> float | None:
     """The weight that these marks give, None without one. Raises `BadRow` for what is no weight, or contradicts."""
+    if ANY.isdisjoint(holder):
+        return None
     given = {name: _number(name, holder[name]) for name in names if holder.get(name) is not None}
     if len(set(given.values())) > 1:
         raise BadRow(
@@ -48,6 +51,8 @@ def marked(fields: Mapping[str, Any], turns: list[dict[str, Any]]) -> list[dict[
 
     A row's mark is one weight for all of its answers, or a list with one for each turn.
     """
+    if ANY.isdisjoint(fields) and not any("weight" in turn for turn in turns):
+        return turns
     per_turn = next((n for n in NAMES if isinstance(fields.get(n), list)), None)
     weights = [1.0] * len(turns)
     if per_turn is not None:

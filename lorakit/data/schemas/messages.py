@@ -100,6 +100,8 @@ def _turn(turn: Any, number: int) -> dict[str, Any]:
 
 def _weight(turn: dict, role: str, number: int) -> dict[str, float]:
     """`weight` of an answer whose marks give another than 1."""
+    if marks.ANY.isdisjoint(turn) and marks.DETAIL not in turn:
+        return {}
     weight = marks.weight_of(turn)
     if turn.get(marks.DETAIL) not in (None, []):
         raise BadRow(f"{marks.DETAIL!r} marks parts of a turn, which cannot be trained apart")

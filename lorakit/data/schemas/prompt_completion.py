@@ -30,7 +30,7 @@ def convert(fields: dict) -> dict:
             )
         return found
     question = text_of(fields, REQUIRED[0])
-    if markup.SIGN.search(question):  # a template inside the model's template
+    if markup.may_be(question):  # a template inside the model's template
         whole = markup.turns_of(question + text_of(fields, REQUIRED[1], number=True))
         if whole is not None and whole[-1]["role"] == "assistant":
             return conversation({**fields, "turns": whole}, "turns")

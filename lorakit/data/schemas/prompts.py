@@ -15,6 +15,7 @@ CHOICES = ("choices", "options", "endings")
 HISTORY = ("history", "previous_turns")
 REASONING = ("reasoning", "reasoning_content", "thinking", "chain_of_thought", "cot", "rationale")
 BESIDE = CONTEXT + CHOICES + HISTORY + REASONING + SYSTEM
+ANY_BESIDE = frozenset(BESIDE)
 
 
 def conversation_of(
@@ -25,6 +26,8 @@ def conversation_of(
     The context stands before the question, choices after it, each with its letter; an answer that is a place among
     the choices, or its letter, becomes letter and text. Earlier turns come first and are not trained.
     """
+    if ANY_BESIDE.isdisjoint(fields):  # as most rows are
+        return turns(question, text_of(fields, answer, number=True))
     context = [text_of(fields, (name,), empty=True) for name in CONTEXT]
     choices = choices_of(fields)
     asked = [*context, question] if before == "context" else [question, *context]

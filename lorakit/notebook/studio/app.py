@@ -59,6 +59,7 @@ class Studio(Preparing):
 
     def vue_go(self, step: int) -> None:
         """Turns to a step, and fills it."""
+        self.vue_dismiss(None)
         self.step, self.done = (
             int(step),
             sorted({*self.done, self.step} - {int(step)} | {*range(1, int(step))}),

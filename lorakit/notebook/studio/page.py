@@ -86,7 +86,9 @@ class Page(ipyvuetify.VuetifyTemplate):
     # Work beside the page
 
     def say(self, text: str, kind: str = "info") -> None:
-        """A message above the page: info, success, warning or error."""
+        """A message above the page: info, success, warning or error. Paths of this server are shortened."""
+        for folder in (self.desk.folder / "uploads", self.desk.home):
+            text = text.replace(f"{folder}/", "")
         self.message = {"text": text, "kind": kind}
 
     def tried(self, call: Callable[[], Any]) -> bool:

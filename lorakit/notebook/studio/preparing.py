@@ -70,6 +70,7 @@ class Preparing(Page):
 
     def _arrived(self, done: str) -> None:
         """Other data: their columns, a guess of what stands where, and what is wrong with them."""
+        self.vue_dismiss(None)
         self.files, self.name = self.desk.files(), self.desk.run.name
         found, rows = self.desk.head()
         self.table = {
@@ -91,7 +92,7 @@ class Preparing(Page):
                 self.table = {**self.table, "verdict": f"{error.message}{cure}", "kind": "warning"}
                 return
             lines = checked.lines()
-            words = ". ".join(filter(None, [done, *lines[1:2]]))
+            words = ". ".join(filter(None, [done, checked.summary().replace("above", "below")]))
             kind = "success" if checked.usable else "warning"
             bad = len(checked.report.rejected)
             rejected = [f"{r.where}: {r.reason}" for r in checked.report.rejected[:20]]
