@@ -65,6 +65,8 @@ def _media(example: Example) -> list[str]:
 def fingerprint(example: Example) -> int:
     """64 bits that equal examples share."""
     fields, found = example.fields, turns(example)
+    if "pair" in fields:
+        found = [*found, fields["pair"]["rejected"]]
     words = (
         [str(part) for turn in found for pair in turn.items() for part in pair]
         if found

@@ -11,6 +11,7 @@ from typing import Any
 from lorakit.common.errors import BadRow
 from lorakit.data.example import Example
 from lorakit.tasks import chat
+from lorakit.tasks.template import answer_of, words_of
 
 GIVES = "pair"
 OBJECTIVE = "dpo"
@@ -22,14 +23,17 @@ COLUMNS = chat.COLUMNS | {
     "rejected": "string",
     "length": "int32",
 }
+SETTINGS = chat.SETTINGS
 ask, guard, opening, stop_ids = chat.ask, chat.guard, chat.opening, chat.stop_ids
 
 
-def encode(example: Example, tokenizer: Any, max_length: int) -> list[dict]:
+def encode(
+    example: Example, tokenizer: Any, max_length: int, reasoning: str = "auto"
+) -> list[dict]:
     """One row: the prompt with each of its two answers."""
     turns, other = example.fields["messages"], example.fields["pair"]["rejected"]
-    chosen = _side(example, tokenizer, turns[-1], max_length)
-    rejected = _side(example, tokenizer, other, max_length)
+    chosen = _side(example, tokenizer, turns[-1], max_length, reasoning)
+    rejected = _side(example, tokenizer, other, max_length, reasoning)
     if chosen["ids"] == rejected["ids"]:
         raise BadRow(
             f"the answers are equal in their first {max_length} tokens (max_length): nothing to prefer"
@@ -38,9 +42,9 @@ def encode(example: Example, tokenizer: Any, max_length: int) -> list[dict]:
         {
             **chosen,
             "cut": chosen["cut"] + rejected["cut"],
-            "prompt": chat.words_of(turns[-2]),
-            "reference": chat.words_of(turns[-1]),
-            "rejected": chat.words_of(other),
+            "prompt": words_of(turns[-2]),
+            "reference": words_of(turns[-1]),
+            "rejected": words_of(other),
             "rejected_ids": rejected["ids"],
             "rejected_targets": rejected["targets"],
             "length": len(chosen["ids"]) + len(rejected["ids"]),
@@ -50,13 +54,15 @@ def encode(example: Example, tokenizer: Any, max_length: int) -> list[dict]:
     ]
 
 
-def _side(example: Example, tokenizer: Any, answer: dict, max_length: int) -> dict:
-    """ids, targets, answer_start and cut of the prompt with one answer."""
+def _side(example: Example, tokenizer: Any, answer: dict, max_length: int, reasoning: str) -> dict:
+    """ids, targets, answer_start, cut and lost of the prompt with one answer."""
     turns = example.fields["messages"][:-1]
-    prompt, said = chat.answer_ids(tokenizer, turns, answer, example.where)
+    found = answer_of(tokenizer, turns, answer, example.where, reasoning)
+    prompt, said = found.prompt, found.ids
     if len(prompt) >= max_length:
         raise BadRow(
             f"no answer token within max_length={max_length} (the prompt has {len(prompt)})"
         )
     row = {"ids": prompt + said, "targets": [False] * len(prompt) + [True] * len(said)}
-    return {**chat.cut(row, max_length), "answer_start": len(prompt)}
+    lost = {"lost": sorted(found.lost)} if found.lost else {}
+    return {**chat.cut(row, max_length), "answer_start": len(prompt), **lost}

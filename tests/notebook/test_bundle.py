@@ -151,7 +151,7 @@ def test_the_notebook_names_the_copies_and_finds_them(made, base):
         and "rank = 4\n" in settings
         and "alpha = 32\n" in settings
     )
-    assert settings.endswith('\noutput_dir = "outputs"')
+    assert '\noutput_dir = "outputs"  # ' in settings
     assert finds.splitlines()[-1] == "model, data = unpacked(model), unpacked(data)"
     assert rest == notebook_cells(QUICKSTART)[2:]
 

@@ -78,7 +78,7 @@ def at_machine(monkeypatch, tmp_path):
     monkeypatch.setattr(training, "setup", recorded)
     monkeypatch.setattr(Session, "load", stop)
     monkeypatch.setattr(memory, "_count", lambda *_: 10**8)
-    monkeypatch.setattr(memory, "matmul_rate", lambda: 1e12)
+    monkeypatch.setattr(memory, "matmul_rate", lambda precision: 1e12)
     monkeypatch.setattr(planning.choose, "refuse", lambda *_: None)
 
     def both(run, facts, number):
