@@ -140,7 +140,7 @@ def refuse(run: Run, facts: Facts) -> None:
                 found.append(f"{name}={value}")
                 break
     cure = "take a smaller model or a larger card"
-    if copies := quantized_copies(run.model):
+    if facts.cards and (copies := quantized_copies(run.model)):
         cure = f"take model={copies[0]}, the same weights in 4 bits"
     if found:
         cure = f"it would fit with {' or '.join(found)}"

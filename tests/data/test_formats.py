@@ -815,9 +815,9 @@ def test_links_in_a_circle_are_read_once(tmp_path):
 def test_a_folder_without_rows_says_what_it_holds(tmp_path):
     with pytest.raises(LorakitError, match=r"it has none; known endings: .*\.jsonl"):
         list(folder.read(tmp_path))
-    for name in ("a.mp4", "b.zip", "Makefile", "README.md"):
+    for name in ("a.mp4", "b.rar", "Makefile", "README.md"):
         file(tmp_path, name, "x")
-    with pytest.raises(LorakitError, match=r"it has \.md, \.mp4, \.zip, Makefile; known endings: "):
+    with pytest.raises(LorakitError, match=r"it has \.md, \.mp4, \.rar, Makefile; known endings: "):
         list(folder.read(tmp_path))
     with pytest.raises(LorakitError, match=r"a\.mp4: is no folder"):
         list(folder.read(tmp_path / "a.mp4"))

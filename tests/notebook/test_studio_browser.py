@@ -251,7 +251,7 @@ def from_excel_to_a_chat_and_a_file(page, place, kind):
     says(page, re.compile("is opened here and never closed"))
     shot(page, f"{kind}-0-broken")
     upload(page, place / "Anfragen.xlsx")
-    says(page, re.compile("Read the sheet “Anfragen”. .*160"))
+    says(page, "All 160 rows can be used.")
     shot(page, f"{kind}-1-data")
     press(page, "Next: Columns")
     says(page, "Ist 1 gerade?")

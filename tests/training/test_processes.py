@@ -158,7 +158,7 @@ def note_what_is_held(place):
                 n: hashlib.sha256(w.tobytes()).hexdigest() for n, w in engine.weights().items()
             },
         }
-        (Path(place) / f"held-{engine.crew.rank}.json").write_text(json.dumps(held))
+        (Path(place) / f"held-{engine.world.rank}.json").write_text(json.dumps(held))
         real(engine)
 
     TorchEngine.close = close
@@ -519,7 +519,7 @@ def do_nothing(rank):
 
     def update(engine, *more):
         out = real(engine, *more)
-        if engine.crew.rank == rank:
+        if engine.world.rank == rank:
             engine.targets_trained = 0
         return out
 

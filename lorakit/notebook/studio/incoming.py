@@ -1,14 +1,12 @@
-"""Files that people have, made into what a run reads: Excel, text in Windows-1252, a ZIP of pictures or sounds."""
+"""Files that people have, made into what a run reads: text in Windows-1252, a ZIP of pictures or sounds."""
 
 from __future__ import annotations
 
-import csv
 import shutil
 import zipfile
 from pathlib import Path, PurePosixPath
 
 from lorakit.common.errors import LorakitError
-from lorakit.machine.packages import require
 
 TEXT = (".csv", ".tsv", ".json", ".jsonl", ".txt")
 MEDIA = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".wav", ".flac", ".ogg", ".mp3")
@@ -18,47 +16,9 @@ FILES, BYTES = 20_000, 2_000_000_000  # of a ZIP, unpacked
 def usable(path: Path) -> tuple[Path, str]:
     """(a file or folder that a run reads, what was done, "" for nothing). Raises `LorakitError` for what is neither."""
     ending = path.suffix.lower()
-    if ending == ".xlsx":
-        return sheet(path)
     if ending == ".zip":
         return unpacked(path)
     return recoded(path) if ending in TEXT else (path, "")
-
-
-def sheet(path: Path) -> tuple[Path, str]:
-    """The first sheet of an Excel file that has rows, as CSV in UTF-8 beside it."""
-    require("openpyxl", purpose="Excel files")
-    import openpyxl
-
-    try:
-        book = openpyxl.load_workbook(path, read_only=True, data_only=True)
-    except Exception as error:  # of ZIP, XML and of openpyxl
-        raise LorakitError(
-            f"cannot be read as Excel ({str(error).splitlines()[0]})",
-            where=path.name,
-            cure="in Excel: Save as, CSV UTF-8",
-        ) from None
-    target = path.with_suffix(".csv")
-    try:
-        for page in book.worksheets:
-            rows = [
-                row for row in page.iter_rows(values_only=True) if any(v is not None for v in row)
-            ]
-            if len(rows) > 1:
-                break
-        else:
-            raise LorakitError("has no sheet with a heading and rows", where=path.name)
-        width = max(i + 1 for i, name in enumerate(rows[0]) if name is not None)
-        with open(target, "w", encoding="utf-8", newline="") as file:
-            csv.writer(file).writerows(
-                [["" if v is None else v for v in row[:width]] for row in rows]
-            )
-        others = len(book.sheetnames) - 1
-        return target, f"Read the sheet “{page.title}”" + (
-            f"; {others} other sheets are left out" if others else ""
-        )
-    finally:
-        book.close()
 
 
 def recoded(path: Path) -> tuple[Path, str]:
