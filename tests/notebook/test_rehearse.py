@@ -1,7 +1,6 @@
 """A rehearsal runs all of it on a shrunken model, changes four settings and no other, and says what stands in."""
 
 import ast
-import importlib.util
 import json
 import time
 from collections import Counter
@@ -198,7 +197,6 @@ def test_the_tokenizer_in_the_hubs_cache_is_found(base, here, monkeypatch):
 
 
 def test_the_template_of_the_model_where_it_can_be_had(here, monkeypatch):
-    pytest.importorskip("trl")
     path, notes = stand_in("qwen3-0.6b", here)
     tokenizer, _ = base_model.tokenizer(path)
     asked = [{"role": "user", "content": "Hi"}]
@@ -207,7 +205,7 @@ def test_the_template_of_the_model_where_it_can_be_had(here, monkeypatch):
     )
     assert {"<|im_end|>", "<think>"} <= set(tokenizer.all_special_tokens)
     assert "the chat template of the model" in notes[1]
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("lorakit.notebook.rehearse.ASSETS", here)  # where no template lies
     assert template_of(base_model.spec("qwen3-0.6b")) == ""
     path, notes = stand_in("qwen3-0.6b", here)
     assert "a chat template of its own" in notes[1]
