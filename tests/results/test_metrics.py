@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import lorakit.results.metrics as folder
 
-KINDS = {"answers", "tokens", "labels", "probabilities"}
+KINDS = {"answers", "tokens", "labels", "probabilities", "pairs"}
 NAMES = sorted(p.stem for p in Path(folder.__path__[0]).glob("*.py") if not p.stem.startswith("_"))
 WORDS = [
     "the",
@@ -66,6 +66,10 @@ def sample(kind, n=30, seed=0):
             np.column_stack([rng.gamma(2, size=n) * tokens, tokens, rng.binomial(tokens, 0.6)]),
             {},
         )
+    if kind == "pairs":  # both rewards; nats and tokens of the chosen answer
+        tokens = rng.integers(1, 9, size=n)
+        nats = rng.gamma(2, size=n) * tokens
+        return None, np.column_stack([rng.normal(size=(n, 2)), nats, tokens]), {}
     if kind == "labels":
         return rng.choice(names, size=n).tolist(), rng.choice(names, size=n).tolist(), {}
     return rng.choice(names, size=n).tolist(), rng.dirichlet(np.ones(3), size=n), {"classes": names}
@@ -118,6 +122,8 @@ def test_direction(name):
     references, predictions, options = sample(module.NEEDS[0])
     if module.NEEDS == ("tokens",):
         better = predictions * [0.5, 1, 0] + np.outer(predictions[:, 1], [0, 0, 1])
+    elif module.NEEDS == ("pairs",):
+        better = predictions * [1, 1, 0.5, 1] + [5, -5, 0, 0]
     elif module.NEEDS == ("probabilities",):
         better = [[float(c == r) for c in options["classes"]] for r in references]
     else:
