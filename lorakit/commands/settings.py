@@ -81,15 +81,19 @@ def present(data: str | None) -> None:
     if not path or not path.suffix or path.exists() or "*" in path.name or "," in path.name:
         return
     if len(path.parts) != 2 or path.parent.is_dir():  # else `owner/name.v1` of the hub
-        raise missing(str(path))
+        raise missing(str(data))
 
 
 def missing(path: str, cure: str = "") -> LorakitError:
-    """No such file, with the name of one that is nearly called so."""
+    """No such file, with the path of one whose name without the ending is nearly the same."""
+    if Path(path).is_symlink():
+        cure = "name the file itself"
+        return LorakitError("is a link that leads to no file", where=path, value=path, cure=cure)
     folder = Path(path).parent
-    names = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
-    near = difflib.get_close_matches(Path(path).name, names, n=1, cutoff=0.6)
-    hint = f"did you mean '{folder / near[0]}'?" if near else ""
+    names = sorted(p.name for p in folder.iterdir() if p.exists()) if folder.is_dir() else []
+    stems = {name.partition(".")[0]: name for name in reversed(names)}
+    near = difflib.get_close_matches(Path(path).name.partition(".")[0], stems, n=1, cutoff=0.6)
+    hint = f"did you mean '{folder / stems[near[0]]}'?" if near else ""
     words = "; ".join(filter(None, [hint, cure]))
     return LorakitError(
         f"no such file (looked from {Path.cwd()})", where=path, value=path, cure=words or None

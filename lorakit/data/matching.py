@@ -205,7 +205,8 @@ def find_schema(
 
 def _header(columns: Iterable[str]) -> str:
     """A word about the header of a table whose columns have numbers for names."""
-    if not all(str(name).isdecimal() for name in columns):
+    names = list(map(str, columns))
+    if not names or not all(map(str.isdecimal, names)):
         return ""
     return (
         "The first record looks like data, so the columns have numbers for names; if it is a header, set "

@@ -93,7 +93,8 @@ class Checked:
         good, bad = sum(self.rows.values()), len(self.report.rejected)
         levels = Counter(f.level for _, f in self.findings())
         text = (
-            f"{good:,} of {good + bad:,} rows can be used; the {bad:,} others are left out."
+            f"{good:,} of {good + bad:,} rows can be used; "
+            + ("the other one is left out." if bad == 1 else f"the {bad:,} others are left out.")
             if bad
             else f"All {good:,} rows can be used."
         )

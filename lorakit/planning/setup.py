@@ -136,7 +136,8 @@ def preflight(run: Run) -> None:
     for name in run.log_to:
         registry.load("trackers", name)
     for metric in [] if run.metrics == "auto" else run.metrics:
-        registry.load("metrics", metric if isinstance(metric, str) else next(iter(metric), ""))
+        for name in [metric] if isinstance(metric, str) else metric:
+            registry.load("metrics", name)
 
 
 def shortened(run: Run, prepared: Prepared) -> Run:

@@ -144,6 +144,8 @@ def marks(
     if gone or metric not in registry.names("metrics"):
         return "", []
     module, options = registry.load("metrics", metric), metrics.get(metric, {})
+    if not {"answers", "labels"} & set(module.NEEDS):  # of pairs, probabilities or tokens
+        return "", []
     sides = [
         module.rows([a["reference"] for a in answers], [a[k] for a in answers], **options)
         for k in ("before", "after")

@@ -194,6 +194,13 @@ class RunFolder:
             return found | {"status": Status(found.get("status", Status.QUEUED))}
         except FileNotFoundError:
             return {"status": Status.QUEUED}
+        except NotADirectoryError as error:
+            raise LorakitError(
+                f"{self.path}: cannot be written ({error.strerror})",
+                setting="output_dir",
+                value=str(self.path.parent),
+                cure="name another output_dir",
+            ) from None
         except (OSError, ValueError, RecursionError) as error:
             raise LorakitError(
                 f"{path}: is damaged ({error}); restore it, or give the run another name"

@@ -53,8 +53,8 @@ def phase(folder: Folder, updates: int) -> Phase:
     if record["status"] == "done":
         place = len(TITLES)
     elif ended or record.get("updates"):  # noted when training ends, also early
-        place = 4 if (folder / "rows" / "after.json").exists() else 3
-    elif updates or (folder / "rows" / "before.json").exists():
+        place = 4 if folder.outcome("after").exists() else 3
+    elif updates or folder.outcome("before").exists():
         place = TRAINING
     else:
         place = 1 if planned else 0

@@ -117,10 +117,10 @@ def test_a_bad_row_is_listed_and_the_others_used(folder, capsys, kind, reason, r
     code, out, err = said(capsys, "check", "rows.jsonl")
     sound = len(SOUND[kind])
     assert (code, err) == (1, "")
-    assert out.splitlines()[-2:] == [
-        f"rows.jsonl:{sound + 1}: {reason}",
-        "A run leaves these rows out. Correct them, or write a copy without them: lorakit check rows.jsonl --fix",
-    ]
+    *_, listed, advice, summary = out.splitlines()
+    assert listed == f"rows.jsonl:{sound + 1}: {reason}"
+    assert advice.endswith("lorakit check rows.jsonl --fix")
+    assert summary.startswith(f"{sound} of {sound + 1} rows can be used; the other one is left out")
     assert f"{sound} usable, 1 not" in out
 
 
@@ -285,7 +285,7 @@ PATHS = {
     "pipe.jsonl": ": is a device or a pipe, expected a file or a folder",
     "/dev/zero": ": is a device or a pipe, expected a file or a folder",
     "folder.jsonl": f": no file in it can be read (it has none; known endings: {ENDINGS})",
-    "pictures": ": no usable row; the first: pictures/a.png:1: a.png: is no picture that can be read",
+    "pictures": ": no usable row; the first: pictures/a.png:1: a.png: is no picture that can be read (…PNG…)",
     "nobody/nothing": ": HF_HUB_OFFLINE is set, and this is not in the local cache (…). Without internet name a local "
     "file or folder, or attach it",
 }
@@ -321,10 +321,10 @@ def test_a_name_that_is_none(folder, capsys, path, words):
 # Settings of the data, of which rows.jsonl is sound
 
 SETTINGS = {
-    "task: knit": "there is no 'knit' in tasks/ Present: caption, chat, chat_images, classify_image, "
-    "classify_text, text, transcribe.",
+    "task: knit": "there is no 'knit' in tasks/; use one of caption, chat, chat_images, classify_image, "
+    "classify_text, preferences, text, transcribe",
     "task: text": "rows.jsonl: the columns completion, prompt fit no schema (text: text). Name them with `columns`, …",
-    "format: xlsx": "there is no 'xlsx' in formats/ Present: arrow, csv, excel, folder, hub, …",
+    "format: xlsx": "there is no 'xlsx' in formats/; use one of arrow, csv, excel, folder, hub, …",
     "format: {csv: {delim: ;}}": "format: csv has no option 'delim'; did you mean 'delimiter'? (options: delimiter, header)",
     "format: {csv: {delimiter: ;;}}": "rows.jsonl: delimiter=';;' is not one character such as ',' or ';'",
     "format: {csv: {header: 3}}": "rows.jsonl: header=3 is neither true nor false",

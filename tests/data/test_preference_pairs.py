@@ -25,6 +25,10 @@ FORMS = {
     "strings": {"prompt": Q, "chosen": GOOD, "rejected": BAD},
     "question column": {"question": Q, "chosen": GOOD, "rejected": BAD},
     "turns": {"prompt": [USER], "chosen": [said(GOOD)], "rejected": [said(BAD)]},
+    "capital roles": {
+        "chosen": [{"role": "User", "content": Q}, said(GOOD)],
+        "rejected": [{"role": "User", "content": Q}, said(BAD)],
+    },
     "implicit prompt": {"chosen": [USER, said(GOOD)], "rejected": [USER, said(BAD)]},
     "ultrafeedback": {
         "prompt": Q, "prompt_id": "1", "chosen": [USER, said(GOOD)], "rejected": [USER, said(BAD)],
@@ -72,6 +76,9 @@ def test_system_and_earlier_turns_are_the_prompt():
         ({"prompt": Q, "chosen": GOOD, "rejected": 7}, "'rejected' is int"),
         ({"prompt": Q, "chosen": [said(GOOD)], "rejected": []}, "'rejected'"),
         ({"chosen": GOOD, "rejected": BAD}, "no prompt"),
+        ({"prompt": [None], "chosen": GOOD, "rejected": BAD}, "no prompt"),
+        ({"prompt": [{"role": ["user"]}], "chosen": GOOD, "rejected": BAD}, "no prompt"),
+        ({"prompt": [None, USER], "chosen": GOOD, "rejected": BAD}, "turn 1 is NoneType"),
         (
             {
                 "chosen": [USER, said(GOOD)],

@@ -610,15 +610,14 @@ def test_columns_that_are_not_enough(columns):
 
 @each_schema
 def test_every_name_of_a_column_is_found_and_taken(name):
-    schema = SCHEMAS[name]
+    schema, value = SCHEMAS[name], {"templated": "[INST] a? [/INST] b"}.get(name)
     for slot, names in enumerate(schema.REQUIRED):
         for chosen in names:
-            row = {
-                chosen if i == slot else other[0]: None for i, other in enumerate(schema.REQUIRED)
-            }
+            columns = [chosen if i == slot else other[0] for i, other in enumerate(schema.REQUIRED)]
+            row = dict.fromkeys(columns, value)
             assert find_schema([Example(row, "f.jsonl", 1)], schema.GIVES)[0] == name
             with pytest.raises(BadRow, match="is null|is NoneType|'source' is missing"):
-                schema.convert(row)
+                schema.convert(dict.fromkeys(columns))
 
 
 # Templates

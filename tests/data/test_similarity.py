@@ -36,7 +36,7 @@ def chat(question, answer, row=1, system=None, **more):
     )
 
 
-def sentence(rng, script, words=40):
+def sentence(rng, script, words=80):
     letters, between = SCRIPTS[script]
     return [*("".join(rng.choices(letters, k=4)) + between for _ in range(words))]
 

@@ -280,7 +280,7 @@ def test_positions_from_a_table_are_padded(tmp_path):
         noise(30, 5, 61),
     )
     assert ours.packing is False and ours.notes["packing"][1].startswith(
-        "padded: this model's own positions"
+        "padded: this model's own attention differs"
     )
     theirs.set_weights(random_weights(theirs))
     ours.set_weights(theirs.weights())
@@ -848,7 +848,7 @@ def test_without_mlx_the_module_says_so():
         "import sys; sys.modules.update(dict.fromkeys(['mlx', 'mlx.core', 'mlx_lm']));"
         "from importlib import util; real = util.find_spec;"
         "util.find_spec = lambda name: None if name == 'mlx_lm' else real(name);"
-        "from lorakit.engines import mlx; from lorakit.machine import Facts; from lorakit.models import Spec;"
+        "from lorakit.engines import mlx; from lorakit.machine.hardware import Facts; from lorakit.models.spec import Spec;"
         "print(mlx.fits(Facts(), Spec()), mlx.fits(Facts(packages={'mlx': '1', 'mlx-lm': '1'}), Spec()), sep=', ')"
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

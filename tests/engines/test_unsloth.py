@@ -373,8 +373,8 @@ def test_a_cut_run_goes_on_and_its_adapter_is_pefts(tmp_path):
 import sys
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
-from lorakit import base
-model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base.path("tiny")), sys.argv[1])
+from lorakit.models import base_model
+model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base_model.of("tiny").path), sys.argv[1])
 print(sum(p.abs().sum().item() > 0 for n, p in model.named_parameters() if "lora_B" in n))
 """
     told = subprocess.run(

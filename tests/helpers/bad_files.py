@@ -138,7 +138,10 @@ UNUSABLE = {
     "one.jsonl": (lines({"prompt": "a?"}), f": the columns prompt {SCHEMA}"),
     "none.jsonl": ("{}\n{}\n", f": the columns (none) {SCHEMA}"),
     "headless.csv": ("How much?,Much\nWhere?,There\n", f": the columns How much?, Much {SCHEMA}"),
-    "numbers.csv": ("1,2\n3,4\n", f": the columns 1, 2 {SCHEMA}"),
+    "numbers.csv": (
+        "1,2\n3,4\n",
+        ": the columns 1, 2 fit no schema (…). …if it is a header, set format: {csv: {header: true}}. Name them …",
+    ),
     # names
     "table.xlsx": (
         b"PK\x03\x04",

@@ -240,8 +240,8 @@ def test_names_of_rows_are_folders():
 WAIT = """
 import sys, time
 from pathlib import Path
-from lorakit import turns
-with turns.turn(sys.argv[1], int(sys.argv[3]), int(sys.argv[4]), Path(sys.argv[2])) as cards:
+from lorakit.training import gpu_queue
+with gpu_queue.turn(sys.argv[1], int(sys.argv[3]), int(sys.argv[4]), Path(sys.argv[2])) as cards:
     print(*cards, flush=True)
     time.sleep(600)
 """

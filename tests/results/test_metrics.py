@@ -66,12 +66,14 @@ def sample(kind, n=30, seed=0):
             np.column_stack([rng.gamma(2, size=n) * tokens, tokens, rng.binomial(tokens, 0.6)]),
             {},
         )
-    if kind == "pairs":  # both rewards; nats and tokens of the chosen answer
-        tokens = rng.integers(1, 9, size=n)
-        nats = rng.gamma(2, size=n) * tokens
-        return None, np.column_stack([rng.normal(size=(n, 2)), nats, tokens]), {}
     if kind == "labels":
         return rng.choice(names, size=n).tolist(), rng.choice(names, size=n).tolist(), {}
+    if (
+        kind == "pairs"
+    ):  # rewards of the chosen and the rejected answer, nats and tokens of the chosen one
+        tokens = rng.integers(1, 9, size=n)
+        nats = rng.gamma(2, size=n) * tokens
+        return None, np.column_stack([rng.normal(size=n), rng.normal(size=n), nats, tokens]), {}
     return rng.choice(names, size=n).tolist(), rng.dirichlet(np.ones(3), size=n), {"classes": names}
 
 
@@ -123,7 +125,7 @@ def test_direction(name):
     if module.NEEDS == ("tokens",):
         better = predictions * [0.5, 1, 0] + np.outer(predictions[:, 1], [0, 0, 1])
     elif module.NEEDS == ("pairs",):
-        better = predictions * [1, 1, 0.5, 1] + [5, -5, 0, 0]
+        better = predictions * [1, 1, 0.5, 1] + [1, 0, 0, 0]
     elif module.NEEDS == ("probabilities",):
         better = [[float(c == r) for c in options["classes"]] for r in references]
     else:

@@ -5,7 +5,8 @@ import json
 import pytest
 
 from lorakit.common.errors import LorakitError
-from lorakit.runs.folder import ReadOnlyRunFolder, RunFolder
+from lorakit.runs.folder import ReadOnlyRunFolder, RunFolder, write_json
+from lorakit.runs.phases import TRAINING, phase
 from lorakit.runs.status import Status, derive
 
 
@@ -68,6 +69,19 @@ def test_outcomes_lie_beside_the_rows_and_older_ones_are_found(tmp_path):
     folder.rows.mkdir()
     (folder.rows / "after.json").write_text("{}")
     assert folder.outcome("after") == tmp_path / "rows/after.json"
+
+
+def test_the_phase_follows_from_the_files(tmp_path):
+    folder = RunFolder(tmp_path)
+    assert phase(folder, 0).place == 0
+    folder.note(updates_planned=4)
+    assert phase(folder, 0).place == 1
+    write_json(folder.outcome("before"), {})
+    assert [phase(folder, n).place for n in (0, 3, 4)] == [TRAINING, TRAINING, TRAINING + 1]
+    write_json(folder.outcome("after"), {})
+    assert phase(folder, 4).place == TRAINING + 2
+    folder.note(status="done")
+    assert str(phase(folder, 4)) == "done"
 
 
 def test_a_process_beside_the_first_writes_nothing(tmp_path):

@@ -16,6 +16,7 @@ import yaml
 from helpers.paths import ROOT
 
 from lorakit import cli
+from lorakit.commands import settings, training
 from lorakit.run import Run
 
 CLUSTERS = ROOT / "clusters"
@@ -101,8 +102,8 @@ def read(arguments):
     options = get_args_parser().parse_args(arguments)
     assert options.module and options.training_script == "lorakit.cli"
     found = cli.parser().parse_args(options.training_script_args)
-    assert found.call is cli.train
-    Run(data="-", **cli._changes(found))
+    assert found.call is training.train
+    Run(data="-", **settings.changes_of(found))
     return options, found
 
 

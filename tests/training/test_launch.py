@@ -101,7 +101,7 @@ def test_a_child_is_watched_attached_to_and_stopped(base, rows_file, tmp_path, m
     assert job.watch(every=0.1).status == "stopped"
     assert drawn == [("running", False)] * 3 + [("stopped", True)]
     assert not job.running and not again.running
-    assert "running · update" in capsys.readouterr().err
+    assert "train · update" in capsys.readouterr().err
     done = len(folder.history()[0])
     assert folder.record["error"] == f"stopped on request after update {done}; start again to go on"
     assert (folder / "checkpoint/last.safetensors").exists()
@@ -166,7 +166,7 @@ def test_two_processes_outlive_who_launched_them_and_stop_when_asked(
     monkeypatch.setattr(live.Panel, "draw", draw)
     assert job.watch(every=0.1).status == "stopped" and stopped(folder)
     assert drawn == [("running", False)] * 3 + [("stopped", True)]
-    assert "running · update" in capsys.readouterr().err
+    assert "train · update" in capsys.readouterr().err
     each = folder.record["processes"]
     assert len({p["process"] for p in each}) == 2 and min(p["target_tokens"] for p in each) > 0
     until(lambda: nobody_is_left(tmp_path), 20)
@@ -240,21 +240,29 @@ def test_a_kernel_is_killed_and_a_new_one_goes_on_watching(base, rows_file, tmp_
     pictures = [base64.b64decode(c["image/png"]) for c in contents if "image/png" in c]
     assert len(pictures) > 1 and pictures[-1] == (folder / "loss.png").read_bytes()
     lines = [c["text/plain"] for c in contents if "update" in c.get("text/plain", "")]
-    assert lines[0].startswith("running · update ") and lines[-1].startswith(
-        "done · update 300 of 300 · loss "
-    )
+    assert "train · update " in lines[0]
+    assert lines[-1].startswith("done · update 300 of 300 · loss ")
     until(lambda: nobody_is_left(tmp_path), 20)
 
 
-def test_a_child_that_fails_says_why(base, tmp_path):
-    job = lorakit.launch(tiny_run(base, str(tmp_path / "nowhere.jsonl"), tmp_path))
-    with pytest.raises(
-        lorakit.LorakitError, match=r"(?s)failed\. The last words.*nowhere\.jsonl: no such file"
-    ):
+@pytest.mark.parametrize(
+    ("row", "why", "recorded"),
+    [(None, "no such file", False), ('{"prompt": "a?", "completion": ""}', "is empty", True)],
+    ids=["no file", "no usable row"],
+)
+def test_a_child_that_fails_says_why(base, tmp_path, row, why, recorded):
+    """What is refused before the run begins leaves no record; what fails after that is recorded."""
+    path = tmp_path / "rows.jsonl"
+    if row:
+        path.write_text(row + "\n")
+    job = lorakit.launch(tiny_run(base, str(path), tmp_path))
+    with pytest.raises(lorakit.LorakitError, match=rf"(?s)failed.*rows\.jsonl.*{why}"):
         job.watch(every=0.1)
-    assert (job.status, lorakit.attach(job.folder.path).status) == ("failed", "failed")
+    assert job.status == "failed" and (job.folder / "record.json").exists() is recorded
+    if recorded:
+        assert lorakit.attach(job.folder.path).status == "failed"
     assert "Traceback" not in job.log(100)
-    with pytest.raises(lorakit.LorakitError, match=r"(?s)is failed, not done.*no such file"):
+    with pytest.raises(lorakit.LorakitError, match=rf"(?s)is failed, not done.*{why}"):
         job.result()
 
 
@@ -361,9 +369,9 @@ def test_the_panel_in_a_notebook_draws_in_place(tmp_path, monkeypatch):
     texts = [c["text/plain"] for _, c in shown if isinstance(c, dict)]
     assert texts == [
         "queued",
-        "running · update 1 · loss 2.000 · 100 target tokens/s",
-        "running · update 2 · loss 2.000 · 100 target tokens/s",
-        "running · update 2 · loss 2.000 · 100 target tokens/s",
+        "3/5 train · update 1 · loss 2.000 · 100 target tokens/s",
+        "3/5 train · update 2 · loss 2.000 · 100 target tokens/s",
+        "3/5 train · update 2 · loss 2.000 · 100 target tokens/s",
         "done · update 2 of 2 · loss 2.000 · validation 1.500 · 100 target tokens/s",
     ]
     assert [kind for kind, c in shown if not isinstance(c, dict)] == [

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -299,7 +300,7 @@ def stop_while_talking(update):
 
     def gather(world, value):
         said = real(world, value)
-        if isinstance(value, list) and world.first:
+        if value == [] and world.first:  # nobody asks; what a validation gathers is not empty
             talks.append(value)
             if len(talks) == update:
                 signal.raise_signal(signal.SIGTERM)
@@ -580,13 +581,21 @@ def test_an_environment_that_names_no_place_to_meet(monkeypatch, place, words):
         distributed.join()
 
 
+def test_data_that_are_not_there_start_no_process(run, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("lorakit.training.launch.together", None)
+    missing = run.with_(data=str(tmp_path / "nowhere.jsonl"))
+    assert launched(tmp_path, missing, "--processes", "2") == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"lorakit: {tmp_path}/nowhere.jsonl: no such file")
+    assert not run.folder.exists()
+
+
 @pytest.mark.slow
 def test_an_error_of_the_input_comes_from_the_processes_in_one_line(run, tmp_path, capsys):
-    assert (
-        launched(tmp_path, run.with_(data=str(tmp_path / "nowhere.jsonl")), "--processes", "2") == 1
-    )
+    refused = run.with_(max_length=8)
+    assert launched(tmp_path, refused, "--processes", "2") == 1
     err = capsys.readouterr().err
-    assert err.splitlines()[-1].startswith(f"lorakit: {tmp_path}/nowhere.jsonl: no such file")
+    assert re.match(r"lorakit: .*max_length=8", err.splitlines()[-1])
     assert "Traceback" not in err
     assert Folder(run.folder).record["status"] == "failed"
 

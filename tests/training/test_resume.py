@@ -119,7 +119,7 @@ def test_twenty_kills(processes, uncut, run, optimizer):
 
 
 POINTS = {
-    "the record of the start is there, no row yet": ("lorakit.tasks.rows:write", 1),
+    "the rows are encoded, nothing is recorded": ("lorakit.tasks.rows:write", 1),
     "half of the rows are written": ("datasets:Dataset.save_to_disk", 2),
     "the base was asked, its answers not kept": ("lorakit.results.evaluate:Outcome.write", 1),
     "before the first update": ("lorakit.runs.folder:Folder.rewind", 1),
@@ -128,8 +128,9 @@ POINTS = {
     "amid a checkpoint": ("lorakit.training.checkpoint:os.fsync", 4),
     "training is over, nothing is scored": ("lorakit.training.proof:unchanged", 1),
     "the adapter is half written": ("transformers:PreTrainedTokenizerBase.save_pretrained", 1),
-    "the scores are written, the answers are not": ("lorakit.runs.folder:write_lines", 3),
+    "the scores are written, the answers are not": ("lorakit.training.finetune:write_lines", 2),
     "done is said, the report is missing": ("lorakit.results.report:write", 1),
+    "the record of the start is there, no row yet": ("lorakit.tasks.dataset:Prepared.write", 1),
 }
 
 

@@ -31,7 +31,7 @@ class Check:
         self.labelled |= "label" in fields
         if "label" in fields and len(self.asked) < ASKED:
             first = self.asked.setdefault(prompt_key(example), (fields["label"], example.where))
-            if first[0] != fields["label"]:
+            if normal(first[0]) != normal(fields["label"]):
                 self.contrary.append(
                     f"{example.where}: {fields['label']!r}, {first[1]}: {first[0]!r}"
                 )

@@ -13,7 +13,7 @@ from typing import Any
 
 from lorakit.common.errors import BadRow
 from lorakit.data.schemas import SYSTEM, column, text_of
-from lorakit.data.schemas.messages import conversation
+from lorakit.data.schemas.messages import ROLES, conversation
 
 GIVES = "pair"
 RICHNESS = 80
@@ -68,9 +68,8 @@ def _conversation(fields: dict, name: str, prompt: list[dict]) -> list[dict[str,
         turns = value
     if not isinstance(turns, list) or not turns or not all(isinstance(t, dict) for t in turns):
         raise BadRow(f"{name!r} is {type(value).__name__}, expected an answer: text or turns")
-    roles = [turn.get("role", turn.get("from")) for turn in turns]
-    whole = turns if "user" in roles or "human" in roles else [*prompt, *turns]
-    if not {"user", "human"} & {turn.get("role", turn.get("from")) for turn in whole}:
+    whole = turns if any(map(_asks, turns)) else [*prompt, *turns]
+    if not any(map(_asks, whole)):
         raise BadRow(
             f"no prompt: name the column that holds it, e.g. columns: {{prompt: question}}, or give {name!r} "
             "as turns that begin with the user's"
@@ -80,6 +79,12 @@ def _conversation(fields: dict, name: str, prompt: list[dict]) -> list[dict[str,
         return conversation({**told, name: whole}, name)["messages"]
     except BadRow as error:
         raise BadRow(f"{name!r}: {error}") from None
+
+
+def _asks(turn: Any) -> bool:
+    """Whether the turn is the user's."""
+    said = turn.get("role", turn.get("from")) if isinstance(turn, dict) else None
+    return isinstance(said, str) and ROLES.get(said.strip().lower()) == "user"
 
 
 def _spoken(words: str) -> list[dict[str, str]]:
