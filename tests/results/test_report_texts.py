@@ -133,6 +133,13 @@ def test_answers_that_never_match_exactly_are_marked_by_their_likeness(tmp_path)
     assert metric == "chrf" and values == [(0.0, 100.0)]
 
 
+@pytest.mark.parametrize("metric", ["preference_accuracy", "roc_auc", "token_accuracy"])
+def test_answers_are_marked_only_by_metrics_of_answers(metric):
+    answers = [{"reference": "abc", "before": "x", "after": "abc"}]
+    entry = {"before": 0.5, "after": 1.0, "difference": 0.5}
+    assert report.marks(answers, {metric: entry}, {metric: {}}) == ("", [])
+
+
 def test_a_loss_that_is_not_finite_leaves_the_curve_whole():
     assert plots.smooth([2.0, float("nan"), 4.0], 2)[::2] == pytest.approx([2.0, 10 / 3])
     assert plots.smooth([3.0] * 4 + [float("inf")])[:4] == [3.0] * 4

@@ -300,7 +300,7 @@ def stop_while_talking(update):
 
     def gather(world, value):
         said = real(world, value)
-        if isinstance(value, list) and world.first:
+        if value == [] and world.first:  # nobody asks; what a validation gathers is not empty
             talks.append(value)
             if len(talks) == update:
                 signal.raise_signal(signal.SIGTERM)
