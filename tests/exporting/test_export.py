@@ -116,7 +116,9 @@ def test_without_room_for_unquantized_weights_it_is_said(mistral, tmp_path, here
         "there is no room for the base's unquantized weights: compared with the model in nf4, "
         "and what merging changes is not measured"
     ]
-    assert found["divergence"]["bound"] == 0.7 and found["agreement"]["tokens"] < 1
+    divergence = found["divergence"]
+    assert divergence["bound"] == 0.7
+    assert divergence["own_rows"]["nats"] > 1e-4 < divergence["other_texts"]["nats"]
 
 
 def test_16_bits_are_merged_in_fp32_and_cast_once(mistral, tmp_path, here):

@@ -59,8 +59,10 @@ def rows(folder, shift=0):
 
 def tuned_run(model, folder, name="run", shift=0, **changes):
     """A finished run, without the proof by a fresh process that other tests look at."""
+    adapter = {} if changes.get("method") == "full" else {"rank": 8, "alpha": 32}
     run = lorakit.Run(
         **{
+            **adapter,
             "name": name,
             "model": model,
             "data": rows(Path(folder), shift),
@@ -68,8 +70,6 @@ def tuned_run(model, folder, name="run", shift=0, **changes):
             "engine": "torch",
             "max_updates": 90,
             "learning_rate": 1e-2,
-            "rank": 8,
-            "alpha": 32,
             "precision": "fp32",
             "quantization": "none",
             "max_length": 200,
