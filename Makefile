@@ -58,7 +58,8 @@ quickstart: .venv/.quickstart  ## the main job: SmolLM2-135M tuned on field repo
 	@$(BIN)/python -c "import lorakit; print('status:', lorakit.Folder('outputs/quickstart').record['status'])"
 
 studio: env  ## fine-tune without writing code: notebooks/studio.ipynb as a page, on this machine alone
-	$(BIN)/python -m voila notebooks/studio.ipynb --Voila.ip=127.0.0.1 --VoilaConfiguration.file_allowlist="[]"
+	$(BIN)/python -m voila notebooks/studio.ipynb --Voila.ip=127.0.0.1 --Voila.auto_token=True \
+	  --MappingKernelManager.cull_idle_timeout=600 --MappingKernelManager.cull_interval=60 --VoilaConfiguration.file_allowlist="[]"
 
 test: env  ## the whole suite but what is marked slow
 	$(BIN)/python -m pytest -m "not slow and not gpu" --ignore tests/notebook/test_notebooks.py --numprocesses 2 --dist loadfile

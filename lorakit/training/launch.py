@@ -204,7 +204,7 @@ def together(run: Run, count: int) -> str:
         logs_specs=DefaultLogsSpecs(log_dir=str(logs), tee=Std.ALL, local_ranks_filter={0}),
         log_line_prefix_template=" ",
     )
-    before = len(folder.history()[0])
+    before, record = len(folder.history()[0]), folder.record
     try:
         with _undone():
             os.environ.update(
@@ -223,6 +223,9 @@ def together(run: Run, count: int) -> str:
     finally:
         shutil.rmtree(logs, ignore_errors=True)
     print(file=sys.stderr)  # a bar that was cut has no end of line
+    now = folder.record
+    if not died and now["status"] == Status.FAILED and now != record:
+        raise LorakitError(now["error"])
     if not died:
         print(f"asked to stop; {folder.path} is {folder.record['status']}", file=sys.stderr)
         return ""
