@@ -710,7 +710,7 @@ def test_a_damaged_checkpoint(capsys, quick, copied, settings, damage):
     assert said(capsys, "ask", copied.path, "abc?", "--max-new-tokens", 1)[0] == 0
 
 
-def test_a_vocabulary_that_is_too_small(capsys, copied, base, tmp_path):
+def test_a_vocabulary_that_is_too_small(capsys, settings, tmp_path):
     config = LlamaConfig(
         vocab_size=200,
         hidden_size=64,
@@ -721,13 +721,11 @@ def test_a_vocabulary_that_is_too_small(capsys, copied, base, tmp_path):
         max_position_embeddings=512,
     )
     small = save_base(tmp_path / "small", config)
-    (copied / "run.yaml").write_text((copied / "run.yaml").read_text().replace(base, small))
     refused(
         capsys,
         f"{small}: the tokenizer has 262 tokens, the model 200; they do not belong together",
-        "ask",
-        copied.path,
-        "abc?",
+        "train",
+        settings(model=small),
     )
 
 
