@@ -124,7 +124,7 @@ def refuse(run: Run, facts: Facts) -> None:
     need = memory.memory(run)["total"]
     if need <= facts.device_memory:
         return
-    small = engines.get(run.engine).quantizations(facts)[:1]
+    small = smaller_forms(run, facts)[:1]
     proposals = {
         "quantization": small if run.method == "lora" and run.quantization == "none" else [],
         "max_length": [n for n in (2048, 1024, 512, 256, 128) if n < run.max_length],
@@ -359,6 +359,11 @@ def refuse_again(wanted: str, model: str, spec: Spec) -> None:
         )
 
 
+def smaller_forms(run: Run, facts: Facts) -> list[str]:
+    """The quantizations that this engine has here for weights that are stored in none, the smallest first."""
+    return [name for name in engines.get(run.engine).quantizations(facts) if name != "gguf"]
+
+
 def quantization(run: Run, facts: Facts, spec: Spec) -> Choice:
     refuse_again(run.quantization, run.model, spec)
     file = gguf.source(spec.path)
@@ -397,7 +402,7 @@ def quantization(run: Run, facts: Facts, spec: Spec) -> Choice:
     words = f"unquantized it takes {need / 1e9:.1f} GB of the {room / 1e9:.1f} GB that may be used"
     if need < room:
         return Choice("none", words)
-    small = engines.get(run.engine).quantizations(facts)[0]
+    small = smaller_forms(run, facts)[0]
     return Choice(
         small, words + (", and nothing smaller is served here" if small == "none" else "")
     )
