@@ -16,7 +16,7 @@ from lorakit.common import registry
 from lorakit.common.errors import LorakitError
 from lorakit.engines import torch as engines
 from lorakit.engines.torch import kernels
-from lorakit.engines.torch.kernels import lora, rounding
+from lorakit.engines.torch.kernels import adapted, lora, rounding
 from lorakit.engines.torch.kernels.device import flush_denormals
 from lorakit.engines.torch.kernels.rounding import rounded
 from lorakit.machine.hardware import facts
@@ -196,7 +196,7 @@ def test_an_answer_makes_each_weight_once(aware, monkeypatch):
     found = exporting.source(aware)
     engine, calls = engines.load(found.run, adapter=found.saved), []
     monkeypatch.setattr(
-        lora, "rounded", lambda weight, form: calls.append(form) or rounded(weight, form)
+        adapted, "rounded", lambda weight, form: calls.append(form) or rounded(weight, form)
     )
     prompt = found.rows[0]["ids"][:12].tolist()
     kept = engine.generate([prompt], 6, [])
@@ -284,7 +284,7 @@ def test_what_it_is_not_for(base, tmp_path):
     )
     experts = shrunken("gpt_oss", tmp_path / "experts")
     with pytest.raises(
-        LorakitError, match="fake_quantization='q4_0': only models of words without stacked experts"
+        LorakitError, match="fake_quantization='q4_0': only language models without stacked experts"
     ):
         engines.load(resolved.with_(model=experts))
     tied = shrunken("llama", tmp_path / "tied", tie_word_embeddings=True)
