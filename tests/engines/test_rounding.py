@@ -16,7 +16,8 @@ from lorakit.common import registry
 from lorakit.common.errors import LorakitError
 from lorakit.engines import torch as engines
 from lorakit.engines.torch import kernels
-from lorakit.engines.torch.kernels import adapted, lora, rounding
+from lorakit.engines.torch.kernels import adapted as merging
+from lorakit.engines.torch.kernels import lora, rounding
 from lorakit.engines.torch.kernels.device import flush_denormals
 from lorakit.engines.torch.kernels.rounding import rounded
 from lorakit.machine.hardware import facts
@@ -196,7 +197,7 @@ def test_an_answer_makes_each_weight_once(aware, monkeypatch):
     found = exporting.source(aware)
     engine, calls = engines.load(found.run, adapter=found.saved), []
     monkeypatch.setattr(
-        adapted, "rounded", lambda weight, form: calls.append(form) or rounded(weight, form)
+        merging, "rounded", lambda weight, form: calls.append(form) or rounded(weight, form)
     )
     prompt = found.rows[0]["ids"][:12].tolist()
     kept = engine.generate([prompt], 6, [])
