@@ -44,4 +44,4 @@ def test_a_batch_keeps_its_weights_when_it_is_parted_and_filled_up():
     batch = collate([{**rows[0], "weights": [2.0] * 4}, rows[1]], [0, 1])
     assert batch.weights.tolist() == [2.0] * 4 + [1.0] * 6
     assert [part.weights.tolist() for part in batch.parts(6)] == [[2.0] * 4, [1.0] * 6]
-    assert batch.filled_up(16).weights.tolist() == [2.0] * 4 + [1.0] * 12
+    assert batch.padded_to(16).weights.tolist() == [2.0] * 4 + [1.0] * 12
