@@ -126,7 +126,7 @@ lint: env
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check --quiet
 	$(BIN)/lint-imports --no-cache
-	$(BIN)/nbstripout --verify notebooks/*.ipynb
+	$(BIN)/nbstripout --verify --keep-id notebooks/*.ipynb
 
 test-fast: env  ## what tells most within two minutes
 	$(BIN)/python -m pytest -m "not slow and not gpu" --numprocesses 2 --dist loadfile --durations 5 $(FAST_TESTS)
