@@ -47,11 +47,8 @@ class World:
         dist.broadcast_object_list(values, src=0)
         return values[0]
 
-    told = broadcast_from_rank0  # former name
-
 
 ALONE = World()
-Crew = World  # former name
 
 
 def started() -> bool:
