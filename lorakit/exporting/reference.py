@@ -22,7 +22,7 @@ from lorakit.models import identity
 from lorakit.models.merge import with_adapter
 from lorakit.results.evaluate import Outcome
 
-VERSION = 1  # of what is kept: raise it when a proof or a measurement changes
+VERSION = 2  # of what is kept: raise it when a proof or a measurement changes
 PLAIN = "none"  # fake_quantization of a reference with unrounded weights
 HEADROOM = 1.3  # times the bytes of the weights that must be free
 
@@ -71,6 +71,7 @@ def _key(source: Source, proof: Proof, form: str) -> str:
         proof.max_new_tokens,
         proof.seconds,
         form,
+        _precision(source) or source.run.quantization,
     ]
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
 

@@ -140,7 +140,10 @@ def ask_written(job: Job, proof: Proof | None, steps: Steps) -> tuple[Said, Comp
 def training_notes(opened: Source, tuned: Said) -> tuple[list[str], float]:
     """(how the model that is exported differs from the one that was trained, nats a token of the latter)."""
     run, now = opened.run, tuned.loss()
-    if tuned.precision == run.precision == "fp32" and run.quantization == "none":
+    if (
+        tuned.precision == run.precision == "fp32"
+        and run.quantization == run.fake_quantization == "none"
+    ):
         return [], now
     recorded = None if opened.classes else recorded_loss(opened)
     comparable = recorded is not None and sum(tuned.own) == len(opened.own_rows)

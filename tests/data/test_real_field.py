@@ -32,6 +32,15 @@ def test_rows_mean_what_they_say(real_data, name):
     assert [m["content"] for m in examples[0].fields["messages"]] == ROWS[name]
 
 
+def test_preference_pairs_keep_both_answers(real_data):
+    (first, *_), report = loading.load(
+        str(real_data / "field" / "dpo_prompt_chosen_rejected.jsonl")
+    )
+    assert [m["content"] for m in first.fields["messages"]] == ["Q0?", "good 0"]
+    assert first.fields["pair"] == {"rejected": {"role": "assistant", "content": "bad 0"}}
+    assert "24 rows, jsonl; schema preference" in str(report)
+
+
 SETS = {  # file -> sizes of train, validation and test
     "long_system_prompt.jsonl": (80, 10, 10),
     "long_shared_instruction.jsonl": (80, 10, 10),
@@ -64,7 +73,6 @@ def test_a_shared_system_prompt_is_no_leak(real_data):
 
 
 REFUSED = {
-    "dpo_prompt_chosen_rejected.jsonl": "these look like preference pairs",
     "multi_label.jsonl": "several labels per row in 'label'",
     "messages_with_audios.json": "the column 'audios' holds pictures, sound or video",
     "kaggle_spam.csv": "the columns v1, v2 fit no schema",
