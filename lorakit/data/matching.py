@@ -17,6 +17,7 @@ from lorakit.data.report import LISTED, listed
 from lorakit.data.schemas import fill, held, holes, prompts, value_of
 from lorakit.run import Run
 
+COMMON = ("answer", "prompt", "text", "label", "messages", "chosen", "rejected", "image")
 # Columns with a list of answers.
 SEVERAL = ("responses", "completions", "answers", "outputs", "generations", "candidates")
 
@@ -97,7 +98,7 @@ def check_columns(rows: Sequence[Example], choices: Choices) -> None:
         if name not in known:
             raise LorakitError(
                 f"columns: no schema has '{name}'{did_you_mean(name, known)} (they have "
-                f"{', '.join(sorted(known))})"
+                f"{listed(COMMON, quoted=False)})"
             )
         for wanted in holes(column) if "{" in column else [column]:
             if wanted not in present and not any(held(row.fields, wanted) for row in rows):

@@ -97,14 +97,14 @@ def source(path: str, format: str | Mapping[str, Mapping[str, Any]] = "auto") ->
         ) or next((n for n, m in known.items() if hasattr(m, "takes") and m.takes(there)), None)
         if name is None and found is None:
             raise _nothing(path)
+        if found and found.is_file():
+            name = by_content(found, name)
         if name is None:
             endings = ", ".join(sorted(s for m in known.values() for s in m.SUFFIXES))
             raise LorakitError(
                 f"{path}: no format reads '{found.suffix}'; known endings: {endings}. Name one with "
                 "`format`, e.g. format: csv"
             )
-        if found and found.is_file():
-            name = by_content(found, name)
     module = registry.load("formats", name)
     if found is None and not (hasattr(module, "takes") and module.takes(path)):
         raise _nothing(path)

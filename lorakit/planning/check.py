@@ -269,13 +269,17 @@ def look(
     """Reads each file once, a row at a time. `choose` finds what encodes the rows of a schema."""
     rows, kept, checks = Counter(), _Sample(sample, seed), {}
     report = DataReport("")
-    for name, it in sources.items():
+    for name, it in dict(sources).items():
+        if name not in sources:  # official rows without answers
+            continue
         reading = loading.read(
             it, columns=columns, keep_rows=keep_rows, ignore_columns=ignore_columns, gives=gives
         )
         here = reading.report()
         if name == "train":
             report = here
+            sources, notes = loading.with_answers(sources, here.schema, columns)
+            report.notes += notes
         before = len(report.rejected)
         for row in reading.rows:
             here.rows += 1

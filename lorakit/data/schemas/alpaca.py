@@ -12,7 +12,7 @@ from lorakit.data.schemas import marks, prompts, text_of
 
 GIVES = "messages"
 RICHNESS = 40
-REQUIRED = (("instruction",), ("output", "response", *prompts.ANSWER))
+REQUIRED = (("instruction",), (*dict.fromkeys(("output", "response", *prompts.ANSWER)),))
 OPTIONAL = prompts.INPUT + prompts.BESIDE + marks.NAMES + tuple(prompts.LETTERS)
 
 

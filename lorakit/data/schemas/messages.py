@@ -124,7 +124,7 @@ def _turn(turn: Any, number: int) -> dict[str, Any]:
         raise BadRow(f"turn {number} calls a tool or is a tool's; tools cannot be trained: {CURE}")
     if not isinstance(said, str) or said not in ROLES:
         shown = f"the role {said[:40]!r}" if isinstance(said, str) else "no role"
-        raise BadRow(f"turn {number} has {shown}; known: {', '.join(ROLES)}")
+        raise BadRow(f"turn {number} has {shown}; known: {', '.join([*ROLES][:10])}")
     role = ROLES[said]
     for part in _parts(turn):
         _check_part(part, number)

@@ -90,7 +90,7 @@ def answer_of(fields: Mapping[str, Any], names: tuple[str, ...]) -> str:
     """
     name = next((n for n in names if n in fields), names[0])
     value = fields.get(name)
-    if not isinstance(value, (dict, list)) and name != "answers":
+    if name not in ("answer", "answers") or not isinstance(nested(value), (dict, list)):
         return text_of(fields, names, number=True)
     value = nested(value)
     if isinstance(value, dict) and isinstance(value.get("text"), list):
@@ -203,8 +203,8 @@ def refuse(rows: Sequence[Mapping[str, Any]], answer: tuple[str, ...]) -> None:
         value = next((fields[n] for n in answer if n in fields), None)
         with contextlib.suppress(BadRow):
             if (choices := choices_of(fields)) and str(value).strip().isdecimal():
-                if any(text == str(value).strip() for _, text in choices):
-                    return  # the answer's own words
+                if any(str(value).strip() in choice for choice in choices):
+                    return  # the answer's letter or words
                 places.append((int(str(value)), len(choices)))
     if places and min(p for p, _ in places) > 0 and any(p == n for p, n in places):
         name = next(n for n in answer if any(n in fields for fields in rows))
