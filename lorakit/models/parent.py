@@ -1,6 +1,6 @@
 """A finished run as the base of another: its adapter merged into its own base, once, in the cache.
 
-`model: outputs/a` (or its `adapter` folder) trains on from what the run `a` learnt. The new run gets an adapter of its own.
+`model: outputs/a` (or its `adapter` folder) trains on from what the run `a` learnt, with an adapter of its own.
 """
 
 from __future__ import annotations

@@ -30,6 +30,7 @@ SETTINGS = (
     "keep_rows",
     "ignore_columns",
     "near_duplicates",
+    "media_folder",
     "reasoning",
     "task",
     "seed",
@@ -129,7 +130,7 @@ def prepare(run: Run) -> Prepared:
     Raises:
         LorakitError: naming file and row, or the setting at fault.
     """
-    sources = of_run(run.data, run.validation_data, run.test_data, run.format)
+    sources = of_run(run.data, run.validation_data, run.test_data, run.format, run.media_folder)
     base = base_model.of(run.model)
     if (limit := base.fitting(run)) < run.max_length:
         run = run.with_(max_length=limit)
