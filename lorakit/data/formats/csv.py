@@ -258,8 +258,8 @@ def _records(
             raise LorakitError(
                 f"{path}:{_opened(lines, dialect)}: a quote is opened here and never closed; {DOUBLE}"
             )
-        elif cells is not None and not _blank(cells):
-            yield row, list(map(_unquoted, cells)) if bare else cells
+        elif not _blank(cells):
+            yield row, list(map(_unquoted, cells)) if bare and cells else cells
 
 
 def _stray(held: list[str], cells: Cells, width: int) -> bool:
