@@ -692,12 +692,12 @@ class TorchEngine:
         """Inside, `max_new_tokens` alone limits answers; transformers warns where the model's files limit them too."""
         settings = getattr(self._bare(), "generation_config", None)
         given = getattr(settings, "max_length", None)
-        if given is not None:
+        if settings is not None and given is not None:
             settings.max_length = None
         try:
             yield
         finally:
-            if given is not None:
+            if settings is not None and given is not None:
                 settings.max_length = given
 
     @contextlib.contextmanager
