@@ -68,11 +68,9 @@ def read(
             if len(readable) == HEAD:
                 break
     if not readable:
-        first = (
-            f"; the first: {head[0].where}: {head[0].reason}"
-            if isinstance(next(iter(head), None), Rejected)
-            else ": it is empty, or has a header alone"
-        )
+        first = ": it is empty, or has a header alone"
+        if head and isinstance(row := head[0], Rejected):
+            first = f"; the first: {row.where}: {row.reason}"
         raise LorakitError(f"{it.name}: no usable row{first}")
     found = match(readable, gives, Choices(columns or {}, keep_rows or {}, ignore_columns))
     module = registry.load("schemas", found.schema)

@@ -86,6 +86,7 @@ def source(path: str, format: str | Mapping[str, Mapping[str, Any]] = "auto") ->
             f"format={dict(format)!r} is not one format with its options, e.g. format: {{csv: {{header: "
             "false}}"
         )
+    name: str | None
     ((name, options),) = format.items() if isinstance(format, Mapping) else [(format, {})]
     found, known = find(path), registry.modules("formats")
     if found and not found.is_file() and not found.is_dir():
@@ -93,12 +94,13 @@ def source(path: str, format: str | Mapping[str, Mapping[str, Any]] = "auto") ->
     if name == "auto":
         ending = found.name.lower().removesuffix(".gz") if found else ""
         there = str(found or path)
-        name = next(
-            (n for n, m in known.items() if ending.endswith(m.SUFFIXES) and found.is_file()), None
-        ) or next((n for n, m in known.items() if hasattr(m, "takes") and m.takes(there)), None)
-        if name is None and found is None:
-            raise _nothing(path)
+        by_ending = (n for n, m in known.items() if ending.endswith(m.SUFFIXES))
+        name = (next(by_ending, None) if found and found.is_file() else None) or next(
+            (n for n, m in known.items() if hasattr(m, "takes") and m.takes(there)), None
+        )
         if name is None:
+            if found is None:
+                raise _nothing(path)
             endings = ", ".join(sorted(s for m in known.values() for s in m.SUFFIXES))
             raise LorakitError(
                 f"{path}: no format reads '{found.suffix}'; known endings: {endings}. Name one with "

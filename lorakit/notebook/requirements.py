@@ -101,7 +101,7 @@ def _pip(bundle: Path | None, wanted: list[str], kept: dict[str, str]) -> str:
 
 def _versions() -> dict[str, str]:
     """Every installed package."""
-    found = {}
+    found: dict[str, str] = {}
     for each in metadata.distributions():
         if name := each.metadata["Name"]:
             found.setdefault(normal(name), each.version)

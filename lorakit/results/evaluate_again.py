@@ -18,6 +18,7 @@ from lorakit.results import evaluate
 from lorakit.results.open_run import FinishedRun, open_run
 from lorakit.results.predict import predict
 from lorakit.results.report import score_rows
+from lorakit.run import resolved
 from lorakit.runs import folder as record
 from lorakit.runs.folder import Folder
 from lorakit.tasks import rows
@@ -91,7 +92,7 @@ def _outcome(opened: FinishedRun, test: Rows, when: str) -> Any:
             test,
             opened.meta,
             engine.tokenizer,
-            max_tokens=opened.run.micro_batch_tokens,
+            max_tokens=resolved(opened.run.micro_batch_tokens),
             max_new_tokens=opened.run.max_new_tokens,
             when=when,
         )

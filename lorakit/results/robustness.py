@@ -23,7 +23,7 @@ from lorakit.results.ask import tuned
 from lorakit.results.compare import outcome
 from lorakit.results.evaluate import Outcome
 from lorakit.results.predict import predict
-from lorakit.run import Run
+from lorakit.run import Run, resolved
 from lorakit.runs.folder import Folder
 from lorakit.tasks import rows
 
@@ -177,7 +177,7 @@ def answered(
             test,
             meta,
             tokenizer,
-            max_tokens=run.micro_batch_tokens,
+            max_tokens=resolved(run.micro_batch_tokens),
             max_new_tokens=run.max_new_tokens,
             when=name,
         )

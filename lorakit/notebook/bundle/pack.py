@@ -188,7 +188,9 @@ def gathered(
 
     Raises `LorakitError` naming what cannot be found or would not be found on another machine.
     """
-    files, sets, placed = {}, {}, {}
+    files: dict[str, Path] = {}
+    sets: dict[str, Source] = {}
+    placed: dict[str, Any] = {}
     if settings.get("model") and (folder := base_folder(settings["model"])):
         placed["model"] = f"model/{_last(settings['model'])}"
         files |= tree(folder, placed["model"])
@@ -262,12 +264,12 @@ def files_of(it: Source, place: str) -> dict[str, Path]:
         more = it.module.files(path, **it.options) if hasattr(it.module, "files") else []
         files |= {f"{place}/{file.relative_to(path).as_posix()}": file for file in more}
         return files | {f"{place}/{inside}": file for inside, file in spoken_of(it)}
-    files = it.module.files(path, **it.options) if hasattr(it.module, "files") else [path]
+    parts = it.module.files(path, **it.options) if hasattr(it.module, "files") else [path]
     home = place.rpartition("/")[0]
-    found = {f"{home}/{file.name}": file for file in files}
-    if len(found) < len(files):
+    found = {f"{home}/{file.name}": file for file in parts}
+    if len(found) < len(parts):
         raise LorakitError(
-            f"{', '.join(map(str, files))}: have one name; a bundle keeps them in one folder, so rename "
+            f"{', '.join(map(str, parts))}: have one name; a bundle keeps them in one folder, so rename "
             "one"
         )
     return found | {f"{home}/{inside}": file for inside, file in spoken_of(it)}

@@ -96,7 +96,7 @@ def assigned(source: str, values: Mapping[str, Any]) -> str:
         name, old = getattr(target, "id", ""), statement.value
         if name in values and values[name] != _value(old):
             begin = starts[old.lineno - 1] + old.col_offset  # ast counts bytes
-            end = starts[old.end_lineno - 1] + old.end_col_offset
+            end = starts[(old.end_lineno or 0) - 1] + (old.end_col_offset or 0)
             raw = raw[:begin] + literal(values[name]).encode() + raw[end:]
     return raw.decode()
 

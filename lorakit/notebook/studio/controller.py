@@ -260,7 +260,7 @@ class Desk:
         job = Job(self.home / name)
         try:
             record = job.folder.record
-            status = job.status
+            status: str = job.status
             if status == "queued" and not job.queued:
                 status = "not started"
             return {
