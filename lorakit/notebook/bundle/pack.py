@@ -374,7 +374,9 @@ def _start(path: Path, part: Path, settings: Mapping[str, Any], placed: Mapping[
         {"output_dir": "outputs"} if Path(settings.get("output_dir") or "").is_absolute() else {}
     )
     content = rewritten(content, {**settings, **placed, **where}, paths)
-    setup = next((c for c in content["cells"] if "LORAKIT_SOURCE = " in "".join(c["source"])), {})
+    setup: dict[str, Any] = next(
+        (c for c in content["cells"] if "LORAKIT_SOURCE = " in "".join(c["source"])), {}
+    )
     meant = first_cell(f"bundle:{installer.pin(listed(part))}")  # this bundle and no other
     setup["source"] = meant.splitlines(keepends=True)
     start = f"{path.stem}.ipynb"
