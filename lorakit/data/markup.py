@@ -102,7 +102,8 @@ def _headed(text: str, header: re.Pattern, end: str) -> list[dict[str, str]] | N
 
 
 def _llama2(text: str) -> list[dict[str, str]] | None:
-    turns, place = [], 0
+    turns: list[dict[str, str]] = []
+    place = 0
     if (told := MISTRAL.match(text)) is not None:
         turns, place = [{"role": "system", "content": told[1].strip()}], told.end()
     while match := LLAMA2.match(text, place):
