@@ -265,8 +265,8 @@ def prepare(
         near=near,
     )
     if shuffled:
-        for name in ("train", "validation"):
-            sets[name] = shuffle_answers(sets[name], seed)
+        for part in ("train", "validation"):
+            sets[part] = shuffle_answers(sets[part], seed)
         report.notes.append(
             "control: the answers of the training and validation rows are dealt at random"
         )

@@ -100,11 +100,11 @@ def judge(
             refused[column] = cure
     marks = [c for c in binary if c not in refused] if schema.GIVES == "text" and not asked else []
     if len(marks) > 1:
-        what = (
-            "holds 0 and 1 beside a text, as a label of several does (multi-label classification)"
+        several = (
+            "holds 0 and 1 beside a text, as one label of several does (multi-label classification)"
         )
-        cure = f"train one class with columns: {{label: {marks[0]}}}"
-        refused |= dict.fromkeys(marks, (what, cure))
+        advice = f"train one class with columns: {{label: {marks[0]}}}"
+        refused |= dict.fromkeys(marks, (several, advice))
     if refused:
         column, (what, advice) = next(iter(refused.items()))
         others = [repr(c) for c in refused if c != column][:4]

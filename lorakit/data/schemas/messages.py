@@ -134,7 +134,11 @@ def _turn(turn: Any, number: int) -> dict[str, Any]:
             f"turn {number} begins with {words.split('>')[0].strip()}>, and the row has nothing to put there: {CURE}"
         )
     try:
-        kept = {"role": role, **_words(turn, blank=role == "system"), **_weight(turn, role, number)}
+        kept: dict[str, Any] = {
+            "role": role,
+            **_words(turn, blank=role == "system"),
+            **_weight(turn, role, number),
+        }
     except BadRow as error:
         raise BadRow(f"turn {number} ({role}): {error}") from None
     if role == "user" and markup.may_be(kept["content"]):
