@@ -24,7 +24,7 @@ from lorakit.data.matching import columns_of
 from lorakit.data.quality import LEVELS, Finding, some
 from lorakit.data.report import DataReport, listed, shown
 from lorakit.data.sources import Source, identity, of_run, source
-from lorakit.models import base_model
+from lorakit.models import base_model, served
 from lorakit.run import Run
 from lorakit.tasks import dataset
 
@@ -184,7 +184,7 @@ def _chooser(run: Run) -> tuple[Choose, list[str]]:
             name = (
                 run.task
                 if run.task != "auto"
-                else base_model.task_for(given, base.config, base.processor, run.model)
+                else served.task_for(given, base.config, base.processor, run.model)
             )
         except LorakitError:
             if "model" in run.model_fields_set:
