@@ -134,11 +134,11 @@ MAKE = """
 import sys, json
 from transformers import AutoConfig
 from lorakit.models import served
-from lorakit.models import reader
+from lorakit.models import reading
 from lorakit.models import base_model as base
 from lorakit.notebook.rehearse import fitted, tokenizer_of
 folder, given = sys.argv[1], json.loads(sys.argv[2])
-reader = reader.tokenizer("tiny")[0]
+reader = reading.tokenizer("tiny")[0]
 if "name" in given:
     name, spec = given["name"], base.spec(given["name"])
     reader = tokenizer_of(name, spec)[0]

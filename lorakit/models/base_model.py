@@ -20,7 +20,7 @@ from lorakit.common.files import file_hash, state
 from lorakit.models import gguf
 from lorakit.models import spec as models
 from lorakit.models.locate import find_path, find_spec, unusable
-from lorakit.models.reader import read_reader
+from lorakit.models.reading import read_reader
 from lorakit.models.safety import refuse_sizes
 from lorakit.models.served import maker
 from lorakit.models.spec import Spec

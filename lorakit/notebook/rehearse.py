@@ -16,7 +16,7 @@ from typing import Any
 from lorakit.common.errors import LorakitError
 from lorakit.common.files import remove, whole
 from lorakit.common.locations import ASSETS
-from lorakit.models import base_model, locate, reader, served
+from lorakit.models import base_model, locate, reading, served
 from lorakit.models import spec as models
 from lorakit.models.spec import Spec
 from lorakit.notebook.execute import execute
@@ -156,7 +156,7 @@ def stand_in(model: str, home: Path) -> tuple[str, list[str]]:
         f"REHEARSAL: {made.num_parameters():,} random weights of its architecture stand in for {model}",
         *words,
     ]
-    tokenizer.init_kwargs[reader.NOTES] = notes
+    tokenizer.init_kwargs[reading.NOTES] = notes
     folder = home / Path(model).name
     with whole(folder) as part:
         made.save_pretrained(part)
@@ -200,7 +200,7 @@ def tokenizer_of(model: str, spec: Spec) -> tuple[Any, list[str]]:
     except (OSError, ValueError) as error:
         if Path(spec.path).is_dir():
             raise locate.unusable(model, error) from None
-    tokenizer, _ = reader.tokenizer("tiny")
+    tokenizer, _ = reading.tokenizer("tiny")
     template = template_of(spec)
     if template:
         tokenizer.chat_template = template

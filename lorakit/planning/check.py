@@ -143,9 +143,9 @@ class Checked:
                 TITLED + bars[n] for n in column
             )  # left blank, so that all bars are alike
             grid = part.add_gridspec(
-                len(names) + 1, 1, height_ratios=[*(bars[n] for n in names), max(rest, 0.01)]
+                len(column) + 1, 1, height_ratios=[*(bars[n] for n in column), max(rest, 0.01)]
             )
-            for place, name in enumerate(names):
+            for place, name in enumerate(column):
                 self.checks[name].draw(axes := part.add_subplot(grid[place]))
                 axes.spines[["top", "right"]].set_visible(False)
         if not columns:

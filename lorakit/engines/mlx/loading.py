@@ -16,7 +16,7 @@ from lorakit.engines import quantization
 from lorakit.engines.mlx import adapters, bases
 from lorakit.engines.mlx.engine import MLXEngine, transformers_name
 from lorakit.machine import distributed
-from lorakit.models import base_model, locate, reader
+from lorakit.models import base_model, locate, reading
 from lorakit.models import spec as models
 from lorakit.run import Run
 
@@ -73,7 +73,7 @@ def adaptable(model: Any) -> dict[str, str]:
 def load(run: Run, *, adapter: str | Path | None = None) -> MLXEngine:
     """The base with a new adapter to train, or with a saved one (`adapter`) to ask."""
     refuse_settings(run)
-    config, tokenizer = base_model.config(run.model), reader.tokenizer(run.model)[0]
+    config, tokenizer = base_model.config(run.model), reading.tokenizer(run.model)[0]
     text = config.get_text_config()
     folder = bases.files(run.model)
     try:
