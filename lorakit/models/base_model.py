@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import json
 import os
 import re
 from collections.abc import Sequence
@@ -26,6 +27,13 @@ from lorakit.models.served import maker
 from lorakit.models.spec import Spec
 
 UNLIMITED = 10**7  # positions; a tokenizer without a limit of its own names a larger number
+
+WEIGHTS = ("*.safetensors", "*.bin")  # the first pattern that finds something
+
+
+MERGED = (
+    "trained_on_from.json"  # in the folder that `parent.py` makes of a run: what it was made of
+)
 
 
 class BaseModel:
@@ -81,7 +89,19 @@ class BaseModel:
 
     @cached_property
     def _reader(self) -> tuple[Any, Any, list[str]]:
-        return read_reader(self.name, self.config)
+        return read_reader(self.name, self.path, self.config)
+
+    @cached_property
+    def reader_hash(self) -> str:
+        """SHA-256 of what makes token ids and model inputs: tokenizer, chat template, processor."""
+        parts = [self.config.model_type, str(self.processor and self.processor.to_dict())]
+        if tokenizer := self.tokenizer:
+            parts += [
+                tokenizer.backend_tokenizer.to_str(),
+                tokenizer.chat_template,
+                str(tokenizer.special_tokens_map),
+            ]
+        return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()
 
     @property
     def positions(self) -> int | None:
@@ -133,7 +153,8 @@ def _files_of(name: str) -> tuple[str, ...]:
     found = models.known().get(name)
     folder = Path(found.path if found else name)
     if folder.is_dir():
-        return tuple(str(state(file)) for file in sorted(folder.iterdir()) if file.is_file())
+        inside = [*folder.iterdir(), *folder.glob("adapter/*")]
+        return tuple(str(state(file)) for file in sorted(inside) if file.is_file())
     if folder.is_file():
         return (str(state(folder)),)
     hub_of = ("HF_ENDPOINT", "HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "HF_TOKEN")
@@ -189,11 +210,11 @@ def reader(model: str, given: Any = None) -> tuple[Any, Any, list[str]]:
     own = of(model)
     if given is None or type(given) is type(own.config):
         return own.tokenizer, own.processor, list(own.notes)
-    return read_reader(model, given)
+    return read_reader(model, own.path, given)
 
 
 def hash_of(model: str) -> str:
-    """SHA-256 over the weights' own SHA-256, or the hub id where the files are not at hand."""
+    """SHA-256 of the weights, or the hub id where the files are not at hand."""
     folder = Path(path(model))
     if file := gguf.source(folder):
         return file_hash(file)
@@ -208,10 +229,26 @@ def hash_of(model: str) -> str:
             )
         except OSError:
             return model
-    files = sorted(folder.glob("*.safetensors"))
-    # In the hub's cache a large file is a link to a blob named by its SHA-256.
-    parts = [
-        f.resolve().name if re.fullmatch(r"[0-9a-f]{64}", f.resolve().name) else file_hash(f)
-        for f in files
-    ]
-    return hashlib.sha256("".join(parts).encode()).hexdigest() if parts else model
+    return weights_of(folder) or model
+
+
+def weights_of(folder: Path) -> str | None:
+    """SHA-256 over the SHA-256 of each file of weights; None where there is none.
+
+    Of a merged run, whose last bits depend on the machine that merged it, what it was made of counts.
+    """
+    files = next((f for pattern in WEIGHTS if (f := sorted(folder.glob(pattern)))), [])
+    if not files:
+        return None
+    found = hashlib.sha256("".join(map(file_sha256, files)).encode()).hexdigest()
+    if (folder / MERGED).is_file():
+        made = json.loads((folder / MERGED).read_text(encoding="utf-8"))
+        if made["weights"] == found:
+            return hashlib.sha256(json.dumps(made["origin"]).encode()).hexdigest()
+    return found
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file. In the hub's cache a large file is a link to a blob that is named by it."""
+    blob = path.resolve().name
+    return blob if re.fullmatch(r"[0-9a-f]{64}", blob) else file_hash(path)

@@ -24,6 +24,11 @@ def find_spec(model: str) -> Spec:
     if gguf.names_file(model):
         folder = str(gguf.folder(gguf.locate(model)))
         return replace(find_spec(folder), path=folder)
+    from lorakit.models.parent import parent  # it merges, with what this module gives
+
+    if run := parent(model):
+        folder = str(run.merged())
+        return replace(find_spec(folder), path=folder)
     try:
         file = Path(model) / "config.json" if Path(model).is_dir() else _config_at_hub(model)
         if file is None:
@@ -60,22 +65,13 @@ def _config_at_hub(model: str) -> Path | None:
 
 
 def _no_model(model: str, folder: Path) -> LorakitError:
-    """Why a folder without config.json is no base, and how to train on from a run or an adapter."""
-    run = next((f for f in (folder, folder.parent) if (f / "record.json").is_file()), None)
-    if run is not None:
-        return LorakitError(
-            f"model={model!r}: {folder} is a run, whose adapter is no model by itself",
-            setting="model",
-            value=model,
-            cure=f"to train on from it, merge it first: lorakit export {run} --to merged --type fp32, and set "
-            f"model: {run / 'export' / 'merged-fp32'}",
-        )
+    """Why a folder without config.json is no base."""
     if (folder / "adapter_config.json").is_file():
         return LorakitError(
             f"model={model!r}: {folder} is an adapter, no model by itself",
             setting="model",
             value=model,
-            cure="merge it into its base first (merge_and_unload of PEFT), and name the merged folder",
+            cure="name the run that it belongs to, or merge it into its base first (merge_and_unload of PEFT)",
         )
     return LorakitError(
         f"model={model!r}: {folder} holds no config.json, so it is not a saved model",

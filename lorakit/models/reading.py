@@ -23,14 +23,16 @@ PLAIN_TEMPLATE = (
 )
 
 
-def read_reader(model: str, given: Any) -> tuple[Any, Any, list[str]]:
-    """(tokenizer or None, processor or None, notes) of a configuration; nothing is kept."""
+def read_reader(model: str, where: str, given: Any) -> tuple[Any, Any, list[str]]:
+    """(tokenizer or None, processor or None, notes) of a configuration; `where`: folder or hub id to load from."""
     words = reads_words(given)
     hears = any(serves(given, *k) for k in CLASSES if k[1])
-    pictures = processor(model, given) if hears else None
+    pictures = processor(model, where, given) if hears else None
     if not words:
         return None, pictures, []
-    tok, notes = tokenizer(model, config=given, ends=serves(given, "tokens", "") and not hears)
+    tok, notes = tokenizer(
+        model, where=where, config=given, ends=serves(given, "tokens", "") and not hears
+    )
     if pictures is not None and hasattr(pictures, "tokenizer"):
         tok.chat_template = (
             getattr(pictures, "chat_template", None)
@@ -41,11 +43,10 @@ def read_reader(model: str, given: Any) -> tuple[Any, Any, list[str]]:
     return tok, pictures, notes
 
 
-def processor(model: str, given: Any) -> Any:
+def processor(model: str, where: str, given: Any) -> Any:
     """The model's own processor of pictures or sound. Raises `LorakitError` when it cannot be had."""
     from transformers import AutoProcessor
 
-    where = find_path(model, find_spec(model))
     try:
         found = AutoProcessor.from_pretrained(where, trust_remote_code=False)
     except ImportError as error:
@@ -61,11 +62,13 @@ def processor(model: str, given: Any) -> Any:
     return found
 
 
-def tokenizer(model: str, ends: bool = True, config: Any = None) -> tuple[Any, list[str]]:
+def tokenizer(
+    model: str, ends: bool = True, config: Any = None, where: str = ""
+) -> tuple[Any, list[str]]:
     """(tokenizer, notes on what had to be added to it); with `ends` it must have a token that ends an answer."""
     from transformers import AutoTokenizer
 
-    where = find_path(model, find_spec(model))
+    where = where or find_path(model, find_spec(model))
     try:
         tok = AutoTokenizer.from_pretrained(where, config=config, trust_remote_code=False)
     except Exception as error:  # see `config`

@@ -23,7 +23,7 @@ from lorakit.data.example import Example, Rejected
 from lorakit.data.matching import columns_of
 from lorakit.data.quality import LEVELS, Finding, some
 from lorakit.data.report import DataReport, listed, shown
-from lorakit.data.sources import Source, identity, of_run, source
+from lorakit.data.sources import Source, identity, of_run
 from lorakit.models import base_model, served
 from lorakit.run import Run
 from lorakit.tasks import dataset
@@ -210,7 +210,7 @@ def check(run: Run) -> Checked:
     """
     choose, notes = _chooser(run)
     found = look(
-        of_run(run.data, run.validation_data, run.test_data, run.format),
+        of_run(run.data, run.validation_data, run.test_data, run.format, run.media_folder),
         choose=choose,
         **columns_of(run),
         gives=_gives(run.task),
@@ -345,7 +345,7 @@ def fix(run: Run, folder: str | Path | None = None) -> tuple[Path, Path]:
     Left out is what the run would leave out: rows that cannot be read, exact repetitions, rows with nothing to train.
     Raises `LorakitError` when either file is there already: nothing is written over.
     """
-    it = source(run.data, run.format)
+    it = of_run(run.data, format=run.format, media_folder=run.media_folder)["train"]
     path = Path(it.path) if Path(it.path).exists() else Path(Path(it.path).name)
     stem = path.name.removesuffix(".gz").rpartition(".")[0] or path.name
     targets = [

@@ -30,6 +30,7 @@ SETTINGS = (
     "keep_rows",
     "ignore_columns",
     "near_duplicates",
+    "media_folder",
     "reasoning",
     "task",
     "seed",
@@ -129,7 +130,7 @@ def prepare(run: Run) -> Prepared:
     Raises:
         LorakitError: naming file and row, or the setting at fault.
     """
-    sources = of_run(run.data, run.validation_data, run.test_data, run.format)
+    sources = of_run(run.data, run.validation_data, run.test_data, run.format, run.media_folder)
     base = base_model.of(run.model)
     if (limit := base.fitting(run)) < run.max_length:
         run = run.with_(max_length=limit)
@@ -148,15 +149,8 @@ def _key(run: Run, sources: Mapping[str, Source], base: BaseModel) -> str:
     """SHA-256 of all that the rows follow from: content, settings, tokenizer, template, versions."""
     settings = {name: getattr(run, name) for name in SETTINGS}
     places = {n: (s.name, s.format, s.options, s.identity) for n, s in sources.items()}
-    reader = [base.config.model_type, str(base.processor and base.processor.to_dict())]
-    if tokenizer := base.tokenizer:
-        reader += [
-            tokenizer.backend_tokenizer.to_str(),
-            tokenizer.chat_template,
-            str(tokenizer.special_tokens_map),
-        ]
     versions = [metadata.version(name) for name in ("transformers", "tokenizers", "datasets")]
-    parts = [FORMAT_VERSION, settings, places, reader, base.notes, versions]
+    parts = [FORMAT_VERSION, settings, places, base.reader_hash, base.notes, versions]
     content = json.dumps(parts, default=str).encode("utf-8", "surrogatepass")
     return hashlib.sha256(content).hexdigest()[:32]
 
