@@ -59,7 +59,7 @@ def _config_at_hub(model: str) -> Path | None:
 
     hub.find_token()
     try:
-        return Path(hf_hub_download(model, "config.json"))
+        return Path(hf_hub_download(model, "config.json", local_files_only=not hub.reachable()))
     except Exception:  # offline, gated, wrong name: `config` will say it in full
         return None
 

@@ -7,7 +7,7 @@ from typing import Any
 from lorakit.common import hub
 from lorakit.common.errors import LorakitError
 from lorakit.models.locate import find_path, find_spec, unusable
-from lorakit.models.safety import check_template, templates_of
+from lorakit.models.safety import check_template, check_template_names, templates_of
 from lorakit.models.served import CLASSES, reads_words, serves
 
 NOTES = "lorakit_notes"  # what a tokenizer's own file has to say to whoever uses it
@@ -73,6 +73,7 @@ def tokenizer(
         tok = AutoTokenizer.from_pretrained(where, config=config, trust_remote_code=False)
     except Exception as error:  # see `config`
         raise unusable(model, error) from None
+    check_template_names(tok, model)
     for template in templates_of(tok):
         check_template(template, model)
     notes = list(tok.init_kwargs.get(NOTES, []))

@@ -13,6 +13,7 @@ from typing import Any
 
 from lorakit import tasks
 from lorakit.common import files, registry
+from lorakit.common.errors import LorakitError
 from lorakit.data import loading
 from lorakit.data.example import Example, Rejected
 from lorakit.data.matching import columns_of
@@ -136,13 +137,21 @@ def prepare(run: Run) -> Prepared:
         run = run.with_(max_length=limit)
     key = _key(run, sources, base)
     path = files.cached(key, lambda folder: _build(folder, run, sources, base))
-    if _stale(path):
+    try:
+        if _stale(path):
+            raise ValueError("a picture or a sound has changed")
+        report, encoded, meta = _read(path, base)
+    except (OSError, ValueError, TypeError, LorakitError):  # changed, or damaged since: made anew
         files.remove(path)
         path = files.cached(key, lambda folder: _build(folder, run, sources, base))
+        report, encoded, meta = _read(path, base)
+    return Prepared(run, sources, base, path, report, encoded, meta)
+
+
+def _read(path: Path, base: BaseModel) -> tuple[DataReport, dict[str, Rows], dict[str, Any]]:
     content = json.loads((path / "report.json").read_text(encoding="utf-8"))
     report = DataReport(**content | {"rejected": [Rejected(**r) for r in content["rejected"]]})
-    encoded, meta = rows.read(path / "rows", base.processor)
-    return Prepared(run, sources, base, path, report, encoded, meta)
+    return report, *rows.read(path / "rows", base.processor)
 
 
 def _key(run: Run, sources: Mapping[str, Source], base: BaseModel) -> str:
