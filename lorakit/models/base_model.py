@@ -22,7 +22,12 @@ from lorakit.common.errors import LorakitError, did_you_mean
 from lorakit.common.files import file_hash, state
 from lorakit.models import gguf
 from lorakit.models import spec as models
-from lorakit.models.safety import check_template, refuse_sizes, templates_of
+from lorakit.models.safety import (
+    check_template,
+    check_template_names,
+    refuse_sizes,
+    templates_of,
+)
 from lorakit.models.spec import Spec
 
 UNLIMITED = 10**7  # positions; a tokenizer without a limit of its own names a larger number
@@ -449,6 +454,7 @@ def tokenizer(model: str, ends: bool = True, config: Any = None) -> tuple[Any, l
         tok = AutoTokenizer.from_pretrained(where, config=config, trust_remote_code=False)
     except Exception as error:  # see `config`
         raise unusable(model, error) from None
+    check_template_names(tok, model)
     for template in templates_of(tok):
         check_template(template, model)
     notes = list(tok.init_kwargs.get(NOTES, []))

@@ -139,6 +139,7 @@ def base(
     options = {
         "dtype": torch.float32 if run.method == "full" else DTYPES[run.precision],
         "attn_implementation": attention_name,
+        "use_safetensors": None if run.pickled_weights else True,
         **options,
     }
     if source == base_model.path(run.model):
