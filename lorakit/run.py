@@ -63,6 +63,11 @@ class Run(BaseModel):
         description="Base model: a hub id, a local folder, or a name from `lorakit/models/families/`. "
         "`tiny` (1.3 M parameters) is for trying things out.",
     )
+    pickled_weights: bool = Field(
+        False,
+        description="Takes a base whose weights are pickle files (.bin), which can hold code; "
+        "otherwise only safetensors are loaded.",
+    )
     data: str = Field(min_length=1, description="Training data: a file, a folder or a hub id.")
     validation_data: str | None = Field(
         None, description="File with validation rows; without it they are taken from `data`."

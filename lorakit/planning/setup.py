@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 from lorakit.common import registry
 from lorakit.common.choice import Choice, Choices
@@ -14,7 +15,7 @@ from lorakit.common.errors import LorakitError
 from lorakit.data.sources import of_run
 from lorakit.machine import hardware
 from lorakit.machine.hardware import Facts
-from lorakit.models import base_model
+from lorakit.models import base_model, safety
 from lorakit.models.base_model import BaseModel
 from lorakit.models.parent import parent
 from lorakit.planning import choose, memory
@@ -134,7 +135,7 @@ def preflight(run: Run) -> None:
         LorakitError: one of them does not exist.
     """
     of_run(run.data, run.validation_data, run.test_data, run.format, run.media_folder)
-    _ = base_model.of(run.model).path
+    safety.refuse_weights(run.model, Path(base_model.of(run.model).path), run.pickled_weights)
     for folder, name in (("tasks", run.task), ("engines", run.engine)):
         if name != "auto":
             registry.load(folder, name)
