@@ -23,7 +23,7 @@ PLACES, BAND = 128, 6  # with 21 bands of 6, 1 pair in 600 at an index of 0.8 is
 OWN_BAND = 4  # with 32 bands of 4, 1 pair in 100 at an index of 0.6
 OWN_LESS = 0.2  # what is left without shared grams is short: one other word weighs more there
 SLACK = 0.12  # estimates so close to the limit, 3.4 deviations, are decided by the grams
-EXACT = 20  # such decisions per text; beyond, estimates count
+EXACT = 4  # such decisions per text; beyond, estimates count
 AT_A_TIME = 1000  # texts
 SHARED, ASKED, FEW = 0.5, 1000, 20  # share of texts; texts asked at most; of fewer none is shared
 # Thai, Lao, Myanmar, Khmer, Japanese, Chinese
@@ -67,18 +67,18 @@ def decider(
     texts: Sequence[str], grams: Grams, shared: np.ndarray, limits: Sequence[float]
 ) -> Exact:
     """Decides by the grams themselves: those that are not shared, then all."""
-    left = iter(range(EXACT * len(texts)))
+    left, common = iter(range(EXACT * len(texts))), frozenset(shared.tolist())
 
     @lru_cache(maxsize=4096)
-    def sets(row: int) -> tuple[np.ndarray, ...]:
-        every = np.unique(grams.of(texts[row]))
-        return (every[~np.isin(every, shared)], every) if len(shared) else (every,)
+    def sets(row: int) -> tuple[frozenset[int], ...]:
+        every = frozenset(grams.of(texts[row]).tolist())
+        return (every - common, every) if common else (every,)
 
     def exact(one: int, other: int) -> bool | None:
         if next(left, None) is None:
             return None
         for left_grams, right_grams, least in zip(sets(one), sets(other), limits, strict=True):
-            both = len(np.intersect1d(left_grams, right_grams, assume_unique=True))
+            both = len(left_grams & right_grams)
             if both < least * (len(left_grams) + len(right_grams) - both):
                 return False
         return True
