@@ -125,6 +125,7 @@ test-widgets7: env  ## the studio and the panel with ipywidgets 7.7, which Colab
 lint: env
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check --quiet
+	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/nbstripout --verify --keep-id notebooks/*.ipynb
 

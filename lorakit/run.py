@@ -36,6 +36,7 @@ FREE_TO_CHANGE = {
     "max_minutes",
     "checkpoint_every",
     "output_dir",
+    "media_folder",
     "name",
     "log_to",
     "samples",
@@ -100,6 +101,11 @@ class Run(BaseModel):
     )
     ignore_columns: list[str] = Field(
         [], description="Columns that carry meaning and are left out on purpose."
+    )
+    media_folder: str | None = Field(
+        None,
+        description="Folder of pictures and sounds that a table may name beside those of its own folder; "
+        "no others are read.",
     )
     near_duplicates: Annotated[float, Field(gt=0, le=1)] | Literal["off"] = Field(
         0.8,

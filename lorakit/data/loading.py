@@ -18,7 +18,7 @@ from lorakit.data.example import Chosen, Example, Examples, Rejected
 from lorakit.data.matching import Match, match
 from lorakit.data.meanings import Choices
 from lorakit.data.report import DataReport, shown
-from lorakit.data.sources import Source, identity, places_of, source, with_media
+from lorakit.data.sources import Source, identity, media_roots, places_of, source, with_media
 from lorakit.data.splitting import shuffle_answers, split
 
 HEAD = 1000  # readable rows from which the schema is found
@@ -68,11 +68,9 @@ def read(
             if len(readable) == HEAD:
                 break
     if not readable:
-        first = (
-            f"; the first: {head[0].where}: {head[0].reason}"
-            if isinstance(next(iter(head), None), Rejected)
-            else ": it is empty, or has a header alone"
-        )
+        first = ": it is empty, or has a header alone"
+        if head and isinstance(row := head[0], Rejected):
+            first = f"; the first: {row.where}: {row.reason}"
         raise LorakitError(f"{it.name}: no usable row{first}")
     found = match(readable, gives, Choices(columns or {}, keep_rows or {}, ignore_columns))
     module = registry.load("schemas", found.schema)
@@ -93,8 +91,10 @@ def converted(row: Example, schema: Any, found: Match, it: Source) -> Example | 
             raise BadRow(reason)
         fields = schema.convert(found.rename(row.fields))
         if "media" in fields:
-            places = places_of(it, row)
-            fields["media"] = [media.examined(m, schema.GIVES, places) for m in fields["media"]]
+            places, roots = places_of(it, row), media_roots(it)
+            fields["media"] = [
+                media.examined(m, schema.GIVES, places, roots) for m in fields["media"]
+            ]
     except KeyError as error:
         return Rejected(row.file, row.row, f"column {error} is missing")
     except BadRow as error:

@@ -72,7 +72,8 @@ def _headed(text: str, header: re.Pattern, end: str) -> list[dict[str, str]] | N
 
 
 def _llama2(text: str) -> list[dict[str, str]] | None:
-    turns, place = [], 0
+    turns: list[dict[str, str]] = []
+    place = 0
     while match := LLAMA2.match(text, place):
         asked, said = match.groups()
         if not turns and (system := SYSTEM2.match(asked)):

@@ -26,6 +26,10 @@ from lorakit.models.safety import check_template, refuse_sizes, templates_of
 from lorakit.models.spec import Spec
 
 UNLIMITED = 10**7  # positions; a tokenizer without a limit of its own names a larger number
+WEIGHTS = ("*.safetensors", "*.bin")  # the first pattern that finds something
+MERGED = (
+    "trained_on_from.json"  # in the folder that `parent.py` makes of a run: what it was made of
+)
 NOTES = "lorakit_notes"  # what a tokenizer's own file has to say to whoever uses it
 # For a base without a chat template: plain words around the turns, the tokenizer's own end token after an answer.
 PLAIN_TEMPLATE = (
@@ -92,6 +96,18 @@ class BaseModel:
     def _reader(self) -> tuple[Any, Any, list[str]]:
         return _read_reader(self.name, self.config)
 
+    @cached_property
+    def reader_hash(self) -> str:
+        """SHA-256 of what makes token ids and model inputs: tokenizer, chat template, processor."""
+        parts = [self.config.model_type, str(self.processor and self.processor.to_dict())]
+        if tokenizer := self.tokenizer:
+            parts += [
+                tokenizer.backend_tokenizer.to_str(),
+                tokenizer.chat_template,
+                str(tokenizer.special_tokens_map),
+            ]
+        return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()
+
     @property
     def positions(self) -> int | None:
         """Tokens that a row may have at most; None where nothing limits them."""
@@ -142,7 +158,8 @@ def _files_of(name: str) -> tuple[str, ...]:
     found = models.known().get(name)
     folder = Path(found.path if found else name)
     if folder.is_dir():
-        return tuple(str(state(file)) for file in sorted(folder.iterdir()) if file.is_file())
+        inside = [*folder.iterdir(), *folder.glob("adapter/*")]
+        return tuple(str(state(file)) for file in sorted(inside) if file.is_file())
     if folder.is_file():
         return (str(state(folder)),)
     hub_of = ("HF_ENDPOINT", "HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "HF_TOKEN")
@@ -161,6 +178,11 @@ def _spec(model: str) -> Spec:
         return packaged(found)
     if gguf.names_file(model):
         folder = str(gguf.folder(gguf.locate(model)))
+        return replace(spec(folder), path=folder)
+    from lorakit.models.parent import parent  # it merges, with what this module gives
+
+    if run := parent(model):
+        folder = str(run.merged())
         return replace(spec(folder), path=folder)
     try:
         file = Path(model) / "config.json" if Path(model).is_dir() else _config_at_hub(model)
@@ -192,7 +214,7 @@ def _config_at_hub(model: str) -> Path | None:
 
     hub.find_token()
     try:
-        return Path(hf_hub_download(model, "config.json"))
+        return Path(hf_hub_download(model, "config.json", local_files_only=not hub.reachable()))
     except Exception:  # offline, gated, wrong name: `config` will say it in full
         return None
 
@@ -203,22 +225,13 @@ def path(model: str) -> str:
 
 
 def _no_model(model: str, folder: Path) -> LorakitError:
-    """Why a folder without config.json is no base, and how to train on from a run or an adapter."""
-    run = next((f for f in (folder, folder.parent) if (f / "record.json").is_file()), None)
-    if run is not None:
-        return LorakitError(
-            f"model={model!r}: {folder} is a run, whose adapter is no model by itself",
-            setting="model",
-            value=model,
-            cure=f"to train on from it, merge it first: lorakit export {run} --to merged --type fp32, and set "
-            f"model: {run / 'export' / 'merged-fp32'}",
-        )
+    """Why a folder without config.json is no base."""
     if (folder / "adapter_config.json").is_file():
         return LorakitError(
             f"model={model!r}: {folder} is an adapter, no model by itself",
             setting="model",
             value=model,
-            cure="merge it into its base first (merge_and_unload of PEFT), and name the merged folder",
+            cure="name the run that it belongs to, or merge it into its base first (merge_and_unload of PEFT)",
         )
     return LorakitError(
         f"model={model!r}: {folder} holds no config.json, so it is not a saved model",
@@ -464,7 +477,7 @@ def tokenizer(model: str, ends: bool = True, config: Any = None) -> tuple[Any, l
 
 
 def hash_of(model: str) -> str:
-    """SHA-256 over the weights' own SHA-256, or the hub id where the files are not at hand."""
+    """SHA-256 of the weights, or the hub id where the files are not at hand."""
     folder = Path(path(model))
     if file := gguf.source(folder):
         return file_hash(file)
@@ -479,10 +492,26 @@ def hash_of(model: str) -> str:
             )
         except OSError:
             return model
-    files = sorted(folder.glob("*.safetensors"))
-    # In the hub's cache a large file is a link to a blob named by its SHA-256.
-    parts = [
-        f.resolve().name if re.fullmatch(r"[0-9a-f]{64}", f.resolve().name) else file_hash(f)
-        for f in files
-    ]
-    return hashlib.sha256("".join(parts).encode()).hexdigest() if parts else model
+    return weights_of(folder) or model
+
+
+def weights_of(folder: Path) -> str | None:
+    """SHA-256 over the SHA-256 of each file of weights; None where there is none.
+
+    Of a merged run, whose last bits depend on the machine that merged it, what it was made of counts.
+    """
+    files = next((f for pattern in WEIGHTS if (f := sorted(folder.glob(pattern)))), [])
+    if not files:
+        return None
+    found = hashlib.sha256("".join(map(file_sha256, files)).encode()).hexdigest()
+    if (folder / MERGED).is_file():
+        made = json.loads((folder / MERGED).read_text(encoding="utf-8"))
+        if made["weights"] == found:
+            return hashlib.sha256(json.dumps(made["origin"]).encode()).hexdigest()
+    return found
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file. In the hub's cache a large file is a link to a blob that is named by it."""
+    blob = path.resolve().name
+    return blob if re.fullmatch(r"[0-9a-f]{64}", blob) else file_hash(path)

@@ -1,6 +1,7 @@
 """A notebook or a run whole, on the user's own data, on a shrunken model: before a minute of GPU quota is spent.
 
-Overridden are `model`, `max_updates`, `max_rows` and `output_dir`, nothing else.
+Overridden are `model`, `max_updates`, `max_rows` and `output_dir`, nothing else; `early_stopping` is left out, since it
+cannot act in so few updates.
 """
 
 from __future__ import annotations
@@ -108,6 +109,8 @@ def overridden(
         settings.get("quantization", "auto"), model, base_model.spec(model)
     )  # a stand-in is in 32 bits
     over["model"], notes = stand_in(model, root / "models")
+    if settings.get("early_stopping"):
+        over["early_stopping"] = None
     return over, notes
 
 

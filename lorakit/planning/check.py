@@ -23,7 +23,7 @@ from lorakit.data.example import Example, Rejected
 from lorakit.data.matching import columns_of
 from lorakit.data.quality import LEVELS, Finding, some
 from lorakit.data.report import DataReport, listed, shown
-from lorakit.data.sources import Source, identity, of_run, source
+from lorakit.data.sources import Source, identity, of_run
 from lorakit.models import base_model
 from lorakit.run import Run
 from lorakit.tasks import dataset
@@ -138,9 +138,9 @@ class Checked:
         high = max((sum(TITLED + bars[n] for n in names) for names in columns), default=2)
         figure = Picture(figsize=(WIDE * max(1, len(columns)), BAR * high), layout="constrained")
         parts = figure.subfigures(1, max(1, len(columns)), squeeze=False)[0]
-        for part, names in zip(parts, columns):
+        for part, column in zip(parts, columns):
             rest = high - sum(
-                TITLED + bars[n] for n in names
+                TITLED + bars[n] for n in column
             )  # left blank, so that all bars are alike
             grid = part.add_gridspec(
                 len(names) + 1, 1, height_ratios=[*(bars[n] for n in names), max(rest, 0.01)]
@@ -158,7 +158,7 @@ class Checked:
 def _columns(bars: Mapping[str, int]) -> list[list[str]]:
     """Names in at most two columns of about the same height, the tallest first."""
     columns: list[list[str]] = [[], []]
-    for name in sorted(bars, key=bars.get, reverse=True):
+    for name in sorted(bars, key=lambda name: bars[name], reverse=True):
         min(columns, key=lambda names: sum(TITLED + bars[n] for n in names)).append(name)
     return [names for names in columns if names]
 
@@ -210,7 +210,7 @@ def check(run: Run) -> Checked:
     """
     choose, notes = _chooser(run)
     found = look(
-        of_run(run.data, run.validation_data, run.test_data, run.format),
+        of_run(run.data, run.validation_data, run.test_data, run.format, run.media_folder),
         choose=choose,
         **columns_of(run),
         gives=_gives(run.task),
@@ -267,7 +267,8 @@ def look(
     sample: int = SAMPLE,
 ) -> Checked:
     """Reads each file once, a row at a time. `choose` finds what encodes the rows of a schema."""
-    rows, kept, checks = Counter(), _Sample(sample, seed), {}
+    rows, kept = Counter[str](), _Sample(sample, seed)
+    checks: dict[str, Any] = {}
     report = DataReport("")
     for name, it in sources.items():
         reading = loading.read(
@@ -344,7 +345,7 @@ def fix(run: Run, folder: str | Path | None = None) -> tuple[Path, Path]:
     Left out is what the run would leave out: rows that cannot be read, exact repetitions, rows with nothing to train.
     Raises `LorakitError` when either file is there already: nothing is written over.
     """
-    it = source(run.data, run.format)
+    it = of_run(run.data, format=run.format, media_folder=run.media_folder)["train"]
     path = Path(it.path) if Path(it.path).exists() else Path(Path(it.path).name)
     stem = path.name.removesuffix(".gz").rpartition(".")[0] or path.name
     targets = [
@@ -369,7 +370,8 @@ def fix(run: Run, folder: str | Path | None = None) -> tuple[Path, Path]:
 
 def _sifted(run: Run, it: Source) -> Iterator[Example | Rejected]:
     """The rows of a file, those that a run would not train on as `Rejected`."""
-    reading, seen = loading.read(it, **columns_of(run), gives=_gives(run.task)), {}
+    reading = loading.read(it, **columns_of(run), gives=_gives(run.task))
+    seen: dict[Any, Any] = {}
     encode = _chooser(run)[0](reading.schema)
     if encode is None:
         raise LorakitError(

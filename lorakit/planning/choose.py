@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import ceil
+from typing import Any
 
 from lorakit import engines, tasks
 from lorakit.common.choice import Choice, Choices
@@ -127,7 +129,7 @@ def refuse(run: Run, facts: Facts) -> None:
     if need <= facts.device_memory:
         return
     small = smaller_forms(run, facts)[:1]
-    proposals = {
+    proposals: dict[str, Sequence[Any]] = {
         "quantization": small if run.method == "lora" and run.quantization == "none" else [],
         "max_length": [n for n in (2048, 1024, 512, 256, 128) if n < run.max_length],
         "rank": [n for n in (32, 16, 8, 4) if n < run.rank and run.method == "lora"],

@@ -16,7 +16,9 @@ from lorakit.machine import hardware
 from lorakit.machine.hardware import Facts
 from lorakit.models import base_model
 from lorakit.models.base_model import BaseModel
+from lorakit.models.parent import parent
 from lorakit.planning import choose, memory
+from lorakit.planning.effective import refuse_ineffective
 from lorakit.run import Run
 from lorakit.tasks.dataset import Prepared, prepare
 
@@ -101,6 +103,8 @@ def setup(
         choices["max_length"] = Choice(
             prepared.max_length, f"{run.model} has {prepared.max_length} positions"
         )
+    if trained := parent(run.model):
+        choices["model"] = Choice(run.model, trained.sentence())
     if run.task == "auto":
         choices["task"] = Choice(settings.task, prepared.report.reason)
     if started and started.value > len(prepared.rows["train"]):
@@ -119,6 +123,7 @@ def setup(
         int(updates * run.global_batch_size * lengths.mean()),
         int(validation.lengths.sum()) if validation is not None else 0,
     )
+    refuse_ineffective(settings, updates, prepared.rows)
     return Setup(run, settings, choices | more, facts, prepared, base_model.of(run.model))
 
 
@@ -128,7 +133,7 @@ def preflight(run: Run) -> None:
     Raises:
         LorakitError: one of them does not exist.
     """
-    of_run(run.data, run.validation_data, run.test_data, run.format)
+    of_run(run.data, run.validation_data, run.test_data, run.format, run.media_folder)
     _ = base_model.of(run.model).path
     for folder, name in (("tasks", run.task), ("engines", run.engine)):
         if name != "auto":

@@ -194,6 +194,7 @@ def facts(folder: Folder) -> dict[str, str]:
     peak, what, data = record.get("peak_memory", {}), unit(record), record.get("data", {})
     known = {
         "model": record.get("model"),
+        "trained on from": _parent(record.get("parent")),
         "method": record.get("method"),
         "updates": len(updates),
         "trained parameters": f"{record['trained_parameters']:,} of {record['parameters']:,}"
@@ -216,6 +217,12 @@ def facts(folder: Folder) -> dict[str, str]:
         "SHA-256 of the base": record.get("base_sha256"),
     }
     return {k: v for k, v in known.items() if v not in (None, "")}
+
+
+def _parent(parent: dict[str, Any] | None) -> str | None:
+    if not parent:
+        return None
+    return f"the run {parent['run']} ({parent['updates']} updates on {parent['model']})"
 
 
 def context(folder: Folder) -> dict[str, Any]:

@@ -18,10 +18,11 @@ from lorakit.machine import distributed
 from lorakit.machine.distributed import World
 from lorakit.machine.hardware import Facts
 from lorakit.models import identity
+from lorakit.models.parent import parent
+from lorakit.models.recorded import verify_files
 from lorakit.planning.setup import Setup, setup
 from lorakit.results import evaluate, report
 from lorakit.results.evaluate import Outcome
-from lorakit.results.open_run import verify_files
 from lorakit.results.predict import predict
 from lorakit.run import Run, resolved
 from lorakit.runs.folder import (
@@ -148,8 +149,10 @@ def load(plan: Setup, folder: RunFolder, world: World) -> Session:
     if folder.writable:
         with atomic_write(folder.settings) as part:
             plan.settings.write(part)
+    trained = parent(plan.asked.model)
     folder.note(
         choices=choices,
+        parent=trained.note() if trained else None,
         base_sha256=plan.base.hash,
         base=identity.note(plan.settings.model, folder.path),
         parameters=sum(n for n, _ in sizes.values()),

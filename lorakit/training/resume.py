@@ -5,6 +5,7 @@ from __future__ import annotations
 from lorakit.common.errors import LorakitError
 from lorakit.engines.protocol import Engine
 from lorakit.machine.distributed import World
+from lorakit.models import identity
 from lorakit.planning.setup import Setup
 from lorakit.run import Run
 from lorakit.runs.folder import RunFolder
@@ -49,9 +50,12 @@ def changed_inputs(plan: Setup, folder: RunFolder) -> list[str]:
     changed = []
     if known["data"]["sha256"] != plan.prepared.report.sha256:
         changed.append(f"the content of the data: {known['data']['file']} has changed since")
-    bases = {known.get("base_sha256", model), plan.base.hash}
-    if len(bases) > 1 and model not in bases:  # the name stands for files that were not at hand
-        changed.append(f"the weights of the base: {model} has changed since")
+    base = known.get("base") or {}
+    recorded = identity.Base(base.get("weights") or known.get("base_sha256"), base.get("config"))
+    differing = identity.base(model).differences(recorded) if recorded.weights != model else []
+    if base.get("reader") not in (None, plan.base.reader_hash):
+        differing.append("tokenizer or chat template")
+    changed += [f"the {part} of the base: {model} has changed since" for part in differing]
     return changed
 
 

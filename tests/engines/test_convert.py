@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.engines import SMALL, batches, history, learnable, settings
-from helpers.models import byte_tokenizer, save_base
+from helpers.models import mxfp4, save_base
 from safetensors.numpy import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -263,42 +263,6 @@ def test_gpt_oss_has_exact_positions(gpt_oss):
         dims=rounded.dims, base=150000.0, scaling_factor=32.0, beta_fast=32.0, beta_slow=1.0
     )
     assert np.abs(np.array(plain._freqs) / np.array(rounded._freqs) - 1).max() > 0.05
-
-
-def mxfp4(gpt_oss, folder):
-    """The same base with its experts as the hub has them: (E, out, in / 32, 16) blocks of two 4-bit floats a byte and
-    their scales, arXiv 2310.10537; and a plain one that holds what they stand for, by transformers' own reading."""
-    from transformers.integrations.mxfp4 import convert_moe_packed_tensors
-
-    rng, content = np.random.default_rng(0), tensors(Path(gpt_oss))
-    packed, plain = dict(content), dict(content)
-    for name, weight in content.items():
-        if name.endswith(("gate_up_proj", "down_proj")):
-            experts, width, out = weight.shape
-            blocks = rng.integers(0, 256, (experts, out, width // 32, 16), dtype=np.uint8)
-            scales = rng.integers(118, 123, (experts, out, width // 32), dtype=np.uint8)
-            packed |= {f"{name}_blocks": blocks, f"{name}_scales": scales}
-            del packed[name]
-            plain[name] = (
-                convert_moe_packed_tensors(
-                    torch.tensor(blocks), torch.tensor(scales), dtype=torch.float32
-                )
-                .contiguous()
-                .numpy()
-            )
-    said = json.loads((Path(gpt_oss) / "config.json").read_text())
-    mark = {
-        "quantization_config": {
-            "quant_method": "mxfp4",
-            "modules_to_not_convert": ["model.layers.*.self_attn"],
-        }
-    }
-    for part, content, more in (("packed", packed, mark), ("plain", plain, {})):
-        (folder / part).mkdir()
-        save_file(content, folder / part / "model.safetensors", {"format": "pt"})
-        (folder / part / "config.json").write_text(json.dumps(said | more))
-        byte_tokenizer().save_pretrained(folder / part)
-    return folder / "packed", folder / "plain"
 
 
 def test_gpt_oss_in_mxfp4_is_what_transformers_reads_in_it(gpt_oss, tmp_path):

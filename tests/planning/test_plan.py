@@ -10,8 +10,8 @@ from helpers.machines import GB, H100, L4, P100, PACKAGES, RECORDED, RTX, T4, fa
 
 import lorakit
 from lorakit.engines.torch import load
-from lorakit.engines.torch.engine import TorchEngine
 from lorakit.engines.torch.layers import layers, recompute
+from lorakit.engines.torch.losses import Losses
 from lorakit.machine import hardware
 from lorakit.planning import choose, doctor
 from lorakit.runs.folder import Folder
@@ -461,7 +461,7 @@ def engine(base):
 
 def scarce(engine, monkeypatch, tokens, checkpointing=False, offload=False):
     """Memory for so many tokens at a time, unless these rungs have been taken."""
-    plain = engine._loss
+    plain = engine.losses.summed
 
     def logits(batch):
         enough = (
@@ -471,7 +471,7 @@ def scarce(engine, monkeypatch, tokens, checkpointing=False, offload=False):
             raise torch.OutOfMemoryError("CUDA out of memory")
         return plain(batch)
 
-    monkeypatch.setattr(engine, "_loss", logits)
+    monkeypatch.setattr(engine.losses, "summed", logits)
 
 
 def gradients(engine):
@@ -512,7 +512,7 @@ def test_out_of_memory_changes_nothing_but_the_pieces(engine, monkeypatch, limit
     first, second = documents(10, 12, seed=1), documents(10, 20, 5, 30, seed=2)
     losses = [engine.backward(b) for b in (first, second)]
     expected = gradients(engine)
-    engine.optimizer.zero_grad(set_to_none=True)
+    engine.optimization.drop_gradients()
     engine.pending.clear()
     scarce(engine, monkeypatch, **limits)
     again = [engine.backward(b) for b in (first, second)]
@@ -536,7 +536,7 @@ def test_out_of_memory_with_a_single_row_says_what_to_do(engine, monkeypatch):
 
 
 def test_out_of_memory_in_an_evaluation(engine, monkeypatch):
-    whole, plain = documents(10, 20, 5, 30), engine._hidden
+    whole, plain = documents(10, 20, 5, 30), engine.passes.hidden
     expected = engine.predict(whole)
     prompts = [[1, 2, 3], [4, 5], [6, 7, 8, 9]]
     answers = engine.generate(prompts, 4, [257])
@@ -546,7 +546,7 @@ def test_out_of_memory_in_an_evaluation(engine, monkeypatch):
             raise torch.OutOfMemoryError
         return plain(batch)
 
-    monkeypatch.setattr(engine, "_hidden", logits)
+    monkeypatch.setattr(engine.passes, "hidden", logits)
     assert np.allclose(engine.predict(whole), expected, rtol=1e-5)
     generate = engine.model.generate
 
@@ -563,14 +563,14 @@ def test_out_of_memory_in_an_evaluation(engine, monkeypatch):
 
 def test_a_run_that_runs_out_of_memory_ends_the_same_and_says_so(run, quick, monkeypatch):
     whole = lorakit.finetune(run.with_(name="whole", dropout=0.0))
-    plain = TorchEngine._loss
+    plain = Losses.summed
 
     def logits(self, batch):
-        if self.model.training and len(batch.ids) > 100:
+        if self.passes.model.training and len(batch.ids) > 100:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return plain(self, batch)
 
-    monkeypatch.setattr(TorchEngine, "_loss", logits)
+    monkeypatch.setattr(Losses, "summed", logits)
     folder = lorakit.finetune(run.with_(name="scarce", dropout=0.0))
     assert folder.record["status"] == "done" and folder.record["stepped_down"][0].startswith(
         "at most "

@@ -17,7 +17,7 @@ import io
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, TextIO
+from typing import BinaryIO, TextIO, cast
 
 from lorakit.common.errors import LorakitError
 
@@ -68,7 +68,7 @@ def opened(path: str | Path) -> Iterator[BinaryIO]:
             packed = raw.read(2) == b"\x1f\x8b"
             raw.seek(0)
             with gzip.open(raw) if packed else contextlib.nullcontext(raw) as file:
-                yield file
+                yield cast(BinaryIO, file)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise LorakitError(
             f"{path}: the gzip file is cut or damaged ({error}); download or write it again"

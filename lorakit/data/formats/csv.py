@@ -208,7 +208,8 @@ class _Lines:
 
     def __init__(self, lines: Iterable[str], passed: int = 0):
         self.lines, self.last = iter(lines), passed  # number of the line read last
-        self.begin()
+        self.held: list[str] = []
+        self.size, self.ended = 0, False
 
     def __iter__(self) -> _Lines:
         return self
@@ -258,7 +259,7 @@ def _records(
                 f"{path}:{_opened(lines, dialect)}: a quote is opened here and never closed; {DOUBLE}"
             )
         elif not _blank(cells):
-            yield row, list(map(_unquoted, cells)) if bare else cells
+            yield row, list(map(_unquoted, cells)) if bare and cells else cells
 
 
 def _stray(held: list[str], cells: Cells, width: int) -> bool:

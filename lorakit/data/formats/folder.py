@@ -71,7 +71,8 @@ def files(
     path: str | Path, *, options: Options | None = None, split: str | None = None
 ) -> list[Path]:
     """Every file that holds rows, in the order in which they are read."""
-    options, found = _checked(options), []
+    options = _checked(options)
+    found: list[Path] = []
     for part, name in _of_split(Path(path), split):
         module = registry.load("formats", name)
         found += module.files(part, **options.get(name, {})) if hasattr(module, "files") else [part]

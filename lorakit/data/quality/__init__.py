@@ -99,7 +99,7 @@ def bars(
     axes: Any, counts: Mapping[str, int], title: str, color: str | Mapping[str, str] = BLUE
 ) -> int:
     """Horizontal bars, the largest on top; `color` is one for all, or one for each name. Returns how many there are."""
-    names = sorted(counts, key=counts.get)[-BARS:]
+    names = sorted(counts, key=lambda name: counts[name])[-BARS:]
     colors = [color[n] for n in names] if isinstance(color, Mapping) else color
     drawn = axes.barh(range(len(names)), [counts[n] for n in names], color=colors)
     axes.bar_label(drawn, [f"{counts[n]:,}" for n in names], padding=3, fontsize=8)

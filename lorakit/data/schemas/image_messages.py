@@ -21,17 +21,17 @@ def convert(fields: dict) -> dict:
     given = fields[name] if isinstance(fields[name], list) else [fields[name]]
     pictures = [medium_of({name: one}, (name,)) for one in given]
     turns = fields[column(fields, TURNS)]
-    counts: list[tuple[object, int]] = []
+    of_turns: list[tuple[object, int]] = []
     words = messages.convert(
         {
             **fields,
-            "messages": [_without_pictures(turn, counts) for turn in turns]
+            "messages": [_without_pictures(turn, of_turns) for turn in turns]
             if isinstance(turns, list)
             else turns,
         }
     )["messages"]
     users = [turn for turn in words if turn["role"] == "user"]
-    counts = [n for role, n in counts if role in ("user", "human")]
+    counts = [n for role, n in of_turns if role in ("user", "human")]
     if sum(counts) == 0 and users:
         counts[0] = len(pictures)  # no mark says where they belong: at the beginning
     if sum(counts) != len(pictures):

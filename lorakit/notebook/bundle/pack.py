@@ -33,7 +33,7 @@ from lorakit.machine.hardware import HELD
 from lorakit.machine.packages import specified
 from lorakit.models import base_model
 from lorakit.notebook.bundle import installer
-from lorakit.notebook.bundle.rewrite import notebook_of, rewritten
+from lorakit.notebook.bundle.rewrite import first_cell, notebook_of, rewritten
 from lorakit.notebook.bundle.wheels import Wanted
 from lorakit.notebook.execute import refuse, value_of
 from lorakit.notebook.rehearse import parameters
@@ -188,7 +188,9 @@ def gathered(
 
     Raises `LorakitError` naming what cannot be found or would not be found on another machine.
     """
-    files, sets, placed = {}, {}, {}
+    files: dict[str, Path] = {}
+    sets: dict[str, Source] = {}
+    placed: dict[str, Any] = {}
     if settings.get("model") and (folder := base_folder(settings["model"])):
         placed["model"] = f"model/{_last(settings['model'])}"
         files |= tree(folder, placed["model"])
@@ -262,12 +264,12 @@ def files_of(it: Source, place: str) -> dict[str, Path]:
         more = it.module.files(path, **it.options) if hasattr(it.module, "files") else []
         files |= {f"{place}/{file.relative_to(path).as_posix()}": file for file in more}
         return files | {f"{place}/{inside}": file for inside, file in spoken_of(it)}
-    files = it.module.files(path, **it.options) if hasattr(it.module, "files") else [path]
+    parts = it.module.files(path, **it.options) if hasattr(it.module, "files") else [path]
     home = place.rpartition("/")[0]
-    found = {f"{home}/{file.name}": file for file in files}
-    if len(found) < len(files):
+    found = {f"{home}/{file.name}": file for file in parts}
+    if len(found) < len(parts):
         raise LorakitError(
-            f"{', '.join(map(str, files))}: have one name; a bundle keeps them in one folder, so rename "
+            f"{', '.join(map(str, parts))}: have one name; a bundle keeps them in one folder, so rename "
             "one"
         )
     return found | {f"{home}/{inside}": file for inside, file in spoken_of(it)}
@@ -372,6 +374,11 @@ def _start(path: Path, part: Path, settings: Mapping[str, Any], placed: Mapping[
         {"output_dir": "outputs"} if Path(settings.get("output_dir") or "").is_absolute() else {}
     )
     content = rewritten(content, {**settings, **placed, **where}, paths)
+    setup: dict[str, Any] = next(
+        (c for c in content["cells"] if "LORAKIT_SOURCE = " in "".join(c["source"])), {}
+    )
+    meant = first_cell(f"bundle:{installer.pin(listed(part))}")  # this bundle and no other
+    setup["source"] = meant.splitlines(keepends=True)
     start = f"{path.stem}.ipynb"
     (part / start).write_text(
         json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
@@ -409,7 +416,15 @@ def _describe(part: Path, about: dict[str, Any], name: str, settings: bool) -> N
         + "\n",
         encoding="utf-8",
     )
-    files = {
+    files = listed(part)
+    (part / installer.MANIFEST).write_text(
+        json.dumps({**about, "files": files}, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
+
+
+def listed(part: Path) -> dict[str, dict[str, Any]]:
+    """Bytes and SHA-256 of every file of a bundle, as its manifest lists them."""
+    return {
         path.relative_to(part).as_posix(): {
             "bytes": path.stat().st_size,
             "sha256": installer.digest(path),
@@ -417,9 +432,6 @@ def _describe(part: Path, about: dict[str, Any], name: str, settings: bool) -> N
         for path in sorted(part.rglob("*"))
         if path.is_file() and path.name != KAGGLE
     }
-    (part / installer.MANIFEST).write_text(
-        json.dumps({**about, "files": files}, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
-    )
 
 
 def _readme(about: Mapping[str, Any], name: str, settings: bool) -> str:

@@ -39,6 +39,7 @@ from lorakit.runs.folder import read_lines
 from lorakit.runs.phases import spoken
 from lorakit.training.launch import Job, launch
 
+OWN = "+studio"  # of the folder of runs: no run can have this name, so deleting one never deletes uploads
 HUB = re.compile(r"[\w][\w.\-]*/[\w][\w.\-]*")  # owner/name
 EMBEDDED = 100_000_000  # bytes of a download that travels inside the page
 
@@ -79,7 +80,7 @@ class Desk:
 
     def __init__(self, run: Run, folders: Sequence[str | os.PathLike] = ()):
         self.home = Path(run.output_dir).resolve()
-        self.folder = self.home / "studio"  # uploads and the settings that are being made
+        self.folder = self.home / OWN  # uploads and the settings that are being made
         self.roots = uploads.roots(
             Path.cwd(), sources.example_data("triage.jsonl").parent, *folders
         )
@@ -87,6 +88,7 @@ class Desk:
         self.roots.append(self.home)
         self.run = run.with_(output_dir=str(self.home))
         self._talk: Talk | None = None
+        self._moved()
         sweep(self.folder)  # what was on its way when a page or a kernel ended
         self._restore()
 
@@ -104,7 +106,7 @@ class Desk:
             raise LorakitError(
                 f"output_dir={run.output_dir!r}: this studio keeps its runs in {self.home}; leave it"
             )
-        for name in ("data", "validation_data", "test_data", "model"):
+        for name in ("data", "validation_data", "test_data", "media_folder", "model"):
             value = getattr(run, name)
             if value and not self._elsewhere(name, value):
                 found = value if name == "model" else sources.find(value) or value
@@ -130,6 +132,17 @@ class Desk:
                 self._inside(one)
         elif isinstance(value, str) and (os.path.lexists(value) or os.sep in value):
             uploads.inside(value, self.roots)
+
+    def _moved(self) -> None:
+        """Uploads of before, which lay in the folder of the run `studio`."""
+        former = self.home / "studio"
+        if (former / "uploads").is_dir() and not self.folder.exists():
+            self.folder.mkdir()
+            (former / "uploads").rename(self.folder / "uploads")
+            if (kept := former / "settings.yaml").is_file():
+                text = kept.read_text(encoding="utf-8").replace(str(former), str(self.folder))
+                (self.folder / "settings.yaml").write_text(text, encoding="utf-8")
+                kept.unlink()
 
     def _restore(self) -> None:
         """The settings of last time, also of a page that was closed."""
@@ -247,7 +260,7 @@ class Desk:
         job = Job(self.home / name)
         try:
             record = job.folder.record
-            status = job.status
+            status: str = job.status
             if status == "queued" and not job.queued:
                 status = "not started"
             return {
