@@ -140,6 +140,6 @@ def test_memory_is_counted_with_the_kernels_of_the_card(monkeypatch, small):
 def test_each_rung_takes_less(small, card):
     kept, again, away = (
         counted(small, card, gradient_checkpointing=a, offload=b)
-        for a, b in ((False, False), (True, False), (True, True))
+        for a, b in ((False, False), (True, False), (False, True))
     )
-    assert kept > again >= away > 0
+    assert kept > 2 * again > 0 and kept > 2 * away > 0
