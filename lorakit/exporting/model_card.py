@@ -18,7 +18,7 @@ from lorakit.common.errors import LorakitError
 from lorakit.common.files import atomic_write
 from lorakit.exporting.messages import agreement_words, divergence_words
 from lorakit.exporting.target import named as target_named
-from lorakit.models import base_model
+from lorakit.models import base_model, served
 from lorakit.results import report
 from lorakit.run import Run
 from lorakit.runs.folder import Folder
@@ -94,7 +94,7 @@ def target(run: Run, exported: dict[str, Any] | None) -> str:
 def kind(task: str) -> str:
     """transformers' class that loads a model of a task; of words where it is not known yet."""
     task = "text" if task == "auto" else task
-    return base_model.CLASSES[tasks.objective_of(task).HEAD, tasks.get(task).MEDIUM]
+    return served.CLASSES[tasks.objective_of(task).HEAD, tasks.get(task).MEDIUM]
 
 
 def _at_hub(name: str) -> bool:

@@ -24,7 +24,7 @@ from lorakit.data.matching import columns_of
 from lorakit.data.quality import LEVELS, Finding, some
 from lorakit.data.report import DataReport, listed, shown
 from lorakit.data.sources import Source, identity, of_run
-from lorakit.models import base_model
+from lorakit.models import base_model, served
 from lorakit.run import Run
 from lorakit.tasks import dataset
 
@@ -143,9 +143,9 @@ class Checked:
                 TITLED + bars[n] for n in column
             )  # left blank, so that all bars are alike
             grid = part.add_gridspec(
-                len(names) + 1, 1, height_ratios=[*(bars[n] for n in names), max(rest, 0.01)]
+                len(column) + 1, 1, height_ratios=[*(bars[n] for n in column), max(rest, 0.01)]
             )
-            for place, name in enumerate(names):
+            for place, name in enumerate(column):
                 self.checks[name].draw(axes := part.add_subplot(grid[place]))
                 axes.spines[["top", "right"]].set_visible(False)
         if not columns:
@@ -184,7 +184,7 @@ def _chooser(run: Run) -> tuple[Choose, list[str]]:
             name = (
                 run.task
                 if run.task != "auto"
-                else base_model.task_for(given, base.config, base.processor, run.model)
+                else served.task_for(given, base.config, base.processor, run.model)
             )
         except LorakitError:
             if "model" in run.model_fields_set:
@@ -270,13 +270,17 @@ def look(
     rows, kept = Counter[str](), _Sample(sample, seed)
     checks: dict[str, Any] = {}
     report = DataReport("")
-    for name, it in sources.items():
+    for name, it in dict(sources).items():
+        if name not in sources:  # official rows without answers
+            continue
         reading = loading.read(
             it, columns=columns, keep_rows=keep_rows, ignore_columns=ignore_columns, gives=gives
         )
         here = reading.report()
         if name == "train":
             report = here
+            sources, notes = loading.with_answers(sources, here.schema, columns)
+            report.notes += notes
         before = len(report.rejected)
         for row in reading.rows:
             here.rows += 1

@@ -14,7 +14,7 @@ from lorakit.engines.torch.engine import DTYPES
 from lorakit.engines.torch.kernels import attention, half_products, simulate
 from lorakit.engines.torch.layers import recompute
 from lorakit.engines.torch.memory import packed, padded
-from lorakit.models import base_model
+from lorakit.models import base_model, served
 from lorakit.run import Run
 
 HEAP = 1.05  # what glibc's heap takes for each byte alive (bench/predicted.py)
@@ -27,7 +27,7 @@ def working_bytes(run: Run, tokens: int) -> int:
     `NotImplementedError` for a model whose way depends on its values.
     """
     config, dtype = base_model.sizes(run.model), DTYPES[run.precision]
-    kind = base_model.maker(run.task, config, run.model)
+    kind = served.maker(run.task, config, run.model)
     if getattr(config.get_text_config(), "num_local_experts", None):
         raise NotImplementedError(
             f"{config.model_type}: which expert computes how much depends on the tokens"
