@@ -182,12 +182,7 @@ FILES = {
 
 @pytest.mark.parametrize(
     "name",
-    [
-        pytest.param(
-            n, marks=[] if n in ("disaster_response", "uci_sentiment") else [pytest.mark.slow]
-        )
-        for n in FILES
-    ],
+    [pytest.param(n, marks=[] if n == "uci_sentiment" else [pytest.mark.slow]) for n in FILES],
 )
 def test_a_public_file_trains_as_it_is(real_data, quick, tmp_path, capsys, name):
     case = FILES[name]
