@@ -268,13 +268,17 @@ def look(
     rows, kept = Counter[str](), _Sample(sample, seed)
     checks: dict[str, Any] = {}
     report = DataReport("")
-    for name, it in sources.items():
+    for name, it in dict(sources).items():
+        if name not in sources:  # official rows without answers
+            continue
         reading = loading.read(
             it, columns=columns, keep_rows=keep_rows, ignore_columns=ignore_columns, gives=gives
         )
         here = reading.report()
         if name == "train":
             report = here
+            sources, notes = loading.with_answers(sources, here.schema, columns)
+            report.notes += notes
         before = len(report.rejected)
         for row in reading.rows:
             here.rows += 1
