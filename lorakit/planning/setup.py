@@ -18,7 +18,7 @@ from lorakit.machine.hardware import Facts
 from lorakit.models import base_model, safety
 from lorakit.models.base_model import BaseModel
 from lorakit.models.parent import parent
-from lorakit.planning import choose, memory
+from lorakit.planning import choose, ladder, memory
 from lorakit.planning.effective import refuse_ineffective
 from lorakit.run import Run
 from lorakit.tasks.dataset import Prepared, prepare
@@ -70,7 +70,7 @@ class Setup:
 
     def refuse(self) -> None:
         """Raises `LorakitError` when the run cannot fit into the memory that is there, with settings that would."""
-        choose.refuse(shortened(self.settings, self.prepared), self.facts)
+        ladder.refuse(shortened(self.settings, self.prepared), self.facts)
 
 
 def setup(
