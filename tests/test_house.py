@@ -15,7 +15,7 @@ import yaml
 from lorakit.common import registry
 from lorakit.common.errors import BadRow, LorakitError
 from lorakit.data.example import Rejected
-from lorakit.models import base_model
+from lorakit.models import served
 from lorakit.models.spec import Spec
 from lorakit.notebook.bundle.rewrite import FIRST_CELL
 from lorakit.run import Run
@@ -236,7 +236,7 @@ def test_tasks(name):
     assert objective.HEAD in ("tokens", "labels") and objective.UNIT
     assert set(module.METRICS) <= set(registry.names("metrics"))
     reader = "processor" if module.MEDIUM else "tokenizer"
-    assert (objective.HEAD, module.MEDIUM) in base_model.CLASSES
+    assert (objective.HEAD, module.MEDIUM) in served.CLASSES
     assert (module.inputs is None) != bool(module.MEDIUM)
     settings = [*module.SETTINGS]
     assert (

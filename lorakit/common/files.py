@@ -31,9 +31,16 @@ def require_keys(content: Any, *needed: str) -> dict[str, Any]:
 
 
 def remove(path: Path) -> None:
-    """A file or a folder; nothing when there is none."""
+    """A file or a folder; nothing when there is none. Whoever is killed meanwhile leaves no half of a folder."""
     if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
+        gone = path
+        if not path.suffix.startswith(".part"):
+            gone = path.with_name(f"{path.name}.gone.part{os.getpid()}")
+            shutil.rmtree(gone, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                path.rename(gone)
+        for folder in (gone, path):
+            shutil.rmtree(folder, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
 
@@ -160,7 +167,7 @@ def _forget(newest: Path) -> None:
     others = [
         f
         for f in newest.parent.iterdir()
-        if f.is_dir() and re.fullmatch(r"[0-9a-f]{32}", f.name) and f != newest
+        if f.is_dir() and re.fullmatch(r"(reference-)?[0-9a-f]{32}", f.name) and f != newest
     ]
     for folder in [newest, *sorted(others, key=lambda f: -f.stat().st_mtime)]:
         room -= sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())

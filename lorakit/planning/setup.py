@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 from lorakit.common import registry
 from lorakit.common.choice import Choice, Choices
@@ -14,10 +15,10 @@ from lorakit.common.errors import LorakitError
 from lorakit.data.sources import of_run
 from lorakit.machine import hardware
 from lorakit.machine.hardware import Facts
-from lorakit.models import base_model
+from lorakit.models import base_model, safety
 from lorakit.models.base_model import BaseModel
 from lorakit.models.parent import parent
-from lorakit.planning import choose, memory
+from lorakit.planning import choose, ladder, memory
 from lorakit.planning.effective import refuse_ineffective
 from lorakit.run import Run
 from lorakit.tasks.dataset import Prepared, prepare
@@ -69,7 +70,7 @@ class Setup:
 
     def refuse(self) -> None:
         """Raises `LorakitError` when the run cannot fit into the memory that is there, with settings that would."""
-        choose.refuse(shortened(self.settings, self.prepared), self.facts)
+        ladder.refuse(shortened(self.settings, self.prepared), self.facts)
 
 
 def setup(
@@ -134,7 +135,7 @@ def preflight(run: Run) -> None:
         LorakitError: one of them does not exist.
     """
     of_run(run.data, run.validation_data, run.test_data, run.format, run.media_folder)
-    _ = base_model.of(run.model).path
+    safety.refuse_weights(run.model, Path(base_model.of(run.model).path), run.pickled_weights)
     for folder, name in (("tasks", run.task), ("engines", run.engine)):
         if name != "auto":
             registry.load(folder, name)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from lorakit.common.errors import LorakitError
 from lorakit.engines.protocol import Engine
 from lorakit.machine.distributed import World
@@ -34,7 +36,16 @@ def differences(run: Run, folder: RunFolder) -> list[str]:
     if folder.settings.exists():  # what `auto` became is no difference
         resolved = run.differences(Run.read(folder.settings))
         differing = {k: v for k, v in differing.items() if k in resolved}
+    if "model" in differing and _same_base(run.model, known):
+        del differing["model"]
     return [f"{k}: {theirs!r} there, {mine!r} now" for k, (mine, theirs) in differing.items()]
+
+
+def _same_base(model: str, known: dict[str, Any]) -> bool:
+    """Whether a base that lies elsewhere now has the content of the one that the record names."""
+    base = known.get("base") or {}
+    recorded = identity.Base(base.get("weights"), base.get("config"))
+    return bool(recorded.weights) and not identity.base(model).differences(recorded)
 
 
 def preflight(run: Run) -> None:

@@ -77,8 +77,17 @@ def test_memory_counts_what_a_plain_pass_counts():
     assert full["total"] == sum(v for k, v in full.items() if k != "total")
 
 
+QUICK = (
+    "distilbert",
+    "gemma-3n-e2b",
+    "phi-3-mini",
+    "whisper-small",
+)  # one of each kind; the rest are slow
+COUNTED = sorted(n for n in models.known() if n not in ("tiny", "gpt-oss-20b"))
+
+
 @pytest.mark.parametrize(
-    "name", sorted(n for n in models.known() if n not in ("tiny", "gpt-oss-20b"))
+    "name", [pytest.param(n, marks=[] if n in QUICK else [pytest.mark.slow]) for n in COUNTED]
 )
 def test_every_known_model_is_counted(name, tmp_path):
     """Its small copy: activations grow with the tokens, and recomputing them takes less."""

@@ -10,7 +10,7 @@ from transformers import LlamaConfig
 import lorakit
 from lorakit.common.errors import LorakitError
 from lorakit.engines.torch.kernels import attention
-from lorakit.planning import choose, memory
+from lorakit.planning import choose, ladder, memory
 
 GIB = 2**30
 T4_GIB = 14.56  # what a T4 leaves to programs
@@ -50,8 +50,8 @@ def test_bf16_on_a_card_without_it_is_refused(base):
 
 
 def test_a_refusal_names_the_copy_in_four_bits():
-    assert choose.quantized_copies("gpt-oss-20b") == ["gpt-oss-20b-nf4"]
-    assert choose.quantized_copies("phi-3-mini") == []
+    assert ladder.quantized_copies("gpt-oss-20b") == ["gpt-oss-20b-nf4"]
+    assert ladder.quantized_copies("phi-3-mini") == []
     resolved = run(
         "gpt-oss-20b",
         precision="fp16",
@@ -62,7 +62,7 @@ def test_a_refusal_names_the_copy_in_four_bits():
         gradient_checkpointing=True,
     )
     with pytest.raises(LorakitError, match="take model=gpt-oss-20b-nf4"):
-        choose.refuse(resolved, facts(T4))
+        ladder.refuse(resolved, facts(T4))
 
 
 def test_memory_of_answers():

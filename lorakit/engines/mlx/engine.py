@@ -15,7 +15,7 @@ from lorakit import tasks
 from lorakit.common.errors import LorakitError
 from lorakit.common.files import whole
 from lorakit.engines import protocol
-from lorakit.engines.mlx import convert
+from lorakit.engines.mlx import adapters
 from lorakit.engines.mlx import loss as mlx_loss
 from lorakit.engines.mlx.lora import recomputed, watched
 from lorakit.engines.mlx.rows import Isolated, Rows, rounded
@@ -85,7 +85,7 @@ class MLXEngine:
             config.vocab_size,
         )
         self.trained = {
-            f"{convert.PREFIX}{name}.lora_{key}.default.weight": layer[f"lora_{key}"]
+            f"{adapters.PREFIX}{name}.lora_{key}.default.weight": layer[f"lora_{key}"]
             for name, layer in layers.items()
             for key in "AB"
         }
@@ -203,7 +203,7 @@ class MLXEngine:
     def _put(self, tensors: dict[str, Any], keys: Any) -> None:
         for i, (name, layer) in enumerate(self.layers.items()):
             layer.lora_A, layer.lora_B = (
-                tensors[f"{convert.PREFIX}{name}.lora_{k}.default.weight"] for k in "AB"
+                tensors[f"{adapters.PREFIX}{name}.lora_{k}.default.weight"] for k in "AB"
             )
             layer._key = None if keys is None else keys[i]
 
@@ -457,7 +457,7 @@ class MLXEngine:
         }
 
     def _theirs(self, path: str) -> str:
-        return convert.PREFIX + transformers_name(path)
+        return adapters.PREFIX + transformers_name(path)
 
     def weights(self) -> dict[str, np.ndarray]:
         return {n: np.array(t) for n, t in self.trained.items()}
@@ -488,7 +488,7 @@ class MLXEngine:
         run, tensors = self.run, self.weights()
         pairs = {
             name: {
-                key: tensors[f"{convert.PREFIX}{name}.lora_{key}.default.weight"] for key in "AB"
+                key: tensors[f"{adapters.PREFIX}{name}.lora_{key}.default.weight"] for key in "AB"
             }
             for name in self.layers
         }
@@ -498,7 +498,7 @@ class MLXEngine:
             else run.target_modules
         )
         with whole(Path(path)) as part:
-            convert.write_peft(
+            adapters.write_peft(
                 part,
                 pairs,
                 rank=run.rank,

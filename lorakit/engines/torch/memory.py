@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from lorakit.engines.torch.kernels import attention, loss
-from lorakit.models import base_model
+from lorakit.models import base_model, served
 from lorakit.run import Run
 
 PATCH = 256  # pixels that make a place of a picture to classify
@@ -56,7 +56,7 @@ def padded(run: Run, model: Any, tokens: int) -> torch.Tensor:
         given = {"decoder_" + name: ids for name, ids in given.items()} | {
             "input_features": torch.zeros(rows, config.num_mel_bins, 2 * heard, dtype=model.dtype)
         }
-    elif not base_model.reads_words(config):
+    elif not served.reads_words(config):
         given = {}
     if side:
         given["pixel_values"] = torch.zeros(rows, 3, side, side, dtype=model.dtype)

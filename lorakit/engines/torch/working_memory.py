@@ -16,7 +16,7 @@ from lorakit.engines.torch.kernels import attention, half_products, simulate
 from lorakit.engines.torch.kernels.device import Capability, planned_for
 from lorakit.engines.torch.layers import recompute
 from lorakit.engines.torch.memory import packed, padded
-from lorakit.models import base_model
+from lorakit.models import base_model, served
 from lorakit.run import Run
 
 HEAP = 1.05  # what glibc's heap takes for each byte alive (bench/predicted.py)
@@ -30,7 +30,7 @@ def working_bytes(run: Run, tokens: int, card: Capability | None = None) -> int:
     depends on its values.
     """
     config, dtype = base_model.sizes(run.model), DTYPES[run.precision]
-    kind = base_model.maker(run.task, config, run.model)
+    kind = served.maker(run.task, config, run.model)
     if getattr(config.get_text_config(), "num_local_experts", None):
         raise NotImplementedError(
             f"{config.model_type}: which expert computes how much depends on the tokens"
