@@ -27,10 +27,7 @@ from lorakit.models.served import maker
 from lorakit.models.spec import Spec
 
 UNLIMITED = 10**7  # positions; a tokenizer without a limit of its own names a larger number
-
 WEIGHTS = ("*.safetensors", "*.bin")  # the first pattern that finds something
-
-
 MERGED = (
     "trained_on_from.json"  # in the folder that `parent.py` makes of a run: what it was made of
 )

@@ -11,8 +11,6 @@ from lorakit.models.safety import check_template, check_template_names, template
 from lorakit.models.served import CLASSES, reads_words, serves
 
 NOTES = "lorakit_notes"  # what a tokenizer's own file has to say to whoever uses it
-
-
 # For a base without a chat template: plain words around the turns, the tokenizer's own end token after an answer.
 PLAIN_TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}"

@@ -19,12 +19,8 @@ from lorakit.common.errors import LorakitError
 from lorakit.common.files import sound, whole
 
 PEFT_FILES = ("adapter_config.json", "adapter_model.safetensors")
-
 MLX_FILES = ("adapter_config.json", "adapters.safetensors")
-
 PREFIX = "base_model.model."  # before every name in PEFT's files
-
-
 # Settings of PEFT that change what an adapter computes, and have no counterpart.
 UNSERVED = (
     "use_dora",
@@ -39,7 +35,6 @@ UNSERVED = (
     "fan_in_fan_out",
     "alora_invocation_tokens",
 )
-
 NAME = r"(?P<layer>.+)\.{}(\.default)?(\.weight)?"
 
 
