@@ -132,7 +132,7 @@ def prepare(run: Run) -> Prepared:
         LorakitError: naming file and row, or the setting at fault.
     """
     sources = of_run(run.data, run.validation_data, run.test_data, run.format, run.media_folder)
-    base = base_model.of(run.model)
+    base = base_model.of(run.model, run.chat_template)
     if (limit := base.fitting(run)) < run.max_length:
         run = run.with_(max_length=limit)
     key = _key(run, sources, base)
