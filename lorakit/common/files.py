@@ -8,11 +8,13 @@ import json
 import os
 import re
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
+from filelock import BaseFileLock, Timeout
 from safetensors import SafetensorError
 
 from lorakit.common.errors import LorakitError
@@ -105,6 +107,20 @@ def cache() -> Path:
     return Path(os.environ.get("LORAKIT_CACHE") or Path.home() / ".cache" / "lorakit")
 
 
+@contextlib.contextmanager
+def _patiently(lock: BaseFileLock, folder: Path) -> Iterator[None]:
+    """Holds a lock; says so when it takes long to get it."""
+    try:
+        lock.acquire(timeout=10)
+    except Timeout:
+        print(f"waiting for another process that makes {folder} …", file=sys.stderr, flush=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def cached(key: str, build: Callable[[Path], None]) -> Path:
     """The folder `key` of the cache; `build(folder)` fills it when it is not there.
 
@@ -114,7 +130,7 @@ def cached(key: str, build: Callable[[Path], None]) -> Path:
     folder = cache() / key
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with file_lock(folder.with_name(f"{key}.lock")):
+        with _patiently(file_lock(folder.with_name(f"{key}.lock")), folder):
             if not folder.is_dir():
                 sweep(folder.parent)
                 with atomic_write(folder, "name another folder in LORAKIT_CACHE") as part:
