@@ -47,6 +47,13 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def _reason(error: Exception) -> str:
+    """In one line; of the many failures of a copied tree the first."""
+    if isinstance(error, shutil.Error) and isinstance(error.args[0], list):
+        return str(error.args[0][0][-1])
+    return str(getattr(error, "strerror", None) or error)
+
+
 @contextlib.contextmanager
 def atomic_write(
     path: Path, cure: str = "name another output_dir, then start again: the run goes on"
@@ -72,8 +79,7 @@ def atomic_write(
             remove(part)
         kept = f"; {path.name} of before is kept" if path.exists() else ""
         raise LorakitError(
-            f"{path}: could not be written: {getattr(error, 'strerror', None) or error}{kept}. Free "
-            f"some space or {cure}"
+            f"{path}: could not be written: {_reason(error)}{kept}. Free some space or {cure}"
         ) from None
     except BaseException:
         with contextlib.suppress(OSError):
