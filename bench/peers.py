@@ -98,7 +98,7 @@ def lay(
     from transformers import AutoModelForCausalLM, LlamaConfig
 
     from lorakit import Run, prepare
-    from lorakit.models.base_model import tokenizer
+    from lorakit.models.reading import tokenizer
     from lorakit.tasks.batches import Batches
 
     tok, _ = tokenizer("tiny")

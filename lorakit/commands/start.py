@@ -101,7 +101,7 @@ def check(options: Namespace) -> int:
     run = _checked_run(options)
     asked.present(run.data)
     from lorakit.planning.check import check as look
-    from lorakit.planning.check import fix
+    from lorakit.planning.clean_copy import fix
 
     if options.fix:
         print(*fix(run), sep="\n")

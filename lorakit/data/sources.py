@@ -98,6 +98,8 @@ def source(path: str, format: str | Mapping[str, Mapping[str, Any]] = "auto") ->
         name = (next(by_ending, None) if found and found.is_file() else None) or next(
             (n for n, m in known.items() if hasattr(m, "takes") and m.takes(there)), None
         )
+        if found and found.is_file():
+            name = by_content(found, name)
         if name is None:
             if found is None:
                 raise _nothing(path)
@@ -106,8 +108,6 @@ def source(path: str, format: str | Mapping[str, Mapping[str, Any]] = "auto") ->
                 f"{path}: no format reads '{found.suffix}'; known endings: {endings}. Name one with "
                 "`format`, e.g. format: csv"
             )
-        if found and found.is_file():
-            name = by_content(found, name)
     module = registry.load("formats", name)
     if found is None and not (hasattr(module, "takes") and module.takes(path)):
         raise _nothing(path)

@@ -15,7 +15,7 @@ from typing import Any
 
 from lorakit.common import files, registry
 from lorakit.common.errors import LorakitError
-from lorakit.models import base_model, identity
+from lorakit.models import base_model, identity, served
 from lorakit.run import Run
 from lorakit.runs.folder import RunFolder
 from lorakit.runs.status import Status
@@ -121,7 +121,7 @@ def _opened(folder: RunFolder, model: str) -> Parent:
     run, meta = Run.read(folder.settings), folder.meta()
     verify_files(folder, [folder.saved(run.method).name, "rows/meta.json"])
     task = registry.load("tasks", meta["task"])
-    if base_model.head_of(task) == "labels" or task.MEDIUM:
+    if served.head_of(task) == "labels" or task.MEDIUM:
         raise LorakitError(
             f"model={model!r}: task={meta['task']}: only models that read and write text alone can be trained on from",
             setting="model",

@@ -17,7 +17,7 @@ from typing import Any
 from lorakit.common.errors import LorakitError
 from lorakit.common.files import remove, whole
 from lorakit.common.locations import ASSETS
-from lorakit.models import base_model
+from lorakit.models import base_model, locate, reading, served
 from lorakit.models import spec as models
 from lorakit.models.spec import Spec
 from lorakit.notebook.execute import execute
@@ -151,15 +151,15 @@ def stand_in(model: str, home: Path) -> tuple[str, list[str]]:
     reader = reader(tokenizer, config) if reader else tokenizer
     tokenizer = getattr(reader, "tokenizer", tokenizer)
     config = AutoConfig.for_model(**config)
-    if not base_model.reads_words(config):
+    if not served.reads_words(config):
         words = []
     torch.manual_seed(0)
-    made = base_model.maker("auto", config, model).from_config(config)
+    made = served.maker("auto", config, model).from_config(config)
     notes = [
         f"REHEARSAL: {made.num_parameters():,} random weights of its architecture stand in for {model}",
         *words,
     ]
-    tokenizer.init_kwargs[base_model.NOTES] = notes
+    tokenizer.init_kwargs[reading.NOTES] = notes
     folder = home / Path(model).name
     with whole(folder) as part:
         made.save_pretrained(part)
@@ -174,9 +174,9 @@ def weights(model: str) -> int:
     config = base_model.config(model)
     try:
         with torch.device("meta"):
-            return base_model.maker("auto", config, model).from_config(config).num_parameters()
+            return served.maker("auto", config, model).from_config(config).num_parameters()
     except ValueError as error:
-        raise base_model.unusable(model, error) from None
+        raise locate.unusable(model, error) from None
 
 
 def fitted(config: dict[str, Any], tokenizer: Any) -> dict[str, Any]:
@@ -202,8 +202,8 @@ def tokenizer_of(model: str, spec: Spec) -> tuple[Any, list[str]]:
         ), []
     except (OSError, ValueError) as error:
         if Path(spec.path).is_dir():
-            raise base_model.unusable(model, error) from None
-    tokenizer, _ = base_model.tokenizer("tiny")
+            raise locate.unusable(model, error) from None
+    tokenizer, _ = reading.tokenizer("tiny")
     template = template_of(spec)
     if template:
         tokenizer.chat_template = template

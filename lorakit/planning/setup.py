@@ -18,7 +18,7 @@ from lorakit.machine.hardware import Facts
 from lorakit.models import base_model, safety
 from lorakit.models.base_model import BaseModel
 from lorakit.models.parent import parent
-from lorakit.planning import choose, memory
+from lorakit.planning import choose, ladder, memory
 from lorakit.planning.effective import refuse_ineffective
 from lorakit.run import Run
 from lorakit.tasks.dataset import Prepared, prepare
@@ -53,7 +53,7 @@ class Setup:
     @cached_property
     def peak_memory(self) -> dict[str, int]:
         """Predicted bytes at the peak, by part and in `total`, of the rows that are there."""
-        return memory.memory(shortened(self.settings, self.prepared), self.shape)
+        return memory.memory(shortened(self.settings, self.prepared), self.shape, self.facts)
 
     def seconds(self) -> tuple[float, int]:
         """(predicted seconds of training, input tokens), from measured matrix products of this machine."""
@@ -70,7 +70,7 @@ class Setup:
 
     def refuse(self) -> None:
         """Raises `LorakitError` when the run cannot fit into the memory that is there, with settings that would."""
-        choose.refuse(shortened(self.settings, self.prepared), self.facts)
+        ladder.refuse(shortened(self.settings, self.prepared), self.facts)
 
 
 def setup(

@@ -13,7 +13,7 @@ from typing import Any
 from lorakit import tasks
 from lorakit.common import registry
 from lorakit.common.errors import LorakitError
-from lorakit.models import base_model
+from lorakit.models import base_model, locate
 from lorakit.models.recorded import find_base, verify_files
 from lorakit.run import Run
 from lorakit.runs.folder import RunFolder
@@ -56,7 +56,7 @@ class FinishedRun:
         try:
             tokenizer = AutoTokenizer.from_pretrained(self.saved, trust_remote_code=False)
         except Exception as error:  # damaged files raise almost anything
-            raise base_model.unusable(str(self.saved), error) from None
+            raise locate.unusable(str(self.saved), error) from None
         if self.task.GIVES == "messages" and not tokenizer.chat_template and self._chats:
             raise LorakitError(
                 "its tokenizer has no chat template, so it could not be asked as it was trained",

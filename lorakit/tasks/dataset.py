@@ -19,7 +19,7 @@ from lorakit.data.example import Example, Rejected
 from lorakit.data.matching import columns_of
 from lorakit.data.report import DataReport
 from lorakit.data.sources import Source, media_paths, of_run
-from lorakit.models import base_model
+from lorakit.models import base_model, served
 from lorakit.models.base_model import BaseModel
 from lorakit.run import Run
 from lorakit.tasks import rows
@@ -50,7 +50,7 @@ SETTINGS = (
 MEDIA = "media.json"  # the files that rows are made of beside the data's own
 # Raise it when the code that makes rows (data/, tasks/) encodes a file differently: tests/tasks/test_format_version.py
 # fails when that is forgotten.
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 
 @dataclass
@@ -211,9 +211,9 @@ def encode_sets(
     schema = registry.load("schemas", report.schema)
     name = run.task
     if name == "auto":
-        name = base_model.task_for(schema, base.config, base.processor, run.model)
+        name = served.task_for(schema, base.config, base.processor, run.model)
     task = tasks.get(name)
-    base_model.maker(name, base.config, run.model)  # says so when they do not go together
+    served.maker(name, base.config, run.model)  # says so when they do not go together
     encoded, rejected, notes = rows.encode(
         sets,
         task,

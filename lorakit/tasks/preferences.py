@@ -11,7 +11,7 @@ from typing import Any
 from lorakit.common.errors import BadRow
 from lorakit.data.example import Example
 from lorakit.tasks import chat
-from lorakit.tasks.template import answer_of, words_of
+from lorakit.tasks.template import answer_of, bare, words_of
 
 GIVES = "pair"
 OBJECTIVE = "dpo"
@@ -43,8 +43,8 @@ def encode(
             **chosen,
             "cut": chosen["cut"] + rejected["cut"],
             "prompt": words_of(turns[-2]),
-            "reference": words_of(turns[-1]),
-            "rejected": words_of(other),
+            "reference": words_of(bare(tokenizer, turns[-1])),
+            "rejected": words_of(bare(tokenizer, other)),
             "rejected_ids": rejected["ids"],
             "rejected_targets": rejected["targets"],
             "length": len(chosen["ids"]) + len(rejected["ids"]),

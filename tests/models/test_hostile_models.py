@@ -8,7 +8,7 @@ import pytest
 from helpers.models import byte_tokenizer
 
 from lorakit.common.errors import LorakitError
-from lorakit.models import base_model, safety
+from lorakit.models import base_model, reading, safety
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def test_code_of_a_tokenizer_never_runs(folder, tmp_path):
         auto_map={"AutoTokenizer": ["evil.Evil", "evil.Evil"]},
     )
     with contextlib.suppress(LorakitError):
-        base_model.tokenizer(str(folder))
+        reading.tokenizer(str(folder))
     assert not (tmp_path / "ran").exists()
 
 
@@ -53,7 +53,7 @@ def test_a_template_without_end_is_refused(template, folder, monkeypatch):
     tokenizer.chat_template = template
     tokenizer.save_pretrained(folder)
     with pytest.raises(LorakitError) as refused:
-        base_model.tokenizer(str(folder))
+        reading.tokenizer(str(folder))
     assert refused.value.setting == "model" and "chat template" in refused.value.message
     assert refused.value.cure
 

@@ -13,7 +13,7 @@ from lorakit.engines.torch import load
 from lorakit.engines.torch.layers import layers, recompute
 from lorakit.engines.torch.losses import Losses
 from lorakit.machine import hardware
-from lorakit.planning import choose, doctor
+from lorakit.planning import choose, doctor, ladder
 from lorakit.runs.folder import Folder
 from lorakit.tasks.batches import Batch
 
@@ -109,7 +109,7 @@ def test_as_few_layers_as_it_takes_are_recomputed(base, monkeypatch):
     takes = lambda run: int(1e8 - 1e7 * memory.recomputed(run, SHAPE) * 10)
     SHAPE = memory.Shape(1, 1, 1, layers=10, hidden=1, wide=1, vocabulary=1, widest=1)
     monkeypatch.setattr(memory, "shape", lambda run: SHAPE)
-    monkeypatch.setattr(memory, "memory", lambda run, of=None: {"total": takes(run)})
+    monkeypatch.setattr(memory, "memory", lambda run, of=None, facts=None: {"total": takes(run)})
     wanted = lorakit.Run(
         data="-", model=base, max_length=256, quantization="none", precision="fp32"
     )
@@ -155,15 +155,15 @@ def test_what_cannot_fit_is_refused_with_settings_that_would(base):
     from lorakit.planning import memory
 
     need = memory.memory(run)["total"]
-    choose.refuse(run, facts(memory=need))
+    ladder.refuse(run, facts(memory=need))
     with pytest.raises(
         lorakit.LorakitError,
         match=r"are needed and .* are there, one row at a time; it would fit with "
         r".*max_length=",
     ):
-        choose.refuse(run, facts(memory=int(need * 0.9)))
+        ladder.refuse(run, facts(memory=int(need * 0.9)))
     with pytest.raises(lorakit.LorakitError, match="take a smaller model"):
-        choose.refuse(run, facts(memory=1000))
+        ladder.refuse(run, facts(memory=1000))
 
 
 def test_more_processes_than_cards_or_rows(base):
@@ -264,9 +264,9 @@ def test_gpt_oss_on_macs(size):
         with pytest.raises(
             lorakit.LorakitError, match=r"16\.\d GB are needed and 11\.5 GB are there, .* smaller"
         ):
-            choose.refuse(run, here)
+            ladder.refuse(run, here)
     else:
-        choose.refuse(run, here)
+        ladder.refuse(run, here)
         assert (run.gradient_checkpointing, run.micro_batch_tokens) == chosen
 
 
@@ -286,7 +286,7 @@ def test_gpt_oss_on_a_t4():
     assert (run.engine, run.precision) == ("unsloth", "fp32")
     assert choices["quantization"] == ("none", "its weights are stored as nf4")
     assert memory.memory(run)["weights"] == pytest.approx(12.5e9, rel=0.01)
-    choose.refuse(run, here)
+    ladder.refuse(run, here)
     with pytest.raises(
         lorakit.LorakitError,
         match="torch: in gpt-oss-20b-nf4 each expert is a layer of its own, .*; "
@@ -295,7 +295,7 @@ def test_gpt_oss_on_a_t4():
         choose.resolve(wanted, facts(T4))
     run, _ = choose.resolve(wanted.with_(model="gpt-oss-20b"), facts(T4))
     with pytest.raises(lorakit.LorakitError, match=r"GB are needed and 15\.6 GB are there"):
-        choose.refuse(run, facts(T4))
+        ladder.refuse(run, facts(T4))
 
 
 def test_what_a_mac_lets_its_gpu_hold_and_how_to_raise_it(base):
@@ -315,7 +315,7 @@ def test_what_a_mac_lets_its_gpu_hold_and_how_to_raise_it(base):
     with pytest.raises(
         lorakit.LorakitError, match=r"or give the GPU more of this Mac's memory: sudo sysctl iogpu"
     ):
-        choose.refuse(run, mac(16, gpu_memory=int(need * 0.9)))
+        ladder.refuse(run, mac(16, gpu_memory=int(need * 0.9)))
 
 
 def test_the_second_choice_on_a_mac_says_why_the_first_does_not_serve(tmp_path):

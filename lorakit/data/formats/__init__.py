@@ -5,7 +5,8 @@ Contract: `SUFFIXES`, the endings it reads (each may be followed by `.gz`), or n
 memory at a time. A file unusable as a whole raises `LorakitError`. Options are keyword arguments with defaults, set by
 `format: {csv: {delimiter: ";"}}`. Optional: `takes(path)`, whether it reads what no ending tells (a folder, a hub id);
 `files(path, **options)`, the files that hold the content, when not the path itself; `identity(path, **options)`, a name
-of the content, when there are no files to hash.
+of the content, when there are no files to hash; with an option `split`, `splits(path, **options)`, the official splits,
+and `passed(path, **options)`, what belongs to none of them and is not read.
 """
 
 from __future__ import annotations

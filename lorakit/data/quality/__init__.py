@@ -29,6 +29,8 @@ LOST = {
     "system": "the chat template leaves the system turn out of the prompt",
     "history": "the chat template changes or leaves out an earlier turn",
     "prompt": "a token joins the end of the prompt with the answer, so that training and generation ask differently",
+    "ended": "the words begin or end with a control token such as <s> or </s>, which is left out: the chat template "
+    "writes its own",
     "control": "the words hold control tokens of the model, which are encoded as plain text",
 }
 

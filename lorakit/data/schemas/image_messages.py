@@ -6,7 +6,10 @@ none does, they stand before the first question.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from lorakit.common.errors import BadRow
+from lorakit.data.example import Example
 from lorakit.data.schemas import column, medium_of, messages
 
 GIVES = "image"
@@ -14,6 +17,11 @@ RICHNESS = 90
 TURNS = (*messages.REQUIRED[0], "conversations", "conversation")
 REQUIRED = (TURNS, ("images", "image"))
 OPTIONAL = messages.OPTIONAL
+
+
+def fits(rows: Sequence[Example]) -> bool:
+    """Whether one of these rows, at least, has a picture."""
+    return any(row.fields.get(name) not in (None, [], "") for row in rows for name in REQUIRED[1])
 
 
 def convert(fields: dict) -> dict:

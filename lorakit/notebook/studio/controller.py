@@ -7,8 +7,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,12 +22,14 @@ from lorakit.common.files import remove, sweep, whole
 from lorakit.data import sources
 from lorakit.data.example import Example
 from lorakit.machine import hardware
-from lorakit.machine.hardware import Facts, child_environment
+from lorakit.machine.hardware import Facts
 from lorakit.models import spec
 from lorakit.notebook.studio import uploads
+from lorakit.notebook.studio.children import EXPORT, PUSH, answers_of
 from lorakit.notebook.studio.incoming import usable
 from lorakit.notebook.studio.talk import Talk
-from lorakit.planning.check import Checked, check, fix
+from lorakit.planning.check import Checked, check
+from lorakit.planning.clean_copy import fix
 from lorakit.planning.setup import setup
 from lorakit.planning.suspicious import suspicious
 from lorakit.results.logs import read as read_log
@@ -42,20 +42,6 @@ from lorakit.training.launch import Job, launch
 OWN = "+studio"  # of the folder of runs: no run can have this name, so deleting one never deletes uploads
 HUB = re.compile(r"[\w][\w.\-]*/[\w][\w.\-]*")  # owner/name
 EMBEDDED = 100_000_000  # bytes of a download that travels inside the page
-
-EXPORT = """
-import json, sys
-from lorakit.exporting.round_trip import export
-asked = json.load(sys.stdin)
-print("ANSWER", json.dumps(str(export(asked["run"], asked["target"], type=asked["type"]))), flush=True)
-"""
-PUSH = """
-import json, os, sys
-from lorakit.exporting.model_card import push
-asked = json.load(sys.stdin)
-os.environ["HF_TOKEN"] = asked["token"]
-print("ANSWER", json.dumps(str(push(asked["folder"], asked["repository"]))), flush=True)
-"""
 
 
 @dataclass(frozen=True)
@@ -348,7 +334,7 @@ class Desk:
 
     def push(self, path: Path, repository: str, token: str) -> str:
         """Uploads an export to a private repository of the hub; the page of it."""
-        (page,) = _answers(PUSH, {"folder": str(path), "repository": repository, "token": token})
+        (page,) = answers_of(PUSH, {"folder": str(path), "repository": repository, "token": token})
         return page
 
     def targets(self) -> list[dict[str, Any]]:
@@ -368,7 +354,7 @@ class Desk:
         if target not in names:
             raise LorakitError(f"there is no export '{target}'; there are {', '.join(names)}")
         asked = {"run": str(self.job(name).folder.path), "target": target, "type": type}
-        (path,) = _answers(EXPORT, asked)
+        (path,) = answers_of(EXPORT, asked)
         return uploads.inside(path, [self.home])
 
     def packed(self, path: Path) -> Path:
@@ -381,22 +367,6 @@ class Desk:
             shutil.make_archive(str(part), "zip", root_dir=path)
             os.replace(f"{part}.zip", part)
         return target
-
-
-def _answers(code: str, asked: dict[str, Any]) -> list[Any]:
-    """What a process of our own answers. Raises `LorakitError` with its last words when it fails or is killed."""
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        input=json.dumps(asked),
-        capture_output=True,
-        text=True,
-        env=child_environment(),
-    )
-    if done.returncode:
-        words = [line for line in done.stderr.splitlines() if line.strip()]
-        last = words[-1] if words else "no word; perhaps memory ran out"
-        raise LorakitError(last.removeprefix("lorakit.common.errors.LorakitError: "))
-    return [json.loads(line[7:]) for line in done.stdout.splitlines() if line.startswith("ANSWER ")]
 
 
 def _types(module: ModuleType) -> Sequence[str]:
