@@ -292,7 +292,7 @@ def quantization(run: Run, facts: Facts, spec: Spec) -> Choice:
         micro_batch_tokens=run.max_length,
         gradient_checkpointing=True,
     )
-    need, room = memory.memory(smallest)["total"], 0.8 * facts.device_memory
+    need, room = memory.memory(smallest, facts=facts)["total"], 0.8 * facts.device_memory
     words = f"unquantized it takes {need / 1e9:.1f} GB of the {room / 1e9:.1f} GB that may be used"
     if need < room:
         return Choice("none", words)

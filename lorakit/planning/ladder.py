@@ -31,7 +31,7 @@ def ladder(run: Run, facts: Facts) -> Choices:
     ]  # offloading comes after recomputing, unless it is asked for
     tried: list[tuple[Run, int]] = []
     for rung in rungs:
-        tried.append((rung, memory.memory(rung, of)["total"]))
+        tried.append((rung, memory.memory(rung, of, facts)["total"]))
         if tried[-1][1] <= room:
             break
         fewest = rung.micro_batch_tokens == rungs[-1].micro_batch_tokens
@@ -39,7 +39,7 @@ def ladder(run: Run, facts: Facts) -> Choices:
             fewest
             and len(again) == 2
             and not (rung.gradient_checkpointing or rung.offload)
-            and (some := _some_layers(rung, of, tried[-1][1], room))
+            and (some := _some_layers(rung, of, tried[-1][1], room, facts))
         ):
             tried.append(some)
             break
@@ -53,14 +53,16 @@ def ladder(run: Run, facts: Facts) -> Choices:
     }
 
 
-def _some_layers(run: Run, of: memory.Shape, need: int, room: float) -> tuple[Run, int] | None:
+def _some_layers(
+    run: Run, of: memory.Shape, need: int, room: float, facts: Facts
+) -> tuple[Run, int] | None:
     """Recomputing as few layers as it takes, where that is not all of them."""
-    least = memory.memory(run.with_(gradient_checkpointing=True), of)["total"]
+    least = memory.memory(run.with_(gradient_checkpointing=True), of, facts)["total"]
     if least >= room:
         return None
     for count in range(ceil(of.layers * (need - room) / (need - least)), of.layers):
         some = run.with_(gradient_checkpointing=count)
-        if (takes := memory.memory(some, of)["total"]) <= room:
+        if (takes := memory.memory(some, of, facts)["total"]) <= room:
             return some, takes
     return None
 
@@ -79,7 +81,7 @@ def _tokens(run: Run, facts: Facts) -> list[int]:
 
 def refuse(run: Run, facts: Facts) -> None:
     """Raises `LorakitError` when a resolved run cannot fit, with the nearest settings that do."""
-    need = memory.memory(run)["total"]
+    need = memory.memory(run, facts=facts)["total"]
     if need <= facts.device_memory:
         return
     small = smaller_forms(run, facts)[:1]
@@ -94,7 +96,7 @@ def refuse(run: Run, facts: Facts) -> None:
             smaller = run.with_(
                 **{name: value, **({"micro_batch_tokens": value} if name == "max_length" else {})}
             )
-            if memory.memory(smaller)["total"] <= 0.85 * facts.device_memory:
+            if memory.memory(smaller, facts=facts)["total"] <= 0.85 * facts.device_memory:
                 found.append(f"{name}={value}")
                 break
     cure = "take a smaller model or a larger card"

@@ -53,7 +53,7 @@ class Setup:
     @cached_property
     def peak_memory(self) -> dict[str, int]:
         """Predicted bytes at the peak, by part and in `total`, of the rows that are there."""
-        return memory.memory(shortened(self.settings, self.prepared), self.shape)
+        return memory.memory(shortened(self.settings, self.prepared), self.shape, self.facts)
 
     def seconds(self) -> tuple[float, int]:
         """(predicted seconds of training, input tokens), from measured matrix products of this machine."""

@@ -109,7 +109,7 @@ def test_as_few_layers_as_it_takes_are_recomputed(base, monkeypatch):
     takes = lambda run: int(1e8 - 1e7 * memory.recomputed(run, SHAPE) * 10)
     SHAPE = memory.Shape(1, 1, 1, layers=10, hidden=1, wide=1, vocabulary=1, widest=1)
     monkeypatch.setattr(memory, "shape", lambda run: SHAPE)
-    monkeypatch.setattr(memory, "memory", lambda run, of=None: {"total": takes(run)})
+    monkeypatch.setattr(memory, "memory", lambda run, of=None, facts=None: {"total": takes(run)})
     wanted = lorakit.Run(
         data="-", model=base, max_length=256, quantization="none", precision="fp32"
     )

@@ -58,10 +58,10 @@ def row_positions(run: Run) -> int:
     return memory.places(run)
 
 
-def working_bytes(run: Run, tokens: int) -> int:
+def working_bytes(run: Run, tokens: int, card: tuple[int, int] | None = None) -> int:
     from lorakit.engines.torch import working_memory
 
-    return working_memory.working_bytes(run, tokens)
+    return working_memory.working_bytes(run, tokens, card)
 
 
 def load(

@@ -35,7 +35,7 @@ def packed(run: Run, model: Any, tokens: int) -> torch.Tensor:
     length = min(run.max_length, tokens)
     lengths = [length] * (tokens // length) + [tokens % length] * (tokens % length > 0)
     ids = torch.zeros(1, tokens, dtype=torch.long)
-    documents = attention.Documents(lengths, ids.device, wide=not torch.cuda.is_available())
+    documents = attention.Documents(lengths, ids.device)
     with attention.packed():
         hidden = getattr(model, model.base_model_prefix)(
             input_ids=ids, position_ids=ids, use_cache=False, documents=documents
