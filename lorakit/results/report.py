@@ -228,9 +228,14 @@ def _parent(parent: dict[str, Any] | None) -> str | None:
 def context(folder: Folder) -> dict[str, Any]:
     """Everything a report says, as plain values."""
     record, scores = folder.record, folder.scores
-    validations = folder.history()[1]
+    updates, validations = folder.history()
     kind, headline = verdict(scores, record.get("data", {}).get("task"))
     notes = [n for n in [alarm(validations), *limits(record, scores)] if n]
+    if record["status"] == "done" and len(updates) != record.get("updates", len(updates)):
+        notes.append(
+            f"history.jsonl holds {len(updates):,} of the {record['updates']:,} updates: it was cut, and the curve "
+            "is not whole."
+        )
     if constant := scores.get(primary(scores), {}).get("most_frequent_answer"):
         less = "more" if constant["difference"] >= 0 else "less"
         notes.append(
