@@ -48,7 +48,11 @@ def _same_base(model: str, known: dict[str, Any]) -> bool:
     """Whether a base that lies elsewhere now has the content of the one that the record names."""
     base = known.get("base") or {}
     recorded = identity.Base(base.get("weights"), base.get("config"))
-    return bool(recorded.weights) and not identity.base(model).differences(recorded)
+    try:
+        here = identity.base(model)
+    except LorakitError:  # no such model: another one in any case
+        return False
+    return bool(recorded.weights and here.weights) and not here.differences(recorded)
 
 
 def preflight(run: Run) -> None:
