@@ -16,7 +16,6 @@ from lorakit.training import checkpoint
 from lorakit.training.callbacks import Best
 from lorakit.training.loop import State
 
-
 READERS = ("transformers", "tokenizers")  # another version may write the same tokenizer otherwise
 
 
