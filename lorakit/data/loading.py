@@ -274,9 +274,13 @@ def prepare(
         near=near,
     )
     if shuffled:
-        for part in ("train", "validation"):
-            sets[part] = shuffle_answers(sets[part], seed)
-        report.notes.append(
-            "control: the answers of the training and validation rows are dealt at random"
-        )
+        _deal_answers(sets, seed, report)
     return sets, report
+
+
+def _deal_answers(sets: dict[str, Sequence[Example]], seed: int, report: DataReport) -> None:
+    for part in ("train", "validation"):
+        sets[part] = shuffle_answers(sets[part], seed)
+    report.notes.append(
+        "control: the answers of the training and validation rows are dealt at random"
+    )

@@ -14,7 +14,8 @@ from lorakit.common import hub, registry
 from lorakit.common.errors import LorakitError
 from lorakit.engines import quantization
 from lorakit.engines.mlx import adapters, bases
-from lorakit.engines.mlx.engine import MLXEngine, transformers_name
+from lorakit.engines.mlx.engine import MLXEngine
+from lorakit.engines.mlx.tensors import transformers_name
 from lorakit.machine import distributed
 from lorakit.models import base_model, locate, reading
 from lorakit.models import spec as models
