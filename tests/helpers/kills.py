@@ -50,7 +50,7 @@ def run(context, work, folder, moment=0):
     count.unlink(missing_ok=True)
     process = context.Process(target=child, args=(work, str(folder), str(count), moment))
     process.start()
-    process.join(600)
+    process.join(1800)
     return process.exitcode, int(count.read_text()) if count.exists() else None
 
 
