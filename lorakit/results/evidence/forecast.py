@@ -198,7 +198,7 @@ def draw(figures: Mapping[str, Any], colours: Palette) -> Figure:
     figure = Figure(figsize=(6.6, 3.8), layout="constrained")
     axes = figure.subplots()
     if len(rows) > 1:
-        curve = fit(rows, errors, spreads)
+        curve = fit(rows, errors.tolist(), spreads.tolist())
         places = np.geomspace(rows[0], 4 * rows[-1], 40)
         middle, low, high = np.array([curve.interval(curve.error(n)) for n in places]).T
         axes.plot(places, score(middle), color=colours.training, label="forecast, 80 % interval")

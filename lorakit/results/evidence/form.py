@@ -55,7 +55,7 @@ def measure(path: str | os.PathLike, *, model: str | None = None) -> Evidence:
     before = Outcome.read(opened.folder.outcome("before"))
     answers = [r for r in train.column("reference") if r]
     form = infer(answers)
-    known = {"weights": evidence.weights(opened.folder)}
+    known: dict[str, Any] = {"weights": evidence.weights(opened.folder)}
     if form is None:
         few = f"; {FEWEST} are needed" if len(answers) < FEWEST else ""
         headline = f"Cannot tell: the {len(answers)} training answers have no form in common{few}."
