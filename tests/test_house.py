@@ -167,7 +167,7 @@ def parameters(function):
 
 
 def test_an_unknown_name_lists_what_is_there():
-    words = r"there is no 'chatt' in tasks/; did you mean 'chat'\? Present: .*chat, .*text"
+    words = r"there is no task 'chatt'; did you mean 'chat'\? Use one of .*chat, .*text"
     with pytest.raises(LorakitError, match=words):
         registry.load("tasks", "chatt")
 
@@ -380,3 +380,18 @@ def test_notebooks_open_and_end_well(path):
     assert opening.startswith("# ") and "**New to this?**" in opening and "](http" in opening
     assert "## What can go wrong" in ending and "## What next" in ending
     assert 'output_dir = "outputs"' not in "".join("".join(c["source"]) for c in content["cells"])
+
+
+def test_functions_fit_a_screen_and_files_stay_short():
+    long = []
+    for path in FILES:
+        text = path.read_text(encoding="utf-8")
+        lines = text.count("\n")
+        if lines > 400:
+            long.append(f"{named(path)}: {lines} lines, 400 at most")
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                lines = node.end_lineno - node.lineno + 1
+                if lines > 60:
+                    long.append(f"{named(path)}: {node.name} has {lines} lines, 60 at most")
+    assert not long, "\n".join(long)

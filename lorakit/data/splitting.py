@@ -129,8 +129,8 @@ def _given_sets(
 ) -> tuple[dict[str, list[int]], list[list[int]]]:
     """(rows of the sets that have a file of their own, groups of the other rows).
 
-    `together`: the group of each row kept, `owners`: the given set that a row is of, or "". A row that resembles one of a
-    given set is left out of the others.
+    `together`: the group of each row kept, `owners`: the given set that a row is of, or "". A row that resembles one
+    of a given set is left out of the others.
     """
     sets: dict[str, list[int]] = {name: [] for name in SETS}
     members: dict[int, list[int]] = defaultdict(list)

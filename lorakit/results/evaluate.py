@@ -16,7 +16,7 @@ import numpy as np
 
 from lorakit.common import registry
 from lorakit.common.errors import LorakitError
-from lorakit.common.files import sound, whole
+from lorakit.common.files import atomic_write, require_keys
 from lorakit.machine.packages import require
 from lorakit.results import intervals
 from lorakit.tasks import batches, objectives
@@ -49,7 +49,7 @@ class Outcome:
             content["probabilities"] = self.probabilities.tolist()
         if self.pairs is not None:
             content["pairs"] = self.pairs.tolist()
-        with whole(path) as part:
+        with atomic_write(path) as part:
             part.write_text(json.dumps(content), encoding="utf-8")
 
     @staticmethod
@@ -62,7 +62,9 @@ class Outcome:
     @classmethod
     def read(cls, path: Path) -> Outcome:
         try:
-            content = sound(json.loads(path.read_text(encoding="utf-8")), "tokens", "answers")
+            content = require_keys(
+                json.loads(path.read_text(encoding="utf-8")), "tokens", "answers"
+            )
             return cls(
                 np.asarray(content["tokens"], dtype=np.float64).reshape(-1, 3),
                 list(content["answers"]),
@@ -106,27 +108,56 @@ def generate(
     together: int = 16,
     opening: int | None = None,
     progress: Callable[[int], None] = lambda n: None,
+    accepts: Callable[[Sequence[int]], bool] | None = None,
 ) -> list[str | None]:
-    """Greedy answers, prompts of like length together. A row without a question gives None."""
-    starts = rows.column("answer_start")
+    """Greedy answers, prompts of like length together. A row without a question gives None.
+
+    `accepts`: what answers are held to, see `Engine.generate`.
+    """
     answers: list[str | None] = [None] * len(rows)
+    found = answer_ids(
+        engine,
+        rows,
+        stop_ids,
+        max_new_tokens,
+        together=together,
+        progress=progress,
+        accepts=accepts,
+    )
+    for i, ids in found.items():
+        answers[i] = words(ids, tokenizer, opening)
+    if engine.share[1] == 1:
+        return answers
+    return [
+        next((a for a in found if a is not None), None)
+        for found in zip(*engine.gather(answers), strict=True)
+    ]
+
+
+def answer_ids(
+    engine: Any,
+    rows: Rows,
+    stop_ids: list[int],
+    max_new_tokens: int,
+    *,
+    together: int = 16,
+    progress: Callable[[int], None] = lambda n: None,
+    accepts: Callable[[Sequence[int]], bool] | None = None,
+) -> dict[int, list[int]]:
+    """Index of each row with a question -> the tokens of its greedy answer; of several processes this one's share."""
+    starts = rows.column("answer_start")
+    answers: dict[int, list[int]] = {}
     asked = sorted((i for i in range(len(rows)) if starts[i] is not None), key=lambda i: -starts[i])
     which, of = engine.share
     for k in range(which * together, len(asked), of * together):
         group = asked[k : k + together]
         prompts = [np.asarray(rows[i]["ids"])[: starts[i]].tolist() for i in group]
         media = [rows.inputs(rows[i], None) for i in group] if rows.inputs else ()
-        for i, ids in zip(
-            group, engine.generate(prompts, max_new_tokens, stop_ids, media), strict=True
-        ):
-            answers[i] = words(ids, tokenizer, opening)
+        held = {"accepts": accepts} if accepts else {}
+        found = engine.generate(prompts, max_new_tokens, stop_ids, media, **held)
+        answers.update(zip(group, found, strict=True))
         progress(min(k + of * together, len(asked)))
-    if of == 1:
-        return answers
-    return [
-        next((a for a in found if a is not None), None)
-        for found in zip(*engine.gather(answers), strict=True)
-    ]
+    return answers
 
 
 def prompts(rows: Rows) -> list[list[int]]:

@@ -6,15 +6,17 @@ import base64
 import os
 import statistics
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from lorakit import tasks
 from lorakit.common import registry
-from lorakit.common.files import whole
+from lorakit.common.files import atomic_write
 from lorakit.common.text import label, markdown, printable
 from lorakit.results import plots
 from lorakit.results.evaluate import better
+from lorakit.results.evidence import kept
 from lorakit.results.plots import DARK, LIGHT, Palette
 from lorakit.results.verdict import (
     MEANING,
@@ -90,7 +92,7 @@ def loss_png(folder: Folder, path: Path | None = None) -> Path:
     path = path or folder / "loss.png"
     updates, validations = folder.history()
     scores, what = folder.scores, unit(folder.record)
-    with whole(path) as part:
+    with atomic_write(path) as part:
         part.write_bytes(
             plots.png(lambda colours: plots.overview(updates, validations, scores, what, colours))
         )
@@ -228,9 +230,14 @@ def _parent(parent: dict[str, Any] | None) -> str | None:
 def context(folder: Folder) -> dict[str, Any]:
     """Everything a report says, as plain values."""
     record, scores = folder.record, folder.scores
-    validations = folder.history()[1]
+    updates, validations = folder.history()
     kind, headline = verdict(scores, record.get("data", {}).get("task"))
     notes = [n for n in [alarm(validations), *limits(record, scores)] if n]
+    if record["status"] == "done" and len(updates) != record.get("updates", len(updates)):
+        notes.append(
+            f"history.jsonl holds {len(updates):,} of the {record['updates']:,} updates: it was cut, and the curve "
+            "is not whole."
+        )
     if constant := scores.get(primary(scores), {}).get("most_frequent_answer"):
         less = "more" if constant["difference"] >= 0 else "less"
         notes.append(
@@ -255,6 +262,10 @@ def context(folder: Folder) -> dict[str, Any]:
         "answers_note": answers_note,
         "versions": record.get("versions", {}),
         "beside": record.get("beside"),
+        "evidence": [
+            {"question": registry.load("evidence", e.name).QUESTION, "found": e}
+            for e in kept(folder)
+        ],
     }
 
 
@@ -279,8 +290,13 @@ def _pictures(folder: Folder) -> dict[str, dict[str, str]]:
         draws["improvements"] = lambda colours: plots.improvements(scores, colours)
     if plots.confusion(answers, labels=labels):
         draws["confused"] = lambda colours: plots.confusion(answers, labels=labels, colours=colours)
-        with whole(folder / "confusion.png") as part:
+        with atomic_write(folder / "confusion.png") as part:
             part.write_bytes(plots.png(draws["confused"], dpi=120))
+    for known in kept(folder):
+        draw = partial(registry.load("evidence", known.name).draw, known.figures)
+        draws[known.name] = draw
+        with atomic_write(folder.evidence(known.name).with_suffix(".png")) as part:
+            part.write_bytes(plots.png(draw, dpi=120))
     return {
         name: {
             side: base64.b64encode(plots.png(draw, colours)).decode()
@@ -296,12 +312,13 @@ def write(path: str | os.PathLike) -> Path:
 
     folder = Folder.of(path)
     loss_png(folder)
-    values = {**context(folder), **_pictures(folder), "meaning": MEANING}
+    pictures = _pictures(folder)
+    values = {**context(folder), **pictures, "pictures": pictures, "meaning": MEANING}
     for name in ("report.md", "report.html"):
         page = Environment(autoescape=name.endswith("html"))
         page.filters.update(md=markdown, shown=printable, named=named)
         template = (ASSETS / f"{name}.jinja").read_text(encoding="utf-8")
-        with whole(folder / name) as part:
+        with atomic_write(folder / name) as part:
             text = page.from_string(template).render(values).lstrip()
             part.write_text(text, encoding="utf-8", errors="backslashreplace")
     return folder / "report.html"

@@ -145,6 +145,10 @@ class RunFolder:
         former = self.rows / f"{when}.json"
         return former if former.exists() else self / "outcomes" / f"{when}.json"
 
+    def evidence(self, name: str) -> Path:
+        """What was measured beyond the scores, by the name of the question."""
+        return self / "evidence" / f"{name}.json"
+
     # Reading
 
     def meta(self) -> dict[str, Any]:
@@ -258,6 +262,12 @@ class RunFolder:
         try:
             with open(self / name, "a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
+        except FileNotFoundError:
+            raise LorakitError(
+                "the folder of the run was removed while it trained",
+                where=self.path,
+                cure="start again; without its checkpoint it begins anew",
+            ) from None
         except OSError as error:
             raise LorakitError(
                 f"{self / name}: could not be written: {error.strerror}; free some space and start "

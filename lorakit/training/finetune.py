@@ -63,6 +63,8 @@ def finetune(run: Run, alone: str = "", facts: Facts | None = None) -> RunFolder
         plan = setup(run, facts, processes=world.size, alone=alone)
         plan.refuse()
         attempt.writes = world.broadcast_from_rank0(lambda: not resume.finished(plan, folder))
+        if not attempt.writes and folder.writable and not folder.settings.exists():
+            plan.settings.write(folder.settings)
         if attempt.writes:
             begin(plan, folder)
             if run.folds and not run.fold:
@@ -154,7 +156,7 @@ def load(plan: Setup, folder: RunFolder, world: World) -> Session:
         choices=choices,
         parent=trained.note() if trained else None,
         base_sha256=plan.base.hash,
-        base=identity.note(plan.settings.model, folder.path),
+        base=identity.note(plan.settings.model, folder.path, plan.base.reader_hash),
         parameters=sum(n for n, _ in sizes.values()),
         trained_parameters=sum(n for n, on in sizes.values() if on),
         updates_planned=len(session.batches),
@@ -327,7 +329,7 @@ def _recorded(folder: RunFolder) -> Iterator[_Attempt]:
         yield attempt
     except BaseException as error:
         status, message = ending(error)
-        if attempt.writes:
+        if attempt.writes and folder.path.is_dir():  # else somebody has removed it
             with contextlib.suppress(Exception):
                 folder.note(status=status, error=message)
                 if folder.writable:

@@ -389,7 +389,7 @@ def test_padding_is_never_a_target_when_the_end_token_pads(base, tmp_path):
     tokenizer.pad_token = None
     tokenizer.save_pretrained(tmp_path)
     engine, other = (shaken(load(b, packing=False)) for b in (str(tmp_path), base))
-    assert (engine.pad_id, other.pad_id) == (257, 258)
+    assert (engine.passes.pad_id, other.passes.pad_id) == (257, 258)
     rows = learnable(4)
     total, count = engine.backward(collate(rows, range(4)))
     assert count == sum(sum(row["targets"]) for row in rows)

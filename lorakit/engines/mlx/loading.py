@@ -14,7 +14,8 @@ from lorakit.common import hub, registry
 from lorakit.common.errors import LorakitError
 from lorakit.engines import quantization
 from lorakit.engines.mlx import adapters, bases
-from lorakit.engines.mlx.engine import MLXEngine, transformers_name
+from lorakit.engines.mlx.engine import MLXEngine
+from lorakit.engines.mlx.tensors import transformers_name
 from lorakit.machine import distributed
 from lorakit.models import base_model, locate, reading
 from lorakit.models import spec as models
@@ -74,6 +75,8 @@ def load(run: Run, *, adapter: str | Path | None = None) -> MLXEngine:
     """The base with a new adapter to train, or with a saved one (`adapter`) to ask."""
     refuse_settings(run)
     config, tokenizer = base_model.config(run.model), reading.tokenizer(run.model)[0]
+    if run.chat_template:
+        reading.with_template((tokenizer, None, []), run.chat_template, run.model)
     text = config.get_text_config()
     folder = bases.files(run.model)
     try:
