@@ -113,14 +113,15 @@ print(json.dumps((max(seen) - seen[0]) * 1024))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc")
+@pytest.mark.timeout(900)
 def test_loading_onto_a_card_holds_a_few_tensors(tmp_path):
-    """A checkpoint of 210 MB in eight files, stored in bf16 and loaded in fp16 without quantization."""
+    """A checkpoint of 411 MB in eight files, stored in bf16 and loaded in fp16 without quantization."""
     pytest.importorskip("transformers.core_model_loading")
     config = LlamaConfig(
         vocab_size=2000,
         hidden_size=1024,
         intermediate_size=4096,
-        num_hidden_layers=6,
+        num_hidden_layers=12,
         num_attention_heads=8,
         num_key_value_heads=8,
     )
@@ -128,7 +129,7 @@ def test_loading_onto_a_card_holds_a_few_tensors(tmp_path):
         model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     model = model.to_empty(device="cpu")
     stored = sum(p.nbytes for p in model.parameters())
-    model.save_pretrained(tmp_path, max_shard_size="30MB")
+    model.save_pretrained(tmp_path, max_shard_size="60MB")
     assert len(list(tmp_path.glob("*.safetensors"))) >= 7
     took = {}
     for way in ("card", "host"):
@@ -136,4 +137,4 @@ def test_loading_onto_a_card_holds_a_few_tensors(tmp_path):
         out = subprocess.run(command, capture_output=True, text=True)
         assert out.returncode == 0, out.stderr[-2000:]
         took[way] = json.loads(out.stdout.splitlines()[-1])
-    assert took["card"] < 0.6 * stored < took["host"]
+    assert took["card"] < 0.5 * stored and took["host"] > 0.95 * stored
