@@ -30,8 +30,8 @@ def host(run: Run, facts: Facts, of: memory.Shape | None = None) -> dict[str, in
         "loading": count * width * (of.linear + of.other if run.shard else of.largest),
         "kept": count * _kept(run, of, facts),
     }
-    total = parts["idle"] + max(parts["loading"], parts["kept"])  # one after the other
-    return {name: int(size) for name, size in {**parts, "total": total}.items()}
+    peak = parts["idle"] + max(parts["loading"], parts["kept"])  # one after the other
+    return {name: int(size) for name, size in {**parts, "total": peak}.items()}
 
 
 def _kept(run: Run, of: memory.Shape, facts: Facts) -> float:
