@@ -88,7 +88,10 @@ class Linear(torch.nn.Linear):
             layer.out_features,
             layer.bias,
         )
-        there, back = (quantized(w.detach().float()) for w in (layer.weight, layer.weight.t()))
+        # contiguous: FP8 units multiply rows with columns, and a transposed view keeps its strides
+        there, back = (
+            quantized(w.detach().float().contiguous()) for w in (layer.weight, layer.weight.t())
+        )
         self.weight = torch.nn.Parameter(
             there.values.view(torch.uint8), requires_grad=False
         )  # (out, in)
