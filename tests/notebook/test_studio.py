@@ -426,7 +426,7 @@ def test_an_export_that_fails_says_why_and_stays_where_it_is(scored, at, monkeyp
     def fail(code, asked):
         raise LorakitError("no room")
 
-    monkeypatch.setattr(controller, "_answers", fail)
+    monkeypatch.setattr(controller, "answers_of", fail)
     scored.vue_make({"target": "gguf", "type": "q8_0"})
     assert scored.exported == {"text": "no room", "kind": "error"}
     scored.vue_push({"repository": "", "token": ""})
