@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from lorakit.common.errors import LorakitError
+from lorakit.common.errors import LorakitError, first_line
 
 if TYPE_CHECKING:
     from lorakit.machine.hardware import Facts
@@ -142,8 +142,13 @@ class Engine(Protocol):
         max_new_tokens: int,
         stop_ids: list[int],
         media: Sequence[dict[str, np.ndarray]] = (),
+        accepts: Callable[[Sequence[int]], bool] | None = None,
     ) -> list[list[int]]:
-        """Greedy continuations of token ids, without prompt and without the stop token; `media`: as in `Batch`."""
+        """Greedy continuations of token ids, without prompt and without the stop token; `media`: as in `Batch`.
+
+        With `accepts` each token is the most probable one for which it says that the ids so far, a stop token
+        included, may begin an answer. Raises `LorakitError` where the engine cannot do that.
+        """
 
     def memory(self) -> int:
         """Peak bytes so far, answers left out."""
@@ -192,6 +197,14 @@ def require_same_tensors(
             raise LorakitError(
                 f"{where}: '{name}' has the shape {tensors[name].shape}, expected {tuple(shape)}"
             )
+
+
+def adapter_refused(adapter: str | Path, model: str, error: Exception) -> LorakitError:
+    """Why a saved adapter could not be put onto a base."""
+    return LorakitError(
+        f"{adapter}: the adapter cannot be loaded onto {model}: {first_line(error)}. Was it made for "
+        "another base? Else start the run again under another name"
+    )
 
 
 def tensors_in(state: Mapping[str, np.ndarray], part: str) -> dict[str, np.ndarray]:
