@@ -279,7 +279,7 @@ def test_parallel_text_comes_in_pairs(tmp_path):
     (tmp_path / "de.txt").write_text("Ja.\n")
     (tmp_path / "there/en.txt").write_text("Yes.\n")
     form = {"parallel": {"target": str(tmp_path / "there/en.txt")}}
-    files, _, placed = packing.gathered({"data": str(tmp_path / "de.txt"), "format": form})
+    files, _, placed = contents.gathered({"data": str(tmp_path / "de.txt"), "format": form})
     assert files == {"data/de.txt": tmp_path / "de.txt", "data/en.txt": tmp_path / "there/en.txt"}
     assert placed == {"data": "data/de.txt", "format": {"parallel": {"target": "en.txt"}}}
 

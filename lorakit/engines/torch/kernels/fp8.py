@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from lorakit.engines.torch.kernels import device
-from lorakit.engines.torch.kernels.adapted import flat
+from lorakit.engines.torch.kernels.adapted import FrozenLinear
 
 E4M3, MOST = torch.float8_e4m3fn, 448.0
 
@@ -81,16 +81,11 @@ def tried(where: torch.device) -> str:
     )
 
 
-class Linear(torch.nn.Linear):
+class Linear(FrozenLinear):
     """Stands for a frozen layer of (out, in). Its bytes are stored as such: adapters take the type of their base."""
 
     def __init__(self, layer: torch.nn.Linear):
-        torch.nn.Module.__init__(self)
-        self.in_features, self.out_features, self.bias = (
-            layer.in_features,
-            layer.out_features,
-            layer.bias,
-        )
+        super().__init__(layer)
         there, back = (quantized(w.detach().float()) for w in (layer.weight, layer.weight.t()))
         self.weight = torch.nn.Parameter(
             there.values.view(torch.uint8), requires_grad=False
@@ -111,20 +106,6 @@ class Linear(torch.nn.Linear):
     def product_back(self, dy: torch.Tensor) -> torch.Tensor:
         """(N, out) -> dy W (N, in)"""
         return product(quantized(dy), Scaled(self.back.view(E4M3), self.back_scale), dy.dtype)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return _Frozen.apply(flat(x), self).view(*x.shape[:-1], -1)
-
-
-class _Frozen(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x, layer):
-        ctx.layer = layer
-        return layer.product(x)
-
-    @staticmethod
-    def backward(ctx, dy):
-        return ctx.layer.product_back(dy.contiguous()), None
 
 
 def install(model: Any, first: Any, skipped: Sequence[str] = ()) -> str:
