@@ -9,7 +9,7 @@ import contextlib
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -26,9 +26,22 @@ KEPT = (
 )  # what outlives a session of Colab (its Drive) and of Kaggle
 Natural = Annotated[int, Field(ge=0)]  # 0, 1, 2, …
 Positive = Annotated[int, Field(ge=1)]  # 1, 2, 3, …
+Weight = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(gt=0, lt=1)]
 NUMBER = r"[-+]?(?:(?:0|[1-9]\d*)(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?"  # 16, 0.5, 1e-4; not 010
 # What shapes an adapter, and means nothing without one.
-OF_ADAPTER = ("rank", "alpha", "dropout", "use_rslora", "use_dora", "target_modules")
+OF_ADAPTER = (
+    "rank", "alpha", "dropout", "use_rslora", "use_dora", "target_modules", "adapter_init", "loraplus_ratio",
+    "layers_to_transform", "train_embeddings",
+)  # fmt: skip
+# Settings that only engines serve which name them in `VARIANTS`.
+VARIANTS = (
+    "adapter_init",
+    "loraplus_ratio",
+    "layers_to_transform",
+    "train_embeddings",
+    "neftune_alpha",
+)
 # What may differ between a cut run and its continuation; everything else must match.
 FREE_TO_CHANGE = {
     "max_updates",
@@ -62,7 +75,15 @@ class Run(BaseModel):
         description="Base model: a hub id, a local folder, or a name from `lorakit/models/families/`. "
         "`tiny` (1.3 M parameters) is for trying things out.",
     )
-    data: str = Field(min_length=1, description="Training data: a file, a folder or a hub id.")
+    data: Annotated[str, Field(min_length=1)] | dict[str, Weight] | list[str] = Field(
+        description="Training data: a file, a folder or a hub id; several as a list, or as {file: weight} with the "
+        "share of target tokens that each gets.",
+    )
+    replay: dict[str, Share] = Field(
+        {},
+        description="{file: share}: rows of general text or talk that take this share of the target tokens, so that "
+        "less is forgotten.",
+    )
     validation_data: str | None = Field(
         None, description="File with validation rows; without it they are taken from `data`."
     )
@@ -186,10 +207,36 @@ class Run(BaseModel):
         description="Layers that get an adapter: names of linear layers or expert stacks, or a regular "
         "expression.",
     )
-    optimizer: Literal["adamw", "adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit"] = Field(
-        "adamw",
-        description="8-bit optimizers keep their state in a quarter of the memory; paged ones move it "
-        "to host memory when the GPU is full.",
+    adapter_init: Literal["default", "gaussian", "pissa", "olora"] = Field(
+        "default",
+        description="What the adapter begins with: nothing (default, gaussian), or the largest singular parts of each "
+        "weight (pissa, arXiv 2404.02948) or the first of its QR factors (olora, arXiv 2406.01775), which are taken "
+        "out of the frozen base.",
+    )
+    loraplus_ratio: float = Field(
+        1.0,
+        ge=1,
+        description="LoRA+ (arXiv 2402.12354): B learns at so many times learning_rate; the paper takes 16.",
+    )
+    layers_to_transform: list[Annotated[int, Field(ge=0)]] | None = Field(
+        None, description="Numbers of the layers that get an adapter, from 0; null: all."
+    )
+    train_embeddings: bool = Field(
+        False,
+        description="Trains the embeddings and the head whole beside the adapter, as continued pretraining on a new "
+        "language needs. Tied ones become two.",
+    )
+    neftune_alpha: float | None = Field(
+        None,
+        gt=0,
+        description="NEFTune (arXiv 2310.05914): noise of this size on the embeddings in training; the paper takes 5.",
+    )
+    optimizer: Literal["adamw", "adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit", "muon"] = (
+        Field(
+            "adamw",
+            description="8-bit optimizers keep their state in a quarter of the memory; paged ones move it "
+            "to host memory when the GPU is full. muon (arXiv 2502.16982) orthogonalizes the updates of matrices.",
+        )
     )
     learning_rate: float = Field(2e-4, gt=0, description="Peak learning rate, per update.")
     schedule: Literal["linear", "cosine", "constant"] = Field(
@@ -365,10 +412,15 @@ class Run(BaseModel):
                         name,
                         "the weight and its update have no plain sum to round",
                     )
+        self._variants(clash)
         for name in OF_ADAPTER:
             default = type(self).model_fields[name].default
             if self.method == "full" and getattr(self, name) != default:
                 clash("method", name, "there is no adapter that it could shape")
+        if not self.data or (isinstance(self.data, list) and len({*self.data}) < len(self.data)):
+            raise ValueError(f"data={self.data!r} names no file, or one twice")
+        if sum(self.replay.values()) >= 1:
+            clash("replay", "data", "replay leaves data no share of the target tokens")
         for part in ("validation", "test"):
             if getattr(self, f"{part}_data") and getattr(self, f"{part}_fraction"):
                 clash(f"{part}_data", f"{part}_fraction", "name a file or a share, not both")
@@ -403,6 +455,31 @@ class Run(BaseModel):
                 "micro_batch_tokens", "max_length", "one row of full length must fit a micro-batch"
             )
         return self
+
+    def _variants(self, clash: Callable[[str, str, str], None]) -> None:
+        """Refuses variants of LoRA that cannot go together."""
+        if self.adapter_init in ("pissa", "olora"):
+            why = "the adapter begins with a part of the unquantized weights, which it is taken out of"
+            if self.quantization not in ("auto", "none"):
+                clash("adapter_init", "quantization", why)
+            if self.fake_quantization != "none":
+                clash("adapter_init", "fake_quantization", why)
+            if self.use_dora:
+                clash(
+                    "adapter_init", "use_dora", "DoRA's magnitudes are those of the whole weights"
+                )
+            if self.shard:
+                clash("adapter_init", "shard", "no process holds a whole weight")
+        if self.train_embeddings and self.fake_quantization != "none":
+            clash("train_embeddings", "fake_quantization", "trained embeddings are not rounded")
+        if self.optimizer == "muon":
+            for name in ("use_dora", "shard"):
+                if getattr(self, name):
+                    clash("optimizer", name, "Muon updates whole matrices alone")
+            if self.method == "full":
+                clash("optimizer", "method", "Muon updates matrices alone, not norms and biases")
+        if self.layers_to_transform == []:
+            raise ValueError("layers_to_transform=[] leaves no layer to train; null: all")
 
     @property
     def folder(self) -> Path:

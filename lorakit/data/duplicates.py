@@ -20,6 +20,7 @@ from lorakit.data.report import shown
 NEAR = 0.8  # Jaccard index from which two rows count as near duplicates
 MOST = 0.8  # share of the rows; a prompt of more is the task itself, and tells no rows apart
 THOUGHTS = ("reasoning_content", "thinking")
+SAID = ("content", "tool_calls")
 
 
 def turns(example: Example) -> list[dict[str, Any]]:
@@ -44,7 +45,7 @@ def own(example: Example) -> str:
         return text(example)
     last = next((i for i in reversed(range(len(found))) if found[i]["role"] == "user"), 0)
     return "\n".join(
-        str(turn[key]) for turn in found[last:] for key in (*THOUGHTS, "content") if turn.get(key)
+        str(turn[key]) for turn in found[last:] for key in (*THOUGHTS, *SAID) if turn.get(key)
     )
 
 
@@ -72,7 +73,8 @@ def fingerprint(example: Example) -> int:
         if found
         else [str(fields.get("question")), fields["text"]]
     )
-    return _hashed([*words, str(fields.get("label")), *_media(example)])
+    offered = [str(fields["tools"])] if "tools" in fields else []
+    return _hashed([*words, *offered, str(fields.get("label")), *_media(example)])
 
 
 def prompt_key(example: Example) -> int:
@@ -81,7 +83,8 @@ def prompt_key(example: Example) -> int:
     The prompt is the last question with the turns before it; a system turn does not count.
     """
     found = turns(example)
-    asked = [m["content"] for m in found[:-1] if m["role"] != "system"]
+    turns_before = [m for m in found[:-1] if m["role"] != "system"]
+    asked = [str(m[key]) for m in turns_before for key in SAID if m.get(key) is not None]
     if not any(asked):
         return 0
     return _hashed([*map(normal, asked), *_media(example)]) or 1

@@ -210,7 +210,7 @@ def check(run: Run) -> Checked:
     """
     choose, notes = _chooser(run)
     found = look(
-        of_run(run.data, run.validation_data, run.test_data, run.format),
+        of_run(run.data, run.validation_data, run.test_data, run.format, run.replay),
         choose=choose,
         **columns_of(run),
         gives=_gives(run.task),
@@ -269,12 +269,13 @@ def look(
     """Reads each file once, a row at a time. `choose` finds what encodes the rows of a schema."""
     rows, kept, checks = Counter(), _Sample(sample, seed), {}
     report = DataReport("")
-    for name, it in sources.items():
+    for key, it in sources.items():
+        name = key.split()[0]
         reading = loading.read(
             it, columns=columns, keep_rows=keep_rows, ignore_columns=ignore_columns, gives=gives
         )
         here = reading.report()
-        if name == "train":
+        if key == "train":
             report = here
         before = len(report.rejected)
         for row in reading.rows:
@@ -293,7 +294,7 @@ def look(
         if not rows[name]:
             bad = report.rejected[before]
             raise LorakitError(f"{it.name}: no usable row; the first: {bad.where}: {bad.reason}")
-        if name != "train":
+        if key != "train":
             report.notes.append(
                 f"{name} rows: {here.file}: {some(here.rows)}, {here.format}; {here.reason}"
             )
@@ -344,6 +345,8 @@ def fix(run: Run, folder: str | Path | None = None) -> tuple[Path, Path]:
     Left out is what the run would leave out: rows that cannot be read, exact repetitions, rows with nothing to train.
     Raises `LorakitError` when either file is there already: nothing is written over.
     """
+    if not isinstance(run.data, str):
+        raise LorakitError("one file at a time can be cleaned", setting="data", value=run.data)
     it = source(run.data, run.format)
     path = Path(it.path) if Path(it.path).exists() else Path(Path(it.path).name)
     stem = path.name.removesuffix(".gz").rpartition(".")[0] or path.name

@@ -128,7 +128,7 @@ def preflight(run: Run) -> None:
     Raises:
         LorakitError: one of them does not exist.
     """
-    of_run(run.data, run.validation_data, run.test_data, run.format)
+    of_run(run.data, run.validation_data, run.test_data, run.format, run.replay)
     _ = base_model.of(run.model).path
     for folder, name in (("tasks", run.task), ("engines", run.engine)):
         if name != "auto":

@@ -17,11 +17,12 @@ from lorakit.data import loading
 from lorakit.data.example import Example, Rejected
 from lorakit.data.matching import columns_of
 from lorakit.data.report import DataReport
-from lorakit.data.sources import Source, media_paths, of_run
+from lorakit.data.sources import Source, media_paths, of_run, shares
 from lorakit.models import base_model
 from lorakit.models.base_model import BaseModel
 from lorakit.run import Run
 from lorakit.tasks import rows
+from lorakit.tasks.mixture import mixed
 from lorakit.tasks.rows import Rows
 
 # The settings that decide which rows there are and how they are encoded.
@@ -48,7 +49,7 @@ SETTINGS = (
 MEDIA = "media.json"  # the files that rows are made of beside the data's own
 # Raise it when the code that makes rows (data/, tasks/) encodes a file differently: tests/tasks/test_format_version.py
 # fails when that is forgotten.
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 
 @dataclass
@@ -129,7 +130,7 @@ def prepare(run: Run) -> Prepared:
     Raises:
         LorakitError: naming file and row, or the setting at fault.
     """
-    sources = of_run(run.data, run.validation_data, run.test_data, run.format)
+    sources = of_run(run.data, run.validation_data, run.test_data, run.format, run.replay)
     base = base_model.of(run.model)
     if (limit := base.fitting(run)) < run.max_length:
         run = run.with_(max_length=limit)
@@ -156,6 +157,9 @@ def _key(run: Run, sources: Mapping[str, Source], base: BaseModel) -> str:
             str(tokenizer.special_tokens_map),
         ]
     versions = [metadata.version(name) for name in ("transformers", "tokenizers", "datasets")]
+    weights = shares(run.data, run.replay)
+    if any(weights.values()):
+        settings["shares"] = weights
     parts = [FORMAT_VERSION, settings, places, reader, base.notes, versions]
     content = json.dumps(parts, default=str).encode("utf-8", "surrogatepass")
     return hashlib.sha256(content).hexdigest()[:32]
@@ -191,6 +195,8 @@ def _build(folder: Path, run: Run, sources: Mapping[str, Source], base: BaseMode
         "opening": task.opening(base.tokenizer),
         "classes": _classes(encoded) if tasks.objective_of(name).HEAD == "labels" else [],
     }
+    if report.schema in ("tool_calls", "xlam"):
+        meta["tools"] = True
     rows.write(folder / "rows", encoded, meta)
     ages = {path: _age(path) for path in media_paths(sets)}
     (folder / MEDIA).write_text(json.dumps(ages), encoding="utf-8")
@@ -219,6 +225,10 @@ def encode_sets(
         run.group_by,
         **tasks.settings_of(task, run),
     )
+    weights = {name: w for name, w in shares(run.data, run.replay).items() if w}
+    if len(weights) > 1:
+        encoded["train"], more = mixed(encoded["train"], weights, run.seed)
+        notes += more
     report.rejected += rejected
     report.notes += [*base.notes, *notes]
     return name, encoded

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lorakit import run as run_settings
 from lorakit.engines import quantization
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ SERVES = (
     ("document_logps", ""),
 )
 FAKE_QUANTIZATION = True
+VARIANTS = run_settings.VARIANTS
 HALF_PRODUCTS = True
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from transformers import PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from lorakit.common.errors import LorakitError, first_line
+from lorakit.engines.torch import variants
 from lorakit.machine.packages import tolerate_old_packages
 from lorakit.models import spec as models
 from lorakit.run import Run
@@ -41,6 +43,8 @@ def with_adapter(
                 "another base? Else start the run again under another name"
             ) from None
     targets = targeted(model, run, spec)
+    if run.train_embeddings:
+        heads = [*heads, *variants.embeddings_of(model)]
     experts = (
         []
         if isinstance(targets, str)
@@ -64,9 +68,12 @@ def with_adapter(
         target_parameters=experts or None,
         exclude_modules=excluded(targets, [*heads, *frozen_encoders(model)]),
         modules_to_save=list(heads) or None,
+        **variants.options(run),
     )
     try:
-        return get_peft_model(model, config)  # adapters are fp32
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Model has `tie_word_embeddings=True`")  # saved apart
+            return get_peft_model(model, config)  # adapters are fp32
     except ValueError as error:
         raise LorakitError(f"target_modules={targets!r}: {error}") from None
     except RuntimeError as error:

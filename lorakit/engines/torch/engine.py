@@ -21,19 +21,21 @@ from lorakit import tasks
 from lorakit.common.errors import LorakitError
 from lorakit.common.files import whole
 from lorakit.engines import protocol
+from lorakit.engines.torch import variants
 from lorakit.engines.torch.adapter import frozen_encoders, stacks
 from lorakit.engines.torch.kernels import attention, half_products, lora, loss, products
 from lorakit.engines.torch.kernels import device as devices
 from lorakit.engines.torch.kernels.adapted import adapters_changed
 from lorakit.engines.torch.kernels.device import flush_denormals, pad_multiple
 from lorakit.engines.torch.layers import full, recompute
+from lorakit.engines.torch.optimizers import make_optimizer
 from lorakit.engines.torch.out_of_memory import out_of_memory
 from lorakit.engines.torch.transfer import to_device
 from lorakit.machine import hardware
 from lorakit.machine.distributed import World
 from lorakit.models import base_model
 from lorakit.run import Run
-from lorakit.tasks import objectives, pairs
+from lorakit.tasks import objectives
 from lorakit.tasks.batches import Batch
 
 TRIAL = 24  # tokens of a document whose logits are compared
@@ -83,7 +85,7 @@ class TorchEngine:
             run.precision, run.method, spec.fp16
         )
         self.autocast = None if plain else DTYPES[run.precision]
-        self.optimizer = make_optimizer(run, list(self.trained.values())) if self.trained else None
+        self.optimizer = make_optimizer(run, self.trained) if self.trained else None
         self.scaler = torch.amp.GradScaler(where.type, enabled=self.autocast == torch.float16)
         self.scaler.scale(
             torch.zeros((), device=where)
@@ -107,6 +109,10 @@ class TorchEngine:
         if self.packing:
             self.packing, words = self._isolates(packable, run.max_length)
             self.notes["packing"] = (self.packing, words)
+        self.run = run
+        self.noise = variants.Noise(model, run.neftune_alpha) if run.neftune_alpha else None
+        moved = run.method == "lora" and run.adapter_init in variants.MOVES_BASE
+        self.initial = self.weights() if moved and self.trained else {}
         self.head = None if classes else self._find_head()
         self.training_peak = self.generation_peak = 0  # bytes
         self._forget_peak()  # loading and the trials have held more
@@ -202,6 +208,8 @@ class TorchEngine:
             self._bare().config.get_text_config(decoder=True),
             self._bare().get_output_embeddings(),
         )
+        if hasattr(layer, "modules_to_save"):  # trained beside the adapter
+            layer = layer.modules_to_save[layer.active_adapter]
         if type(layer) is not torch.nn.Linear or layer.bias is not None:
             return None
         head = {
@@ -332,7 +340,8 @@ class TorchEngine:
                 for n, v in batch.values.items()
             }
             logps = -self._document_losses(batch)
-            return pairs.losses(self.objective, torch, logps, values, self.options).sum()
+            assert self.objective.losses
+            return self.objective.losses(torch, logps, values, self.options).sum()
         target_ids = self._target_ids(batch)
         if self.head is None:
             logits = self._logits(batch).float()
@@ -410,11 +419,23 @@ class TorchEngine:
                 if self.offload
                 else None
             )
-            with self._precision(), keep or contextlib.nullcontext():
+            with self._precision(), keep or contextlib.nullcontext(), self._noised(part):
                 total = self._loss(part) * (0.0 if part.idle else 1.0)
             self.scaler.scale(total / self.unit).backward()
             summed = summed + (total.detach() if on_card else float(total.detach()))
         return summed, batch.count
+
+    @contextlib.contextmanager
+    def _noised(self, batch: Batch) -> Iterator[None]:
+        """Inside, NEFTune adds noise to the embeddings of these documents, where the run asks for it."""
+        if self.noise is None:
+            yield
+            return
+        self.noise.batch, self.noise.packed = batch, self.packing
+        try:
+            yield
+        finally:
+            self.noise.batch = None
 
     def _step_down(self) -> None:
         """Out of memory: what was accumulated is dropped, and the next rung makes the same update in less."""
@@ -533,7 +554,7 @@ class TorchEngine:
 
     def update(self, learning_rate: float, count: int) -> tuple[float, bool]:
         for group in self._optimizer.param_groups:
-            group["lr"] = learning_rate
+            group["lr"] = learning_rate * group.get("ratio", 1.0)
         share = self.unit / max(count, 1)
         norm = share * (float(self._gradient_norm()) if self.norm is None else self.norm)
         if self.clip is not None and math.isfinite(norm):
@@ -570,7 +591,8 @@ class TorchEngine:
             return self._predict_labels(batch)
         scores = self._score_documents(batch)
         if self.objective.NEEDS == "document_logps":
-            return pairs.statistics(self.objective, scores, batch.values, self.options)
+            assert self.objective.statistics
+            return self.objective.statistics(scores, batch.values, self.options)
         return scores
 
     def score_documents(self, batch: Batch) -> np.ndarray:
@@ -826,6 +848,8 @@ class TorchEngine:
             for config in getattr(self.model, "peft_config", {}).values():
                 config.base_model_name_or_path = absolute(config.base_model_name_or_path)
             self.model.save_pretrained(part, **options)
+            if self.initial:
+                variants.as_plain_lora(part, self.initial, self.run)
             if self.method == "lora" and self.objective.HEAD == "labels":
                 self.model.config.save_pretrained(part)  # PEFT leaves id2label out
             for reader in filter(None, (self.processor, self.tokenizer)):
@@ -842,32 +866,6 @@ class TorchEngine:
 def absolute(model: str | None) -> str | None:
     """A local folder's absolute path, by which plain PEFT finds the base from any working folder; a hub id as it is."""
     return str(Path(model).resolve()) if model and Path(model).is_dir() else model
-
-
-def make_optimizer(run: Run, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
-    """Weight decay acts on matrices, not on biases and norms (of full fine-tuning)."""
-    groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": run.weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    groups = [g for g in groups if g["params"]]
-    if run.optimizer == "adamw":
-        where = parameters[0].device
-        fused = where.type in ("cpu", "cuda")
-        adamw = torch.optim.AdamW(groups, lr=run.learning_rate, fused=fused)
-        for p in parameters:  # now, and not in the first update, which memory would end halfway
-            moments = {n: torch.zeros_like(p) for n in ("exp_avg", "exp_avg_sq")}
-            step = torch.zeros((), device=where if fused else "cpu")
-            adamw.state[p] = {"step": step} | moments
-        return adamw
-    import bitsandbytes
-
-    kind = {
-        "adamw_8bit": "AdamW8bit",
-        "paged_adamw_8bit": "PagedAdamW8bit",
-        "paged_adamw_32bit": "PagedAdamW32bit",
-    }
-    return getattr(bitsandbytes.optim, kind[run.optimizer])(groups, lr=run.learning_rate)
 
 
 def threads(model: Any, run: Run) -> tuple[int, str]:
