@@ -27,7 +27,7 @@ FLOOR_TESTS := tests/engines/test_engine.py tests/tasks/test_masks.py tests/trai
 FAST_TESTS := tests/test_house.py tests/test_run.py tests/machine tests/data/test_schemas.py tests/results/test_metrics.py \
   tests/tasks/test_masks.py tests/planning/test_plan.py tests/notebook/test_publish_links.py tests/test_docs.py
 
-.PHONY: env quickstart studio test test-all test-slow test-real test-unsloth test-floor test-widgets7 gpu gpu-older lint test-fast test-hosted coverage publish-links gallery docs notebooks pretrain bench bench-gpu bench-mlx clean
+.PHONY: env quickstart studio test test-slow test-real test-unsloth test-floor test-widgets7 gpu gpu-older lint test-fast test-hosted coverage publish-links gallery docs audit notebooks pretrain bench bench-gpu bench-mlx clean
 
 env: .venv/.ready  ## the environment alone
 
@@ -61,14 +61,7 @@ studio: env  ## fine-tune without writing code: notebooks/studio.ipynb as a page
 	$(BIN)/python -m voila notebooks/studio.ipynb --Voila.ip=127.0.0.1 --Voila.auto_token=True \
 	  --MappingKernelManager.cull_idle_timeout=600 --MappingKernelManager.cull_interval=60 --VoilaConfiguration.file_allowlist="[]"
 
-# Files of tests that were not run whole since their code changed last; `make test-all` runs them too.
-UNVERIFIED := $(addprefix --ignore ,$(shell cat tests/unverified.txt))
-
-test: env  ## the suite but what is marked slow and the files in tests/unverified.txt
-	$(BIN)/python -m pytest -m "not slow and not gpu" --ignore tests/notebook/test_notebooks.py $(UNVERIFIED) --numprocesses 2 --dist loadfile
-	$(BIN)/python -m pytest -m "not slow" tests/notebook/test_notebooks.py --numprocesses 2 --dist load
-
-test-all: env  ## the whole suite but what is marked slow
+test: env  ## the suite but what is marked slow
 	$(BIN)/python -m pytest -m "not slow and not gpu" --ignore tests/notebook/test_notebooks.py --numprocesses 2 --dist loadfile
 	$(BIN)/python -m pytest -m "not slow" tests/notebook/test_notebooks.py --numprocesses 2 --dist load
 
@@ -125,8 +118,12 @@ test-widgets7: env  ## the studio and the panel with ipywidgets 7.7, which Colab
 lint: env
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check --quiet
+	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/nbstripout --verify --keep-id notebooks/*.ipynb
+
+audit: env  ## installed versions and floors against the known holes in docs/known_holes.json; by pip-audit too where it is installed
+	$(BIN)/python docs/audit.py
 
 test-fast: env  ## what tells most within two minutes
 	$(BIN)/python -m pytest -m "not slow and not gpu" --numprocesses 2 --dist loadfile --durations 5 $(FAST_TESTS)

@@ -63,7 +63,7 @@ def main() -> None:
     ]
 
     def plain(length: int) -> list[list[int]]:
-        with torch.no_grad(), engine._evaluating(), lora.as_peft():
+        with torch.no_grad(), engine.passes.evaluating(), lora.as_peft():
             return [
                 engine.model.generate(
                     input_ids=torch.tensor([p]),

@@ -23,7 +23,7 @@ import mlx.core as mx
 import numpy as np
 
 from lorakit.common import registry
-from lorakit.engines.mlx import convert
+from lorakit.engines.mlx import bases
 from lorakit.machine import hardware
 from lorakit.models import base_model
 from lorakit.planning import choose
@@ -65,9 +65,9 @@ def theirs(engine: Any, batches: Batches, run: Run, own_order: bool) -> Trained:
     from mlx_lm.tuner import train as mlx_train
     from mlx_lm.tuner.trainer import iterate_batches
 
-    model, _ = convert.read_base(convert.files(run.model), base_model.config(run.model))
+    model, _ = bases.read_base(bases.files(run.model), base_model.config(run.model))
     if run.quantization == "affine4":
-        convert.quantize(model)
+        bases.quantize(model)
     model.set_dtype({"fp32": mx.float32, "bf16": mx.bfloat16}[run.precision])
     model.freeze()
     linear_to_lora_layers(

@@ -98,7 +98,7 @@ def lay(
     from transformers import AutoModelForCausalLM, LlamaConfig
 
     from lorakit import Run, prepare
-    from lorakit.models.base_model import tokenizer
+    from lorakit.models.reading import tokenizer
     from lorakit.tasks.batches import Batches
 
     tok, _ = tokenizer("tiny")
@@ -361,7 +361,7 @@ def lorakit(work: Work, quantization: str = "none", compiled: bool = False) -> N
         "notes": {n: words for n, words in engine.notes.items()},
     }
     work.gradients(engine.trained, lambda rows: engine.backward(collate(rows, range(len(rows)))))
-    engine.optimizer.zero_grad(set_to_none=True)
+    engine.optimization.drop_gradients()
     if work.profiled:
         work.more["profile"] = profile(engine, batches[0], work.rate)
 

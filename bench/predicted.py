@@ -133,10 +133,12 @@ def one(config: dict, changes: dict) -> dict:
 MAKE = """
 import sys, json
 from transformers import AutoConfig
+from lorakit.models import served
+from lorakit.models import reading
 from lorakit.models import base_model as base
 from lorakit.notebook.rehearse import fitted, tokenizer_of
 folder, given = sys.argv[1], json.loads(sys.argv[2])
-reader = base.tokenizer("tiny")[0]
+reader = reading.tokenizer("tiny")[0]
 if "name" in given:
     name, spec = given["name"], base.spec(given["name"])
     reader = tokenizer_of(name, spec)[0]
@@ -145,7 +147,7 @@ if "name" in given:
     config = AutoConfig.for_model(**given)
 else:
     config = AutoConfig.for_model("llama", **given)
-base.maker("auto", config, "made").from_config(config).save_pretrained(folder)
+served.maker("auto", config, "made").from_config(config).save_pretrained(folder)
 reader.save_pretrained(folder)
 """
 

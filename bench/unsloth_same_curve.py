@@ -22,7 +22,7 @@ import numpy as np
 
 from lorakit.common import registry
 from lorakit.machine.hardware import child_environment
-from lorakit.models import base_model
+from lorakit.models import reading
 from lorakit.run import Run
 from lorakit.training.finetune import finetune
 from lorakit.training.loop import State, train
@@ -74,7 +74,7 @@ def make(folder: Path, small: bool) -> None:
     import torch
     from transformers import AutoModelForCausalLM, LlamaConfig
 
-    tokenizer, _ = base_model.tokenizer("tiny")
+    tokenizer, _ = reading.tokenizer("tiny")
     ids = {
         f"{kind}_token_id": getattr(tokenizer, f"{kind}_token_id") for kind in ("bos", "eos", "pad")
     }

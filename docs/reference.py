@@ -17,7 +17,7 @@ def settings() -> str:
     lines = [
         "# Settings",
         "",
-        "Every field of `Run` and of a `RUN.yaml`, made from `lorakit/run.py`. `auto`: chosen for "
+        "Every field of `Run` and of a `RUN.yaml`, made from `lorakit/run`. `auto`: chosen for "
         "the machine, with the reason. `null` in YAML is `None` in Python.",
     ]
     groups = re.split(r"^    # (.+)$", inspect.getsource(Run), flags=re.M)

@@ -15,7 +15,7 @@ import yaml
 from lorakit.common import registry
 from lorakit.common.errors import BadRow, LorakitError
 from lorakit.data.example import Rejected
-from lorakit.models import base_model
+from lorakit.models import served
 from lorakit.models.spec import Spec
 from lorakit.notebook.bundle.rewrite import FIRST_CELL
 from lorakit.run import Run
@@ -236,7 +236,7 @@ def test_tasks(name):
     assert objective.HEAD in ("tokens", "labels") and objective.UNIT
     assert set(module.METRICS) <= set(registry.names("metrics"))
     reader = "processor" if module.MEDIUM else "tokenizer"
-    assert (objective.HEAD, module.MEDIUM) in base_model.CLASSES
+    assert (objective.HEAD, module.MEDIUM) in served.CLASSES
     assert (module.inputs is None) != bool(module.MEDIUM)
     settings = [*module.SETTINGS]
     assert (
@@ -380,3 +380,18 @@ def test_notebooks_open_and_end_well(path):
     assert opening.startswith("# ") and "**New to this?**" in opening and "](http" in opening
     assert "## What can go wrong" in ending and "## What next" in ending
     assert 'output_dir = "outputs"' not in "".join("".join(c["source"]) for c in content["cells"])
+
+
+def test_functions_fit_a_screen_and_files_stay_short():
+    long = []
+    for path in FILES:
+        text = path.read_text(encoding="utf-8")
+        lines = text.count("\n")
+        if lines > 400:
+            long.append(f"{named(path)}: {lines} lines, 400 at most")
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                lines = node.end_lineno - node.lineno + 1
+                if lines > 60:
+                    long.append(f"{named(path)}: {node.name} has {lines} lines, 60 at most")
+    assert not long, "\n".join(long)

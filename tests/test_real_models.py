@@ -54,7 +54,9 @@ def test_a_gguf_files_tokens_are_llama_cpps(models, real_data, name):
     wanted = xllamacpp.CommonParams()
     wanted.model.path, wanted.n_ctx, wanted.n_parallel, wanted.verbosity = str(file), 512, 1, -1
     wanted.hostnames, wanted.port, wanted.warmup = ["127.0.0.1"], 0, False
+    wanted.endpoint_metrics = True
     running = xllamacpp.Server(wanted)
+    running.handle_metrics()  # see lorakit.exporting.targets.gguf.server
 
     def read(text, special):
         given = {"content": text, "add_special": special, "parse_special": True}

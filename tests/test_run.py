@@ -223,6 +223,7 @@ def test_differences_forbid_going_on():
         max_minutes=3.0,
         checkpoint_every=5,
         output_dir="o",
+        media_folder="m",
         name="n",
         log_to=["wandb"],
         samples=2,

@@ -13,6 +13,7 @@ from lorakit.commands import SET, argument
 from lorakit.common import strict_yaml
 from lorakit.common.errors import LorakitError
 from lorakit.run import Run
+from lorakit.runs.folder import RunFolder
 
 SETTINGS = (".yaml", ".yml")
 RUN = argument(
@@ -57,7 +58,9 @@ def is_settings(path: str) -> bool:
 def read(options: Namespace) -> Run:
     """The run that a command is about. Raises `LorakitError` for what is not there, before anything heavy is loaded."""
     changes = changes_of(options)
-    if is_settings(options.run):
+    if (Path(options.run) / "record.json").is_file():
+        run = following(Path(options.run), getattr(options, "continues", False), changes)
+    elif is_settings(options.run):
         if not Path(options.run).is_file():
             cure = "write one with: lorakit init"
             raise missing(options.run, cure=cure)
@@ -67,6 +70,19 @@ def read(options: Namespace) -> Run:
     for name in ("data", "validation_data", "test_data"):
         present(getattr(run, name))
     return run
+
+
+def following(folder: Path, wanted: bool, changes: dict[str, Any]) -> Run:
+    """A run of its own that trains on from a finished one, with its settings but for `changes`."""
+    if not wanted:
+        raise LorakitError(
+            "is a run",
+            where=folder,
+            cure=f"lorakit train {folder / 'run.yaml'} resumes it; lorakit train {folder} --continue trains on from it "
+            "as a run of its own",
+        )
+    record = RunFolder.of(folder).record
+    return Run(**{**record.get("settings", {}), "model": str(folder), **changes})
 
 
 def named(data: str) -> str:

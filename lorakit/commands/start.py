@@ -104,7 +104,7 @@ def check(options: Namespace) -> int:
     for name in shares(run.data, run.replay):
         asked.present(name)
     from lorakit.planning.check import check as look
-    from lorakit.planning.check import fix
+    from lorakit.planning.clean_copy import fix
 
     if options.fix:
         print(*fix(run), sep="\n")

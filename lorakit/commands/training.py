@@ -22,11 +22,18 @@ KINDS = {"better": "green", "worse": "red", "open": "yellow"}
     asked.NAME,
     argument("--processes", type=int, metavar="N", help="one per GPU; else as many as there are"),
     argument("--queue", action="store_true", help="wait for a free GPU, behind those that wait"),
+    argument(
+        "--continue",
+        action="store_true",
+        dest="continues",
+        help="RUN_DIR in place of a file: train on from that finished run, as a run of its own",
+    ),
     SET,
     examples=(
         "lorakit train rows.jsonl --model qwen3-0.6b",
         "lorakit train run.yaml --set epochs=2",
         "lorakit train run.yaml      # again, to resume after an interruption",
+        "lorakit train outputs/run --continue --set data=more.jsonl",
     ),
 )
 def train(options: Namespace) -> int:

@@ -8,11 +8,13 @@ import json
 import os
 import re
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
+from filelock import BaseFileLock, Timeout
 from safetensors import SafetensorError
 
 from lorakit.common.errors import LorakitError
@@ -31,11 +33,25 @@ def require_keys(content: Any, *needed: str) -> dict[str, Any]:
 
 
 def remove(path: Path) -> None:
-    """A file or a folder; nothing when there is none."""
+    """A file or a folder; nothing when there is none. Whoever is killed meanwhile leaves no half of a folder."""
     if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
+        gone = path
+        if not path.suffix.startswith(".part"):
+            gone = path.with_name(f"{path.name}.gone.part{os.getpid()}")
+            shutil.rmtree(gone, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                path.rename(gone)
+        for folder in (gone, path):
+            shutil.rmtree(folder, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
+
+
+def _reason(error: Exception) -> str:
+    """In one line; of the many failures of a copied tree the first."""
+    if isinstance(error, shutil.Error) and isinstance(error.args[0], list):
+        return str(error.args[0][0][-1])
+    return str(getattr(error, "strerror", None) or error)
 
 
 @contextlib.contextmanager
@@ -63,8 +79,7 @@ def atomic_write(
             remove(part)
         kept = f"; {path.name} of before is kept" if path.exists() else ""
         raise LorakitError(
-            f"{path}: could not be written: {getattr(error, 'strerror', None) or error}{kept}. Free "
-            f"some space or {cure}"
+            f"{path}: could not be written: {_reason(error)}{kept}. Free some space or {cure}"
         ) from None
     except BaseException:
         with contextlib.suppress(OSError):
@@ -98,6 +113,20 @@ def cache() -> Path:
     return Path(os.environ.get("LORAKIT_CACHE") or Path.home() / ".cache" / "lorakit")
 
 
+@contextlib.contextmanager
+def _patiently(lock: BaseFileLock, folder: Path) -> Iterator[None]:
+    """Holds a lock; says so when it takes long to get it."""
+    try:
+        lock.acquire(timeout=10)
+    except Timeout:
+        print(f"waiting for another process that makes {folder} …", file=sys.stderr, flush=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def cached(key: str, build: Callable[[Path], None]) -> Path:
     """The folder `key` of the cache; `build(folder)` fills it when it is not there.
 
@@ -107,7 +136,7 @@ def cached(key: str, build: Callable[[Path], None]) -> Path:
     folder = cache() / key
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with file_lock(folder.with_name(f"{key}.lock")):
+        with _patiently(file_lock(folder.with_name(f"{key}.lock")), folder):
             if not folder.is_dir():
                 sweep(folder.parent)
                 with atomic_write(folder, "name another folder in LORAKIT_CACHE") as part:
@@ -160,7 +189,7 @@ def _forget(newest: Path) -> None:
     others = [
         f
         for f in newest.parent.iterdir()
-        if f.is_dir() and re.fullmatch(r"[0-9a-f]{32}", f.name) and f != newest
+        if f.is_dir() and re.fullmatch(r"(reference-)?[0-9a-f]{32}", f.name) and f != newest
     ]
     for folder in [newest, *sorted(others, key=lambda f: -f.stat().st_mtime)]:
         room -= sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import textwrap
+import urllib.request
 from collections.abc import Iterator
+from functools import cache
+from urllib.parse import urlsplit
 
 from lorakit.common.errors import LorakitError
 
@@ -30,6 +34,30 @@ def find_token() -> None:
         from kaggle_secrets import UserSecretsClient
 
         os.environ["HF_TOKEN"] = UserSecretsClient().get_secret("HF_TOKEN")
+
+
+def reachable(seconds: float = 3) -> bool | None:
+    """Whether the hub can be reached; None where the environment forbids to try.
+
+    The hub's client tries six times, 23 s in all, before it says that there is no internet.
+    """
+    if os.environ.get("HF_HUB_OFFLINE"):
+        return None
+    return _answers(os.environ.get("HF_ENDPOINT") or SITE, seconds)
+
+
+@cache
+def _answers(endpoint: str, seconds: float) -> bool:
+    """Whether somebody listens there, asked once a process; behind a proxy only a download can tell."""
+    address = urlsplit(endpoint)
+    if urllib.request.getproxies().get(address.scheme):
+        return True
+    port = address.port or (80 if address.scheme == "http" else 443)
+    try:
+        socket.create_connection((address.hostname or "", port), timeout=seconds).close()
+    except OSError:
+        return False
+    return True
 
 
 def page(name: str, kind: str = "model") -> str:

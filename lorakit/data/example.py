@@ -7,15 +7,19 @@ import os
 import pickle
 import tempfile
 import weakref
+from abc import abstractmethod
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lorakit.common.errors import LorakitError
 from lorakit.common.files import sweep
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +52,23 @@ class Rejected:
         return f"{self.file}:{self.row}"
 
 
-class Examples(Sequence):
+class _Indexed(Sequence[Any]):
+    """Turns indices, negative ones and slices into calls of `_row`."""
+
+    @abstractmethod
+    def _row(self, index: int) -> Any: ...
+
+    def __getitem__(self, index: Any) -> Any:
+        chosen = range(len(self))[index]
+        return self._row(chosen) if isinstance(chosen, int) else [self._row(i) for i in chosen]
+
+
+def _remove(path: str, owner: int) -> None:
+    if os.getpid() == owner and os.path.exists(path):
+        os.unlink(path)
+
+
+class Examples(_Indexed):
     """Examples in a temporary file: memory holds 8 bytes a row, and child processes read the same file."""
 
     def __init__(self, examples: Iterable[Example]):
@@ -58,12 +78,9 @@ class Examples(Sequence):
         file = tempfile.NamedTemporaryFile(  # noqa: SIM115  (closed below; removed by the finalizer)
             prefix="lorakit-", suffix=f".rows.part{owner}", delete=False
         )
-        self._path, self._file = file.name, None
-        weakref.finalize(
-            self,
-            lambda path: os.getpid() == owner and os.path.exists(path) and os.unlink(path),
-            file.name,
-        )
+        self._path = file.name
+        self._file: int | None = None
+        weakref.finalize(self, _remove, file.name, owner)
         try:
             with file:
                 for example in examples:
@@ -82,9 +99,7 @@ class Examples(Sequence):
     def __len__(self) -> int:
         return len(self._ends) - 1
 
-    def __getitem__(self, index: int) -> Example:
-        if not 0 <= index < len(self):
-            raise IndexError(index)
+    def _row(self, index: int) -> Example:
         if self._file is None:
             self._file = os.open(self._path, os.O_RDONLY)
             weakref.finalize(self, os.close, self._file)
@@ -95,20 +110,20 @@ class Examples(Sequence):
         return {"_path": self._path, "_ends": self._ends, "_file": None}
 
 
-class Chosen(Sequence):
+class Chosen(_Indexed):
     """Some rows of a sequence, by their indices."""
 
-    def __init__(self, rows: Sequence[Any], indices: Sequence[int]):
+    def __init__(self, rows: Sequence[Any], indices: Sequence[int] | np.ndarray):
         self.rows, self.indices = rows, indices
 
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitem__(self, index: int) -> Any:
+    def _row(self, index: int) -> Any:
         return self.rows[int(self.indices[index])]
 
 
-class Tagged(Sequence):
+class Tagged(_Indexed):
     """The same rows, each with the name of the file of a mixture that it is from in `source`."""
 
     def __init__(self, rows: Sequence[Example], source: str):
@@ -122,7 +137,7 @@ class Tagged(Sequence):
         return row.with_fields({**row.fields, "source": self.source})
 
 
-class Joined(Sequence):
+class Joined(_Indexed):
     """Several sequences end to end."""
 
     def __init__(self, *parts: Sequence[Any]):
@@ -132,8 +147,6 @@ class Joined(Sequence):
     def __len__(self) -> int:
         return self.ends[-1] if self.ends else 0
 
-    def __getitem__(self, index: int) -> Any:
-        if not 0 <= index < len(self):
-            raise IndexError(index)
+    def _row(self, index: int) -> Any:
         place = bisect_right(self.ends, index)
         return self.parts[place][index - (self.ends[place - 1] if place else 0)]

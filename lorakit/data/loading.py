@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,14 @@ from lorakit.common.errors import BadRow, LorakitError
 from lorakit.data import media
 from lorakit.data.duplicates import NEAR
 from lorakit.data.example import Chosen, Example, Examples, Joined, Rejected, Tagged
-from lorakit.data.matching import Match, match
+from lorakit.data.matching import Match, aliases_of, match, renamed, renamer
 from lorakit.data.meanings import Choices
-from lorakit.data.report import DataReport, shown
-from lorakit.data.sources import Source, identity, places_of, source, with_media
+from lorakit.data.report import DataReport, listed, shown
+from lorakit.data.sources import Source, identity, media_roots, places_of, source, with_media
 from lorakit.data.splitting import shuffle_answers, split
 
 HEAD = 1000  # readable rows from which the schema is found
+POINT = re.compile(r"-?\d+\.0")
 DEEP = 100  # lists and objects inside each other; Python writes and compares values by recursion
 
 
@@ -36,9 +38,13 @@ class Reading:
     def report(self) -> DataReport:
         """A report in which no row is counted yet."""
         it, found = self.source, self.match
-        return DataReport(
+        report = DataReport(
             it.name, it.format, found.schema, found.reason, used=found.used, unused=found.unused
         )
+        passed = it.module.passed(it.path, **it.options) if hasattr(it.module, "passed") else []
+        if passed:
+            report.notes.append(f"not read, as other splits are: {listed(passed, quoted=False)}")
+        return report
 
     @property
     def schema(self) -> str:
@@ -68,20 +74,40 @@ def read(
             if len(readable) == HEAD:
                 break
     if not readable:
-        first = (
-            f"; the first: {head[0].where}: {head[0].reason}"
-            if isinstance(next(iter(head), None), Rejected)
-            else ": it is empty, or has a header alone"
-        )
+        first = ": it is empty, or has a header alone"
+        if head and isinstance(row := head[0], Rejected):
+            first = f"; the first: {row.where}: {row.reason}"
         raise LorakitError(f"{it.name}: no usable row{first}")
+    whole = _whole_numbers(readable)
     found = match(readable, gives, Choices(columns or {}, keep_rows or {}, ignore_columns))
     module = registry.load("schemas", found.schema)
 
     def rows() -> Iterator[Example | Rejected]:
         for row in chain(head, lines):
-            yield converted(row, module, found, it) if isinstance(row, Example) else row
+            if isinstance(row, Example):
+                yield converted(_without_points(row, whole), module, found, it)
+            else:
+                yield row
 
     return Reading(it, found, rows())
+
+
+def _whole_numbers(rows: Sequence[Example]) -> list[str]:
+    """Columns of a table of text that hold whole numbers as pandas writes them where some are missing: 58.0"""
+
+    def written(column: str) -> bool:
+        values = [row.fields.get(column) for row in rows]
+        there = [v for v in values if v not in (None, "")]
+        return 0 < len(there) < len(values) and all(
+            isinstance(v, str) and POINT.fullmatch(v) for v in there
+        )
+
+    return [column for column in rows[0].fields if written(column)]
+
+
+def _without_points(row: Example, columns: Sequence[str]) -> Example:
+    changed = {c: row.fields[c].removesuffix(".0") for c in columns if row.fields.get(c)}
+    return row.with_fields({**row.fields, **changed}) if changed else row
 
 
 def converted(row: Example, schema: Any, found: Match, it: Source) -> Example | Rejected:
@@ -93,8 +119,10 @@ def converted(row: Example, schema: Any, found: Match, it: Source) -> Example | 
             raise BadRow(reason)
         fields = schema.convert(found.rename(row.fields))
         if "media" in fields:
-            places = places_of(it, row)
-            fields["media"] = [media.examined(m, schema.GIVES, places) for m in fields["media"]]
+            places, roots = places_of(it, row), media_roots(it)
+            fields["media"] = [
+                media.examined(m, schema.GIVES, places, roots) for m in fields["media"]
+            ]
     except KeyError as error:
         return Rejected(row.file, row.row, f"column {error} is missing")
     except BadRow as error:
@@ -182,6 +210,33 @@ def _loaded(
     return Joined(*parts), report
 
 
+def with_answers(
+    sources: Mapping[str, Source], schema: str, columns: Mapping[str, str] | None
+) -> tuple[dict[str, Source], list[str]]:
+    """The sets without official ones of which no row has an answer (Kaggle's test.csv, GLUE's tests); what they are.
+
+    A file that the user names for a set has to have them.
+    """
+    kept, notes = dict(sources), []
+    needed = registry.load("schemas", schema).REQUIRED
+    for name, it in sources.items():
+        if name.split()[0] == "train" or it.path != sources["train"].path:
+            continue
+        rows = [row for row in islice(it.read(), HEAD) if isinstance(row, Example)]
+        rename = renamer(columns or {}, aliases_of(rows))
+        known = [row.fields for row in renamed(rows, rename)]
+        if known and all(_lacks(fields, needed) for fields in known):
+            del kept[name]
+            notes.append(f"the official {name} rows are not used: none of them has an answer")
+    return kept, notes
+
+
+def _lacks(fields: Mapping[str, Any], needed: Sequence[tuple[str, ...]]) -> bool:
+    """Whether a name of every slot but one is filled."""
+    filled = [any(fields.get(n) not in (None, "", -1) for n in names) for names in needed]
+    return len(filled) > 1 and sum(filled) == len(filled) - 1
+
+
 def prepare(
     sources: Mapping[str, Source],
     *,
@@ -208,14 +263,21 @@ def prepare(
         "seed": seed,
     }
     examples, report = _loaded(sources, gives, some)
+    sources, notes = with_answers(sources, report.schema, columns)
+    report.notes += notes
     given: dict[str, Sequence[Example]] = {}
     for name in [n for n in ("validation", "test") if n in sources]:
         given[name], other = load(
             sources[name], gives=registry.load("schemas", report.schema).GIVES, **some
         )
-        report.notes += [f"{name} rows: {line}" for line in (other.lines()[0], *other.notes)]
+        new = [note for note in other.notes if note not in report.notes]
+        report.notes += [f"{name} rows: {line}" for line in (other.lines()[0], *new)]
         report.rejected += other.rejected
     report.sha256 = with_media(identity(sources), examples)
+    if folds and given.pop("test", None):
+        report.notes.append(
+            "the official test rows are set aside: every fold trains and tests on the others"
+        )
     own = [name for name in given if sources[name].path == sources["train"].path]
     if own:
         report.notes.append(f"the data's own splits are used: {', '.join(['train', *own])}")
@@ -232,9 +294,13 @@ def prepare(
         near=near,
     )
     if shuffled:
-        for name in ("train", "validation"):
-            sets[name] = shuffle_answers(sets[name], seed)
-        report.notes.append(
-            "control: the answers of the training and validation rows are dealt at random"
-        )
+        _deal_answers(sets, seed, report)
     return sets, report
+
+
+def _deal_answers(sets: dict[str, Sequence[Example]], seed: int, report: DataReport) -> None:
+    for part in ("train", "validation"):
+        sets[part] = shuffle_answers(sets[part], seed)
+    report.notes.append(
+        "control: the answers of the training and validation rows are dealt at random"
+    )

@@ -1,6 +1,7 @@
 """Text that a chat template has been applied to already, back into its turns.
 
-ChatML, Llama 2 and 3, Gemma, Phi, Zephyr, and Alpaca's headings. Trained as it stands, such text would end up inside
+ChatML, Llama 2 and 3, Mistral, Gemma, Phi, Zephyr, Command R, DeepSeek, gpt-oss, and text with headings: Alpaca's,
+Guanaco's, Vicuna's, HH-RLHF's. Trained as it stands, such text would end up inside
 another template, its control tokens as plain words.
 """
 
@@ -14,6 +15,7 @@ ROLES = {
     "assistant": "assistant",
     "model": "assistant",
     "system": "system",
+    "chatbot": "assistant",
 }
 ROLE = "(" + "|".join(ROLES) + ")"
 # A header before each turn's words, and the token behind them.
@@ -23,9 +25,22 @@ HEADED = (
     (re.compile(rf"<start_of_turn>{ROLE}\n"), "<end_of_turn>"),
     (re.compile(rf"<\|{ROLE}\|>\n"), "<|end|>"),
     (re.compile(rf"<\|{ROLE}\|>\n"), "</s>"),
+    (re.compile(rf"<\|im_start\|>{ROLE}<\|im_sep\|>"), "<|im_end|>"),
+    (re.compile(rf"<\|start\|>{ROLE}(?:<\|channel\|>final)?<\|message\|>"), "<|end|>"),
+    (
+        re.compile(r"<\|START_OF_TURN_TOKEN\|><\|(USER|CHATBOT|SYSTEM)_TOKEN\|>"),
+        "<|END_OF_TURN_TOKEN|>",
+    ),
+    (re.compile(r"<｜(User|Assistant)｜>"), "<｜end▁of▁sentence｜>"),
 )
-STARTS = re.compile(r"\s*(?:<s>|<bos>|<\|begin_of_text\|>|<\|endoftext\|>)?\s*")
-ENDS = re.compile(r"\s*(?:</s>|<eos>|<\|end_of_text\|>|<\|endoftext\|>)?\s*\Z")
+BEGINS = r"<s>|<bos>|<\|begin_of_text\|>|<\|endoftext\|>|<BOS_TOKEN>|<｜begin▁of▁sentence｜>"
+CLOSES = r"</s>|<eos>|<\|end_of_text\|>|<\|endoftext\|>|<\|return\|>"
+STARTS = re.compile(rf"\s*(?:{BEGINS})?\s*")
+ENDS = re.compile(rf"\s*(?:{CLOSES})?\s*\Z")
+# What stands at the ends of words that were written for a model as they are.
+FIRST = re.compile(rf"\s*(?:{BEGINS})\s*")
+LAST = re.compile(rf"\s*(?:{CLOSES}|<\|im_end\|>|<\|eot_id\|>|<end_of_turn>|<\|end\|>)\s*\Z")
+MISTRAL = re.compile(r"\s*(?:<s>)?\s*\[SYSTEM_PROMPT\](.*?)\[/SYSTEM_PROMPT\]", re.DOTALL)
 LLAMA2 = re.compile(
     r"\s*(?:<s>)?\s*\[INST\](.*?)\[/INST\](.*?)(?:</s>|(?=<s>|\[INST\])|\Z)", re.DOTALL
 )
@@ -37,23 +52,37 @@ ALPACA = re.compile(
 )
 SIGN = re.compile(
     r"<\|im_start\|>|\[INST\]|<\|start_header_id\|>|<start_of_turn>|<\|(?:user|assistant|system)\|>"
-    r"|###\s*(?:Response|Assistant|Output):"
+    r"|###\s*(?:Response|Assistant|Output):|<\|start\|>|<\|START_OF_TURN_TOKEN\|>|<｜User｜>"
+    r"|\n\nAssistant:|\bASSISTANT:"
+)
+# Speakers by name: Guanaco, HH-RLHF, Vicuna.
+SPEAKERS = (
+    re.compile(r"\s*###\s*(Human|User|Assistant|System):\s*"),
+    re.compile(r"(?:\A\s*|\s*\n\n)(Human|Assistant):"),
+    re.compile(r"(?:\A|\s+|(?<=</s>))(USER|ASSISTANT):"),
 )
 
 
 def may_be(text: str) -> bool:
     """Whether a text holds a sign of one of the formats."""
-    return ("<" in text or "[INST]" in text or "###" in text) and SIGN.search(text) is not None
+    near = "<" in text or "[INST]" in text or "###" in text or "ssistant:" in text
+    return (near or "ASSISTANT:" in text) and SIGN.search(text) is not None
 
 
-def turns_of(text: str) -> list[dict[str, str]] | None:
-    """The turns of a text in one of the common formats, None for any other text."""
+def turns_of(text: str, spoken: bool = True) -> list[dict[str, str]] | None:
+    """The turns of a text in one of the common formats, None for any other text.
+
+    Without `spoken` not those whose speakers are words alone, which people also write in a message.
+    """
     if not may_be(text):
         return None
     for header, end in HEADED:
         if found := _headed(text, header, end):
             return found
-    return _llama2(text) or _alpaca(text)
+    found = _llama2(text) or _alpaca(text)
+    for header in SPEAKERS if spoken else ():
+        found = found or speakers_of(text, header)
+    return found
 
 
 def _headed(text: str, header: re.Pattern, end: str) -> list[dict[str, str]] | None:
@@ -63,6 +92,7 @@ def _headed(text: str, header: re.Pattern, end: str) -> list[dict[str, str]] | N
     turns = []
     for role, words in zip(parts[::2], parts[1::2], strict=True):
         said, _, rest = words.partition(end)
+        role = role.lower()
         if rest.strip() and not ENDS.fullmatch(rest):
             return None
         turns.append({"role": ROLES[role], "content": ENDS.sub("", said)})
@@ -72,7 +102,10 @@ def _headed(text: str, header: re.Pattern, end: str) -> list[dict[str, str]] | N
 
 
 def _llama2(text: str) -> list[dict[str, str]] | None:
-    turns, place = [], 0
+    turns: list[dict[str, str]] = []
+    place = 0
+    if (told := MISTRAL.match(text)) is not None:
+        turns, place = [{"role": "system", "content": told[1].strip()}], told.end()
     while match := LLAMA2.match(text, place):
         asked, said = match.groups()
         if not turns and (system := SYSTEM2.match(asked)):
@@ -83,6 +116,27 @@ def _llama2(text: str) -> list[dict[str, str]] | None:
             turns.append({"role": "assistant", "content": said.strip()})
         place = match.end()
     return turns if turns and not text[place:].strip() else None
+
+
+def speakers_of(text: str, header: re.Pattern = SPEAKERS[1]) -> list[dict[str, str]] | None:
+    """The turns of a text whose speakers stand before their words; words before the first are the system's.
+
+    None unless user and assistant speak in turn, the user first.
+    """
+    before, *parts = header.split(text)
+    roles = [ROLES[role.lower()] for role in parts[::2]]
+    turns = [
+        {"role": role, "content": ENDS.sub("", words).strip()}
+        for role, words in zip(roles, parts[1::2], strict=True)
+    ]
+    spoken = [role for role in roles if role != "system"]
+    if len(spoken) < 2 or any(r != ("user", "assistant")[i % 2] for i, r in enumerate(spoken)):
+        return None
+    if before := STARTS.sub("", before, count=1).strip():
+        turns.insert(0, {"role": "system", "content": before})
+    if turns[-1] == {"role": "assistant", "content": ""}:
+        turns.pop()  # the opening of an answer that is not there
+    return turns
 
 
 def _alpaca(text: str) -> list[dict[str, str]] | None:

@@ -14,8 +14,12 @@ from lorakit.data import meanings
 from lorakit.data.example import Example
 from lorakit.data.meanings import Choices, canonical
 from lorakit.data.report import LISTED, listed
-from lorakit.data.schemas import fill, holes
+from lorakit.data.schemas import fill, held, holes, prompts, value_of
 from lorakit.run import Run
+
+COMMON = ("answer", "prompt", "text", "label", "messages", "chosen", "rejected", "image")
+# Columns with a list of answers.
+SEVERAL = ("responses", "completions", "answers", "outputs", "generations", "candidates")
 
 
 @dataclass(frozen=True)
@@ -41,15 +45,19 @@ def match(rows: Sequence[Example], gives: str | None, choices: Choices) -> Match
     known = renamed(rows, rename)
     schema, reason = find_schema(known, gives, choices.columns)
     module = registry.load("schemas", schema)
+    if hasattr(module, "refuse"):
+        module.refuse([row.fields for row in known])
     present = dict.fromkeys(str(name) for row in rows for name in row.fields)
     used: dict[str, str] = {}
     for name in uses(module, known):
         column = choices.columns.get(name, aliases.get(name, name))
         for one in holes(column) if "{" in column else [column]:
-            used.setdefault(one, name)
+            used.setdefault(one if one in present else one.partition(".")[0], name)
     used |= {c: "keep_rows" for c in choices.keep_rows}
     unused = [c for c in present if c not in used]
-    verdicts = meanings.judge(rows, module, unused, choices, siblings(choices.columns))
+    verdicts = meanings.judge(
+        rows, module, unused, choices, siblings(choices.columns), gives is not None
+    )
     used |= dict.fromkeys(verdicts, "marks bad rows")
     return Match(
         schema,
@@ -90,10 +98,10 @@ def check_columns(rows: Sequence[Example], choices: Choices) -> None:
         if name not in known:
             raise LorakitError(
                 f"columns: no schema has '{name}'{did_you_mean(name, known)} (they have "
-                f"{', '.join(sorted(known))})"
+                f"{listed(COMMON, quoted=False)})"
             )
         for wanted in holes(column) if "{" in column else [column]:
-            if wanted not in present:
+            if wanted not in present and not any(held(row.fields, wanted) for row in rows):
                 raise LorakitError(
                     f"{rows[0].file}: columns names '{wanted}', which no row has"
                     f"{did_you_mean(wanted, present)} (columns: {shown})"
@@ -131,8 +139,8 @@ def renamer(
         for name, column in columns.items():
             if "{" in column:
                 kept[name] = fill(column, fields)
-            elif column in fields:
-                kept[name] = fields[column]
+            elif held(fields, column):
+                kept[name] = value_of(fields, column)
         return kept
 
     return rename
@@ -155,7 +163,14 @@ def uses(module: ModuleType, rows: Sequence[Example]) -> list[str]:
     for row in rows:
         for names in module.REQUIRED:
             found.update(dict.fromkeys(next(([n] for n in names if n in row.fields), [])))
-        found.update(dict.fromkeys(n for n in row.fields if n in optional))
+        letters = prompts.lettered(row.fields)
+        found.update(
+            dict.fromkeys(
+                n
+                for n in row.fields
+                if n in optional and (n not in prompts.LETTERS or n in letters)
+            )
+        )
     return list(found)
 
 
@@ -169,24 +184,18 @@ def find_schema(
     fits = {
         n: m
         for n, m in schemas.items()
-        if all(common & set(names) for names in m.REQUIRED)
-        and (not hasattr(m, "fits") or m.fits(rows))
+        if _fitting(rows, m.REQUIRED) * 2 > len(rows) and (not hasattr(m, "fits") or m.fits(rows))
     }
     meanings.refuse_by_name(rows, common, fits)
     if not fits:
-        raise LorakitError(
-            f"{rows[0].file}: the columns {listed(sorted(map(str, columns)), quoted=False) or '(none)'} fit no schema "
-            f"({_wanted(schemas)}). "
-            f"{_header(columns)}"
-            "Name them with `columns`, e.g. columns: {prompt: question_text, answer: solution}"
-        )
+        raise _no_schema(rows, columns, schemas)
 
     def rank(name: str) -> tuple[int, int]:
         names = {n for slot in (*fits[name].REQUIRED, fits[name].OPTIONAL) for n in slot}
         return len(names.intersection(mapped)), fits[name].RICHNESS
 
     name = max(fits, key=rank)
-    found = dict.fromkeys(next(c for c in names if c in common) for names in fits[name].REQUIRED)
+    found = dict.fromkeys(max(names, key=lambda c: columns[c]) for names in fits[name].REQUIRED)
     reason = f"schema {name}, because the rows have {' and '.join(map(repr, found))}"
     losers = [
         c
@@ -203,15 +212,67 @@ def find_schema(
     return name, reason
 
 
-def _header(columns: Iterable[str]) -> str:
-    """A word about the header of a table whose columns have numbers for names."""
-    names = list(map(str, columns))
-    if not names or not all(map(str.isdecimal, names)):
-        return ""
-    return (
-        "The first record looks like data, so the columns have numbers for names; if it is a header, set "
-        "format: {csv: {header: true}}. "
+def _fitting(rows: Sequence[Example], slots: Sequence[tuple[str, ...]]) -> int:
+    """How many of these rows have a name of every slot."""
+    return sum(all(any(n in row.fields for n in names) for names in slots) for row in rows)
+
+
+def _no_schema(
+    rows: Sequence[Example], columns: Mapping[str, int], schemas: Mapping[str, ModuleType]
+) -> LorakitError:
+    """What is said of rows that no schema fits: their columns, why that may be, how to name them."""
+    names = sorted(map(str, columns))
+    shown = listed(names, quoted=False) or "(none)"
+    kinds = dict.fromkeys((row.file, tuple(map(str, row.fields))) for row in rows)
+    if len({file for file, _ in kinds}) > 1 and len({names for _, names in kinds}) > 1:
+        each = [f"{file}: {listed(names, quoted=False)}" for file, names in kinds]
+        return LorakitError(
+            f"{rows[0].file}: the files of this folder hold different columns ({'; '.join(each[:LISTED])})",
+            setting="data",
+            cure="name one of them, or put those of one kind into a folder of their own",
+        )
+    several = [n for n in SEVERAL if isinstance(rows[0].fields.get(n), list)]
+    if several:
+        return LorakitError(
+            f"{several[0]!r} holds several answers to one question: which of them to train, the row does not say",
+            where=rows[0].file,
+            setting="data",
+            cure="write a row for each good answer (prompt, completion), or pairs (prompt, chosen, rejected)",
+        )
+    return LorakitError(
+        f"{rows[0].file}: the columns {shown} fit no schema ({_wanted(schemas)}). "
+        f"{_header(rows[0].file, names)}Name them with `columns`, e.g. columns: {_example(rows)}"
     )
+
+
+def _header(file: str, names: Sequence[str]) -> str:
+    """A word about the header of a table, which may be its first record."""
+    if not file.lower().removesuffix(".gz").endswith((".csv", ".tsv", ".tab", ".txt")):
+        return ""
+    if names and all(map(str.isdecimal, names)):
+        return (
+            "The first record looks like data, so the columns have numbers for names; if it is a header, set "
+            "format: {csv: {header: true}}. "
+        )
+    return (
+        "The first record was taken for the header; if it is data, set format: {csv: {header: false}}, and the "
+        "columns have the numbers 1, 2, … for names. "
+    )
+
+
+def _example(rows: Sequence[Example]) -> str:
+    """Columns of these rows, or what stands inside one, as they could be named: the longest texts are last."""
+    sizes: Counter[str] = Counter()
+    for row in rows[:20]:
+        for name, value in row.fields.items():
+            inner = value.items() if isinstance(value, dict) else ()
+            for path, words in [(f"{name}", value), *((f"{name}.{n}", v) for n, v in inner)]:
+                if isinstance(words, str) and not set(path) & set("{},:"):
+                    sizes[path] += len(words) + 1
+    found = [name for name in sizes if sizes[name] * 4 >= max(sizes.values())]
+    if len(found) < 2:
+        return "{prompt: question_text, answer: solution}"
+    return f"{{prompt: {found[0]}, answer: {found[-1]}}}"
 
 
 def _wanted(schemas: Mapping[str, ModuleType]) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
@@ -33,7 +34,21 @@ MEDIA = re.compile(
     r"(image|picture|photo|img|audio|sound|speech|video)s?(_(path|file|url|name|bytes)s?)?"
 )
 TREE = re.compile(r"parent_id|message_tree_id|role|from")
+# Reasoning under another name than those that are used.
+THOUGHTS = re.compile(
+    r"(\w+_)?(cot|reasoning|rationales?|thinking|thoughts?|chain_of_thought|(reasoning|thinking)_(content|trace"
+    r"|traces|steps|text|trajectory|trajectories))"
+)
+# What the text of a row may be labelled, answered or followed with, where only the text would be trained.
+CLASSES = re.compile(
+    r"(\w+_)?labels?(_\w+)?|targets?|class(es|_\w+)?|cats|categor(y|ies)|tags?|topics?|sentiment|emotions?|intent"
+)
+ANSWERS = re.compile(
+    "|".join(prompts.ANSWER)
+    + r"|summary|highlights|abstract|target|translation|reply|question|instruction|prompt"
+)
 FALSE, TRUE = ("false", "no", "bad", "rejected"), ("true", "yes", "good", "chosen", "accepted")
+MANY = 20  # numbers that differ, from which they are measured rather than classes
 COMPARED = re.compile(r"\s*(>=|<=|==|!=|>|<)\s*(.+?)\s*")
 
 
@@ -55,25 +70,41 @@ def judge(
     unused: Sequence[str],
     choices: Choices,
     decided: set[str],
+    asked: bool = False,
 ) -> list[str]:
     """The unused columns that mark bad rows by true and false.
 
-    Raises `LorakitError` for another column that carries meaning. `decided` are names that the user's `columns` settle.
+    Raises `LorakitError` for another column that carries meaning. `decided` are names that the user's `columns` settle;
+    `asked`, whether the user named the task.
     """
     verdicts: list[str] = []
     refused: dict[str, tuple[str, str]] = {}
+    binary: list[str] = []  # columns of 0 and 1
     for column in unused:
         name = canonical(column)
-        if column in choices.ignore_columns or name in decided | {*getattr(schema, "NEUTRAL", ())}:
+        if column in choices.ignore_columns or name in decided | _neutral(schema):
             continue
         values = [row.fields.get(column) for row in rows]
         values = [v for v in values if v not in (None, "", [], {})]
         if not values:
             continue
+        if {str(v).removesuffix(".0") for v in values} == {"0", "1"}:
+            binary.append(column)
         if VERDICTS.fullmatch(name) and all(verdict(v, name) is not None for v in values):
             verdicts.append(column)
-        elif cure := _cure(name, column, bool(choices.columns)):
+        elif cure := _cure(name, column, bool(choices.columns)) or (
+            None
+            if asked and schema.GIVES == "text"
+            else _beside(name, column, schema, values, rows)
+        ):
             refused[column] = cure
+    marks = [c for c in binary if c not in refused] if schema.GIVES == "text" and not asked else []
+    if len(marks) > 1:
+        several = (
+            "holds 0 and 1 beside a text, as one label of several does (multi-label classification)"
+        )
+        advice = f"train one class with columns: {{label: {marks[0]}}}"
+        refused |= dict.fromkeys(marks, (several, advice))
     if refused:
         column, (what, advice) = next(iter(refused.items()))
         others = [repr(c) for c in refused if c != column][:4]
@@ -86,6 +117,37 @@ def judge(
             cure=f"{advice}, or leave it out on purpose with ignore_columns: [{', '.join(refused)}]",
         )
     return verdicts
+
+
+def _neutral(schema: ModuleType) -> set[str]:
+    """Names that say nothing about a row of this schema; another name of the class it uses among them."""
+    labels = schema.REQUIRED[1] if getattr(schema, "LABELS", False) else ()
+    return {*getattr(schema, "NEUTRAL", ()), *labels}
+
+
+def _beside(
+    name: str, column: str, schema: ModuleType, values: Sequence[Any], rows: Sequence[Example]
+) -> tuple[str, str] | None:
+    """(what the column may mean, what to do), by its values and the schema that does not use it."""
+    words = all(isinstance(value, str) for value in values)
+    if schema.GIVES == "messages" and THOUGHTS.fullmatch(name):  # noqa: SIM102
+        if words or all(isinstance(value, list) for value in values):
+            return ("may hold the reasoning", f"use it with columns: {{reasoning: {column}}}")
+    if schema.GIVES == "messages" and name == "text" and words and "text" not in schema.REQUIRED[0]:
+        asked = next((n for n in schema.REQUIRED[0] if n in rows[0].fields), "")
+        question = rows[0].fields.get(asked)
+        if isinstance(question, str) and not any(question.strip() in value for value in values[:1]):
+            return (
+                "may belong to the question",
+                f"put it there with columns: {{prompt: '{{{column}}} {{{asked}}}', answer: …}}",
+            )
+    if schema.GIVES != "text":
+        return None
+    if CLASSES.fullmatch(name) and not all(isinstance(value, bool) for value in values):
+        return ("may be the class of the text", f"use it with columns: {{label: {column}}}")
+    if ANSWERS.fullmatch(name) and words:
+        return ("may be what to answer", f"use it with columns: {{prompt: text, answer: {column}}}")
+    return None
 
 
 def _cure(name: str, column: str, mapped: bool) -> tuple[str, str] | None:
@@ -239,24 +301,47 @@ def refuse_by_name(
             cure="train the good answers alone with columns: {prompt: prompt, answer: chosen} and "
             "ignore_columns: [rejected]",
         )
-    for name in sorted(common & {"label", "labels"}):
+    if "messages" in fits or "prompt_completion" in fits:
+        return
+    labels = {n for m in fits.values() if hasattr(m, "LABELS") for n in m.REQUIRED[1]}
+    for name in sorted(common & {"label", "labels", *labels}):
         values = [v for v in (row.fields.get(name) for row in rows) if v is not None]
-        if "messages" in fits or "prompt_completion" in fits or not values:
-            continue
-        if sum(isinstance(v, list) and len(v) != 1 for v in values) * 2 > len(values) or (
-            all(isinstance(v, list) for v in values) and any(len(v) != 1 for v in values)
-        ):
+        if several := _several(values):
             raise LorakitError(
-                f"several labels per row in {name!r} (multi-label classification), e.g. {values[0]!r}: "
+                f"several labels per row in {name!r} (multi-label classification), e.g. {several!r}: "
                 "one class of each row can be trained",
                 where=file,
                 setting="columns",
                 cure="give each row one label, or write the labels as the answer of a question",
             )
-        if all(isinstance(v, float) and not float(v).is_integer() for v in values):
+        parts = [v for v in values if _fraction(v)]
+        some = len(parts) > 1 and len(parts) * 10 >= len(values)
+        if some and (isinstance(parts[0], float) or len({*map(str, values)}) > MANY):
             raise LorakitError(
-                f"{name!r} holds numbers such as {values[0]!r} (regression): classes can be trained, numbers cannot",
+                f"{name!r} holds numbers such as {parts[0]!r} (regression): classes can be trained, numbers cannot",
                 where=file,
                 setting="columns",
                 cure="round or bin the numbers into classes, or write them as the answer of a question",
             )
+
+
+def _fraction(value: Any) -> bool:
+    """Whether this is a number with a part behind the point."""
+    if isinstance(value, str) and re.fullmatch(r"-?\d*\.\d+", value.strip()):
+        value = float(value)
+    return isinstance(value, float) and math.isfinite(value) and not value.is_integer()
+
+
+def _several(values: Sequence[Any]) -> Any:
+    """A list of several labels, or labels joined by a sign that other rows have too ("water,food"); else ""."""
+    lists = [v for v in values if isinstance(v, list)]
+    long = [v for v in lists if len(v) != 1]
+    if long and (len(lists) == len(values) or len(long) * 2 > len(values)):
+        return long[0]
+    words = {v for v in values if isinstance(v, str)}
+    for sign in ",;|":
+        counts = Counter(part.strip() for v in words for part in {*v.split(sign)})
+        for value in sorted(v for v in words if sign in v):
+            if all(counts[part.strip()] > 1 for part in value.split(sign)):
+                return value
+    return ""

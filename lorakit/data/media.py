@@ -24,14 +24,17 @@ ALIKE = 6  # of the 64 bits of a perceptual hash: so few differ in another shot,
 PACKAGES = {"image": ("pillow", "imagehash"), "sound": ("soundfile",)}  # of the extras
 
 
-def examined(value: Any, kind: str, places: Sequence[Path]) -> dict[str, Any]:
+def examined(
+    value: Any, kind: str, places: Sequence[Path], roots: Sequence[Path] | None = None
+) -> dict[str, Any]:
     """{path or bytes, name, sha256, look} of a picture (`kind` image) or a sound that can be decoded.
 
     `value` is a path, absolute or from one of `places`, or what `datasets` stores: {"bytes": …, "path": …}. `look` is
-    a picture's perceptual hash, 64 bits, None for a sound.
+    a picture's perceptual hash, 64 bits, None for a sound. Files outside of `roots` are left unread, and nothing is
+    said of whether they exist; None: the user has named the file.
     """
     require(*PACKAGES[kind], purpose=f"reading {kind} files")
-    medium = _found(value, kind, places)
+    medium = _found(value, kind, places, roots)
     raw = content(medium, MOST_BYTES[kind])
     look = None
     if kind == "image":
@@ -41,18 +44,36 @@ def examined(value: Any, kind: str, places: Sequence[Path]) -> dict[str, Any]:
     return {**medium, "sha256": hashlib.sha256(raw).hexdigest(), "look": look}
 
 
-def _found(value: Any, kind: str, places: Sequence[Path]) -> dict[str, Any]:
+def _found(
+    value: Any, kind: str, places: Sequence[Path], roots: Sequence[Path] | None
+) -> dict[str, Any]:
     if isinstance(value, dict) and value.get("bytes"):
         return {"bytes": value["bytes"], "name": Path(value.get("path") or f"the {kind}").name}
     value = value.get("path") if isinstance(value, dict) else value
     if not isinstance(value, str) or not value.strip():
         raise BadRow(f"no {kind}: expected a path, found {value!r}")
+    outside = True
     for place in (Path(), *places):
         try:
-            if (place / value).is_file():
-                return {"path": str((place / value).absolute()), "name": Path(value).name}
-        except (OSError, ValueError):  # longer than a name may be, or with a NUL in it
+            path = (place / value).absolute()
+            if roots is not None and not any(path.resolve().is_relative_to(r) for r in roots):
+                continue
+            outside = False
+            if path.is_file():
+                return {"path": str(path), "name": Path(value).name}
+        except (
+            OSError,
+            ValueError,
+            RuntimeError,
+        ):  # too long a name, a NUL in it, links in a circle
+            outside = False
             break
+    if outside:
+        raise BadRow(
+            f"{value[:80]}: lies outside of the data's own folder ({', '.join(map(str, roots or ()))})",
+            setting="media_folder",
+            cure="put it there, or name the folder of such files in media_folder",
+        )
     raise BadRow(f"{value[:80]}: no such file (looked in {', '.join(map(str, places)) or '.'})")
 
 

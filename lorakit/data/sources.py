@@ -53,6 +53,7 @@ class Source:
     path: str  # as it is read
     format: str
     options: dict[str, Any]
+    media_folder: str | None = None  # where pictures and sounds lie that its rows name
 
     @property
     def module(self) -> ModuleType:
@@ -85,6 +86,7 @@ def source(path: str, format: str | Mapping[str, Mapping[str, Any]] = "auto") ->
             f"format={dict(format)!r} is not one format with its options, e.g. format: {{csv: {{header: "
             "false}}"
         )
+    name: str | None
     ((name, options),) = format.items() if isinstance(format, Mapping) else [(format, {})]
     found, known = find(path), registry.modules("formats")
     if found and not found.is_file() and not found.is_dir():
@@ -92,19 +94,20 @@ def source(path: str, format: str | Mapping[str, Mapping[str, Any]] = "auto") ->
     if name == "auto":
         ending = found.name.lower().removesuffix(".gz") if found else ""
         there = str(found or path)
-        name = next(
-            (n for n, m in known.items() if ending.endswith(m.SUFFIXES) and found.is_file()), None
-        ) or next((n for n, m in known.items() if hasattr(m, "takes") and m.takes(there)), None)
-        if name is None and found is None:
-            raise _nothing(path)
+        by_ending = (n for n, m in known.items() if ending.endswith(m.SUFFIXES))
+        name = (next(by_ending, None) if found and found.is_file() else None) or next(
+            (n for n, m in known.items() if hasattr(m, "takes") and m.takes(there)), None
+        )
+        if found and found.is_file():
+            name = by_content(found, name)
         if name is None:
+            if found is None:
+                raise _nothing(path)
             endings = ", ".join(sorted(s for m in known.values() for s in m.SUFFIXES))
             raise LorakitError(
                 f"{path}: no format reads '{found.suffix}'; known endings: {endings}. Name one with "
                 "`format`, e.g. format: csv"
             )
-        if found and found.is_file():
-            name = by_content(found, name)
     module = registry.load("formats", name)
     if found is None and not (hasattr(module, "takes") and module.takes(path)):
         raise _nothing(path)
@@ -156,6 +159,7 @@ def of_run(
     test_data: str | None = None,
     format: str | Mapping = "auto",
     replay: Mapping[str, float] | None = None,
+    media_folder: str | None = None,
 ) -> dict[str, Source]:
     """The files of a run by the set they are for; `format` also holds for others of the same ending.
 
@@ -174,7 +178,7 @@ def of_run(
         whole = found["train"]
         for name in whole.module.splits(whole.path, **whole.options):
             found[name] = replace(whole, options={**whole.options, "split": name})
-    return found
+    return {name: replace(each, media_folder=media_folder) for name, each in found.items()}
 
 
 def identity(sources: Mapping[str, Source]) -> str:
@@ -185,9 +189,32 @@ def identity(sources: Mapping[str, Source]) -> str:
 
 
 def places_of(it: Source, row: Example) -> list[Path]:
-    """The folders that a path in a row may start from: that of its file, and that of the data."""
-    top = Path(it.path) if Path(it.path).is_dir() else Path(it.path).parent
-    return list(dict.fromkeys([(top.absolute().parent / row.file).parent, top]))
+    """The folders that a path in a row may start from: that of its file, that of the data, `media_folder`."""
+    top = _top(it)
+    named = [Path(it.media_folder)] if it.media_folder else []
+    return list(dict.fromkeys([(top.absolute().parent / row.file).parent, top, *named]))
+
+
+def media_roots(it: Source) -> list[Path]:
+    """The folders that the pictures and sounds of its rows must lie in, links followed.
+
+    A table that somebody else has made could otherwise name any file of this machine.
+    """
+    named = [Path(it.media_folder).resolve()] if it.media_folder else []
+    if it.format == "hub":
+        from huggingface_hub import constants
+
+        return [Path(constants.HF_HOME).resolve(), *named]
+    top = _top(it).resolve()
+    if (
+        "snapshots" in top.parts
+    ):  # in the hub's cache files are links into a folder beside the snapshots
+        named.append(Path(*top.parts[: top.parts.index("snapshots")]) / "blobs")
+    return [top, *named]
+
+
+def _top(it: Source) -> Path:
+    return Path(it.path) if Path(it.path).is_dir() else Path(it.path).parent
 
 
 def media_paths(sets: Mapping[str, Sequence[Example]]) -> list[str]:

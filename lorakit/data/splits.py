@@ -8,7 +8,7 @@ from collections.abc import Iterable
 NAMES = {
     "train": ("train", "training"),
     "validation": ("validation", "valid", "val", "dev", "eval", "evaluation"),
-    "test": ("test", "testing"),
+    "test": ("test", "testing", "holdout", "heldout"),
 }
 BY_WORD = {word: name for name, words in NAMES.items() for word in words}
 

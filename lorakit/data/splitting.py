@@ -83,8 +83,7 @@ def split(
     # Given sets first, test before validation: of equal rows the first stays.
     parts = {name: (given or {}).get(name, ()) for name in ("test", "validation")} | {"": examples}
     pool = Joined(*parts.values())
-    owner = np.repeat(np.arange(3), [len(p) for p in parts.values()])
-    names = list(parts)
+    owners = [name for name, part in parts.items() for _ in range(len(part))]
     prints, keys = np.empty((2, len(pool)), np.uint64)
     for i, row in enumerate(shown(pool, "exact duplicates")):
         prints[i], keys[i] = fingerprint(row), prompt_key(row)
@@ -100,23 +99,8 @@ def split(
         report.notes.append(LEAK)
     kept = np.delete(np.arange(len(pool)), list(repeats))
     together = _groups(Chosen(pool, kept), keys[kept], group_by, seed, report, near)
-    sets: dict[str, list[int]] = {name: [] for name in SETS}
-    members: dict[int, list[int]] = defaultdict(list)
-    taken: dict[int, tuple[str, int]] = {}  # group -> the given set that holds it, its first row
-    for i, group in zip(kept.tolist(), together.tolist(), strict=True):
-        name = names[owner[i]]
-        home, first = taken.setdefault(group, (name, i)) if name else taken.get(group, ("", 0))
-        if home != name:
-            report.rejected.append(
-                Rejected(
-                    pool[i].file,
-                    pool[i].row,
-                    f"resembles {pool[first].where}, a {home} row",
-                )
-            )
-        else:
-            (sets[name] if name else members[group]).append(i)
-    if not members and len(examples):
+    sets, groups = _given_sets(pool, kept.tolist(), together.tolist(), owners, report)
+    if not groups and len(examples):
         raise LorakitError(
             f"{report.file}: no row is left to train on: each stands in the rows given for "
             f"{' or '.join(n for n in SETS if sets[n])} too, or resembles one there; name other rows"
@@ -125,7 +109,6 @@ def split(
         name: 0 if len(parts[name]) else share
         for name, share in (("test", test_fraction), ("validation", validation_fraction))
     }
-    groups = list(members.values())
     if folds:
         fractions["test"] = 0
         parted = _folds(groups, pool, folds, seed, report)
@@ -135,6 +118,32 @@ def split(
         sets[name] += rows
     report.sets = {name: len(rows) for name, rows in sets.items()}
     return {name: Chosen(pool, np.asarray(rows, dtype=np.int64)) for name, rows in sets.items()}
+
+
+def _given_sets(
+    pool: Sequence[Example],
+    kept: list[int],
+    together: list[int],
+    owners: list[str],
+    report: DataReport,
+) -> tuple[dict[str, list[int]], list[list[int]]]:
+    """(rows of the sets that have a file of their own, groups of the other rows).
+
+    `together`: the group of each row kept, `owners`: the given set that a row is of, or "". A row that resembles one
+    of a given set is left out of the others.
+    """
+    sets: dict[str, list[int]] = {name: [] for name in SETS}
+    members: dict[int, list[int]] = defaultdict(list)
+    taken: dict[int, tuple[str, int]] = {}  # group -> the given set that holds it, its first row
+    for i, group in zip(kept, together, strict=True):
+        name = owners[i]
+        home, first = taken.setdefault(group, (name, i)) if name else taken.get(group, ("", 0))
+        if home != name:
+            reason = f"resembles {pool[first].where}, a {home} row"
+            report.rejected.append(Rejected(pool[i].file, pool[i].row, reason))
+        else:
+            (sets[name] if name else members[group]).append(i)
+    return sets, list(members.values())
 
 
 def _groups(

@@ -46,7 +46,7 @@ def _nothing(facts: Facts) -> None:
     return None
 
 
-def _not_counted(run: Run, tokens: int) -> float:
+def _not_counted(run: Run, tokens: int, card: tuple[int, int] | None = None) -> float:
     raise NotImplementedError
 
 
@@ -88,9 +88,9 @@ class EngineModule(Protocol):
     import_first: Callable[[Facts], None] = _nothing
     # (run, weights, experts' weights among them) -> bytes of a frozen base; None: as `planning.memory` counts.
     base_bytes: Callable[[Run, int, int], float] | None = None
-    # (run, tokens) -> bytes alive at the worst moment of a micro-batch beside weights, gradients and optimizer.
-    # Raises `NotImplementedError` where it cannot be counted.
-    working_bytes: Callable[[Run, int], float] = _not_counted
+    # (run, tokens, compute capability of the card or None) -> bytes alive at the worst moment of a micro-batch beside
+    # weights, gradients and optimizer. Raises `NotImplementedError` where it cannot be counted.
+    working_bytes: Callable[[Run, int, tuple[int, int] | None], float] = _not_counted
     # Positions that one row counts where its tokens do not decide that, else 0.
     row_positions: Callable[[Run], int] = _tokens_alone
 

@@ -17,7 +17,7 @@ from lorakit.common.errors import LorakitError, first_line
 from lorakit.engines import quantization
 from lorakit.engines.protocol import decided
 from lorakit.machine import distributed, hardware
-from lorakit.models import base_model
+from lorakit.models import base_model, locate, served
 from lorakit.models.spec import Spec
 from lorakit.run import Run
 
@@ -172,7 +172,7 @@ def from_files(run: Run, where: Any) -> tuple[Any, Any, int]:
     )
     spec, way = base_model.spec(run.model), attention.NAME if packable(run, config) else "eager"
     if run.task == "chat_images":
-        made = base_model.maker(run.task, config, run.model)._model_mapping[type(config)]
+        made = served.maker(run.task, config, run.model)._model_mapping[type(config)]
         way = "sdpa" if getattr(made, "_supports_sdpa", False) else "eager"
     # The base is quantized by this run, or stored so.
     forms = [
@@ -202,7 +202,7 @@ def from_files(run: Run, where: Any) -> tuple[Any, Any, int]:
             use_gradient_checkpointing=recomputing(run),
         )
     except Exception as error:  # damaged files raise almost anything
-        raise base_model.unusable(run.model, error) from None
+        raise locate.unusable(run.model, error) from None
     return model, kind, room
 
 

@@ -15,7 +15,8 @@ MOST_CONNECTIONS = 16  # at the same time; one more is answered with 503
 HOSTS = ["127.0.0.1", "localhost", "[::1]"]
 
 Message = MutableMapping[str, Any]
-Receive, Send = Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
 
 
 class LimitedBody:

@@ -106,7 +106,8 @@ def ask_reference(model: Runtime, proof: Proof, folder: Path, progress: Progress
     said = Said()
     if proof.inputs:
         return _classes(said, model, proof, progress)
-    kept, began = [], time.thread_time()
+    kept: list[np.ndarray] = []
+    began = time.thread_time()
     for i, row in enumerate(proof.rows):
         if i >= FEWEST_ROWS and time.thread_time() - began > proof.seconds / 2:
             break

@@ -19,7 +19,7 @@ from lorakit.common.files import atomic_write
 from lorakit.data.sources import shares
 from lorakit.exporting.messages import agreement_words, divergence_words
 from lorakit.exporting.target import named as target_named
-from lorakit.models import base_model
+from lorakit.models import base_model, served
 from lorakit.results import report
 from lorakit.run import Run
 from lorakit.runs.folder import Folder
@@ -95,7 +95,7 @@ def target(run: Run, exported: dict[str, Any] | None) -> str:
 def kind(task: str) -> str:
     """transformers' class that loads a model of a task; of words where it is not known yet."""
     task = "text" if task == "auto" else task
-    return base_model.CLASSES[tasks.objective_of(task).HEAD, tasks.get(task).MEDIUM]
+    return served.CLASSES[tasks.objective_of(task).HEAD, tasks.get(task).MEDIUM]
 
 
 def _at_hub(name: str) -> bool:
@@ -165,34 +165,44 @@ def text(folder: Folder, exported: dict[str, Any] | None) -> str:
         "",
     ]
     if exported:
-        agreement, before = exported["agreement"], exported["perplexity"]
-        shown = (
-            f"{agreement['identical']} of {agreement['prompts']} rows have the tuned model's class; a probability "
-            f"differs by at most {exported['probabilities']['largest_difference']:.1e}."
-            if "probabilities" in exported
-            else f"Perplexity on the run's rows {before['before']:.4f} before, {before['after']:.4f} after. "
-            + ". ".join([*divergence_words(exported["divergence"]), agreement_words(agreement)])
-            + "."
-        )
-        lines += [
-            "## Export",
-            "",
-            f"{exported['target']}, {exported['type']}, {exported['bytes'] / 1e6:.1f} MB. " + shown,
-            "",
-            *(f"- {note}" for note in exported["notes"] if str(Path.home()) not in note),
-            "",
-        ]
-    lines += [
+        lines += _export_section(exported)
+    return "\n".join(lines + _last_sections(folder, spec.licence, exported))
+
+
+def _export_section(exported: dict[str, Any]) -> list[str]:
+    agreement, before = exported["agreement"], exported["perplexity"]
+    shown = (
+        f"{agreement['identical']} of {agreement['prompts']} rows have the tuned model's class; a probability "
+        f"differs by at most {exported['probabilities']['largest_difference']:.1e}."
+        if "probabilities" in exported
+        else f"Perplexity on the run's rows {before['before']:.4f} before, {before['after']:.4f} after. "
+        + ". ".join([*divergence_words(exported["divergence"]), agreement_words(agreement)])
+        + "."
+    )
+    return [
+        "## Export",
+        "",
+        f"{exported['target']}, {exported['type']}, {exported['bytes'] / 1e6:.1f} MB. " + shown,
+        "",
+        *(f"- {note}" for note in exported["notes"] if str(Path.home()) not in note),
+        "",
+    ]
+
+
+def _last_sections(folder: Folder, licence: str, exported: dict[str, Any] | None) -> list[str]:
+    """Limits, hashes and versions."""
+    known = folder.record
+    return [
         "## Limits",
         "",
         *(f"- {limit}" for limit in report.limits(known, folder.scores)),
-        f"- Licence of the base: {spec.licence}. What it must not be used for, this must not either.",
+        f"- Licence of the base: {licence}. What it must not be used for, this must not either.",
         "",
         "## Hashes (SHA-256)",
         "",
         "| what | |",
         "|---|---|",
-        f"| data | `{data['sha256']}` |",
+        f"| data | `{known['data']['sha256']}` |",
         f"| base | `{known.get('base_sha256')}` |",
         *(
             f"| {file} | `{facts['sha256']}` |"
@@ -205,7 +215,6 @@ def text(folder: Folder, exported: dict[str, Any] | None) -> str:
         ", ".join(f"{package} {version}" for package, version in known["versions"].items()),
         "",
     ]
-    return "\n".join(lines)
 
 
 def push(exported: str | os.PathLike, repository: str, *, private: bool = True) -> str:

@@ -90,7 +90,7 @@ class Proof:
         content = asdict(self) | {"inputs": len(self.inputs)}
         (folder / "proof.json").write_text(json.dumps(content, default=str), encoding="utf-8")
         for i, arrays in enumerate(self.inputs):
-            np.savez(folder / f"inputs{i}.npz", **arrays)
+            np.savez(folder / f"inputs{i}.npz", **arrays)  # type: ignore[arg-type]  # numpy types every keyword as bool
 
     @classmethod
     def read(cls, folder: Path) -> Proof:

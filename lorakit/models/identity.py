@@ -9,16 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lorakit.common.files import file_hash
 from lorakit.models import base_model
+from lorakit.models.base_model import file_sha256
 
-WEIGHTS = ("*.safetensors", "*.bin")  # the first pattern that finds something
 # What a library writes into config.json about itself, not about the model.
 VOLATILE = ("transformers_version", "_name_or_path", "torch_dtype", "dtype", "architectures")
 
@@ -44,7 +42,7 @@ def base(model: str) -> Base:
     folder = local_folder(model)
     if folder is None:
         return Base(None, None)
-    return Base(_weights(folder), _config(folder / "config.json"))
+    return Base(base_model.weights_of(folder), _config(folder / "config.json"))
 
 
 def local_folder(model: str) -> Path | None:
@@ -61,13 +59,6 @@ def local_folder(model: str) -> Path | None:
         return None
 
 
-def _weights(folder: Path) -> str | None:
-    for pattern in WEIGHTS:
-        if files := sorted(folder.glob(pattern)):
-            return hashlib.sha256("".join(map(file_sha256, files)).encode()).hexdigest()
-    return None
-
-
 def _config(path: Path) -> str | None:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -82,12 +73,15 @@ def _config(path: Path) -> str | None:
 def note(model: str, run_folder: Path) -> dict[str, Any]:
     """What the record of a run keeps of its base: where it lay, and its content."""
     found, where = base(model), base_model.path(model)
+    if (Path(where) / base_model.MERGED).is_file():  # made of a run, and made again from it
+        where = model
     local = Path(where).is_dir()
     return {
         "path": str(Path(where).resolve()) if local else where,
         "relative": os.path.relpath(where, run_folder) if local else None,
         "weights": found.weights,
         "config": found.config,
+        "reader": base_model.of(model).reader_hash,
     }
 
 
@@ -100,9 +94,3 @@ def files(folder: Path, names: Iterable[str]) -> dict[str, str]:
             if path.is_file():
                 found[path.relative_to(folder).as_posix()] = file_sha256(path)
     return found
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file. In the hub's cache a large file is a link to a blob that is named by it."""
-    blob = path.resolve().name
-    return blob if re.fullmatch(r"[0-9a-f]{64}", blob) else file_hash(path)

@@ -15,7 +15,7 @@ from typing import Any
 
 from lorakit.common.errors import LorakitError, first_line
 from lorakit.machine.packages import tolerate_old_packages
-from lorakit.models import base_model
+from lorakit.models import base_model, locate, served
 
 TYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}  # torch's names of precisions
 WRAPPED = "base_model.model."  # what PEFT puts before the names of a model's modules
@@ -75,14 +75,14 @@ def unquantized_model(
         config.pad_token_id = pad_id
     where = weights or base_model.path(path)
     try:
-        return base_model.maker(task, config, path).from_pretrained(
+        return served.maker(task, config, path).from_pretrained(
             where,
             dtype=dtype_of(precision) if precision == "fp32" else "auto",
             trust_remote_code=False,
             **options,
         )
     except Exception as error:  # damaged files raise almost anything
-        raise base_model.unusable(where, error) from None
+        raise locate.unusable(where, error) from None
 
 
 def dequantized(path: str) -> dict[str, Any]:

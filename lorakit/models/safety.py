@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from functools import lru_cache
@@ -79,6 +80,49 @@ def templates_of(tokenizer: Any) -> list[str]:
     """Every chat template that a tokenizer brings: one, or several by name."""
     known = tokenizer.chat_template or ()
     return list(known.values()) if isinstance(known, dict) else [known] if known else []
+
+
+def check_template_names(tokenizer: Any, model: str) -> None:
+    """Raises `LorakitError` for a template whose name is none: transformers before 5.10 saves it under that path."""
+    known = tokenizer.chat_template
+    for name in known if isinstance(known, dict) else ():
+        if not re.fullmatch(r"[\w.-]+", name) or name.startswith("."):
+            raise LorakitError(
+                f"its chat template is called {name!r}, which is a path and no name",
+                setting="model",
+                value=model,
+                where=model,
+                cure="take the model from its author",
+            )
+
+
+def refuse_weights(model: str, folder: Path, pickled: bool) -> None:
+    """Raises `LorakitError` for weights in pickle files that are not asked for, and for files out of the folder.
+
+    Args:
+        pickled: the setting `pickled_weights`.
+    """
+    if not pickled and any(folder.glob("*.bin")) and not any(folder.glob("*.safetensors")):
+        raise LorakitError(
+            "its weights are pickle files (.bin), which can hold code",
+            setting="pickled_weights",
+            value=False,
+            where=folder,
+            cure="take a copy in safetensors, or set pickled_weights: true where you trust its author",
+        )
+    for index in folder.glob("*.index.json"):
+        try:
+            files = {*json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()}
+        except (OSError, ValueError, LookupError, AttributeError, TypeError, RecursionError):
+            continue  # transformers says what is wrong with it
+        if outside := sorted(str(file) for file in files if Path(str(file)).name != str(file)):
+            raise LorakitError(
+                f"names weights outside of its folder: {outside[0]}",
+                setting="model",
+                value=model,
+                where=index,
+                cure="download the model again",
+            )
 
 
 # The largest sizes that are taken for honest, by the end of their names in config.json: models of 2026 stay 10x below.

@@ -113,7 +113,10 @@ def _kernel_ignores_working_folder() -> Iterator[list[str]]:
     before = os.environ.get("PYTHONSAFEPATH")
     os.environ["PYTHONSAFEPATH"] = "1"
     try:
-        yield ["--IPKernelApp.ignore_cwd=True"]
+        yield [
+            "--IPKernelApp.ignore_cwd=True",
+            "--IPKernelApp.log_level=50",
+        ]  # papermill reports what fails
     finally:
         if before is None:
             del os.environ["PYTHONSAFEPATH"]

@@ -22,11 +22,10 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 from lorakit.common import strict_yaml
 from lorakit.common.errors import LorakitError
 from lorakit.common.files import sound, whole
+from lorakit.common.locks import file_lock
 from lorakit.machine import hardware
 from lorakit.notebook.execute import execute, known, refuse
 from lorakit.results.compare import Comparison, compare, plot
@@ -241,7 +240,7 @@ def one(folder: Path) -> None:
         "notebook",
     )
     noted = {"notebook": asked["notebook"], "parameters": asked["parameters"]}
-    with FileLock(folder / ".lock"), gpu_queue.on_cards(str(folder), 1):
+    with file_lock(folder / ".lock"), gpu_queue.on_cards(str(folder), 1):
         if Row(
             folder, {}, folder, asked["notebook"]
         ).done:  # by another process, while this one waited

@@ -28,7 +28,11 @@ class Tail:
     """`history.jsonl`, read on from where it was read last. A run that goes on writes it anew: then from the start."""
 
     def __init__(self, folder: Folder):
-        self.path, self._file, self._place = folder / "history.jsonl", None, 0
+        self.path = folder / "history.jsonl"
+        self._begin(None)
+
+    def _begin(self, inode: int | None) -> None:
+        self._file, self._place = inode, 0
         self.updates: list[dict] = []
         self.validations: list[dict] = []
 
@@ -38,12 +42,7 @@ class Tail:
             with open(self.path, "rb") as file:
                 about = os.fstat(file.fileno())
                 if about.st_ino != self._file or about.st_size < self._place:
-                    self._file, self._place, self.updates, self.validations = (
-                        about.st_ino,
-                        0,
-                        [],
-                        [],
-                    )
+                    self._begin(about.st_ino)
                 file.seek(self._place)
                 whole = file.read().rpartition(b"\n")[0]
                 self._place += len(whole) + bool(whole)

@@ -1,6 +1,7 @@
 """A notebook or a run whole, on the user's own data, on a shrunken model: before a minute of GPU quota is spent.
 
-Overridden are `model`, `max_updates`, `max_rows` and `output_dir`, nothing else.
+Overridden are `model`, `max_updates`, `max_rows` and `output_dir`, nothing else; `early_stopping` is left out, since it
+cannot act in so few updates.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 from lorakit.common.errors import LorakitError
 from lorakit.common.files import remove, whole
 from lorakit.common.locations import ASSETS
-from lorakit.models import base_model
+from lorakit.models import base_model, locate, reading, served
 from lorakit.models import spec as models
 from lorakit.models.spec import Spec
 from lorakit.notebook.execute import execute
@@ -108,6 +109,8 @@ def overridden(
         settings.get("quantization", "auto"), model, base_model.spec(model)
     )  # a stand-in is in 32 bits
     over["model"], notes = stand_in(model, root / "models")
+    if settings.get("early_stopping"):
+        over["early_stopping"] = None
     return over, notes
 
 
@@ -148,15 +151,15 @@ def stand_in(model: str, home: Path) -> tuple[str, list[str]]:
     reader = reader(tokenizer, config) if reader else tokenizer
     tokenizer = getattr(reader, "tokenizer", tokenizer)
     config = AutoConfig.for_model(**config)
-    if not base_model.reads_words(config):
+    if not served.reads_words(config):
         words = []
     torch.manual_seed(0)
-    made = base_model.maker("auto", config, model).from_config(config)
+    made = served.maker("auto", config, model).from_config(config)
     notes = [
         f"REHEARSAL: {made.num_parameters():,} random weights of its architecture stand in for {model}",
         *words,
     ]
-    tokenizer.init_kwargs[base_model.NOTES] = notes
+    tokenizer.init_kwargs[reading.NOTES] = notes
     folder = home / Path(model).name
     with whole(folder) as part:
         made.save_pretrained(part)
@@ -171,9 +174,9 @@ def weights(model: str) -> int:
     config = base_model.config(model)
     try:
         with torch.device("meta"):
-            return base_model.maker("auto", config, model).from_config(config).num_parameters()
+            return served.maker("auto", config, model).from_config(config).num_parameters()
     except ValueError as error:
-        raise base_model.unusable(model, error) from None
+        raise locate.unusable(model, error) from None
 
 
 def fitted(config: dict[str, Any], tokenizer: Any) -> dict[str, Any]:
@@ -199,8 +202,8 @@ def tokenizer_of(model: str, spec: Spec) -> tuple[Any, list[str]]:
         ), []
     except (OSError, ValueError) as error:
         if Path(spec.path).is_dir():
-            raise base_model.unusable(model, error) from None
-    tokenizer, _ = base_model.tokenizer("tiny")
+            raise locate.unusable(model, error) from None
+    tokenizer, _ = reading.tokenizer("tiny")
     template = template_of(spec)
     if template:
         tokenizer.chat_template = template

@@ -7,8 +7,7 @@ cannot run with; torch is never touched.
 from __future__ import annotations
 
 import importlib
-import subprocess
-import sys
+import os
 import tempfile
 import time
 from collections.abc import Sequence
@@ -24,7 +23,9 @@ from lorakit.machine.packages import (
     replaced,
     specified,
     unmet,
+    version_of_lorakit,
 )
+from lorakit.notebook.bundle import installer
 
 RESTART = (
     "restart the session (Colab: Runtime → Restart session; Kaggle: Run → Restart & clear cell "
@@ -55,8 +56,7 @@ def install_missing(*names: str) -> None:
 def _install(lacking: Sequence[Unmet]) -> None:
     before, began = _versions(), time.monotonic()
     print(f"installing {', '.join(u.name for u in lacking)} (up to a minute) …", flush=True)
-    wheels = _bundled_wheels()
-    source = ["--no-index", *(f"--find-links={folder}" for folder in wheels)] if wheels else []
+    bundle = _bundle()
     wanted = [u.requirement for u in lacking]
     changing = {normal(u.name) for u in lacking}
     # First with every other package kept as it is; then with torch alone kept, should nothing fit.
@@ -64,7 +64,7 @@ def _install(lacking: Sequence[Unmet]) -> None:
         {n: v for n, v in before.items() if n not in changing},
         {n: v for n, v in before.items() if n.startswith((*HELD, "nvidia-", "triton"))},
     ):
-        message = _pip([*source, *wanted], kept)
+        message = _pip(bundle, wanted, kept)
         if not message:
             break
     else:
@@ -84,26 +84,24 @@ def _install(lacking: Sequence[Unmet]) -> None:
     )
 
 
-def _pip(arguments: Sequence[str], kept: dict[str, str]) -> str:
+def _pip(bundle: Path | None, wanted: list[str], kept: dict[str, str]) -> str:
     """Runs `pip install`; returns its last lines when it fails, else an empty string."""
     with tempfile.NamedTemporaryFile("w", suffix=".txt", delete=False) as file:
         file.writelines(f"{name}=={version}\n" for name, version in kept.items())
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     try:
-        done = subprocess.run(
-            [*command, "--constraint", file.name, *arguments],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+        if bundle:
+            files = installer.manifest(bundle)["files"]
+            said = installer.install_hashed(bundle, files, wanted, file.name)
+        else:
+            said = installer.pip(f"--constraint={file.name}", *wanted)
     finally:
         Path(file.name).unlink()
-    return "\n".join(done.stdout.strip().splitlines()[-5:]) if done.returncode else ""
+    return "\n".join(said.strip().splitlines()[-5:])
 
 
 def _versions() -> dict[str, str]:
     """Every installed package."""
-    found = {}
+    found: dict[str, str] = {}
     for each in metadata.distributions():
         if name := each.metadata["Name"]:
             found.setdefault(normal(name), each.version)
@@ -111,9 +109,31 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _bundled_wheels() -> list[Path]:
-    """The folders of wheels of bundles near this notebook, or attached on Kaggle."""
-    here = Path.cwd()
+def _bundle() -> Path | None:
+    """The bundle that lorakit was installed from, else the first near this notebook, or attached on Kaggle, that was
+    made with this version of lorakit.
+
+    Raises `LorakitError` where its wheels are not those that its manifest lists.
+    """
+    here, named = Path.cwd(), os.environ.get("LORAKIT_BUNDLE")
     places = [here, *here.parents, *here.glob("*/")]
     places += [p for n in range(1, 5) for p in Path("/kaggle/input").glob("/".join("*" * n))]
-    return [p / "wheels" for p in places if (p / "bundle.json").is_file()]
+    for folder in [Path(named)] if named else places:
+        if not (folder / installer.MANIFEST).is_file():
+            continue
+        try:
+            packed = installer.manifest(folder)
+        except SystemExit as error:
+            raise LorakitError(str(error), where=folder) from None
+        if packed["lorakit"] != version_of_lorakit():
+            continue
+        wheels = {k: v for k, v in packed["files"].items() if k.startswith("wheels/")}
+        if broken := installer.flaws(folder, wheels):
+            raise LorakitError(
+                f"wheels of this bundle are not as packed: {broken[0]}",
+                where=folder,
+                cure="copy or upload the bundle again",
+            )
+        print(f"from the bundle {folder}")
+        return folder
+    return None

@@ -3,33 +3,31 @@
 from __future__ import annotations
 
 import io
-import json
 import random
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from lorakit import tasks
 from lorakit.common import registry
-from lorakit.common.errors import BadRow, LorakitError
-from lorakit.common.files import whole
-from lorakit.data import duplicates, loading, splitting
+from lorakit.common.errors import LorakitError
+from lorakit.data import loading, splitting
 from lorakit.data.example import Example, Rejected
 from lorakit.data.matching import columns_of
 from lorakit.data.quality import LEVELS, Finding, some
 from lorakit.data.report import DataReport, listed, shown
-from lorakit.data.sources import Source, identity, of_run, source
-from lorakit.models import base_model
+from lorakit.data.sources import Source, identity, of_run
+from lorakit.models import base_model, served
 from lorakit.run import Run
 from lorakit.tasks import dataset
 
 Encode = Callable[[Example, int], list[dict]]
+
 Choose = Callable[[str], Encode | None]
+
 SAMPLE = 10_000  # rows for the checks that need not see all
 WIDE, BAR, TITLED = (
     5.5,
@@ -138,14 +136,14 @@ class Checked:
         high = max((sum(TITLED + bars[n] for n in names) for names in columns), default=2)
         figure = Picture(figsize=(WIDE * max(1, len(columns)), BAR * high), layout="constrained")
         parts = figure.subfigures(1, max(1, len(columns)), squeeze=False)[0]
-        for part, names in zip(parts, columns):
+        for part, column in zip(parts, columns):
             rest = high - sum(
-                TITLED + bars[n] for n in names
+                TITLED + bars[n] for n in column
             )  # left blank, so that all bars are alike
             grid = part.add_gridspec(
-                len(names) + 1, 1, height_ratios=[*(bars[n] for n in names), max(rest, 0.01)]
+                len(column) + 1, 1, height_ratios=[*(bars[n] for n in column), max(rest, 0.01)]
             )
-            for place, name in enumerate(names):
+            for place, name in enumerate(column):
                 self.checks[name].draw(axes := part.add_subplot(grid[place]))
                 axes.spines[["top", "right"]].set_visible(False)
         if not columns:
@@ -158,7 +156,7 @@ class Checked:
 def _columns(bars: Mapping[str, int]) -> list[list[str]]:
     """Names in at most two columns of about the same height, the tallest first."""
     columns: list[list[str]] = [[], []]
-    for name in sorted(bars, key=bars.get, reverse=True):
+    for name in sorted(bars, key=lambda name: bars[name], reverse=True):
         min(columns, key=lambda names: sum(TITLED + bars[n] for n in names)).append(name)
     return [names for names in columns if names]
 
@@ -174,7 +172,7 @@ def _known(names: tuple[str, ...]) -> tuple[str, ...]:
     return names
 
 
-def _chooser(run: Run) -> tuple[Choose, list[str]]:
+def encoder_of(run: Run) -> tuple[Choose, list[str]]:
     """(what finds how the run would encode rows of a schema, notes on the model's tokenizer)."""
     base = base_model.of(run.model)
 
@@ -184,7 +182,7 @@ def _chooser(run: Run) -> tuple[Choose, list[str]]:
             name = (
                 run.task
                 if run.task != "auto"
-                else base_model.task_for(given, base.config, base.processor, run.model)
+                else served.task_for(given, base.config, base.processor, run.model)
             )
         except LorakitError:
             if "model" in run.model_fields_set:
@@ -198,7 +196,7 @@ def _chooser(run: Run) -> tuple[Choose, list[str]]:
     return choose, list(base.notes)
 
 
-def _gives(task: str) -> str | None:
+def gives_of(task: str) -> str | None:
     return None if task == "auto" else registry.load("tasks", task).GIVES
 
 
@@ -208,12 +206,14 @@ def check(run: Run) -> Checked:
     The rows are prepared as the run prepares them (of a large file a sample of them), so that what a run refuses, this
     refuses for the same reason.
     """
-    choose, notes = _chooser(run)
+    choose, notes = encoder_of(run)
     found = look(
-        of_run(run.data, run.validation_data, run.test_data, run.format, run.replay),
+        of_run(
+            run.data, run.validation_data, run.test_data, run.format, run.replay, run.media_folder
+        ),
         choose=choose,
         **columns_of(run),
-        gives=_gives(run.task),
+        gives=gives_of(run.task),
         max_length=base_model.of(run.model).fitting(run),
         seed=run.seed,
     )
@@ -267,16 +267,21 @@ def look(
     sample: int = SAMPLE,
 ) -> Checked:
     """Reads each file once, a row at a time. `choose` finds what encodes the rows of a schema."""
-    rows, kept, checks = Counter(), _Sample(sample, seed), {}
+    rows, kept = Counter[str](), _Sample(sample, seed)
+    checks: dict[str, Any] = {}
     report = DataReport("")
-    for key, it in sources.items():
+    for key, it in dict(sources).items():
+        if key not in sources:  # official rows without answers
+            continue
         name = key.split()[0]
         reading = loading.read(
             it, columns=columns, keep_rows=keep_rows, ignore_columns=ignore_columns, gives=gives
         )
         here = reading.report()
-        if key == "train":
+        if name == "train":
             report = here
+            sources, notes = loading.with_answers(sources, here.schema, columns)
+            report.notes += notes
         before = len(report.rejected)
         for row in reading.rows:
             here.rows += 1
@@ -294,7 +299,7 @@ def look(
         if not rows[name]:
             bad = report.rejected[before]
             raise LorakitError(f"{it.name}: no usable row; the first: {bad.where}: {bad.reason}")
-        if key != "train":
+        if name != "train":
             report.notes.append(
                 f"{name} rows: {here.file}: {some(here.rows)}, {here.format}; {here.reason}"
             )
@@ -337,70 +342,3 @@ class _Sample:
 
     def rows(self) -> list[tuple[Example, str]]:
         return [(row, name) for _, row, name in sorted(self.kept, key=lambda k: k[0])]
-
-
-def fix(run: Run, folder: str | Path | None = None) -> tuple[Path, Path]:
-    """(a clean copy as JSON Lines, the rows left out with their reasons), beside the file or in `folder`.
-
-    Left out is what the run would leave out: rows that cannot be read, exact repetitions, rows with nothing to train.
-    Raises `LorakitError` when either file is there already: nothing is written over.
-    """
-    if not isinstance(run.data, str):
-        raise LorakitError("one file at a time can be cleaned", setting="data", value=run.data)
-    it = source(run.data, run.format)
-    path = Path(it.path) if Path(it.path).exists() else Path(Path(it.path).name)
-    stem = path.name.removesuffix(".gz").rpartition(".")[0] or path.name
-    targets = [
-        (Path(folder) if folder else path.parent) / f"{stem}.{kind}.jsonl"
-        for kind in ("clean", "rejected")
-    ]
-    for target in targets:
-        if target.exists():
-            raise LorakitError(
-                f"{target}: is there already; move it away first, nothing is written over"
-            )
-    with ExitStack() as stack:
-        parts = [stack.enter_context(whole(target)) for target in targets]
-        kept, rest = (stack.enter_context(open(part, "w", encoding="utf-8")) for part in parts)
-        for row in _sifted(run, it):
-            if isinstance(row, Rejected):
-                rest.write(_line(asdict(row), row))
-            else:
-                kept.write(_line(row.fields["columns"], row))
-    return targets[0], targets[1]
-
-
-def _sifted(run: Run, it: Source) -> Iterator[Example | Rejected]:
-    """The rows of a file, those that a run would not train on as `Rejected`."""
-    reading, seen = loading.read(it, **columns_of(run), gives=_gives(run.task)), {}
-    encode = _chooser(run)[0](reading.schema)
-    if encode is None:
-        raise LorakitError(
-            f"{it.name}: name the model that these rows are for, e.g. --set model=vit-base"
-        )
-    for row in reading.rows:
-        if isinstance(row, Example):
-            try:
-                encode(row, base_model.of(run.model).fitting(run))
-            except BadRow as error:
-                row = Rejected(row.file, row.row, str(error))
-            else:
-                before = seen.setdefault(duplicates.fingerprint(row), row.where)
-                row = (
-                    row if before == row.where else Rejected(row.file, row.row, f"repeats {before}")
-                )
-        yield row
-
-
-def _line(fields: dict, row: Example | Rejected) -> str:
-    """One line of JSON, escaped where UTF-8 cannot write it."""
-    try:
-        words = json.dumps(fields, ensure_ascii=False) + "\n"
-        words.encode("utf-8")
-        return words
-    except UnicodeEncodeError:
-        return json.dumps(fields) + "\n"
-    except TypeError as error:
-        raise LorakitError(
-            f"{row.where}: cannot be written as JSON ({error}); only text can be copied"
-        ) from None

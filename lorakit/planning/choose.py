@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from math import ceil
-
 from lorakit import engines, tasks
 from lorakit.common.choice import Choice, Choices
 from lorakit.common.errors import LorakitError
@@ -11,9 +9,11 @@ from lorakit.engines import quantization as quantizations
 from lorakit.engines.protocol import EngineModule
 from lorakit.machine.hardware import DRIVE, Facts
 from lorakit.models import base_model, gguf
-from lorakit.models.spec import Spec, known
+from lorakit.models.spec import Spec
 from lorakit.planning import bf16_trial, memory
-from lorakit.run import VARIANTS, Run
+from lorakit.planning.ladder import ladder, smaller_forms
+from lorakit.run import Run
+from lorakit.run.variants import VARIANTS
 
 WORTHWHILE = 1.2  # bf16 on a CPU is taken from this gain on
 
@@ -56,106 +56,6 @@ def resolve(run: Run, facts: Facts, started: Choice | None = None) -> tuple[Run,
     run = run.with_(**{n: v for n, (v, _) in chosen.items()})
     chosen |= ladder(run, facts)
     return run.with_(**{n: v for n, (v, _) in chosen.items()}), chosen
-
-
-def ladder(run: Run, facts: Facts) -> Choices:
-    """Down from the fastest way to the one that fits: fewer tokens at a time, then recomputing activations (of as few
-    layers as it takes), then keeping them in the host's memory. What the user has set stays as it is."""
-    room, of = 0.85 * facts.device_memory, memory.shape(run)
-    again = (False, True) if run.gradient_checkpointing == "auto" else (run.gradient_checkpointing,)
-    away = (False, True) if run.offload == "auto" else (run.offload,)
-    rungs = [
-        run.with_(micro_batch_tokens=tokens, gradient_checkpointing=a, offload=b)
-        for b in away
-        for a in again
-        for tokens in _tokens(run, facts)
-        if a or not b or len(away) == 1
-    ]  # offloading comes after recomputing, unless it is asked for
-    tried: list[tuple[Run, int]] = []
-    for rung in rungs:
-        tried.append((rung, memory.memory(rung, of)["total"]))
-        if tried[-1][1] <= room:
-            break
-        fewest = rung.micro_batch_tokens == rungs[-1].micro_batch_tokens
-        if (
-            fewest
-            and len(again) == 2
-            and not (rung.gradient_checkpointing or rung.offload)
-            and (some := _some_layers(rung, of, tried[-1][1], room))
-        ):
-            tried.append(some)
-            break
-    best, need = tried[-1]
-    words = f"{need / 1e9:.1f} GB of the {room / 1e9:.1f} GB that may be used"
-    above = f"; without it {tried[-2][1] / 1e9:.1f} GB" if len(tried) > 1 else ""
-    return {
-        name: Choice(getattr(best, name), words + above)
-        for name in ("micro_batch_tokens", "gradient_checkpointing", "offload")
-        if getattr(run, name) == "auto"
-    }
-
-
-def _some_layers(run: Run, of: memory.Shape, need: int, room: float) -> tuple[Run, int] | None:
-    """Recomputing as few layers as it takes, where that is not all of them."""
-    least = memory.memory(run.with_(gradient_checkpointing=True), of)["total"]
-    if least >= room:
-        return None
-    for count in range(ceil(of.layers * (need - room) / (need - least)), of.layers):
-        some = run.with_(gradient_checkpointing=count)
-        if (takes := memory.memory(some, of)["total"]) <= room:
-            return some, takes
-    return None
-
-
-def _tokens(run: Run, facts: Facts) -> list[int]:
-    """Tokens at a time to try, the most first; a row of full length has to fit."""
-    if run.micro_batch_tokens != "auto":
-        return [run.micro_batch_tokens]
-    most = 16384 if facts.device == "cuda" and facts.device_memory >= 40e9 else 4096
-    return [
-        max(most >> k, run.max_length)
-        for k in range(8)
-        if k == 0 or most >> k > run.max_length // 2
-    ]
-
-
-def refuse(run: Run, facts: Facts) -> None:
-    """Raises `LorakitError` when a resolved run cannot fit, with the nearest settings that do."""
-    need = memory.memory(run)["total"]
-    if need <= facts.device_memory:
-        return
-    small = smaller_forms(run, facts)[:1]
-    proposals = {
-        "quantization": small if run.method == "lora" and run.quantization == "none" else [],
-        "max_length": [n for n in (2048, 1024, 512, 256, 128) if n < run.max_length],
-        "rank": [n for n in (32, 16, 8, 4) if n < run.rank and run.method == "lora"],
-    }
-    found = []
-    for name, values in proposals.items():
-        for value in values:
-            smaller = run.with_(
-                **{name: value, **({"micro_batch_tokens": value} if name == "max_length" else {})}
-            )
-            if memory.memory(smaller)["total"] <= 0.85 * facts.device_memory:
-                found.append(f"{name}={value}")
-                break
-    cure = "take a smaller model or a larger card"
-    if facts.cards and (copies := quantized_copies(run.model)):
-        cure = f"take model={copies[0]}, the same weights in 4 bits"
-    if found:
-        cure = f"it would fit with {' or '.join(found)}"
-    if facts.device_memory < need <= facts.most_memory:
-        cure += f", or give the GPU more of this Mac's memory: {facts.more}"
-    raise LorakitError(
-        f"{run.model}: about {need / 1e9:.1f} GB are needed and {facts.device_memory / 1e9:.1f} GB are "
-        f"there, one row at a time; {cure}"
-    )
-
-
-def quantized_copies(model: str) -> list[str]:
-    """Known models with the weights of this one, stored in 4 bits."""
-    name = base_model.spec(model).name
-    return [s.name for s in known().values() if s.name == f"{name}-nf4" and s.stored == "nf4"]
 
 
 VALIDATION_SHARE = 0.1  # of the time of training, at most; one validation there always is
@@ -367,11 +267,6 @@ def refuse_again(wanted: str, model: str, spec: Spec) -> None:
         )
 
 
-def smaller_forms(run: Run, facts: Facts) -> list[str]:
-    """The quantizations that this engine has here for weights that are stored in none, the smallest first."""
-    return [name for name in engines.get(run.engine).quantizations(facts) if name != "gguf"]
-
-
 def quantization(run: Run, facts: Facts, spec: Spec) -> Choice:
     refuse_again(run.quantization, run.model, spec)
     file = gguf.source(spec.path)
@@ -406,7 +301,7 @@ def quantization(run: Run, facts: Facts, spec: Spec) -> Choice:
         micro_batch_tokens=run.max_length,
         gradient_checkpointing=True,
     )
-    need, room = memory.memory(smallest)["total"], 0.8 * facts.device_memory
+    need, room = memory.memory(smallest, facts=facts)["total"], 0.8 * facts.device_memory
     words = f"unquantized it takes {need / 1e9:.1f} GB of the {room / 1e9:.1f} GB that may be used"
     if need < room:
         return Choice("none", words)

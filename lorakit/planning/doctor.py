@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import re
-import socket
 from typing import Any
 
+from lorakit.common import hub
 from lorakit.common.errors import LorakitError
 from lorakit.machine import hardware
 from lorakit.machine.packages import declared, ignored_torchao, quoted, unmet
@@ -32,7 +31,7 @@ HOSTED_CARD = {
 def examine(folder: str = ".", run: Run | None = None) -> dict[str, Any]:
     """facts, choices (for `run`, else for the embedded model), problems and notes with cures; the same as lines."""
     facts = hardware.facts(folder)
-    wrong, notes = problems(facts), remarks(facts, internet())
+    wrong, notes = problems(facts), remarks(facts, hub.reachable())
     wrong += [
         {
             "what": f"{u.name} {u.installed} is not supported (lorakit needs {u.requirement})",
@@ -66,17 +65,6 @@ def examine(folder: str = ".", run: Run | None = None) -> dict[str, Any]:
         "notes": notes,
         "lines": lines,
     }
-
-
-def internet(host: str = "huggingface.co", seconds: float = 3) -> bool | None:
-    """Whether the hub can be reached; None where the environment forbids to try."""
-    if os.environ.get("HF_HUB_OFFLINE"):
-        return None
-    try:
-        socket.create_connection((host, 443), timeout=seconds).close()
-    except OSError:
-        return False
-    return True
 
 
 def remarks(facts: hardware.Facts, online: bool | None) -> list[dict[str, str]]:

@@ -16,6 +16,7 @@ from lorakit.engines import quantization
 from lorakit.engines.protocol import EngineModule
 from lorakit.engines.quantization.protocol import Quantization
 from lorakit.machine import hardware
+from lorakit.machine.hardware import Facts
 from lorakit.models import base_model, gguf, spec
 from lorakit.run import Run
 
@@ -94,10 +95,13 @@ def _versions() -> dict[str, str]:
     return hardware.installed()
 
 
-def memory(run: Run, of: Shape | None = None) -> dict[str, int]:
+def memory(run: Run, of: Shape | None = None, facts: Facts | None = None) -> dict[str, int]:
     """Predicted peak bytes by part: weights, trained (with gradients and optimizer), working, total.
 
     `working` is what lives for one micro-batch: the engine's own count where it has one, else `roughly`.
+
+    Args:
+        facts: the machine that is planned for; None: this one.
     """
     of = of or shape(run)
     moments = {"adamw": 8, "paged_adamw_32bit": 8, "muon": 4}.get(run.optimizer, 2.03)
@@ -109,7 +113,7 @@ def memory(run: Run, of: Shape | None = None) -> dict[str, int]:
     rounded = (
         of.linear * BYTES.get(run.precision, 4) if run.fake_quantization != "none" else 0
     )  # kept while it answers
-    parts = {"weights": weights, "trained": extra, "working": max(working(run, of), rounded)}
+    parts = {"weights": weights, "trained": extra, "working": max(working(run, of, facts), rounded)}
     return {k: int(v) for k, v in {**parts, "total": sum(parts.values())}.items()}
 
 
@@ -139,7 +143,7 @@ def at_a_time(run: Run, row: int = 0) -> int:
     return min(tokens, run.micro_batch_size * row) if run.micro_batch_size != "auto" else tokens
 
 
-def working(run: Run, of: Shape) -> float:
+def working(run: Run, of: Shape, facts: Facts | None = None) -> float:
     """Bytes that live for one micro-batch. Counted for two sizes: between and beyond them it grows evenly."""
     tokens, engine = at_a_time(run), run.engine
     if engine != "auto":
@@ -147,7 +151,7 @@ def working(run: Run, of: Shape) -> float:
             row = engines.get(engine).row_positions(run)
             low, tokens = row or max(64, min(512, run.max_length)), at_a_time(run, row)
             high = 2 * low
-            least, most = (_simulated(run, size) for size in (low, high))
+            least, most = (_simulated(run, size, capability(facts)) for size in (low, high))
             found = most + (most - least) * (tokens - high) / (high - low)
             if form_of(run).DEQUANTIZES:  # one layer's weights
                 found += of.widest * BYTES.get(run.precision, 4)
@@ -169,39 +173,41 @@ NO_INFLUENCE = {
 }  # fmt: skip
 
 
-def _simulated(run: Run, tokens: int) -> int:
+def _simulated(run: Run, tokens: int, card: tuple[int, int] | None) -> int:
     """Bytes of a micro-batch of so many tokens by the engine's own count, made once for the settings that matter.
 
     Raises `NotImplementedError` where the engine cannot count this model.
     """
     settings = run.model_dump(exclude=NO_INFLUENCE)
     base, engine = base_model.of(run.model), engines.get(run.engine)
-    key = [base.sizes.to_json_string(), settings, tokens, _versions(), _device(), _source(engine)]
-    count = _count(json.dumps(settings), tokens, json.dumps(key))
+    key = [base.sizes.to_json_string(), settings, tokens, _versions(), card, _source(engine)]
+    count = _count(json.dumps(settings), tokens, card, json.dumps(key))
     if isinstance(count, str):
         raise NotImplementedError(count)
     return count
 
 
 @lru_cache(maxsize=256)
-def _count(settings: str, tokens: int, key: str) -> int | str:
+def _count(settings: str, tokens: int, card: tuple[int, int] | None, key: str) -> int | str:
     """Bytes, or why they cannot be counted."""
 
     def simulate() -> int | str:
         run = Run(**json.loads(settings), data="-", output_dir="outputs")
         try:
-            return int(engines.get(run.engine).working_bytes(run, tokens))
+            return int(engines.get(run.engine).working_bytes(run, tokens, card))
         except NotImplementedError as reason:
             return str(reason)
 
     return remembered("micro_batches", key, simulate)
 
 
-def _device() -> str:
-    """Engines count for a card or for the heap of a CPU."""
+def capability(facts: Facts | None = None) -> tuple[int, int] | None:
+    """Compute capability of a machine's oldest card, which decides the kernels; None where there is no card."""
+    if facts is not None:
+        return min((c.capability for c in facts.cards), default=None)
     import torch
 
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.cuda.get_device_capability() if torch.cuda.is_available() else None
 
 
 def _source(engine: EngineModule) -> list[Any]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 from lorakit.common import registry
 from lorakit.common.choice import Choice, Choices
@@ -14,9 +15,11 @@ from lorakit.common.errors import LorakitError
 from lorakit.data.sources import of_run
 from lorakit.machine import hardware
 from lorakit.machine.hardware import Facts
-from lorakit.models import base_model
+from lorakit.models import base_model, safety
 from lorakit.models.base_model import BaseModel
-from lorakit.planning import choose, memory
+from lorakit.models.parent import parent
+from lorakit.planning import choose, ladder, memory
+from lorakit.planning.effective import refuse_ineffective
 from lorakit.run import Run
 from lorakit.tasks.dataset import Prepared, prepare
 
@@ -50,7 +53,7 @@ class Setup:
     @cached_property
     def peak_memory(self) -> dict[str, int]:
         """Predicted bytes at the peak, by part and in `total`, of the rows that are there."""
-        return memory.memory(shortened(self.settings, self.prepared), self.shape)
+        return memory.memory(shortened(self.settings, self.prepared), self.shape, self.facts)
 
     def seconds(self) -> tuple[float, int]:
         """(predicted seconds of training, input tokens), from measured matrix products of this machine."""
@@ -67,7 +70,7 @@ class Setup:
 
     def refuse(self) -> None:
         """Raises `LorakitError` when the run cannot fit into the memory that is there, with settings that would."""
-        choose.refuse(shortened(self.settings, self.prepared), self.facts)
+        ladder.refuse(shortened(self.settings, self.prepared), self.facts)
 
 
 def setup(
@@ -101,6 +104,8 @@ def setup(
         choices["max_length"] = Choice(
             prepared.max_length, f"{run.model} has {prepared.max_length} positions"
         )
+    if trained := parent(run.model):
+        choices["model"] = Choice(run.model, trained.sentence())
     if run.task == "auto":
         choices["task"] = Choice(settings.task, prepared.report.reason)
     if started and started.value > len(prepared.rows["train"]):
@@ -119,6 +124,7 @@ def setup(
         int(updates * run.global_batch_size * lengths.mean()),
         int(validation.lengths.sum()) if validation is not None else 0,
     )
+    refuse_ineffective(settings, updates, prepared.rows)
     return Setup(run, settings, choices | more, facts, prepared, base_model.of(run.model))
 
 
@@ -128,8 +134,8 @@ def preflight(run: Run) -> None:
     Raises:
         LorakitError: one of them does not exist.
     """
-    of_run(run.data, run.validation_data, run.test_data, run.format, run.replay)
-    _ = base_model.of(run.model).path
+    of_run(run.data, run.validation_data, run.test_data, run.format, run.replay, run.media_folder)
+    safety.refuse_weights(run.model, Path(base_model.of(run.model).path), run.pickled_weights)
     for folder, name in (("tasks", run.task), ("engines", run.engine)):
         if name != "auto":
             registry.load(folder, name)

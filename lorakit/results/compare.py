@@ -261,7 +261,7 @@ def _paired(
     unfair: list[str],
 ) -> dict[str, dict]:
     """Metric -> entry of two runs on the same test rows; {} where there is nothing to pair."""
-    if not first or not other:
+    if not folder or not first or not other:
         return {}
     keys = [[(r["prompt"], r["reference"]) for r in rows] for _, rows in (first, other)]
     if keys[0] != keys[1]:

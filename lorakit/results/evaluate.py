@@ -122,7 +122,8 @@ def generate(
     progress: Callable[[int], None] = lambda n: None,
 ) -> list[str | None]:
     """Greedy answers, prompts of like length together. A row without a question gives None."""
-    starts, answers = rows.column("answer_start"), [None] * len(rows)
+    starts = rows.column("answer_start")
+    answers: list[str | None] = [None] * len(rows)
     asked = sorted((i for i in range(len(rows)) if starts[i] is not None), key=lambda i: -starts[i])
     which, of = engine.share
     for k in range(which * together, len(asked), of * together):

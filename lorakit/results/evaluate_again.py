@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from lorakit.results import evaluate
 from lorakit.results.open_run import FinishedRun, open_run
 from lorakit.results.predict import predict
 from lorakit.results.report import score_rows
+from lorakit.run import resolved
 from lorakit.runs import folder as record
 from lorakit.runs.folder import Folder
 from lorakit.tasks import rows
@@ -93,7 +94,7 @@ def _outcome(opened: FinishedRun, test: Rows, when: str) -> Any:
             test,
             opened.meta,
             engine.tokenizer,
-            max_tokens=opened.run.micro_batch_tokens,
+            max_tokens=resolved(opened.run.micro_batch_tokens),
             max_new_tokens=opened.run.max_new_tokens,
             when=when,
         )
@@ -109,7 +110,11 @@ def rows_of(
     Raises `LorakitError` when none is left, and for a class that the run never saw.
     """
     run, task, meta = opened.run, opened.task, opened.meta
-    examples, report = loading.load(source(data, run.format), **columns_of(run), gives=task.GIVES)
+    examples, report = loading.load(
+        replace(source(data, run.format), media_folder=run.media_folder),
+        **columns_of(run),
+        gives=task.GIVES,
+    )
     reader = opened.processor if task.MEDIUM else opened.tokenizer
     encoded, bad, notes = rows.encode(
         {"train": examples}, task, reader, run.max_length, **tasks.settings_of(task, run)

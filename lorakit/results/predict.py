@@ -18,7 +18,7 @@ def predict(
     meta: Mapping[str, Any],
     tokenizer: Any,
     *,
-    max_tokens: int | None,
+    max_tokens: int,
     max_new_tokens: int,
     when: str = "",
     visible: bool = True,

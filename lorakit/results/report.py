@@ -195,6 +195,7 @@ def facts(folder: Folder) -> dict[str, str]:
     peak, what, data = record.get("peak_memory", {}), unit(record), record.get("data", {})
     known = {
         "model": record.get("model"),
+        "trained on from": _parent(record.get("parent")),
         "method": record.get("method"),
         "updates": len(updates),
         "trained parameters": f"{record['trained_parameters']:,} of {record['parameters']:,}"
@@ -219,12 +220,23 @@ def facts(folder: Folder) -> dict[str, str]:
     return {k: v for k, v in known.items() if v not in (None, "")}
 
 
+def _parent(parent: dict[str, Any] | None) -> str | None:
+    if not parent:
+        return None
+    return f"the run {parent['run']} ({parent['updates']} updates on {parent['model']})"
+
+
 def context(folder: Folder) -> dict[str, Any]:
     """Everything a report says, as plain values."""
     record, scores = folder.record, folder.scores
-    validations = folder.history()[1]
+    updates, validations = folder.history()
     kind, headline = verdict(scores, record.get("data", {}).get("task"))
     notes = [n for n in [alarm(validations), *limits(record, scores)] if n]
+    if record["status"] == "done" and len(updates) != record.get("updates", len(updates)):
+        notes.append(
+            f"history.jsonl holds {len(updates):,} of the {record['updates']:,} updates: it was cut, and the curve "
+            "is not whole."
+        )
     if constant := scores.get(primary(scores), {}).get("most_frequent_answer"):
         less = "more" if constant["difference"] >= 0 else "less"
         notes.append(

@@ -23,7 +23,7 @@ from lorakit.results.ask import tuned
 from lorakit.results.compare import outcome
 from lorakit.results.evaluate import Outcome
 from lorakit.results.predict import predict
-from lorakit.run import Run
+from lorakit.run import Run, resolved
 from lorakit.runs.folder import Folder
 from lorakit.tasks import rows
 
@@ -177,7 +177,7 @@ def answered(
             test,
             meta,
             tokenizer,
-            max_tokens=run.micro_batch_tokens,
+            max_tokens=resolved(run.micro_batch_tokens),
             max_new_tokens=run.max_new_tokens,
             when=name,
         )
@@ -187,7 +187,9 @@ def answered(
 
 def _examples(run: Run, task: Any, test: rows.Rows) -> list[Example]:
     """The examples that the test rows were made of, in their order."""
-    sources = of_run(run.data, run.validation_data, run.test_data, run.format, run.replay)
+    sources = of_run(
+        run.data, run.validation_data, run.test_data, run.format, run.replay, run.media_folder
+    )
     it = sources.get("test", sources["train"])
     wanted = dict.fromkeys(zip(test.column("file"), test.column("row"), strict=True))
     found = {

@@ -258,6 +258,12 @@ class RunFolder:
         try:
             with open(self / name, "a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
+        except FileNotFoundError:
+            raise LorakitError(
+                "the folder of the run was removed while it trained",
+                where=self.path,
+                cure="start again; without its checkpoint it begins anew",
+            ) from None
         except OSError as error:
             raise LorakitError(
                 f"{self / name}: could not be written: {error.strerror}; free some space and start "

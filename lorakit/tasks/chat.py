@@ -13,7 +13,7 @@ from typing import Any
 from lorakit.common.errors import BadRow, LorakitError
 from lorakit.data.example import Example
 from lorakit.tasks import tools
-from lorakit.tasks.template import MARK, answer_of, render, saying, words_of
+from lorakit.tasks.template import MARK, answer_of, bare, render, saying, words_of
 
 GIVES = "messages"
 OBJECTIVE = "next_token"
@@ -85,7 +85,7 @@ def encode_turns(
             row |= {
                 "answer_start": len(prompt),
                 "prompt": words_of(messages[turn - 1]),
-                "reference": said or words_of(message),
+                "reference": said or words_of(bare(tokenizer, message)),
             }
     kept = [cut(row, max_length) for row in rows if any(row["targets"][:max_length])]
     if not kept:

@@ -13,12 +13,13 @@ from typing import Any
 
 from lorakit import tasks
 from lorakit.common import files, registry
+from lorakit.common.errors import LorakitError
 from lorakit.data import loading
 from lorakit.data.example import Example, Rejected
 from lorakit.data.matching import columns_of
 from lorakit.data.report import DataReport
 from lorakit.data.sources import Source, media_paths, of_run, shares
-from lorakit.models import base_model
+from lorakit.models import base_model, served
 from lorakit.models.base_model import BaseModel
 from lorakit.run import Run
 from lorakit.tasks import rows
@@ -31,6 +32,7 @@ SETTINGS = (
     "keep_rows",
     "ignore_columns",
     "near_duplicates",
+    "media_folder",
     "reasoning",
     "task",
     "seed",
@@ -130,37 +132,40 @@ def prepare(run: Run) -> Prepared:
     Raises:
         LorakitError: naming file and row, or the setting at fault.
     """
-    sources = of_run(run.data, run.validation_data, run.test_data, run.format, run.replay)
+    sources = of_run(
+        run.data, run.validation_data, run.test_data, run.format, run.replay, run.media_folder
+    )
     base = base_model.of(run.model)
     if (limit := base.fitting(run)) < run.max_length:
         run = run.with_(max_length=limit)
     key = _key(run, sources, base)
     path = files.cached(key, lambda folder: _build(folder, run, sources, base))
-    if _stale(path):
+    try:
+        if _stale(path):
+            raise ValueError("a picture or a sound has changed")
+        report, encoded, meta = _read(path, base)
+    except (OSError, ValueError, TypeError, LorakitError):  # changed, or damaged since: made anew
         files.remove(path)
         path = files.cached(key, lambda folder: _build(folder, run, sources, base))
+        report, encoded, meta = _read(path, base)
+    return Prepared(run, sources, base, path, report, encoded, meta)
+
+
+def _read(path: Path, base: BaseModel) -> tuple[DataReport, dict[str, Rows], dict[str, Any]]:
     content = json.loads((path / "report.json").read_text(encoding="utf-8"))
     report = DataReport(**content | {"rejected": [Rejected(**r) for r in content["rejected"]]})
-    encoded, meta = rows.read(path / "rows", base.processor)
-    return Prepared(run, sources, base, path, report, encoded, meta)
+    return report, *rows.read(path / "rows", base.processor)
 
 
 def _key(run: Run, sources: Mapping[str, Source], base: BaseModel) -> str:
     """SHA-256 of all that the rows follow from: content, settings, tokenizer, template, versions."""
     settings = {name: getattr(run, name) for name in SETTINGS}
     places = {n: (s.name, s.format, s.options, s.identity) for n, s in sources.items()}
-    reader = [base.config.model_type, str(base.processor and base.processor.to_dict())]
-    if tokenizer := base.tokenizer:
-        reader += [
-            tokenizer.backend_tokenizer.to_str(),
-            tokenizer.chat_template,
-            str(tokenizer.special_tokens_map),
-        ]
     versions = [metadata.version(name) for name in ("transformers", "tokenizers", "datasets")]
     weights = shares(run.data, run.replay)
     if any(weights.values()):
         settings["shares"] = weights
-    parts = [FORMAT_VERSION, settings, places, reader, base.notes, versions]
+    parts = [FORMAT_VERSION, settings, places, base.reader_hash, base.notes, versions]
     content = json.dumps(parts, default=str).encode("utf-8", "surrogatepass")
     return hashlib.sha256(content).hexdigest()[:32]
 
@@ -214,9 +219,9 @@ def encode_sets(
     schema = registry.load("schemas", report.schema)
     name = run.task
     if name == "auto":
-        name = base_model.task_for(schema, base.config, base.processor, run.model)
+        name = served.task_for(schema, base.config, base.processor, run.model)
     task = tasks.get(name)
-    base_model.maker(name, base.config, run.model)  # says so when they do not go together
+    served.maker(name, base.config, run.model)  # says so when they do not go together
     encoded, rejected, notes = rows.encode(
         sets,
         task,

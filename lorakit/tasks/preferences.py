@@ -11,7 +11,7 @@ from typing import Any
 from lorakit.common.errors import BadRow
 from lorakit.data.example import Example
 from lorakit.tasks import chat
-from lorakit.tasks.template import answer_of, words_of
+from lorakit.tasks.template import answer_of, bare, words_of
 
 GIVES = "pair"
 OBJECTIVE = "dpo"
@@ -42,7 +42,7 @@ def encode(
         {
             **chosen,
             "cut": chosen["cut"] + rejected["cut"],
-            "rejected": words_of(other),
+            "rejected": words_of(bare(tokenizer, other)),
             "rejected_ids": rejected["ids"],
             "rejected_targets": rejected["targets"],
             "length": len(chosen["ids"]) + len(rejected["ids"]),
@@ -71,6 +71,6 @@ def side(example: Example, tokenizer: Any, answer: dict, max_length: int, reason
         **chat.cut(row, max_length),
         "answer_start": len(prompt),
         "prompt": words_of(turns[-1]),
-        "reference": words_of(answer),
+        "reference": words_of(bare(tokenizer, answer)),
         **lost,
     }

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lorakit.common.errors import BadRow, LorakitError
+from lorakit.data import markup
 
 MARK = "\ue000answer\ue001"  # rendered in an answer's place, it shows what the template writes around one
 HELD = "\ue002{}\ue003"  # stands for a control token that a row's own words hold
@@ -84,6 +85,22 @@ def with_thought_inline(message: dict) -> dict:
     return saying(without_thought(message), f"<think>\n{thought}\n</think>\n\n{words}")
 
 
+def bare(tokenizer: Any, message: dict, opens: bool = False) -> dict:
+    """The turn without end tokens behind its words, with `opens` without beginning tokens before them.
+
+    A template writes its own; a row may hold those of another model.
+    """
+    words, own = words_of(message), control_tokens(tokenizer)
+    while words.strip():
+        match = markup.FIRST.match(words) if opens else markup.LAST.search(words)
+        if match is None and own is not None and not opens:
+            match = next((m for m in own.finditer(words) if not words[m.end() :].strip()), None)
+        if match is None or match.span() == (0, len(words)):
+            break
+        words = words[match.end() :] if opens else words[: match.start()]
+    return message if words == words_of(message) else saying(message, words)
+
+
 def answer_of(
     tokenizer: Any,
     history: list[dict],
@@ -100,8 +117,13 @@ def answer_of(
     if tools and control and (found := control.search(_calls(tools, *history, message))):
         raise BadRow(f"tools or calls hold the model's control token {found[0]!r}")
     held: list[str] = []
-    told = [_held(turn, control, held) for turn in history]
-    answer = _held(message, control, held)
+    plain = [
+        bare(tokenizer, t, opens=not i) if t["role"] == "user" else t for i, t in enumerate(history)
+    ]
+    said = bare(tokenizer, message)
+    ended = said is not message or any(a is not b for a, b in zip(plain, history, strict=True))
+    told = [_held(turn, control, held) for turn in plain]
+    answer = _held(said, control, held)
     if reasoning == "drop":
         answer = without_thought(answer)
     before, text, tail = _rendered(tokenizer, told, answer, where, tools)
@@ -112,6 +134,7 @@ def answer_of(
     prompt, ids, until, exact = _tokens(tokenizer, before, text, tail, held, where)
     lost = set(_lost(told, answer, before, text[len(before) : until]))
     lost |= {"control"} if held else set()
+    lost |= {"ended"} if ended else set()
     lost |= set() if exact else {"prompt"}
     return Answer(prompt, ids, frozenset(lost))
 

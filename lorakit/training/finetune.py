@@ -18,10 +18,11 @@ from lorakit.machine import distributed
 from lorakit.machine.distributed import World
 from lorakit.machine.hardware import Facts
 from lorakit.models import identity
+from lorakit.models.parent import parent
+from lorakit.models.recorded import verify_files
 from lorakit.planning.setup import Setup, setup
 from lorakit.results import evaluate, report
 from lorakit.results.evaluate import Outcome
-from lorakit.results.open_run import verify_files
 from lorakit.results.predict import predict
 from lorakit.run import Run, resolved
 from lorakit.runs.folder import (
@@ -62,6 +63,8 @@ def finetune(run: Run, alone: str = "", facts: Facts | None = None) -> RunFolder
         plan = setup(run, facts, processes=world.size, alone=alone)
         plan.refuse()
         attempt.writes = world.broadcast_from_rank0(lambda: not resume.finished(plan, folder))
+        if not attempt.writes and folder.writable and not folder.settings.exists():
+            plan.settings.write(folder.settings)
         if attempt.writes:
             begin(plan, folder)
             if run.folds and not run.fold:
@@ -148,8 +151,10 @@ def load(plan: Setup, folder: RunFolder, world: World) -> Session:
     if folder.writable:
         with atomic_write(folder.settings) as part:
             plan.settings.write(part)
+    trained = parent(plan.asked.model)
     folder.note(
         choices=choices,
+        parent=trained.note() if trained else None,
         base_sha256=plan.base.hash,
         base=identity.note(plan.settings.model, folder.path),
         parameters=sum(n for n, _ in sizes.values()),
@@ -325,7 +330,7 @@ def _recorded(folder: RunFolder) -> Iterator[_Attempt]:
         yield attempt
     except BaseException as error:
         status, message = ending(error)
-        if attempt.writes:
+        if attempt.writes and folder.path.is_dir():  # else somebody has removed it
             with contextlib.suppress(Exception):
                 folder.note(status=status, error=message)
                 if folder.writable:

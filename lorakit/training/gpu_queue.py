@@ -17,7 +17,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from lorakit.common.errors import LorakitError
-from lorakit.common.files import atomic_write, cache
+from lorakit.common.files import atomic_write, cache, sweep
 from lorakit.machine.hardware import cards as cards_here
 
 LOOK = 0.3  # seconds between two looks at the queue
@@ -63,6 +63,7 @@ def turn(what: str, slots: int, wanted: int = 1, folder: Path | None = None) -> 
     folder, wanted = folder or queue(), min(wanted, slots)
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        _sweep(folder)
         ticket = folder / f"{time.time_ns():020d}-{os.getpid()}.ticket"
         mine = FileLock(f"{ticket}.lock")
         mine.acquire(timeout=1)
@@ -86,6 +87,15 @@ def turn(what: str, slots: int, wanted: int = 1, folder: Path | None = None) -> 
             mine.release()
             Path(f"{ticket}.lock").unlink(missing_ok=True)
         yield list(cards)
+
+
+def _sweep(folder: Path) -> None:
+    """Removes what a process left that was killed while it wrote its ticket."""
+    sweep(folder)
+    for lock in folder.glob("*.ticket.lock"):
+        if not lock.with_suffix("").exists():
+            with contextlib.suppress(Timeout, OSError), FileLock(lock).acquire(timeout=0):
+                lock.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -182,28 +182,16 @@ def together(run: Run, count: int) -> str:
     Returns "", or why one process shall try instead, as `processes: auto` allows when several did not get to work.
     Raises `LorakitError` with the last words of the one that died first.
     """
-    from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, SignalException, Std
+    from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+    from torch.distributed.launcher.api import elastic_launch
 
     folder = _made(run)
     logs = (
         folder / f"processes.part{os.getpid()}"
     )  # swept where this process does not live to remove it
     write_json(folder.asked, run.given())
-    config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=count,
-        run_id=folder.path.name,
-        rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
-        local_addr="localhost",
-        max_restarts=0,
-        monitor_interval=0.2,
-        logs_specs=DefaultLogsSpecs(log_dir=str(logs), tee=Std.ALL, local_ranks_filter={0}),
-        log_line_prefix_template=" ",
-    )
+    config = _on_this_machine(count, folder.path.name, logs)
     before, record = len(folder.history()[0]), folder.record
     try:
         with _undone():
@@ -237,6 +225,26 @@ def together(run: Run, count: int) -> str:
         with folder.locked():
             folder.note(status=Status.INTERRUPTED, error=died)
     raise LorakitError(died)
+
+
+def _on_this_machine(count: int, name: str, logs: Path) -> Any:
+    """torchrun's settings for `count` processes that meet here; the first one's output is shown."""
+    from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, Std
+    from torch.distributed.launcher.api import LaunchConfig
+
+    return LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=count,
+        run_id=name,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        local_addr="localhost",
+        max_restarts=0,
+        monitor_interval=0.2,
+        logs_specs=DefaultLogsSpecs(log_dir=str(logs), tee=Std.ALL, local_ranks_filter={0}),
+        log_line_prefix_template=" ",
+    )
 
 
 def _died(failures: dict[int, Any], logs: Path, count: int) -> str:

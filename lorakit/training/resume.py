@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from lorakit.common.errors import LorakitError
 from lorakit.engines.protocol import Engine
 from lorakit.machine.distributed import World
+from lorakit.models import identity
 from lorakit.planning.setup import Setup
 from lorakit.run import Run
 from lorakit.runs.folder import RunFolder
@@ -33,7 +36,16 @@ def differences(run: Run, folder: RunFolder) -> list[str]:
     if folder.settings.exists():  # what `auto` became is no difference
         resolved = run.differences(Run.read(folder.settings))
         differing = {k: v for k, v in differing.items() if k in resolved}
+    if "model" in differing and _same_base(run.model, known):
+        del differing["model"]
     return [f"{k}: {theirs!r} there, {mine!r} now" for k, (mine, theirs) in differing.items()]
+
+
+def _same_base(model: str, known: dict[str, Any]) -> bool:
+    """Whether a base that lies elsewhere now has the content of the one that the record names."""
+    base = known.get("base") or {}
+    recorded = identity.Base(base.get("weights"), base.get("config"))
+    return bool(recorded.weights) and not identity.base(model).differences(recorded)
 
 
 def preflight(run: Run) -> None:
@@ -49,9 +61,12 @@ def changed_inputs(plan: Setup, folder: RunFolder) -> list[str]:
     changed = []
     if known["data"]["sha256"] != plan.prepared.report.sha256:
         changed.append(f"the content of the data: {known['data']['file']} has changed since")
-    bases = {known.get("base_sha256", model), plan.base.hash}
-    if len(bases) > 1 and model not in bases:  # the name stands for files that were not at hand
-        changed.append(f"the weights of the base: {model} has changed since")
+    base = known.get("base") or {}
+    recorded = identity.Base(base.get("weights") or known.get("base_sha256"), base.get("config"))
+    differing = identity.base(model).differences(recorded) if recorded.weights != model else []
+    if base.get("reader") not in (None, plan.base.reader_hash):
+        differing.append("tokenizer or chat template")
+    changed += [f"the {part} of the base: {model} has changed since" for part in differing]
     return changed
 
 

@@ -26,6 +26,7 @@ from lorakit.data import example, loading, sources
 from lorakit.data.example import Example, Examples
 from lorakit.data.quality import scripts
 from lorakit.data.schemas import turns
+from lorakit.planning import clean_copy
 from lorakit.tasks import rows
 
 checking = importlib.import_module("lorakit.planning.check")  # lorakit.check is the function
@@ -664,7 +665,7 @@ def test_nothing_is_written_over(command, base, tmp_path, there):
 def test_a_clean_copy_holds_what_the_file_held(base, tmp_path):
     half = {"prompt": "é\u2028", "completion": "水", "n": [1, {"x": None}], "odd": "\ud800"}
     path = save(tmp_path / "rows.jsonl", [half, qa("b", "")])
-    clean, left = checking.fix(lorakit.Run(data=path, model=base), tmp_path / "new")
+    clean, left = clean_copy.fix(lorakit.Run(data=path, model=base), tmp_path / "new")
     assert (clean, left) == (
         tmp_path / "new" / "rows.clean.jsonl",
         tmp_path / "new" / "rows.rejected.jsonl",
@@ -695,7 +696,7 @@ def test_a_clean_copy_that_cannot_be_made_leaves_nothing(command, base, tmp_path
 
     monkeypatch.setattr(loading, "read", broken)
     monkeypatch.setattr(
-        checking, "_chooser", lambda run: (lambda schema: lambda example, max_length: [], [])
+        clean_copy, "encoder_of", lambda run: (lambda schema: lambda example, max_length: [], [])
     )
     code, _, err = command("check", path, "--fix", *settings_for(base))
     assert code == 1 and "rows.jsonl:1: cannot be written as JSON" in err

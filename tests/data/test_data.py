@@ -128,7 +128,7 @@ def test_nothing_vanishes(tmp_path_factory, rows):
         ({"messages": qa("u", "a").fields["messages"]}, "messages", "'messages'"),
         ({"text": "t", "id": 1}, "text", "'text'"),
         (
-            {"text": "t", "prompt": "p", "response": "r"},
+            {"text": "Q: p A: r", "prompt": "p", "response": "r"},
             "prompt_completion",
             "'prompt' and 'response', which say more than 'text' (`columns` decides otherwise)",
         ),

@@ -98,7 +98,7 @@ def test_json_rows_that_are_no_objects_are_named(wrap, tmp_path):
     [
         ('[{"a": 1},\n {"b": }]', r"f\.json:2: broken JSON: Expecting value \(column 8\)"),
         (
-            '{"a": 1}\n{"a": 2}\n',
+            '{"a": 1}\n{"a": 2} 3\n',
             r"f\.json:2: broken JSON: .*One object a line\? Then name the file \.jsonl",
         ),
         ("", r"f\.json: the file is empty"),

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import torch
 from helpers.engines import SMALL, batches, history, learnable, settings
-from helpers.models import byte_tokenizer, save_base
+from helpers.models import mxfp4, save_base
 from safetensors.numpy import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from lorakit.cli import main
 from lorakit.common.errors import LorakitError
 from lorakit.engines import mlx as engines
-from lorakit.engines.mlx import convert
+from lorakit.engines.mlx import adapters, bases
 
 mx = pytest.importorskip("mlx.core")
 pytest.importorskip("mlx_lm")
@@ -83,7 +83,7 @@ def peft_adapter(base, folder, **changes):
 
 @pytest.fixture(scope="module")
 def mlx_base(base, tmp_path_factory):
-    return convert.base_to_mlx(base, tmp_path_factory.mktemp("mlx") / "base")
+    return bases.base_to_mlx(base, tmp_path_factory.mktemp("mlx") / "base")
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +111,7 @@ ALL = [
 )
 def test_pefts_adapter_in_mlx_lm_and_back(base, mlx_base, tmp_path, changes, keys, layers):
     source = peft_adapter(base, tmp_path / "peft", **changes)
-    there = convert.adapter_to_mlx(source, tmp_path / "there")
+    there = adapters.adapter_to_mlx(source, tmp_path / "there")
     said = json.loads((there / "adapter_config.json").read_text())
     scale = 12 / 2 if changes.get("use_rslora") else 12 / 4
     assert said["lora_parameters"] == {"rank": 4, "scale": scale, "keys": keys, "dropout": 0.0}
@@ -119,7 +119,7 @@ def test_pefts_adapter_in_mlx_lm_and_back(base, mlx_base, tmp_path, changes, key
     expected, without = torch_logits(base, source), torch_logits(base)
     np.testing.assert_allclose(mlx_logits(mlx_base, there), expected, atol=1e-3)
     assert np.abs(expected - without).max() > 0.1  # the adapter does something
-    back = convert.adapter_to_peft(there, tmp_path / "back")
+    back = adapters.adapter_to_peft(there, tmp_path / "back")
     assert same(
         load_file(source / "adapter_model.safetensors"),
         load_file(back / "adapter_model.safetensors"),
@@ -152,7 +152,7 @@ def test_an_adapter_that_mlx_lm_has_trained_goes_to_peft(base, mlx_base, tmp_pat
             adapter_file=folder / "adapters.safetensors",
         ),
     )
-    back = convert.adapter_to_peft(folder, tmp_path / "peft", base)
+    back = adapters.adapter_to_peft(folder, tmp_path / "peft", base)
     expected = mlx_logits(mlx_base, folder)
     np.testing.assert_allclose(torch_logits(base, back), expected, atol=1e-3)
     assert np.abs(expected - mlx_logits(mlx_base)).max() > 1e-2
@@ -164,7 +164,7 @@ def test_what_the_engine_saves_runs_in_mlx_lm(base, mlx_base, tmp_path):
     engine = engines.load(settings(base, engine="mlx", rank=4))
     history(engine, batches(learnable(16), engine, updates=3))
     engine.save(tmp_path / "adapter")
-    there = convert.adapter_to_mlx(tmp_path / "adapter", tmp_path / "there")
+    there = adapters.adapter_to_mlx(tmp_path / "adapter", tmp_path / "there")
     np.testing.assert_allclose(
         mlx_logits(mlx_base, there), torch_logits(base, tmp_path / "adapter"), atol=1e-3
     )
@@ -179,25 +179,25 @@ def edited(folder, **changes):
 def test_variants_without_a_counterpart_are_refused(base, tmp_path):
     plain = peft_adapter(base, tmp_path / "plain")
     with pytest.raises(LorakitError, match="uses use_dora, which has no counterpart"):
-        convert.adapter_to_mlx(
+        adapters.adapter_to_mlx(
             peft_adapter(base, tmp_path / "dora", use_dora=True), tmp_path / "out"
         )
     with pytest.raises(LorakitError, match="uses alpha_pattern"):
-        convert.adapter_to_mlx(edited(plain, alpha_pattern={"q_proj": 3}), tmp_path / "out")
+        adapters.adapter_to_mlx(edited(plain, alpha_pattern={"q_proj": 3}), tmp_path / "out")
     with pytest.raises(LorakitError, match="IA3"):
-        convert.adapter_to_mlx(edited(plain, alpha_pattern={}, peft_type="IA3"), tmp_path / "out")
-    there = convert.adapter_to_mlx(edited(plain, peft_type="LORA"), tmp_path / "there")
+        adapters.adapter_to_mlx(edited(plain, alpha_pattern={}, peft_type="IA3"), tmp_path / "out")
+    there = adapters.adapter_to_mlx(edited(plain, peft_type="LORA"), tmp_path / "there")
     with pytest.raises(LorakitError, match="fine_tune_type='full'"):
-        convert.adapter_to_peft(edited(there, fine_tune_type="full"), tmp_path / "out")
+        adapters.adapter_to_peft(edited(there, fine_tune_type="full"), tmp_path / "out")
     with pytest.raises(
         LorakitError, match=r"it needs adapter_config.json and adapters.safetensors"
     ):
-        convert.adapter_to_peft(plain, tmp_path / "out")
+        adapters.adapter_to_peft(plain, tmp_path / "out")
     content = load_file(plain / "adapter_model.safetensors")
     content.pop(next(n for n in content if "lora_B" in n))
     save_file(content, plain / "adapter_model.safetensors")
     with pytest.raises(LorakitError, match="has one of two tensors"):
-        convert.adapter_to_mlx(plain, tmp_path / "out")
+        adapters.adapter_to_mlx(plain, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -215,21 +215,21 @@ def test_a_base_in_mlx_and_back(tmp_path, kind):
         "gpt_oss": {**GPT_OSS, "rope_parameters": {"rope_type": "default", "rope_theta": 1e4}},
     }.get(kind, {})
     base = save_base(tmp_path / "base", AutoConfig.for_model(kind, **{**SMALL, **extra}))
-    there = convert.base_to_mlx(base, tmp_path / "there")
+    there = bases.base_to_mlx(base, tmp_path / "there")
     np.testing.assert_allclose(mlx_logits(there), torch_logits(base), atol=1e-3)
-    back = convert.base_to_transformers(str(there), tmp_path / "back")
+    back = bases.base_to_transformers(str(there), tmp_path / "back")
     assert same(tensors(tmp_path / "base"), tensors(back))
     np.testing.assert_array_equal(torch_logits(back), torch_logits(base))
 
 
 def test_a_quantized_base_and_back(base, tmp_path):
     """4 bits: transformers computes what MLX computed; a run on it is one that quantizes at loading."""
-    there = convert.base_to_mlx(base, tmp_path / "there", four_bit=True)
+    there = bases.base_to_mlx(base, tmp_path / "there", four_bit=True)
     said = json.loads((there / "config.json").read_text())["quantization"]
     assert said == {"group_size": 64, "bits": 4, "mode": "affine"}
     sizes = [sum(v.nbytes for v in tensors(Path(folder)).values()) for folder in (there, base)]
     assert sizes[0] < 0.2 * sizes[1]  # of fp32: 5 bits a weight, scales and offsets included
-    back = convert.base_to_transformers(str(there), tmp_path / "back")
+    back = bases.base_to_transformers(str(there), tmp_path / "back")
     expected = mlx_logits(there)
     np.testing.assert_allclose(torch_logits(back), expected, atol=1e-3)
     assert np.abs(expected - torch_logits(base)).max() > 0.1  # 4 bits are not the base
@@ -248,12 +248,12 @@ def test_a_quantized_base_and_back(base, tmp_path):
     )
     assert again.fingerprint().keys() == ready.fingerprint().keys()
     with pytest.raises(LorakitError, match="quantized already"):
-        convert.base_to_mlx(str(there), tmp_path / "again", four_bit=True)
+        bases.base_to_mlx(str(there), tmp_path / "again", four_bit=True)
 
 
 def test_gpt_oss_has_exact_positions(gpt_oss):
     """Its YaRN says `truncate: false`, which mlx-lm rounds away: without the cure the logits are others."""
-    model, _ = convert.read_base(Path(gpt_oss), AutoConfig.from_pretrained(gpt_oss))
+    model, _ = bases.read_base(Path(gpt_oss), AutoConfig.from_pretrained(gpt_oss))
     found = np.array(model(mx.array(IDS)))
     np.testing.assert_allclose(found, torch_logits(gpt_oss), atol=1e-3)
     rounded = model.model.layers[0].self_attn.rope
@@ -263,42 +263,6 @@ def test_gpt_oss_has_exact_positions(gpt_oss):
         dims=rounded.dims, base=150000.0, scaling_factor=32.0, beta_fast=32.0, beta_slow=1.0
     )
     assert np.abs(np.array(plain._freqs) / np.array(rounded._freqs) - 1).max() > 0.05
-
-
-def mxfp4(gpt_oss, folder):
-    """The same base with its experts as the hub has them: (E, out, in / 32, 16) blocks of two 4-bit floats a byte and
-    their scales, arXiv 2310.10537; and a plain one that holds what they stand for, by transformers' own reading."""
-    from transformers.integrations.mxfp4 import convert_moe_packed_tensors
-
-    rng, content = np.random.default_rng(0), tensors(Path(gpt_oss))
-    packed, plain = dict(content), dict(content)
-    for name, weight in content.items():
-        if name.endswith(("gate_up_proj", "down_proj")):
-            experts, width, out = weight.shape
-            blocks = rng.integers(0, 256, (experts, out, width // 32, 16), dtype=np.uint8)
-            scales = rng.integers(118, 123, (experts, out, width // 32), dtype=np.uint8)
-            packed |= {f"{name}_blocks": blocks, f"{name}_scales": scales}
-            del packed[name]
-            plain[name] = (
-                convert_moe_packed_tensors(
-                    torch.tensor(blocks), torch.tensor(scales), dtype=torch.float32
-                )
-                .contiguous()
-                .numpy()
-            )
-    said = json.loads((Path(gpt_oss) / "config.json").read_text())
-    mark = {
-        "quantization_config": {
-            "quant_method": "mxfp4",
-            "modules_to_not_convert": ["model.layers.*.self_attn"],
-        }
-    }
-    for part, content, more in (("packed", packed, mark), ("plain", plain, {})):
-        (folder / part).mkdir()
-        save_file(content, folder / part / "model.safetensors", {"format": "pt"})
-        (folder / part / "config.json").write_text(json.dumps(said | more))
-        byte_tokenizer().save_pretrained(folder / part)
-    return folder / "packed", folder / "plain"
 
 
 def test_gpt_oss_in_mxfp4_is_what_transformers_reads_in_it(gpt_oss, tmp_path):
@@ -315,7 +279,7 @@ def test_gpt_oss_in_mxfp4_is_what_transformers_reads_in_it(gpt_oss, tmp_path):
     np.testing.assert_allclose(found, torch_logits(plain), atol=1e-3)
     lines = history(engine, batches(learnable(80), engine, updates=8))
     assert lines[-1]["loss"] < lines[0]["loss"]
-    back = convert.base_to_transformers(str(packed), tmp_path / "back")
+    back = bases.base_to_transformers(str(packed), tmp_path / "back")
     np.testing.assert_allclose(torch_logits(back), torch_logits(plain), atol=1e-2)
 
 
@@ -347,5 +311,5 @@ def test_a_base_without_a_counterpart_is_refused(tmp_path):
         tmp_path / "base", AutoConfig.for_model("opt", **SMALL, ffn_dim=64, word_embed_proj_dim=64)
     )
     with pytest.raises(LorakitError, match="Model type opt not supported"):
-        convert.base_to_mlx(base, tmp_path / "out")
+        bases.base_to_mlx(base, tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -13,10 +13,10 @@ from helpers.models import save_base
 from transformers import Gemma3TextConfig, LlamaConfig, Qwen3Config
 
 from lorakit.common.errors import LorakitError
-from lorakit.engines.torch import load
-from lorakit.engines.torch.engine import TorchEngine
+from lorakit.engines.torch import generation, load, packing_trial
 from lorakit.engines.torch.kernels import fp8
 from lorakit.engines.torch.out_of_memory import out_of_memory
+from lorakit.engines.torch.passes import Passes
 from lorakit.tasks.batches import Batches, collate
 
 
@@ -83,7 +83,7 @@ def test_full_fine_tuning_in_16_bits_is_packed(llama, card, precision):
         engine = load(settings(llama, method="full", precision=precision))
         assert engine.packing, engine.notes["packing"]
         losses = [u["loss"] for u in history(engine, batches(rows, engine, updates=4), rate=1e-4)]
-        assert {dtype for _, dtype, _ in calls} == {engine.autocast}
+        assert {dtype for _, dtype, _ in calls} == {engine.passes.autocast}
     assert losses == pytest.approx(expected, rel=2e-2)
 
 
@@ -117,9 +117,9 @@ def test_fp16_with_a_process_that_has_no_row(llama):
 
 def test_the_scale_comes_back_with_a_state(llama):
     one, two = (load(settings(llama, precision="fp16")) for _ in range(2))
-    one.scaler.update(512.0)
+    one.optimization.scaler.update(512.0)
     two.restore(one.state())
-    assert two.scaler.get_scale() == 512.0
+    assert two.optimization.scaler.get_scale() == 512.0
 
 
 # Memory
@@ -156,12 +156,12 @@ def test_out_of_memory_frees_the_failed_graph(qwen):
     assert alive == [False] and engine.steps == ["at most 45 tokens at a time"]
 
 
-@pytest.mark.parametrize("where", ["_last", "_hidden"])
+@pytest.mark.parametrize("where", [(packing_trial, "last_logits"), (Passes, "hidden")])
 def test_out_of_memory_while_loading_is_called_that(monkeypatch, llama, where):
     def full(self, *args, **kwargs):
         raise full_card()
 
-    monkeypatch.setattr(TorchEngine, where, full)
+    monkeypatch.setattr(*where, full)
     with pytest.raises(LorakitError, match="out of memory while the model was loaded"):
         load(settings(llama))
 
@@ -211,15 +211,15 @@ def test_fp8_replaces_layer_by_layer(monkeypatch):
 def test_peak_memory_is_of_training(monkeypatch, llama):
     """What answering took is reported apart, and does not stay in the lines of the history."""
     engine = load(settings(llama))
-    peak, plain = [100], engine._generate
-    monkeypatch.setattr(engine, "_peak", lambda: peak[0])
-    monkeypatch.setattr(engine, "_forget_peak", lambda: peak.__setitem__(0, 60))
+    peak, plain = [100], generation.generate
+    monkeypatch.setattr(engine.peak, "read", lambda: peak[0])
+    monkeypatch.setattr(engine.peak, "forget", lambda: peak.__setitem__(0, 60))
 
-    def generate(*given):
+    def generate(*given, **options):
         peak[0] = 900
-        return plain(*given)
+        return plain(*given, **options)
 
-    monkeypatch.setattr(engine, "_generate", generate)
+    monkeypatch.setattr(generation, "generate", generate)
     engine.generate([[1, 2, 3]], 2, [])
     assert (engine.memory(), engine.generation_memory()) == (100, 900)
     peak[0] = 300
@@ -259,9 +259,9 @@ def test_which_errors_are_of_memory(error, expected):
 def test_other_errors_of_memory_step_down_too(monkeypatch, llama, message):
     engine, rows = load(settings(llama)), noise(30, 40, 20)
     expected, _ = engine.backward(collate(rows, range(3)))
-    engine.optimizer.zero_grad()
+    engine.optimization.drop_gradients()
     engine.pending.clear()
-    plain, calls = engine._hidden, []
+    plain, calls = engine.passes.hidden, []
 
     def once(batch):
         calls.append(len(batch.ids))
@@ -269,7 +269,7 @@ def test_other_errors_of_memory_step_down_too(monkeypatch, llama, message):
             raise RuntimeError(message)
         return plain(batch)
 
-    monkeypatch.setattr(engine, "_hidden", once)
+    monkeypatch.setattr(engine.passes, "hidden", once)
     loss, _ = engine.backward(collate(rows, range(3)))
     assert engine.steps and float(loss) == pytest.approx(float(expected), rel=1e-5)
     expected, _ = engine.loss(collate(rows, range(3)))
@@ -281,7 +281,7 @@ def test_other_errors_of_memory_step_down_too(monkeypatch, llama, message):
 def test_out_of_memory_in_the_optimizer_changes_nothing(monkeypatch, llama):
     """Its state is there from the start: an update is not left half done."""
     engine = load(settings(llama))
-    assert {frozenset(s) for s in engine.optimizer.state.values()} == {
+    assert {frozenset(s) for s in engine.optimization.optimizer.state.values()} == {
         frozenset({"step", "exp_avg", "exp_avg_sq"})
     }
-    assert len(engine.optimizer.state) == len(engine.trained)
+    assert len(engine.optimization.optimizer.state) == len(engine.trained)

@@ -79,7 +79,7 @@ def test_a_model_trains_as_in_fp32(overflows, gemma, card, quantization):
     assert found["fp16"] == pytest.approx(found["fp32"], rel=1e-2)
     assert engine.notes["products"][0].endswith("in fp16, all else in fp32")
     kept = {p.dtype for n, p in engine.model.named_parameters() if "norm" in n}
-    assert kept == {torch.float32} and not engine.scaler.is_enabled()
+    assert kept == {torch.float32} and not engine.optimization.scaler.is_enabled()
     assert engine.model.get_input_embeddings().weight.dtype == torch.float16
 
 
@@ -117,7 +117,10 @@ def test_families_that_overflow(tmp_path, name):
     for precision in ("fp32", "fp16"):
         with claimed((7, 5)):
             engine = shaken(load(settings(base, precision=precision)))
-            assert (engine.scaler.is_enabled(), engine.autocast) == (False, None)
+            assert (engine.optimization.scaler.is_enabled(), engine.passes.autocast) == (
+                False,
+                None,
+            )
             loss, count = engine.backward(collate(noise(70, 9), range(2)))
             _, skipped = engine.update(1e-4, count)
             found.append(float(loss))

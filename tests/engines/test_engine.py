@@ -147,9 +147,9 @@ def test_a_document_in_a_pack_is_as_if_alone(packed):
     assert packed.packing and packed.notes["packing"][1].startswith("packed")
     with torch.no_grad():
         packed.model.eval()
-        together = packed._logits(collate(rows, range(4))).split([12, 1, 39, 6])
+        together = packed.passes.logits(collate(rows, range(4))).split([12, 1, 39, 6])
         for row, logits in zip(rows, together, strict=True):
-            alone = packed._logits(collate([row], [0]))
+            alone = packed.passes.logits(collate([row], [0]))
             torch.testing.assert_close(logits, alone, atol=1e-5, rtol=1e-5)
 
 
@@ -447,7 +447,11 @@ def test_bf16_stays_near_fp32(base, rows, curve):
 
 def test_weight_decay_spares_norms(base):
     engine = load(settings(base, method="full", weight_decay=0.5))
-    decay = {p: g["weight_decay"] for g in engine.optimizer.param_groups for p in g["params"]}
+    decay = {
+        p: g["weight_decay"]
+        for g in engine.optimization.optimizer.param_groups
+        for p in g["params"]
+    }
     assert {decay[p] for p in engine.trained.values() if p.ndim == 2} == {0.5}
     assert {decay[p] for n, p in engine.trained.items() if "norm" in n} == {0.0}
 
@@ -531,7 +535,7 @@ def test_padding_is_never_a_target_when_the_end_token_pads(base, tmp_path):
     tokenizer.pad_token = None
     tokenizer.save_pretrained(tmp_path)
     engine, other = (shaken(load(settings(b, packing=False))) for b in (str(tmp_path), base))
-    assert (engine.pad_id, other.pad_id) == (END, 258)
+    assert (engine.passes.pad_id, other.passes.pad_id) == (END, 258)
     rows = learnable(4)
     batch = collate(rows, range(4))
     assert len(set(batch.lengths.tolist())) > 1
@@ -564,7 +568,7 @@ def test_answers_are_greedy(packed):
         batch = collate([{"ids": [*expected, 0], "targets": [False] * len(expected) + [True]}], [0])
         packed.model.eval()
         with torch.no_grad():
-            expected.append(int(packed._logits(batch).argmax()))
+            expected.append(int(packed.passes.logits(batch).argmax()))
     assert packed.generate([ids], 5, []) == [expected[len(ids) :]]
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from helpers.engines import batches, gradients, history, learnable, noise, shaken
 from helpers.engines import settings as plain_settings
-from helpers.models import distance, save_base
+from helpers.models import distance, mxfp4, save_base
 from helpers.runs import tiny_run
 from safetensors.numpy import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -225,17 +225,17 @@ def test_refusals(base, changes, words):
 
 
 def test_mlx_leaves_experts_to_another_engine(base):
-    engines = pytest.importorskip("lorakit.engines.mlx")
-    if engines.mx is None:
-        pytest.skip("mlx is not installed")
+    pytest.importorskip("mlx_lm")
+    from lorakit.engines import mlx
+
     with pytest.raises(LorakitError, match=r"has no layer 'experts.gate_up_proj'; it has .*q_proj"):
-        engines.load(settings(base, engine="mlx", target_modules=EXPERTS))
+        mlx.load(settings(base, engine="mlx", target_modules=EXPERTS))
 
 
 def test_experts_in_mxfp4_take_what_their_files_do(base, tmp_path):
     """Counted before training, held by the engine."""
-    utils, test_convert = pytest.importorskip("mlx.utils"), pytest.importorskip("test_convert")
-    packed, _ = test_convert.mxfp4(base, tmp_path)
+    utils = pytest.importorskip("mlx.utils")
+    packed, _ = mxfp4(base, tmp_path)
     run = settings(str(packed), engine="mlx", target_modules=["q_proj", "v_proj"])
     engine = registry.load("engines", "mlx").load(run)
     held = sum(

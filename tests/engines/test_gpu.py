@@ -107,7 +107,7 @@ def test_four_bits(base, precision):
     for _ in range(2):
         engine.backward(batch)
         gradients.append(torch.cat([p.grad.flatten() for p in engine.trained.values()]))
-        engine.optimizer.zero_grad(set_to_none=True)
+        engine.optimization.drop_gradients()
         engine.predict(batch)
         engine.generate([[1, 2, 3]], 3, [])
     assert torch.allclose(*gradients, atol=1e-6, rtol=1e-4)
@@ -174,7 +174,7 @@ def test_generation_is_that_of_the_cpu(base):
     alone = [engine.generate([p], 16, [257])[0] for p in prompts]
     weights = engine.weights()
     engine.model.float().to("cpu")
-    engine.device = torch.device("cpu")
+    engine.passes.device = torch.device("cpu")
     assert together == alone == engine.generate(prompts, 16, [257])
     assert all(np.isfinite(w).all() for w in weights.values())
 
@@ -196,7 +196,7 @@ def test_out_of_memory_for_real(base, tmp_path):
     engine = load(settings(base, micro_batch_tokens=16384, micro_batch_size=16))
     batch = collate(rows, range(16))
     expected, _ = engine.backward(batch)
-    engine.optimizer.zero_grad(set_to_none=True)
+    engine.optimization.drop_gradients()
     engine.pending.clear()
     engine._free()
     total = torch.cuda.get_device_properties(0).total_memory

@@ -374,7 +374,7 @@ def test_four_bits(base, precision):
         with lora.as_peft() if plain else contextlib.nullcontext():
             total, _ = engine.backward(batch)
         found.append((total, {n: p.grad.clone() for n, p in engine.trained.items()}))
-        engine.optimizer.zero_grad(set_to_none=True)
+        engine.optimization.drop_gradients()
         engine.predict(batch)
     if precision == "fp32":
         same(found[0], found[1])
@@ -587,7 +587,7 @@ def test_no_model_makes_a_mask_over_a_pack(base):
     """Forward and backward of a whole model: nothing as large as (N, N) but the head's logits."""
     engine = load(settings(base))
     batch = collate(noise(*[32] * 40), range(40))
-    engine.head["weight"].requires_grad_(False)
+    engine.losses.head["weight"].requires_grad_(False)
     with Made() as seen:
         engine.backward(batch)
     tokens = len(batch.ids)

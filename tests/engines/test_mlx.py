@@ -389,7 +389,7 @@ def test_padding_is_never_a_target_when_the_end_token_pads(base, tmp_path):
     tokenizer.pad_token = None
     tokenizer.save_pretrained(tmp_path)
     engine, other = (shaken(load(b, packing=False)) for b in (str(tmp_path), base))
-    assert (engine.pad_id, other.pad_id) == (257, 258)
+    assert (engine.passes.pad_id, other.passes.pad_id) == (257, 258)
     rows = learnable(4)
     total, count = engine.backward(collate(rows, range(4)))
     assert count == sum(sum(row["targets"]) for row in rows)
@@ -784,7 +784,7 @@ def test_every_known_model_fits_or_says_why():
 
 def test_the_bytes_of_a_frozen_base(base, tmp_path):
     """As counted before training, and as they are."""
-    from lorakit.engines.mlx import convert
+    from lorakit.engines.mlx import bases
     from lorakit.planning import memory
 
     def weights(**changes):
@@ -801,7 +801,7 @@ def test_the_bytes_of_a_frozen_base(base, tmp_path):
     four = {"quantization": "affine4", "precision": "bf16"}
     assert weights(**four) == int(values * 4.5 / 8)
     assert held(load(base, **four)) == pytest.approx(weights(**four), rel=0.02)
-    folder = convert.base_to_mlx(base, tmp_path / "four", four_bit=True)
+    folder = bases.base_to_mlx(base, tmp_path / "four", four_bit=True)
     stored = memory.memory(given(str(folder)))["weights"]
     assert stored == (folder / "model.safetensors").stat().st_size < weights(precision="bf16")
 

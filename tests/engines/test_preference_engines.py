@@ -238,14 +238,14 @@ def test_what_a_prediction_says(base):
 def test_out_of_memory_halves_between_rows(base, monkeypatch):
     engine, rows = load(settings(base, objective="dpo")), pair_rows(4)
     batch = collate([rows[i] for i in range(4)], range(4), documents=rows.documents)
-    whole, plain = engine.predict(batch), engine._score_documents
+    whole, plain = engine.predict(batch), engine.losses.score_documents
 
     def scarce(some):
         if len(some.starts) > 1:
             raise torch.OutOfMemoryError
         return plain(some)
 
-    monkeypatch.setattr(engine, "_score_documents", scarce)
+    monkeypatch.setattr(engine.losses, "score_documents", scarce)
     np.testing.assert_allclose(engine.predict(batch), whole, atol=1e-5)
 
 

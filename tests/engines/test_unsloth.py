@@ -19,7 +19,7 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 import lorakit
-from lorakit.common import registry
+from lorakit import engines
 from lorakit.common.errors import LorakitError
 from lorakit.engines import unsloth as engine
 from lorakit.machine import hardware
@@ -91,9 +91,9 @@ def test_where_it_serves(here, spec, words):
 def torch_everywhere(monkeypatch):
     """Cards of a recorded machine are served by the torch that is installed here."""
     monkeypatch.setattr(
-        registry,
-        "modules",
-        lambda folder: {name: registry.load("engines", name) for name in ("torch", "unsloth")},
+        engines,
+        "every",
+        lambda: {name: engines.get(name) for name in ("torch", "unsloth")},
     )
 
 
@@ -178,8 +178,9 @@ def test_imported_too_late_it_is_left_out_in_words(torch_everywhere, monkeypatch
 
 def test_its_file_loads_nothing_that_has_to_come_after_it():
     code = (
-        "import sys; from lorakit import machine, plan; from lorakit.run import Run; "
-        "plan.first(Run(data='-', engine='unsloth'), machine.Facts()); print(*sys.modules)"
+        "import sys; from lorakit.machine.hardware import Facts; from lorakit.planning import choose; "
+        "from lorakit.run import Run; "
+        "choose.first(Run(data='-', engine='unsloth'), Facts()); print(*sys.modules)"
     )
     words = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
@@ -188,41 +189,21 @@ def test_its_file_loads_nothing_that_has_to_come_after_it():
     assert not {"transformers", "peft", "trl", "torch"} & set(words.split())
 
 
-def test_floors_and_environment_lie_inside_its_caps():
+def test_the_environment_lies_inside_its_caps_and_our_own_floors():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    wanted = [
+    ours = [
         Requirement(r)
         for r in (*project["dependencies"], *project["optional-dependencies"]["test"])
     ]
-    entries = yaml.safe_load((ROOT / "environment-unsloth.yml").read_text(encoding="utf-8"))[
-        "dependencies"
-    ]
-    pinned = [
-        Requirement(p)
-        for e in entries
-        if isinstance(e, dict)
-        for p in e["pip"]
-        if not p.startswith("-")
-    ]
-    for cap in CAPS:
-        floors = {str(r.specifier): r for r in wanted if r.name == cap.name and not r.marker}
-        (floor,) = floors.values()
-        (lowest,) = (s.version for s in floor.specifier)
-        assert cap.specifier.contains(lowest), (cap.name, lowest)
-    named = {p.name: p for p in pinned}
-    assert {
-        "transformers",
-        "datasets",
-        "trl",
-        "peft",
-        "bitsandbytes",
-        "torch",
-        "accelerate",
-    } <= named.keys()
-    for cap in CAPS:
-        if cap.name in named:
-            (version,) = (s.version for s in named[cap.name].specifier)
-            assert cap.specifier.contains(Version(version)), named[cap.name]
+    entries = yaml.safe_load((ROOT / "environment-unsloth.yml").read_text(encoding="utf-8"))
+    (listed,) = (e["pip"] for e in entries["dependencies"] if isinstance(e, dict))
+    pinned = {p.name: p for p in map(Requirement, (p for p in listed if not p.startswith("-")))}
+    needed = "transformers datasets trl peft bitsandbytes torch accelerate".split()
+    assert pinned.keys() >= {*needed}
+    for name in needed:
+        (version,) = (s.version for s in pinned[name].specifier)
+        wanted = [r.specifier for r in (*CAPS, *ours) if r.name == name]
+        assert len(wanted) >= 2 and all(s.contains(Version(version)) for s in wanted), pinned[name]
 
 
 def pins(words):
@@ -231,9 +212,9 @@ def pins(words):
 
 
 def test_the_target_the_environment_and_the_cell_install_the_same():
-    makefile, conda, readme = (
+    makefile, conda, guide = (
         (ROOT / name).read_text(encoding="utf-8")
-        for name in ("Makefile", "environment-unsloth.yml", "README.md")
+        for name in ("Makefile", "environment-unsloth.yml", "docs/guides/engines.md")
     )
     found = re.findall(
         r"^(TORCH|UNSLOTH|UNSLOTH_PEERS) := ((?:.*\\\n)*.*)$", makefile, re.MULTILINE
@@ -243,9 +224,9 @@ def test_the_target_the_environment_and_the_cell_install_the_same():
     )
     (listed,) = (e["pip"] for e in yaml.safe_load(conda)["dependencies"] if isinstance(e, dict))
     assert {p for p in pins(" ".join(listed)) if not p.startswith("torchvision==")} == torch | peers
-    assert pins(" ".join(re.findall(r"%pip install .*", readme))) == peers | alone
+    assert pins(" ".join(re.findall(r"%pip install .*", guide))) == peers | alone
     assert "--no-deps $(UNSLOTH)\n" in makefile
-    for words in (conda, readme):
+    for words in (conda, guide):
         (last,) = re.findall(r"pip install (?:-q )?--no-deps (.*)", words)
         assert pins(last) == set(last.split()) == alone
 

@@ -34,8 +34,8 @@ def curve(engine, updates=6, micro=8):
 def test_the_logits_at_update_0_are_the_bases(base, init, rslora):
     plain = load(settings(base))
     engine = load(settings(base, adapter_init=init, use_rslora=rslora, rank=4))
-    with torch.no_grad(), engine._evaluating():
-        apart = (engine._logits(batch()) - plain._logits(batch())).abs().max()
+    with torch.no_grad(), engine.passes.evaluating():
+        apart = (engine.passes.logits(batch()) - plain.passes.logits(batch())).abs().max()
     assert apart < (1e-4 if init == "olora" else 1e-5)  # 64 / 4 scales what rounding leaves
     if init != "gaussian":
         assert all(np.abs(w).max() > 0 for w in engine.weights().values())
@@ -85,9 +85,9 @@ def test_neftune_adds_noise_in_training_alone(base):
     noisy.model.get_input_embeddings().register_forward_hook(lambda m, i, out: seen.append(out))
     with torch.no_grad():
         noisy.noise.batch, noisy.noise.packed = batch(), True
-        noisy._hidden(batch())
+        noisy.passes.hidden(batch())
         noisy.noise.batch = None
-        noisy._hidden(batch())
+        noisy.passes.hidden(batch())
     apart = (seen[0] - seen[1]).abs()[0]
     bounds = 5.0 / np.sqrt(np.repeat(batch().lengths, batch().lengths) * apart.shape[-1])
     assert (apart[: len(bounds)].amax(1).numpy() <= bounds + 1e-6).all()
@@ -114,7 +114,7 @@ def test_embeddings_and_head_are_trained_saved_and_merged(tmp_path, tied):
         for n in engine.trained
         if "modules_to_save" in n
     }
-    assert whole == {"embed_tokens", "lm_head"} and engine.head is not None
+    assert whole == {"embed_tokens", "lm_head"} and engine.losses.head is not None
     before = engine.weights()
     losses = curve(engine)
     assert losses[-1] < losses[0]

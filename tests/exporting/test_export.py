@@ -125,16 +125,16 @@ def test_16_bits_are_merged_in_fp32_and_cast_once(mistral, tmp_path, here):
     """W + s B A of fp32 numbers, rounded to bf16: not a sum of rounded ones."""
     from safetensors.torch import load_file
 
-    from lorakit.engines.mlx import convert
+    from lorakit.engines.mlx import adapters
 
     exporting.export(mistral, "merged", tmp_path / "out", type="bf16")
     name = "model.layers.1.self_attn.q_proj"
-    settings, layers = convert.read_peft(mistral / "adapter")
+    settings, layers = adapters.read_peft(mistral / "adapter")
     base = load_file(
         json.loads((mistral / "record.json").read_text())["model"] + "/model.safetensors"
     )
     pair = layers[name]
-    expected = base[f"{name}.weight"].numpy() + convert.scale(settings) * pair["B"] @ pair["A"]
+    expected = base[f"{name}.weight"].numpy() + adapters.scale(settings) * pair["B"] @ pair["A"]
     saved = load_file(tmp_path / "out" / "model.safetensors")[f"{name}.weight"]
     import torch
 

@@ -74,7 +74,11 @@ def test_the_card_holds_what_the_record_says(run):
     assert card.data.base_model is None  # the embedded base is at no hub
     words = card.text
     assert folder.record["data"]["sha256"] in words and folder.record["base_sha256"] in words
-    assert "| exact_match |" in words and " to " in words and "could not have been seen" in words
+    assert "Better: 5 of 24 test answers are exactly right; before training it was 0." in words
+    assert "| exact_match | 0.000 | 0.208 | +0.208 | +0.042 to +0.375 | 24 |" in words
+    assert (
+        "With 24 test rows, improvements below 17 percentage points would not be visible." in words
+    )
     assert "triage.jsonl: 192 rows train, 24 rows validation, 24 rows test." in words
     assert str(run.parent) not in words and str(Path.home()) not in words
 

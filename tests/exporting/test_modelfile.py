@@ -5,7 +5,7 @@ import pytest
 from lorakit.common.errors import LorakitError
 from lorakit.exporting.modelfile import conversations, modelfile, ollama_template, rendered
 from lorakit.exporting.ollama import collate, parse, render
-from lorakit.models import base_model
+from lorakit.models import base_model, reading
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
@@ -33,7 +33,7 @@ FORGETFUL = (  # earlier answers are cut, which no template of Ollama's can
 )
 TEMPLATES = {
     "lorakit": None,
-    "plain words": base_model.PLAIN_TEMPLATE,
+    "plain words": reading.PLAIN_TEMPLATE,
     "chatml": CHATML,
     "default system": DEFAULT_SYSTEM,
     "llama 3": LLAMA_3,

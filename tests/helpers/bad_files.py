@@ -26,7 +26,7 @@ CUT = (
 )
 PARQUET = ": not Parquet, or cut or damaged (…); download or write it again"
 UTF16 = ": looks like UTF-16 without its mark; save the file as UTF-8"
-SCHEMA = "fit no schema (alpaca: …). Name them with `columns`, e.g. columns: {prompt: question_text, answer: solution}"
+SCHEMA = "fit no schema (alpaca: …Name them with `columns`, e.g. columns: {…}"
 ENDINGS = (
     ".aif, .aiff, .arrow, .bmp, .csv, .feather, .flac, .gif, .jpeg, .jpg, .json, .jsonl, .md, .mp3, .ndjson, .ogg, "
     ".opus, .parquet, .png, .pq, .tab, .text, .tif, .tiff, .tsv, .txt, .wav, .webp, .xlsm, .xlsx, .zip"

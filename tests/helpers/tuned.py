@@ -9,7 +9,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import lorakit
-from lorakit.models import base_model
+from lorakit.models import reading
 from lorakit.models import spec as models
 from lorakit.notebook.rehearse import SPECIAL, fitted, template_of
 
@@ -27,7 +27,7 @@ PLACES = "north south east west bridge harbour school market river station chape
 def shrunken(family, folder, **changes):
     """A base of random weights of this architecture with lorakit's tokenizer and the family's chat template."""
     spec = models.known()[FAMILIES[family]]
-    tokenizer, _ = base_model.tokenizer("tiny")
+    tokenizer, _ = reading.tokenizer("tiny")
     if template := template_of(spec):
         tokenizer.chat_template = template
         tokenizer.add_special_tokens(

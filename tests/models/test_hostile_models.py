@@ -8,7 +8,7 @@ import pytest
 from helpers.models import byte_tokenizer
 
 from lorakit.common.errors import LorakitError
-from lorakit.models import base_model, safety
+from lorakit.models import base_model, reading, safety
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def test_code_of_a_tokenizer_never_runs(folder, tmp_path):
         auto_map={"AutoTokenizer": ["evil.Evil", "evil.Evil"]},
     )
     with contextlib.suppress(LorakitError):
-        base_model.tokenizer(str(folder))
+        reading.tokenizer(str(folder))
     assert not (tmp_path / "ran").exists()
 
 
@@ -53,7 +53,7 @@ def test_a_template_without_end_is_refused(template, folder, monkeypatch):
     tokenizer.chat_template = template
     tokenizer.save_pretrained(folder)
     with pytest.raises(LorakitError) as refused:
-        base_model.tokenizer(str(folder))
+        reading.tokenizer(str(folder))
     assert refused.value.setting == "model" and "chat template" in refused.value.message
     assert refused.value.cure
 
@@ -87,3 +87,42 @@ def test_a_tokenizer_of_gigabytes_is_refused_unread(folder):
         file.truncate(safety.LARGEST_TOKENIZER + 1)  # a sparse file
     with pytest.raises(LorakitError, match="more than a tokenizer can have"):
         base_model.config(str(folder))
+
+
+def test_pickled_weights_are_loaded_by_an_explicit_setting_alone(tmp_path, base, rows_file):
+    import shutil
+
+    import torch
+    from helpers.runs import tiny_run
+    from safetensors.torch import load_file
+
+    from lorakit.planning.setup import preflight
+
+    folder = shutil.copytree(base, tmp_path / "bin")
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    run = tiny_run(str(folder), rows_file, tmp_path)
+    preflight(run)
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(LorakitError, match="pickle files") as found:
+        preflight(run)
+    assert found.value.setting == "pickled_weights" and "pickled_weights: true" in found.value.cure
+    preflight(run.with_(pickled_weights=True))
+
+
+def test_an_index_that_names_weights_outside_of_its_folder_is_refused(tmp_path):
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(
+        json.dumps({"weight_map": {"a": "model-1.safetensors", "b": "../x.safetensors"}})
+    )
+    with pytest.raises(LorakitError, match=r"outside of its folder: \.\./x"):
+        safety.refuse_weights("m", tmp_path, True)
+
+
+@pytest.mark.parametrize("name", ["../../ESCAPED", "/etc/x", ".hidden", "a/b", ""])
+def test_a_template_named_like_a_path_is_refused(name):
+    import types
+
+    tokenizer = types.SimpleNamespace(chat_template={"default": "x", name: "y"})
+    with pytest.raises(LorakitError, match="which is a path and no name"):
+        safety.check_template_names(tokenizer, "m")
+    safety.check_template_names(types.SimpleNamespace(chat_template={"tool_use": "x"}), "m")

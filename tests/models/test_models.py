@@ -6,7 +6,7 @@ import pytest
 import lorakit
 from lorakit.common import registry
 from lorakit.common.errors import LorakitError
-from lorakit.models import base_model
+from lorakit.models import base_model, served
 from lorakit.models import spec as models
 from lorakit.models.spec import Spec
 from lorakit.notebook.rehearse import stand_in
@@ -66,7 +66,7 @@ def skeleton(config):
 
     config = AutoConfig.for_model(**config)
     with torch.device("meta"):
-        return base_model.maker("auto", config, "").from_config(config)
+        return served.maker("auto", config, "").from_config(config)
 
 
 def linear(model):

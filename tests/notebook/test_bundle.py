@@ -144,7 +144,8 @@ def test_kaggle_takes_the_metadata(made):
 
 def test_the_notebook_names_the_copies_and_finds_them(made, base):
     first, settings, finds, *rest = notebook_cells(made / "quickstart.ipynb")
-    assert first == rewrite.FIRST_CELL
+    files = json.loads((made / "bundle.json").read_text())["files"]
+    assert first == rewrite.first_cell(f"bundle:{installer.pin(files)}")
     assert f'model = "model/{Path(base).name}"  # a name from lorakit/models/families/' in settings
     assert (
         'data = "data/rows.jsonl"\n' in settings
@@ -558,6 +559,7 @@ def first_cell(tmp_path, monkeypatch):
     (tmp_path / "here/lorakit/docs").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "here")
     monkeypatch.delenv("LORAKIT_SOURCE", raising=False)
+    monkeypatch.setenv("LORAKIT_BUNDLE", "")
     namespace = types.SimpleNamespace(origin=None)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: namespace)
     monkeypatch.setattr(sys, "path", [*sys.path])
@@ -579,18 +581,98 @@ def test_the_first_cell_finds_lorakit_near_the_notebook(first_cell, tmp_path, mo
     assert first_cell("git+https://example.org/ada/lorakit@v1") == [
         "git+https://example.org/ada/lorakit@v1"
     ]
-    bundle = tmp_path / "here/mine/wheels"
-    bundle.mkdir(parents=True)
-    (bundle / "lorakit-0.1.0-py3-none-any.whl").touch()
+    manifest(tmp_path / "here/mine")
     assert first_cell("git+https://x/y") == ["mine/wheels/lorakit-0.1.0-py3-none-any.whl"]
+    assert os.environ["LORAKIT_BUNDLE"] == str(tmp_path / "here/mine")
     (tmp_path / "here/lorakit-0.2.0-py3-none-any.whl").touch()
-    assert first_cell() == ["./lorakit-0.2.0-py3-none-any.whl"]
+    assert first_cell() == ["lorakit-0.2.0-py3-none-any.whl"]
+    monkeypatch.setenv("LORAKIT_SOURCE", "mine.whl")
+    assert first_cell() == ["mine.whl"]
+
+
+def manifest(folder, content=b"wheel"):
+    """A bundle with a wheel of lorakit; what its notebook knows it by."""
+    name = "wheels/lorakit-0.1.0-py3-none-any.whl"
+    (folder / "wheels").mkdir(parents=True, exist_ok=True)
+    (folder / name).write_bytes(content)
+    files = {name: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}}
+    (folder / "bundle.json").write_text(json.dumps({"files": files}))
+    return f"bundle:{installer.pin(files)}"
+
+
+def test_the_first_cell_takes_a_clone_from_the_notebook_s_own_folder(first_cell, tmp_path):
     clone = tmp_path / "here/lorakit/lorakit"
     clone.mkdir()
     (clone / "__init__.py").touch()
     assert first_cell() == [] and sys.path[0] == str(tmp_path / "here/lorakit")
-    monkeypatch.setenv("LORAKIT_SOURCE", "mine.whl")
-    assert first_cell() == ["mine.whl"]
+
+
+def test_the_first_cell_runs_nothing_that_lies_in_a_folder_of_data(first_cell, tmp_path):
+    data = tmp_path / "here/data"
+    (data / "lorakit").mkdir(parents=True)
+    (data / "lorakit/__init__.py").write_text("raise SystemExit('ran')")
+    (data / "install_lorakit.py").write_text("raise SystemExit('ran')")
+    (data / "lorakit-9.9-py3-none-any.whl").touch()
+    (data / "wheels").mkdir()
+    (data / "wheels/lorakit-9.9-py3-none-any.whl").touch()
+    before = list(sys.path)
+    with pytest.raises(SystemExit, match="put its wheel or a clone beside this notebook"):
+        first_cell()
+    assert sys.path == before
+    manifest(data)
+    (data / "wheels/lorakit-9.9-py3-none-any.whl").unlink()
+    (data / "wheels/lorakit-0.1.0-py3-none-any.whl").write_bytes(b"another")
+    with pytest.raises(SystemExit, match="put its wheel or a clone beside this notebook"):
+        first_cell()
+
+
+def test_a_packed_notebook_takes_its_own_bundle_alone(first_cell, tmp_path):
+    manifest(tmp_path / "here/attacker", b"another wheel")
+    meant = manifest(tmp_path / "here/mine")
+    assert first_cell(meant) == ["mine/wheels/lorakit-0.1.0-py3-none-any.whl"]
+    shutil.rmtree(tmp_path / "here/mine")
+    with pytest.raises(SystemExit, match="attach its bundle as it was packed"):
+        first_cell(meant)
+
+
+def wheel(folder, name, version, body="", requires=""):
+    path = folder / f"{name}-{version}-py3-none-any.whl"
+    about = f"{name}-{version}.dist-info"
+    needs = f"Requires-Dist: {requires}\n" if requires else ""
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr(f"{name}.py", body)
+        file.writestr(
+            f"{about}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{needs}"
+        )
+        file.writestr(
+            f"{about}/WHEEL",
+            "Wheel-Version: 1.0\nGenerator: x\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        )
+        file.writestr(f"{about}/RECORD", "")
+    return path
+
+
+@pytest.fixture
+def real_bundle(tmp_path):
+    """A bundle of two small wheels, and where pip puts what it installs from it."""
+    folder, site = tmp_path / "bundle", tmp_path / "site"
+    (folder / "wheels").mkdir(parents=True)
+    wheel(folder / "wheels", "fakelorakit", "0.1.0", requires="helperx>=1")
+    wheel(folder / "wheels", "helperx", "1.0", "V = 'packed'")
+    return folder, packing.listed(folder), site
+
+
+def test_pip_installs_the_listed_wheels_by_their_hashes(real_bundle):
+    folder, files, site = real_bundle
+    assert installer.install_hashed(folder, files, ["fakelorakit"], target=str(site)) == ""
+    assert {p.name for p in site.glob("*.py")} == {"fakelorakit.py", "helperx.py"}
+
+
+def test_a_wheel_exchanged_after_the_look_at_the_manifest_is_not_installed(real_bundle):
+    folder, files, site = real_bundle
+    wheel(folder / "wheels", "helperx", "1.0", "V = 'planted'")
+    said = installer.install_hashed(folder, files, ["fakelorakit"], target=str(site))
+    assert "THESE PACKAGES DO NOT MATCH THE HASHES" in said and not site.exists()
 
 
 # The whole way

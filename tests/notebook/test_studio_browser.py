@@ -320,7 +320,7 @@ def test_a_reload_and_a_second_tab_find_the_run(chromium, place):
         opened(page, first=True)
         drop(page, place / "large.txt")
         says(page, "large.txt")
-        uploads = place / "outputs/studio/uploads"
+        uploads = place / "outputs/+studio/uploads"
         until(lambda: (uploads / "large.txt").exists())
         assert (uploads / "large.txt").stat().st_size == 12_000_000  # of a message 10 MB may be
         drop(page, place / "rows.jsonl")

@@ -24,17 +24,42 @@ import predicted
 
 def test_tensors_without_content_are_counted_while_they_live():
     layer = torch.nn.Linear(100, 50)
-    with simulate.without_content():
-        simulate.empty(layer)
-        with simulate.Live(layer) as live:
-            x = torch.empty(10, 100)  # 4,000 bytes
-            y = layer(x)  # 2,000
-            z = y.view(5, 100)
-            assert live.now == 6000
-            del x, y
-            assert live.now == 6000  # z is a view of y, whose gradient needs x
-            del z
-            assert (live.now, live.most) == (0, 6000)
+    simulate.empty(layer)
+    with simulate.Live(layer) as live:
+        x = torch.empty(10, 100)  # 4,000 bytes
+        y = layer(x)  # 2,000
+        z = y.view(5, 100)
+        assert live.now == 6000
+        del x, y
+        assert live.now == 6000  # z is a view of y, whose gradient needs x
+        del z
+        assert (live.now, live.most) == (0, 6000)
+
+
+def test_what_tensors_without_content_say():
+    """Results in place, dtypes and strides are as they would be; numbers are not made up."""
+    layer = torch.nn.Linear(100, 50)
+    simulate.empty(layer)
+    with simulate.Live(layer):
+        x = torch.ones(4, 100)
+        assert x.mul_(2) is x and layer(x).t().stride() == (1, 50)
+        assert (x.half() @ layer.weight.half().t()).dtype == torch.float16
+        assert torch.tensor([3, 4]).sum().item() == 7  # of numbers that are there
+        with pytest.raises(RuntimeError, match="meta"):
+            x.sum().item()
+        with pytest.raises(NotImplementedError, match="changes a shape"):
+            x.t_()
+
+
+def test_activations_in_the_hosts_memory_are_not_counted():
+    layer = torch.nn.Linear(100, 50)
+    simulate.empty(layer)
+    with simulate.Live(layer) as live:
+        with simulate.kept_elsewhere():
+            out = layer(torch.empty(10, 100))
+        assert live.now == 2000  # `out` alone
+        out.sum().backward()
+        assert layer.weight.grad.shape == (50, 100)
 
 
 def test_memory_counts_what_a_plain_pass_counts():
@@ -52,8 +77,17 @@ def test_memory_counts_what_a_plain_pass_counts():
     assert full["total"] == sum(v for k, v in full.items() if k != "total")
 
 
+QUICK = (
+    "distilbert",
+    "gemma-3n-e2b",
+    "phi-3-mini",
+    "whisper-small",
+)  # one of each kind; the rest are slow
+COUNTED = sorted(n for n in models.known() if n not in ("tiny", "gpt-oss-20b"))
+
+
 @pytest.mark.parametrize(
-    "name", sorted(n for n in models.known() if n not in ("tiny", "gpt-oss-20b"))
+    "name", [pytest.param(n, marks=[] if n in QUICK else [pytest.mark.slow]) for n in COUNTED]
 )
 def test_every_known_model_is_counted(name, tmp_path):
     """Its small copy: activations grow with the tokens, and recomputing them takes less."""

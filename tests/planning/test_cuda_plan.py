@@ -2,11 +2,15 @@
 
 import pytest
 import torch
+from helpers.engines import SMALL
 from helpers.machines import A100, T4, facts
+from helpers.models import save_base
+from transformers import LlamaConfig
 
 import lorakit
 from lorakit.common.errors import LorakitError
-from lorakit.planning import choose, memory
+from lorakit.engines.torch.kernels import attention
+from lorakit.planning import choose, ladder, memory
 
 GIB = 2**30
 T4_GIB = 14.56  # what a T4 leaves to programs
@@ -46,8 +50,8 @@ def test_bf16_on_a_card_without_it_is_refused(base):
 
 
 def test_a_refusal_names_the_copy_in_four_bits():
-    assert choose.quantized_copies("gpt-oss-20b") == ["gpt-oss-20b-nf4"]
-    assert choose.quantized_copies("phi-3-mini") == []
+    assert ladder.quantized_copies("gpt-oss-20b") == ["gpt-oss-20b-nf4"]
+    assert ladder.quantized_copies("phi-3-mini") == []
     resolved = run(
         "gpt-oss-20b",
         precision="fp16",
@@ -58,7 +62,7 @@ def test_a_refusal_names_the_copy_in_four_bits():
         gradient_checkpointing=True,
     )
     with pytest.raises(LorakitError, match="take model=gpt-oss-20b-nf4"):
-        choose.refuse(resolved, facts(T4))
+        ladder.refuse(resolved, facts(T4))
 
 
 def test_memory_of_answers():
@@ -103,3 +107,39 @@ def test_the_rate_is_of_products_in_the_dtype_used(monkeypatch, precision, dtype
 
     monkeypatch.setattr(torch.Tensor, "__matmul__", product)
     assert memory.matmul_rate(precision) > 0 and seen == {dtype}
+
+
+@pytest.fixture
+def small(tmp_path):
+    return save_base(tmp_path, LlamaConfig(**SMALL | {"num_hidden_layers": 8}))
+
+
+def counted(small, *cards, **changes):
+    wanted = run(small, precision="fp16", quantization="none", max_length=256, **changes)
+    wanted = wanted.with_(micro_batch_tokens=1024, micro_batch_size=4)
+    return memory.working(wanted, memory.shape(wanted), facts(*cards))
+
+
+def test_memory_is_counted_with_the_kernels_of_the_card(monkeypatch, small):
+    """On this machine, for another: whoever plans need not have the card."""
+    seen = []
+    for name in ("flash", "efficient", "by_document"):
+        plain = getattr(attention, name)
+        monkeypatch.setattr(
+            attention, name, lambda *a, n=name, p=plain, **k: seen.append(n) or p(*a, **k)
+        )
+    chosen = {}
+    for name, card in {"T4": T4, "A100": A100}.items():
+        seen.clear()
+        counted(small, card, gradient_checkpointing=False)
+        chosen[name] = set(seen)
+    assert chosen == {"T4": {"efficient"}, "A100": {"flash"}}
+
+
+@pytest.mark.parametrize("card", [T4, A100], ids=["T4", "A100"])
+def test_each_rung_takes_less(small, card):
+    kept, again, away = (
+        counted(small, card, gradient_checkpointing=a, offload=b)
+        for a, b in ((False, False), (True, False), (False, True))
+    )
+    assert kept > 2 * again > 0 and kept > 2 * away > 0

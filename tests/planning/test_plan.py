@@ -10,10 +10,10 @@ from helpers.machines import GB, H100, L4, P100, PACKAGES, RECORDED, RTX, T4, fa
 
 import lorakit
 from lorakit.engines.torch import load
-from lorakit.engines.torch.engine import TorchEngine
 from lorakit.engines.torch.layers import layers, recompute
+from lorakit.engines.torch.losses import Losses
 from lorakit.machine import hardware
-from lorakit.planning import choose, doctor
+from lorakit.planning import choose, doctor, ladder
 from lorakit.runs.folder import Folder
 from lorakit.tasks.batches import Batch
 
@@ -109,7 +109,7 @@ def test_as_few_layers_as_it_takes_are_recomputed(base, monkeypatch):
     takes = lambda run: int(1e8 - 1e7 * memory.recomputed(run, SHAPE) * 10)
     SHAPE = memory.Shape(1, 1, 1, layers=10, hidden=1, wide=1, vocabulary=1, widest=1)
     monkeypatch.setattr(memory, "shape", lambda run: SHAPE)
-    monkeypatch.setattr(memory, "memory", lambda run, of=None: {"total": takes(run)})
+    monkeypatch.setattr(memory, "memory", lambda run, of=None, facts=None: {"total": takes(run)})
     wanted = lorakit.Run(
         data="-", model=base, max_length=256, quantization="none", precision="fp32"
     )
@@ -155,15 +155,15 @@ def test_what_cannot_fit_is_refused_with_settings_that_would(base):
     from lorakit.planning import memory
 
     need = memory.memory(run)["total"]
-    choose.refuse(run, facts(memory=need))
+    ladder.refuse(run, facts(memory=need))
     with pytest.raises(
         lorakit.LorakitError,
         match=r"are needed and .* are there, one row at a time; it would fit with "
         r".*max_length=",
     ):
-        choose.refuse(run, facts(memory=int(need * 0.9)))
+        ladder.refuse(run, facts(memory=int(need * 0.9)))
     with pytest.raises(lorakit.LorakitError, match="take a smaller model"):
-        choose.refuse(run, facts(memory=1000))
+        ladder.refuse(run, facts(memory=1000))
 
 
 def test_more_processes_than_cards_or_rows(base):
@@ -264,9 +264,9 @@ def test_gpt_oss_on_macs(size):
         with pytest.raises(
             lorakit.LorakitError, match=r"16\.\d GB are needed and 11\.5 GB are there, .* smaller"
         ):
-            choose.refuse(run, here)
+            ladder.refuse(run, here)
     else:
-        choose.refuse(run, here)
+        ladder.refuse(run, here)
         assert (run.gradient_checkpointing, run.micro_batch_tokens) == chosen
 
 
@@ -286,7 +286,7 @@ def test_gpt_oss_on_a_t4():
     assert (run.engine, run.precision) == ("unsloth", "fp32")
     assert choices["quantization"] == ("none", "its weights are stored as nf4")
     assert memory.memory(run)["weights"] == pytest.approx(12.5e9, rel=0.01)
-    choose.refuse(run, here)
+    ladder.refuse(run, here)
     with pytest.raises(
         lorakit.LorakitError,
         match="torch: in gpt-oss-20b-nf4 each expert is a layer of its own, .*; "
@@ -295,7 +295,7 @@ def test_gpt_oss_on_a_t4():
         choose.resolve(wanted, facts(T4))
     run, _ = choose.resolve(wanted.with_(model="gpt-oss-20b"), facts(T4))
     with pytest.raises(lorakit.LorakitError, match=r"GB are needed and 15\.6 GB are there"):
-        choose.refuse(run, facts(T4))
+        ladder.refuse(run, facts(T4))
 
 
 def test_what_a_mac_lets_its_gpu_hold_and_how_to_raise_it(base):
@@ -315,7 +315,7 @@ def test_what_a_mac_lets_its_gpu_hold_and_how_to_raise_it(base):
     with pytest.raises(
         lorakit.LorakitError, match=r"or give the GPU more of this Mac's memory: sudo sysctl iogpu"
     ):
-        choose.refuse(run, mac(16, gpu_memory=int(need * 0.9)))
+        ladder.refuse(run, mac(16, gpu_memory=int(need * 0.9)))
 
 
 def test_the_second_choice_on_a_mac_says_why_the_first_does_not_serve(tmp_path):
@@ -461,7 +461,7 @@ def engine(base):
 
 def scarce(engine, monkeypatch, tokens, checkpointing=False, offload=False):
     """Memory for so many tokens at a time, unless these rungs have been taken."""
-    plain = engine._loss
+    plain = engine.losses.summed
 
     def logits(batch):
         enough = (
@@ -471,7 +471,7 @@ def scarce(engine, monkeypatch, tokens, checkpointing=False, offload=False):
             raise torch.OutOfMemoryError("CUDA out of memory")
         return plain(batch)
 
-    monkeypatch.setattr(engine, "_loss", logits)
+    monkeypatch.setattr(engine.losses, "summed", logits)
 
 
 def gradients(engine):
@@ -512,7 +512,7 @@ def test_out_of_memory_changes_nothing_but_the_pieces(engine, monkeypatch, limit
     first, second = documents(10, 12, seed=1), documents(10, 20, 5, 30, seed=2)
     losses = [engine.backward(b) for b in (first, second)]
     expected = gradients(engine)
-    engine.optimizer.zero_grad(set_to_none=True)
+    engine.optimization.drop_gradients()
     engine.pending.clear()
     scarce(engine, monkeypatch, **limits)
     again = [engine.backward(b) for b in (first, second)]
@@ -536,7 +536,7 @@ def test_out_of_memory_with_a_single_row_says_what_to_do(engine, monkeypatch):
 
 
 def test_out_of_memory_in_an_evaluation(engine, monkeypatch):
-    whole, plain = documents(10, 20, 5, 30), engine._hidden
+    whole, plain = documents(10, 20, 5, 30), engine.passes.hidden
     expected = engine.predict(whole)
     prompts = [[1, 2, 3], [4, 5], [6, 7, 8, 9]]
     answers = engine.generate(prompts, 4, [257])
@@ -546,7 +546,7 @@ def test_out_of_memory_in_an_evaluation(engine, monkeypatch):
             raise torch.OutOfMemoryError
         return plain(batch)
 
-    monkeypatch.setattr(engine, "_hidden", logits)
+    monkeypatch.setattr(engine.passes, "hidden", logits)
     assert np.allclose(engine.predict(whole), expected, rtol=1e-5)
     generate = engine.model.generate
 
@@ -563,14 +563,14 @@ def test_out_of_memory_in_an_evaluation(engine, monkeypatch):
 
 def test_a_run_that_runs_out_of_memory_ends_the_same_and_says_so(run, quick, monkeypatch):
     whole = lorakit.finetune(run.with_(name="whole", dropout=0.0))
-    plain = TorchEngine._loss
+    plain = Losses.summed
 
     def logits(self, batch):
-        if self.model.training and len(batch.ids) > 100:
+        if self.passes.model.training and len(batch.ids) > 100:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return plain(self, batch)
 
-    monkeypatch.setattr(TorchEngine, "_loss", logits)
+    monkeypatch.setattr(Losses, "summed", logits)
     folder = lorakit.finetune(run.with_(name="scarce", dropout=0.0))
     assert folder.record["status"] == "done" and folder.record["stepped_down"][0].startswith(
         "at most "

@@ -43,7 +43,11 @@ DECIDED = {
     "validate_every",
     "checkpoint_every",
 }
-CASES = [(task, model) for task, (_, models) in TASKS.items() for model in models]
+CASES = [  # the first model of each task with every run of the suite, the others where time allows
+    pytest.param(task, model, marks=[pytest.mark.slow] if number else [])
+    for task, (_, models) in TASKS.items()
+    for number, model in enumerate(models)
+]
 
 
 class Several(World):

@@ -10,6 +10,7 @@ import pytest
 from lorakit.common.text import label, markdown, printable
 from lorakit.results import evaluate, plots, report
 from lorakit.results.evaluate import Outcome
+from lorakit.runs.folder import Folder, write_json, write_lines
 
 HOSTILE = {
     "mathematics": r"costs $5 and $\frac{1}{$ more \$",
@@ -154,3 +155,15 @@ def test_a_short_run_is_hardly_smoothed_so_that_its_curve_does_not_lag():
 def test_labels_are_one_printable_line():
     assert label("a\n b\tc") == "a b c" and label("") == "(empty)" and label("x" * 50, 5) == "xxxx…"
     assert markdown("a | <b>\n&") == "a \\| &lt;b> &amp;"
+
+
+def test_a_history_that_was_cut_is_said_in_the_report(tmp_path):
+    write_json(
+        tmp_path / "record.json", {"status": "done", "updates": 3, "settings": {}, "data": {}}
+    )
+    line = {"update": 1, "loss": 1.0, "target_tokens": 1, "learning_rate": 1.0, "grad_norm": 1.0}
+    write_lines(tmp_path / "history.jsonl", [line])
+    notes = report.context(Folder(tmp_path))["notes"]
+    assert any(note.startswith("history.jsonl holds 1 of the 3 updates") for note in notes)
+    write_lines(tmp_path / "history.jsonl", [{**line, "update": i} for i in (1, 2, 3)])
+    assert not any("history.jsonl" in note for note in report.context(Folder(tmp_path))["notes"])

@@ -93,3 +93,10 @@ def test_a_process_beside_the_first_writes_nothing(tmp_path):
         folder.clear()
     assert not folder.path.exists() and not folder.writable
     assert folder.record == {"status": "queued"}
+
+
+def test_a_folder_that_was_removed_is_said_to_be(tmp_path):
+    folder = RunFolder(tmp_path / "gone")
+    with pytest.raises(LorakitError, match="was removed while it trained") as found:
+        folder.append({"update": 1, "loss": 1.0})
+    assert found.value.where == str(tmp_path / "gone") and not (tmp_path / "gone").exists()

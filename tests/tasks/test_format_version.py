@@ -18,7 +18,7 @@ ENCODED = {
     3: {
         "chat": "43104c85e1e36a6f",
         "documents": "4c845891b4e70e28",
-        "damaged": "e9ce5fa42b82f0dc",
+        "damaged": "89812bbe66b713d9",
     },
 }
 
@@ -52,3 +52,17 @@ def test_the_version_is_part_of_the_key(monkeypatch):
     assert lorakit.prepare(run).path == before
     monkeypatch.setattr(dataset, "FORMAT_VERSION", dataset.FORMAT_VERSION + 1)
     assert lorakit.prepare(run).path != before
+
+
+@pytest.mark.parametrize("damaged", ["rows/train/*.arrow", "rows/meta.json", "report.json"])
+def test_rows_damaged_in_the_cache_are_made_anew(damaged, monkeypatch, tmp_path):
+    monkeypatch.setenv("LORAKIT_CACHE", str(tmp_path))
+    run = lorakit.Run(data="data/triage.jsonl", model="tiny", max_rows=60)
+    first = lorakit.prepare(run)
+    expected = first.rows["train"].column("ids")
+    for path in first.path.glob(damaged):
+        path.unlink()
+        path.write_bytes(b"\xff" * 64)
+    second = lorakit.prepare(run)
+    assert second.rows["train"].column("ids") == expected
+    assert str(second.report) == str(first.report)

@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerFast
 
 from lorakit.common.errors import BadRow, LorakitError
 from lorakit.data.example import Example
-from lorakit.models import base_model
+from lorakit.models import reading
 from lorakit.tasks import chat, rows, text
 from lorakit.tasks.batches import collate
 from lorakit.tasks.preview import Preview
@@ -180,7 +180,7 @@ def test_generation_is_asked_with_the_prompt_of_the_row():
 
 
 def test_the_template_for_a_base_without_one():
-    tokenizer = bytewise(base_model.PLAIN_TEMPLATE)
+    tokenizer = bytewise(reading.PLAIN_TEMPLATE)
     (row,) = encode(tokenizer, talk("hi", "ok", "no", " so", system="Be brief."))
     assert letters(row)[0] == "▲Be brief.\nQuestion: hi\nAnswer: ok▼\nQuestion: no\nAnswer:  so▼"
     assert trained(tokenizer, row) == [" ok</s>", "  so</s>"]

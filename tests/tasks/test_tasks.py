@@ -21,7 +21,7 @@ from lorakit.planning import choose
 from lorakit.results import report
 from lorakit.tasks import caption, chat_images, classify_image, classify_text, rows, transcribe
 from lorakit.tasks.batches import Batches, collate, in_order
-from lorakit.tasks.objectives import next_token
+from lorakit.tasks.objectives import labels
 from lorakit.tasks.rows import Rows
 
 SEEING = ("smolvlm-256m", "qwen2.5-vl-3b", "gemma-3-4b", "gemma-3n-e2b")
@@ -194,7 +194,7 @@ class Made(Rows):
 
     def __init__(self, n):
         self.rows = [{"ids": [], "label": i % 2} for i in range(n)]
-        self.documents = next_token.documents
+        self.documents = labels.documents
 
     def __len__(self):
         return len(self.rows)
@@ -236,10 +236,10 @@ def test_a_row_looks_the_same_in_whatever_company():
                     }
         seen.append(found)
     assert seen[0] == seen[1] == seen[2] and len(seen[0]) == 16 and len(set(seen[0].values())) == 16
-    batch = collate(Made(3).rows, range(3), inputs=Made.inputs)
+    batch = collate(Made(3).rows, range(3), inputs=Made.inputs, documents=labels.documents)
     assert (
         batch.count == 3
-        and batch.labels.tolist() == [0, 1, 0]
+        and batch.values["label"].tolist() == [0, 1, 0]
         and batch.media[0]["pixel_values"][0, 0] == 0.0
     )
 
@@ -494,8 +494,9 @@ def test_recomputed_activations_give_the_same_gradients(made, leaves, name, task
         engine = registry.load("engines", "torch").load(
             choose.resolve(run, hardware.facts("."))[0], classes=prepared.meta["classes"]
         )
-        some = [prepared.rows["train"][i] for i in range(3)]
-        engine.backward(collate(some, range(3), inputs=prepared.rows["train"].inputs))
+        train = prepared.rows["train"]
+        some = [train[i] for i in range(3)]
+        engine.backward(collate(some, range(3), inputs=train.inputs, documents=train.documents))
         found.append(
             {n: p.grad.numpy().copy() for n, p in engine.trained.items() if p.grad is not None}
         )
@@ -522,10 +523,10 @@ def test_memory_is_counted_by_going_through_the_model(made, name, task, row):
         gradient_checkpointing=False,
         **SETTINGS | {"max_length": 128},
     )
-    assert engine.places(run) == row
-    two, four = (engine.working(run, n * (row or 128)) for n in (2, 4))
+    assert engine.row_positions(run) == row
+    two, four = (engine.working_bytes(run, n * (row or 128)) for n in (2, 4))
     assert 1.6 < four / two < 2.4
-    assert engine.working(run.with_(gradient_checkpointing=True), 4 * (row or 128)) < four
+    assert engine.working_bytes(run.with_(gradient_checkpointing=True), 4 * (row or 128)) < four
 
 
 def test_padded_together_or_alone_is_one_loss(made, leaves, tmp_path):

@@ -267,11 +267,11 @@ def test_plain_peft_loads_the_adapter(finished, base):
     batch = Batch(
         ids.astype(np.int64), np.arange(len(ids)) > 0, np.array([len(ids)]), np.array([0])
     )
-    with torch.no_grad(), engine._evaluating():
-        mine = engine._logits(batch).numpy()
+    with torch.no_grad(), engine.passes.evaluating():
+        mine = engine.passes.logits(batch).numpy()
     np.testing.assert_allclose(mine, np.array(logits)[:-1], atol=1e-4)
     with torch.no_grad(), engine.model.disable_adapter():
-        assert np.abs(engine._logits(batch).numpy() - mine).max() > 0.1
+        assert np.abs(engine.passes.logits(batch).numpy() - mine).max() > 0.1
 
 
 # Kinds of runs

@@ -57,7 +57,7 @@ def counted(monkeypatch):
     count(
         engines.get("torch"),
         "working_bytes",
-        lambda run, tokens: json.dumps([run.model_dump(exclude=memory.NO_INFLUENCE), tokens]),
+        lambda run, *more: json.dumps([run.model_dump(exclude=memory.NO_INFLUENCE), *more]),
     )
     count(hashlib, "file_digest", lambda file, _: file.name)
     return counts

@@ -5,7 +5,8 @@ Contract: `SUFFIXES`, the endings it reads (each may be followed by `.gz`), or n
 memory at a time. A file unusable as a whole raises `LorakitError`. Options are keyword arguments with defaults, set by
 `format: {csv: {delimiter: ";"}}`. Optional: `takes(path)`, whether it reads what no ending tells (a folder, a hub id);
 `files(path, **options)`, the files that hold the content, when not the path itself; `identity(path, **options)`, a name
-of the content, when there are no files to hash.
+of the content, when there are no files to hash; with an option `split`, `splits(path, **options)`, the official splits,
+and `passed(path, **options)`, what belongs to none of them and is not read.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import io
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, TextIO
+from typing import BinaryIO, TextIO, cast
 
 from lorakit.common.errors import LorakitError
 
@@ -68,7 +69,7 @@ def opened(path: str | Path) -> Iterator[BinaryIO]:
             packed = raw.read(2) == b"\x1f\x8b"
             raw.seek(0)
             with gzip.open(raw) if packed else contextlib.nullcontext(raw) as file:
-                yield file
+                yield cast(BinaryIO, file)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise LorakitError(
             f"{path}: the gzip file is cut or damaged ({error}); download or write it again"

@@ -48,7 +48,7 @@ def read(
         start = list(_start(lines))
         passed, delimiter = _preamble(start, delimiter)
         start = start[passed:]
-        dialect, sample = _dialect(start, delimiter)
+        dialect, sample = dialect_of(start, delimiter)
         named = _names(sample, header, path)
         width = _width(sample) or "".join(start[:1]).count(dialect["delimiter"]) + 1
         names = named or [str(column) for column in range(1, width + 1)]
@@ -94,13 +94,13 @@ def _preamble(start: list[str], delimiter: str | None) -> tuple[int, str | None]
         if any(one in line for one in delimiter or DELIMITERS) or '"' in line:
             break
         rest = start[passed + titles :]
-        _, sample = _dialect(rest, delimiter)
+        _, sample = dialect_of(rest, delimiter)
         named = [cell.strip() for cell in (sample[0] if sample else None) or ()]
         while named and not named[-1]:
             named.pop()  # delimiters at the end of every line
         above = start[passed : passed + titles]
         apart = any(not line.strip() or line.strip("\r\n")[-1:] in DELIMITERS for line in above)
-        if named and _regular(sample) == 1 and not any(map(_is_data, named)):
+        if named and regularity(sample) == 1 and not any(map(_is_data, named)):
             known = {name.lower() for name in named} & COMMON
             if len(sample) > 1 and (apart or len(known) > 1):
                 return passed + titles, delimiter
@@ -117,7 +117,7 @@ def _start(lines: Iterator[str]) -> Iterator[str]:
         yield line
 
 
-def _dialect(start: list[str], delimiter: str | None) -> tuple[dict[str, Any], list[Cells]]:
+def dialect_of(start: list[str], delimiter: str | None) -> tuple[dict[str, Any], list[Cells]]:
     """What splits most records into equally many cells, two or more, and the records so split.
 
     A file that nothing splits has one column.
@@ -127,7 +127,7 @@ def _dialect(start: list[str], delimiter: str | None) -> tuple[dict[str, Any], l
         for one in delimiter or DELIMITERS:
             dialect = {"delimiter": one, "skipinitialspace": space}
             tries.append((dialect, _sample(start, dialect)))
-    return max(tries, key=lambda found: _regular(found[1]))
+    return max(tries, key=lambda found: regularity(found[1]))
 
 
 def _sample(start: list[str], dialect: dict[str, Any]) -> list[Cells]:
@@ -153,7 +153,7 @@ def _width(sample: list[Cells]) -> int:
     return widths.most_common(1)[0][0] if widths else 0
 
 
-def _regular(sample: list[Cells]) -> float:
+def regularity(sample: list[Cells]) -> float:
     """The share of records with the commonest number of cells; 0 when that, or the first record's, is 1."""
     width = _width(sample)
     if width < 2 or (sample[0] and len(sample[0]) < 2):
@@ -208,7 +208,8 @@ class _Lines:
 
     def __init__(self, lines: Iterable[str], passed: int = 0):
         self.lines, self.last = iter(lines), passed  # number of the line read last
-        self.begin()
+        self.held: list[str] = []
+        self.size, self.ended = 0, False
 
     def __iter__(self) -> _Lines:
         return self
@@ -258,7 +259,7 @@ def _records(
                 f"{path}:{_opened(lines, dialect)}: a quote is opened here and never closed; {DOUBLE}"
             )
         elif not _blank(cells):
-            yield row, list(map(_unquoted, cells)) if bare else cells
+            yield row, list(map(_unquoted, cells)) if bare and cells else cells
 
 
 def _stray(held: list[str], cells: Cells, width: int) -> bool:

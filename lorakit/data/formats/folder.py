@@ -27,6 +27,8 @@ ABOUT = (
     "citation",
     "changelog",
     "source",
+    "dataset_infos",
+    "dataset_info",
 )  # files about the data, not of it
 
 Options = Mapping[str, Mapping[str, Any]]
@@ -63,15 +65,48 @@ def splits(
     """The official splits of a folder, [] where its names tell of none or one is chosen already."""
     if split is not None:
         return []
-    found = [split_of(part.relative_to(path).as_posix()) for part, _ in _parts(Path(path))]
-    return list(dict.fromkeys(filter(None, found))) if official(found) else []
+    named = _named(Path(path))
+    return list(dict.fromkeys(found for found, _, _ in named if found)) if named else []
+
+
+def passed(
+    path: str | Path, *, options: Options | None = None, split: str | None = None
+) -> list[str]:
+    """Files that are not read, because others stand for the official splits and these for none."""
+    parts = _named(Path(path)) if split else []
+    return [part.relative_to(path).as_posix() for found, part, _ in parts if found is None]
+
+
+def _named(path: Path) -> list[tuple[str | None, Path, str]]:
+    """(split, file, format) of each file of a folder with official splits, [] of any other folder.
+
+    Where none is named for training and some for a test, the others are for training. Raises `LorakitError` where
+    there are no others.
+    """
+    parts = _parts(path)
+    named = [(split_of(part.relative_to(path).as_posix()), part, name) for part, name in parts]
+    found = {split for split, _, _ in named}
+    if official(found):
+        return named
+    media = any(hasattr(registry.load("formats", name), "MEDIUM") for _, name in parts)
+    if media or not found & {"validation", "test"} or len(found) < 2:
+        return []
+    if None in found:
+        return [(split or "train", part, name) for split, part, name in named]
+    raise LorakitError(
+        f"the files are named for {' and '.join(sorted(filter(None, found)))}, and none for training",
+        where=path,
+        setting="data",
+        cure="name the files one by one with data, validation_data and test_data",
+    )
 
 
 def files(
     path: str | Path, *, options: Options | None = None, split: str | None = None
 ) -> list[Path]:
     """Every file that holds rows, in the order in which they are read."""
-    options, found = _checked(options), []
+    options = _checked(options)
+    found: list[Path] = []
     for part, name in _of_split(Path(path), split):
         module = registry.load("formats", name)
         found += module.files(part, **options.get(name, {})) if hasattr(module, "files") else [part]
@@ -100,7 +135,9 @@ def _of_split(path: Path, split: str | None) -> list[tuple[Path, str]]:
     parts = _parts(path)
     if split is None:
         return parts
-    named = [(split_of(part.relative_to(path).as_posix()), part, name) for part, name in parts]
+    named = _named(path) or [
+        (split_of(part.relative_to(path).as_posix()), part, name) for part, name in parts
+    ]
     kept = [(part, name) for found, part, name in named if found == split]
     if not kept:
         known = ", ".join(sorted({found for found, _, _ in named if found})) or "none"

@@ -19,6 +19,7 @@ from lorakit.common import registry
 from lorakit.common.errors import LorakitError, did_you_mean
 from lorakit.common.hub import find_token, page, reason, refused
 from lorakit.data.example import Example
+from lorakit.data.splits import NAMES, official, split_of
 
 SUFFIXES = ()
 ID = re.compile(r"\w[\w.\-]*/\w[\w.\-]*", re.ASCII)
@@ -36,18 +37,18 @@ def takes(path: str | Path) -> bool:
 def read(
     path: str | Path,
     *,
-    split: str = "train",
+    split: str | None = None,
     subset: str | None = None,
     revision: str | None = None,
     streaming: bool = False,
     rows: int | None = None,
 ) -> Iterator[Example]:
-    """At most `rows` rows, numbered from 1. Downloaded and mapped into memory, or as they come and nothing stored.
+    """At most `rows` rows of a split ("train"), numbered from 1. Downloaded and mapped into memory, or as they come.
 
     Images and sounds stay as they are stored ({bytes, path}); a class is its name, and None where it has none.
     """
     path, row = str(path), 0
-    builder = _opened(path, split, subset, revision, rows)
+    builder, split = _opened(path, split, subset, revision, rows)
     try:
         for row, fields in enumerate(islice(_dataset(builder, split, streaming), rows), 1):
             yield Example(fields, f"{path}/{split}", row)
@@ -55,21 +56,60 @@ def read(
         raise _broken(path, split, row, builder, streaming, error) from None
 
 
+def splits(
+    path: str | Path,
+    *,
+    split: str | None = None,
+    subset: str | None = None,
+    revision: str | None = None,
+    streaming: bool = False,
+    rows: int | None = None,
+) -> list[str]:
+    """The official splits that stand for train, validation and test; [] when `split` or `rows` chooses."""
+    if split is not None or rows is not None:
+        return []
+    _check(str(path), rows=rows, subset=subset, revision=revision)
+    names = _splits(_builder(str(path), subset, revision))
+    found = {split_of(name) for name in names}
+    return [name for name in NAMES if name in found] if official(found) else []
+
+
+def passed(
+    path: str | Path,
+    *,
+    split: str | None = None,
+    subset: str | None = None,
+    revision: str | None = None,
+    streaming: bool = False,
+    rows: int | None = None,
+) -> list[str]:
+    """Splits that are not read, because others stand for train, validation and test."""
+    if not splits(path, subset=subset, revision=revision, rows=rows):
+        return []
+    names = _splits(_builder(str(path), subset, revision))
+    kinds = [split_of(name) for name in names]
+    return [n for i, n in enumerate(names) if kinds[i] is None or kinds[i] in kinds[:i]]
+
+
 def save(
     path: str | Path,
     folder: Path,
     *,
-    split: str = "train",
+    split: str | None = None,
     subset: str | None = None,
     revision: str | None = None,
     streaming: bool = False,
     rows: int | None = None,
 ) -> None:
-    """The same rows as a folder that `formats.saved` reads without the hub; `streaming` is about reading alone."""
+    """The same rows as a folder that `formats.saved` reads without the hub, all splits of it where they are official;
+    `streaming` is about reading alone."""
     path = str(path)
-    builder = _opened(path, split, subset, revision, rows)
+    whole = bool(splits(path, split=split, subset=subset, revision=revision, rows=rows))
+    builder, split = _opened(path, split, subset, revision, rows)
     try:
         builder.download_and_prepare()
+        if whole:
+            return builder.as_dataset().save_to_disk(str(folder))
         table = builder.as_dataset(split)
         (table.select(range(min(rows, len(table)))) if rows else table).save_to_disk(str(folder))
     except OSError as error:
@@ -83,7 +123,7 @@ def save(
 def identity(
     path: str | Path,
     *,
-    split: str = "train",
+    split: str | None = None,
     subset: str | None = None,
     revision: str | None = None,
     streaming: bool = False,
@@ -97,23 +137,29 @@ def identity(
     commit = (
         _builder(path, subset, revision).hash if config.HF_HUB_OFFLINE else _commit(path, revision)
     )
-    part = "/".join(name for name in (f"{path}@{commit}", subset, split) if name)
+    part = "/".join(name for name in (f"{path}@{commit}", subset, split or "train") if name)
     return f"{part}[:{rows}]" if rows else part
 
 
 def _opened(
-    path: str, split: str, subset: str | None, revision: str | None, rows: int | None
-) -> Any:
-    """The reader of `datasets` for a subset that has this split."""
+    path: str, split: str | None, subset: str | None, revision: str | None, rows: int | None
+) -> tuple[Any, str]:
+    """(the reader of `datasets` for a subset, the split's own name in it)."""
     _check(path, rows=rows, split=split, subset=subset, revision=revision)
     builder = _builder(path, subset, revision)
-    splits = [str(name) for name in builder.config.data_files or builder.info.splits or ()]
-    if split not in splits:
+    names, split = _splits(builder), split or "train"
+    if split not in names and split in NAMES:  # `dev` is the validation split
+        split = next((name for name in names if split_of(name) == split), split)
+    if split not in names:
         raise LorakitError(
-            f"{path} has no split '{split}'{did_you_mean(split, splits)} (splits: {', '.join(splits)}). "
+            f"{path} has no split '{split}'{did_you_mean(split, names)} (splits: {', '.join(names)}). "
             "Name one, e.g. format: {hub: {split: test}}"
         )
-    return builder
+    return builder, split
+
+
+def _splits(builder: Any) -> list[str]:
+    return [str(name) for name in builder.config.data_files or builder.info.splits or ()]
 
 
 def _check(path: str, rows: Any, **names: Any) -> None:

@@ -30,7 +30,7 @@ def read(path: str | Path) -> Iterator[Example | Rejected]:
                 yield Rejected(name, number, reason)
                 continue
             try:
-                fields = json.loads(line.rstrip("\r\n"))
+                fields = json.loads(line.rstrip("\r\n").removesuffix(","))
             except json.JSONDecodeError as error:
                 yield Rejected(name, number, f"broken JSON: {error.msg} (column {error.colno})")
             except RecursionError:

@@ -24,9 +24,9 @@ def read(path: str | Path, *, target: str) -> Iterator[Example | Rejected]:
     for (row, left), (twin, right) in pairs:
         if row != twin:
             both = [max(row, twin) - 1, max(row, twin) + sum(1 for _ in pairs)]
-            left, right = both if twin else both[::-1]
+            lines = both if twin else both[::-1]
             raise LorakitError(
-                f"{source}: has {left} lines and {other.name} {right}; line n of one must be the "
+                f"{source}: has {lines[0]} lines and {other.name} {lines[1]}; line n of one must be the "
                 "translation of line n of the other"
             )
         yield _pair(source.name, row, left, right)

@@ -63,6 +63,13 @@ def splits(path: str | Path, *, split: str | None = None) -> list[str]:
     )
 
 
+def passed(path: str | Path, *, split: str | None = None) -> list[str]:
+    """Splits that are not read, because others stand for train, validation and test."""
+    names = _names(Path(path)) if split and _has(path, SPLITS) else []
+    kinds = [split_of(name) for name in names]
+    return [n for i, n in enumerate(names) if kinds[i] is None or kinds[i] in kinds[:i]]
+
+
 def files(path: str | Path, *, split: str | None = None) -> list[Path]:
     """The Arrow files that hold the rows, in their order."""
     folder = _folder(Path(path), split)

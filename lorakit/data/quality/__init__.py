@@ -29,6 +29,8 @@ LOST = {
     "system": "the chat template leaves the system turn out of the prompt",
     "history": "the chat template changes or leaves out an earlier turn",
     "prompt": "a token joins the end of the prompt with the answer, so that training and generation ask differently",
+    "ended": "the words begin or end with a control token such as <s> or </s>, which is left out: the chat template "
+    "writes its own",
     "control": "the words hold control tokens of the model, which are encoded as plain text",
 }
 
@@ -99,7 +101,7 @@ def bars(
     axes: Any, counts: Mapping[str, int], title: str, color: str | Mapping[str, str] = BLUE
 ) -> int:
     """Horizontal bars, the largest on top; `color` is one for all, or one for each name. Returns how many there are."""
-    names = sorted(counts, key=counts.get)[-BARS:]
+    names = sorted(counts, key=lambda name: counts[name])[-BARS:]
     colors = [color[n] for n in names] if isinstance(color, Mapping) else color
     drawn = axes.barh(range(len(names)), [counts[n] for n in names], color=colors)
     axes.bar_label(drawn, [f"{counts[n]:,}" for n in names], padding=3, fontsize=8)

@@ -51,8 +51,8 @@ class Check:
 
     @property
     def classes(self) -> Counter[str]:
-        few = self.counts and (self.labelled or len(self.counts) <= self.counts.total() / 10)
-        return self.counts if few else Counter()
+        counts = self.counts or Counter()
+        return counts if self.labelled or len(counts) <= counts.total() / 10 else Counter()
 
     def findings(self) -> list[Finding]:
         found = self.classes

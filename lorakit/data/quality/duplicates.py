@@ -37,10 +37,11 @@ class Check:
     def kinds(self) -> dict[tuple[str, str], list[str]]:
         """(set of the row left out, set of the row kept) -> places. As in the split, test rows go before all others."""
         order = np.argsort(-np.asarray(self.sets, dtype=np.int64), kind="stable")
-        names, out = [*self.numbers], {}
+        names = [*self.numbers]
+        out: dict[tuple[str, str], list[str]] = {}
         for again, kept in duplicates.duplicates(np.asarray(self.prints)[order]).items():
             pair = int(order[again]), int(order[kept])
-            places = out.setdefault(tuple(SETS[self.sets[p]] for p in pair), [])
+            places = out.setdefault((SETS[self.sets[pair[0]]], SETS[self.sets[pair[1]]]), [])
             places.append(" repeats ".join(f"{names[self.files[p]]}:{self.rows[p]}" for p in pair))
         return out
 

@@ -15,7 +15,8 @@ SAMPLED = False
 
 class Check:
     def __init__(self, encode: Any, max_length: int):
-        self.rows, self.null, self.empty, self.there = 0, Counter(), Counter(), Counter()
+        self.rows = 0
+        self.null, self.empty, self.there = (Counter[str]() for _ in range(3))
         self.only: dict[str, Any] = {}  # the one value of a column, while it is one
         self.varied: set[str] = set()
 

@@ -111,7 +111,7 @@ class Check:
         return out
 
     def facts(self) -> dict[str, Any]:
-        out = {
+        out: dict[str, Any] = {
             "max_length": self.max_length,
             "examples": self.examples,
             "rows": len(self.lengths),

@@ -34,7 +34,8 @@ class Check:
     @cached_property
     def kinds(self) -> dict[tuple[str, str], list[str]]:
         """(set of the row, set of the first of those it resembles, directly or through others) -> places."""
-        examples, out = [example for _, example in self.kept], {}
+        examples = [example for _, example in self.kept]
+        out: dict[tuple[str, str], list[str]] = {}
         homes: list[int] = []
         if examples:
             same = duplicates.same_prompt(

@@ -39,7 +39,7 @@ class Check:
     def see(self, example: Example, set: str) -> None:
         words = duplicates.text(example)
         if found := SECRETS.search(words):
-            self._note(found.lastgroup.replace("_", " "), found[0], example)
+            self._note((found.lastgroup or "").replace("_", " "), found[0], example)
         if (":" in words or "=" in words) and (found := PASSWORD.search(words)):
             self._note("password", found[0], example)
         if "@" in words and (found := MAIL.search(words)):

@@ -19,7 +19,7 @@ NUMBER = re.compile(r"(?<!['\w])\d[\d.,]*\b")
 
 class Check:
     def __init__(self, encode: Any, max_length: int):
-        self.usable, self.kinds = 0, Counter()
+        self.usable, self.kinds = 0, Counter[str]()
 
     def see(self, example: Example, set: str) -> None:
         self.usable += 1

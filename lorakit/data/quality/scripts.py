@@ -51,7 +51,7 @@ class Check:
             if letter.isalpha():
                 here[script(letter)] += n
         self.letters += here
-        main = max(here, key=here.get) if here else NONE
+        main = here.most_common(1)[0][0] if here else NONE
         self.rows[main] += 1
         places = self.odd.setdefault(main, [])
         if len(places) < SHOWN:

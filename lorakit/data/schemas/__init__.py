@@ -21,7 +21,11 @@ from lorakit.common.errors import BadRow, LorakitError, did_you_mean
 
 HELPERS = ("prompts", "marks")  # modules of this package that are no schemas
 # Columns of what the model is told before everything else.
-SYSTEM = ("system", "system_prompt", "system_message", "sys_prompt", "system_instruction")
+SYSTEM = (
+    "system", "system_prompt", "system_message", "sys_prompt", "system_instruction",
+    "systeminstruction",
+)  # fmt: skip
+ARRAY = re.compile(r"array\((\[.*?\])(?:,\s*dtype=\w+)?\)", re.DOTALL)
 HOLE = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
 
 
@@ -30,7 +34,7 @@ def column(fields: Mapping[str, Any], names: tuple[str, ...]) -> str:
     for name in names:
         if name in fields:
             return name
-    others = f" (or {', '.join(names[1:])})" if names[1:] else ""
+    others = f" (or {', '.join(names[1:5])})" if names[1:] else ""
     raise BadRow(f"column {names[0]!r}{others} is missing")
 
 
@@ -102,8 +106,10 @@ def nested(value: Any) -> Any:
         return json.loads(value)
     except (ValueError, RecursionError):
         pass
+    # NumPy prints array([…], dtype=object), and no commas between the objects of an array.
+    printed = ARRAY.sub(r"\1", re.sub(r"\}\s*\n\s*\{", "}, {", value.strip()))
     try:
-        found = ast.literal_eval(value.strip())
+        found = ast.literal_eval(printed)
     except (ValueError, SyntaxError, RecursionError, MemoryError, TypeError):
         return value
     return found if isinstance(found, (list, dict)) else value
@@ -121,6 +127,22 @@ def holes(template: str) -> list[str]:
     return [name for _, name in found if name is not None]
 
 
+def held(fields: Mapping[str, Any], path: str) -> bool:
+    """Whether the row has this column, or, by a path such as `data.question`, that inside one."""
+    return path in fields or value_of(fields, path) is not None
+
+
+def value_of(fields: Mapping[str, Any], path: str) -> Any:
+    """The value of a column, or of what stands inside one, None where it is not there."""
+    if path in fields or "." not in path:
+        return fields.get(path)
+    value: Any = fields
+    for name in path.split("."):
+        value = nested(value)
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return value
+
+
 def fill(template: str, fields: Mapping[str, Any]) -> str:
     """The template with each `{name}` replaced by that column's text; `{{` and `}}` are braces.
 
@@ -128,7 +150,7 @@ def fill(template: str, fields: Mapping[str, Any]) -> str:
     Raises `BadRow` for a column that is not there, null, blank or nested.
     """
     for name in holes(template):
-        if name not in fields:
+        if not held(fields, name):
             raise BadRow(
                 f"the template {template!r} names {name!r}, which the row has not"
                 f"{did_you_mean(name, fields)} (columns: {', '.join(sorted(map(str, fields)))})"
@@ -138,10 +160,9 @@ def fill(template: str, fields: Mapping[str, Any]) -> str:
         name = match[1]
         if name is None:
             return match[0][0]
+        value = value_of(fields, name)
         return (
-            str(fields[name])
-            if isinstance(fields[name], bool)
-            else text_of(fields, (name,), number=True)
+            str(value) if isinstance(value, bool) else text_of({name: value}, (name,), number=True)
         )
 
     return HOLE.sub(words, template)

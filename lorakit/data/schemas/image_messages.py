@@ -6,7 +6,10 @@ none does, they stand before the first question.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from lorakit.common.errors import BadRow
+from lorakit.data.example import Example
 from lorakit.data.schemas import column, medium_of, messages
 
 GIVES = "image"
@@ -16,22 +19,27 @@ REQUIRED = (TURNS, ("images", "image"))
 OPTIONAL = messages.OPTIONAL
 
 
+def fits(rows: Sequence[Example]) -> bool:
+    """Whether one of these rows, at least, has a picture."""
+    return any(row.fields.get(name) not in (None, [], "") for row in rows for name in REQUIRED[1])
+
+
 def convert(fields: dict) -> dict:
     name = column(fields, REQUIRED[1])
     given = fields[name] if isinstance(fields[name], list) else [fields[name]]
     pictures = [medium_of({name: one}, (name,)) for one in given]
     turns = fields[column(fields, TURNS)]
-    counts: list[tuple[object, int]] = []
+    of_turns: list[tuple[object, int]] = []
     words = messages.convert(
         {
             **fields,
-            "messages": [_without_pictures(turn, counts) for turn in turns]
+            "messages": [_without_pictures(turn, of_turns) for turn in turns]
             if isinstance(turns, list)
             else turns,
         }
     )["messages"]
     users = [turn for turn in words if turn["role"] == "user"]
-    counts = [n for role, n in counts if role in ("user", "human")]
+    counts = [n for role, n in of_turns if role in ("user", "human")]
     if sum(counts) == 0 and users:
         counts[0] = len(pictures)  # no mark says where they belong: at the beginning
     if sum(counts) != len(pictures):

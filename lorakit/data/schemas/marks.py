@@ -17,7 +17,7 @@ ANY = frozenset(NAMES)
 # Marks under which a user's turn is trained as well; a plain weight of 1 is every turn's default.
 TRAINS_ANY = ("train", "training", "loss", "loss_mask")
 WORDS = {"true": 1.0, "yes": 1.0, "false": 0.0, "no": 0.0}
-DETAIL = "training_detail"  # Axolotl's marks of characters inside a turn
+DETAIL = ("train_detail", "training_detail")  # Axolotl's marks of characters inside a turn
 
 
 def weight_of(holder: Mapping[str, Any], names: tuple[str, ...] = NAMES) -> float | None:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lorakit.common.errors import BadRow
+from lorakit.data import markup
 from lorakit.data.schemas import SYSTEM, column, marks, nested, text_of
 
 GIVES = "messages"
@@ -20,17 +21,19 @@ ROLES = {
     "developer": "system",
     "user": "user",
     "human": "user",
-    **dict.fromkeys(("assistant", "gpt", "chatgpt", "bing", "bard", "model"), "assistant"),
+    **dict.fromkeys(
+        ("assistant", "gpt", "chatgpt", "bing", "bard", "model", "chatbot", "bot", "ai"),
+        "assistant",
+    ),
+    "prompter": "user",
 }
 TOOLS = (
-    "tool",
-    "tool_call",
-    "tool_response",
-    "function",
-    "function_call",
-    "function_response",
-    "observation",
-)
+    "tool", "tool_call", "tool_calls", "tool_response", "tool_responses", "tool_result",
+    "function", "function_call", "function_response", "observation", "ipython",
+)  # fmt: skip
+SPEAKER = ("speaker", "author")  # other names of `role`
+SAID = ("text", "parts", "message")  # and of `content`
+PAIRS = (("human", "assistant"), ("user", "assistant"), ("input", "output"), ("question", "answer"))
 THOUGHTS = ("reasoning_content", "thinking")
 TEXT = ("text", "input_text", "output_text")  # types of parts
 MEDIA = {
@@ -63,13 +66,47 @@ def conversation(fields: Mapping[str, Any], name: str) -> dict[str, list[dict[st
                 f"{offered!r} offers tools to the model, which cannot be trained; remove the column to train "
                 "the words alone"
             )
-    kept = [turn(each, number) for number, each in enumerate(given, 1)]
+    kept = [turn(each, number) for number, each in enumerate(_single(given), 1)]
     check_order([each["role"] for each in kept])
     kept = marks.marked(fields, kept)
-    told = text_of(fields, SYSTEM, empty=True)
+    told = text_of(_told(fields), SYSTEM, empty=True)
     if kept[0]["role"] != "system":
         kept.insert(0, {"role": "system", "content": told})
     return {"messages": [each for each in kept if each["content"].strip()]}
+
+
+def _told(fields: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The same fields, a system column of parts (Bedrock, Gemini) as text."""
+    name = next((n for n in SYSTEM if isinstance(fields.get(n), (list, dict))), "")
+    value = fields.get(name)
+    parts = value.get("parts") if isinstance(value, dict) else value
+    if not isinstance(parts, list) or not all(isinstance(p, dict) and "text" in p for p in parts):
+        return fields
+    return {**fields, name: "\n".join(text_of(part, ("text",)) for part in parts)}
+
+
+def _single(given: list[Any]) -> list[Any]:
+    """A turn each, where question and answer stand together: `{"human": …, "assistant": …}`."""
+    beside = {"system", *marks.NAMES}
+    pair = next(
+        (
+            p
+            for p in PAIRS
+            if all(isinstance(t, dict) and {*p} <= t.keys() <= {*p} | beside for t in given)
+        ),
+        None,
+    )
+    if pair is None:
+        return given
+    out = []
+    for turn in given:
+        told = [{"role": "system", "content": turn["system"]}] if turn.get("system") else []
+        asked, said = (
+            {"role": r, "content": turn[n]}
+            for r, n in zip(("user", "assistant"), pair, strict=True)
+        )
+        out += [*told, asked, said | {k: turn[k] for k in marks.NAMES if k in turn}]
+    return out
 
 
 def turn(turn: Any, number: int) -> dict[str, Any]:
@@ -78,13 +115,17 @@ def turn(turn: Any, number: int) -> dict[str, Any]:
         raise BadRow(
             f"turn {number} is {type(turn).__name__}, expected an object with role and content"
         )
+    for name, usual, others in (("role", "from", SPEAKER), ("content", "value", SAID)):
+        other = next((other for other in others if other in turn), None)
+        if other and name not in turn and usual not in turn:
+            turn = turn | {name: turn[other]}
     said = turn.get("role", turn.get("from"))
     said = said.strip().lower() if isinstance(said, str) else said
     if said in TOOLS or turn.get("tool_calls") or turn.get("function_call"):
         raise BadRow(f"turn {number} calls a tool or is a tool's; tools cannot be trained: {CURE}")
     if not isinstance(said, str) or said not in ROLES:
         shown = f"the role {said[:40]!r}" if isinstance(said, str) else "no role"
-        raise BadRow(f"turn {number} has {shown}; known: {', '.join(ROLES)}")
+        raise BadRow(f"turn {number} has {shown}; known: {', '.join([*ROLES][:10])}")
     role = ROLES[said]
     for part in _parts(turn):
         _check_part(part, number)
@@ -94,18 +135,31 @@ def turn(turn: Any, number: int) -> dict[str, Any]:
             f"turn {number} begins with {words.split('>')[0].strip()}>, and the row has nothing to put there: {CURE}"
         )
     try:
-        return {"role": role, **_words(turn, blank=role == "system"), **weight(turn, role, number)}
+        kept: dict[str, Any] = {
+            "role": role,
+            **_words(turn, blank=role == "system"),
+            **weight(turn, role, number),
+        }
     except BadRow as error:
         raise BadRow(f"turn {number} ({role}): {error}") from None
+    if role == "user" and markup.may_be(kept["content"]):
+        inside = markup.turns_of(kept["content"], spoken=False)
+        if inside and [turn["role"] for turn in inside] != ["user"]:
+            raise BadRow(
+                f"turn {number} (user) holds a whole conversation that a chat template was applied to: give "
+                "its turns as turns"
+            )
+        kept["content"] = inside[0]["content"] if inside else kept["content"]
+    return kept
 
 
 def weight(turn: dict, role: str, number: int) -> dict[str, float]:
     """`weight` of an answer whose marks give another than 1."""
-    if marks.ANY.isdisjoint(turn) and marks.DETAIL not in turn:
+    if marks.ANY.isdisjoint(turn) and turn.keys().isdisjoint(marks.DETAIL):
         return {}
     given = marks.weight_of(turn)
-    if turn.get(marks.DETAIL) not in (None, []):
-        raise BadRow(f"{marks.DETAIL!r} marks parts of a turn, which cannot be trained apart")
+    if detail := next((n for n in marks.DETAIL if turn.get(n) not in (None, [])), ""):
+        raise BadRow(f"{detail!r} marks parts of a turn, which cannot be trained apart")
     if role != "assistant":
         marks.refuse_user(role, number, next((n for n in marks.TRAINS_ANY if turn.get(n)), ""))
         return {}
@@ -119,7 +173,7 @@ def _parts(turn: dict) -> list:
 
 def _check_part(part: Any, number: int) -> None:
     kind = part.get("type") if isinstance(part, dict) else None
-    if kind in TEXT:
+    if kind in TEXT or (isinstance(part, dict) and part.keys() == {"text"}):
         return
     named = f"a part of type {kind[:40]!r}" if isinstance(kind, str) else "a part without a type"
     named = next((words for medium, words in MEDIA.items() if medium in named), named)

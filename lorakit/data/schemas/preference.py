@@ -8,10 +8,10 @@ The prompt may also stand in both answers, as turns or in HH-RLHF's text ("\\n\\
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 from lorakit.common.errors import BadRow
+from lorakit.data import markup
 from lorakit.data.schemas import SYSTEM, column, text_of
 from lorakit.data.schemas.messages import ROLES, conversation
 
@@ -23,7 +23,6 @@ REQUIRED = (
 )
 PROMPT = ("prompt", "question", "instruction", "input", "conversations", "messages", "query")
 OPTIONAL = (*PROMPT, *SYSTEM)
-SPEAKER = re.compile(r"\n*\s*\n\n(Human|Assistant): ?|^\s*(Human|Assistant): ?")
 
 
 def convert(fields: dict) -> dict:
@@ -52,8 +51,7 @@ def _prompt(fields: dict, names: list[str]) -> list[dict]:
     if isinstance(value, list):
         return value
     words = text_of(fields, (name,))
-    turns = _spoken(words)
-    return turns or [{"role": "user", "content": words}]
+    return markup.speakers_of(words) or [{"role": "user", "content": words}]
 
 
 def _conversation(fields: dict, name: str, prompt: list[dict]) -> list[dict[str, Any]]:
@@ -61,7 +59,7 @@ def _conversation(fields: dict, name: str, prompt: list[dict]) -> list[dict[str,
     value = fields[name]
     if not isinstance(value, (dict, list)):
         words = text_of(fields, (name,))
-        turns = _spoken(words) or [{"role": "assistant", "content": words}]
+        turns = markup.speakers_of(words) or [{"role": "assistant", "content": words}]
     elif isinstance(value, dict):
         turns = [value]
     else:
@@ -85,19 +83,3 @@ def _asks(turn: Any) -> bool:
     """Whether the turn is the user's."""
     said = turn.get("role", turn.get("from")) if isinstance(turn, dict) else None
     return isinstance(said, str) and ROLES.get(said.strip().lower()) == "user"
-
-
-def _spoken(words: str) -> list[dict[str, str]]:
-    """The turns of HH-RLHF's text; none where it is no such text."""
-    pieces = SPEAKER.split(words)
-    if len(pieces) < 4 or pieces[0].strip():
-        return []
-    speakers = [a or b for a, b in zip(pieces[1::3], pieces[2::3], strict=True)]
-    roles = {"Human": "user", "Assistant": "assistant"}
-    turns = [
-        {"role": roles[who], "content": said.strip()}
-        for who, said in zip(speakers, pieces[3::3], strict=True)
-    ]
-    if turns[-1] == {"role": "assistant", "content": ""}:
-        turns.pop()
-    return turns

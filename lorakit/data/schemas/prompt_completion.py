@@ -3,18 +3,27 @@
 {"prompt": "Which latrine ratio is the minimum?", "completion": "One for twenty people."}
 """
 
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 from lorakit.common.errors import BadRow
-from lorakit.data import markup
 from lorakit.data.schemas import column, marks, prompts, text_of
 from lorakit.data.schemas.messages import conversation
 
 GIVES = "messages"
 RICHNESS = 30
 REQUIRED = (
-    ("prompt", "question", "query", "problem", "input"),
-    ("completion", "response", "solution", "output", "answer"),
+    ("prompt", "question", "query", "problem", "input", "user", "human"),
+    prompts.ANSWER,
 )
-OPTIONAL = prompts.INPUT + prompts.BESIDE + marks.NAMES
+OPTIONAL = prompts.INPUT + prompts.BESIDE + marks.NAMES + tuple(prompts.LETTERS)
+
+
+def refuse(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Raises `LorakitError` where answers are places among the choices, counted from 1."""
+    prompts.refuse(rows, REQUIRED[1])
 
 
 def convert(fields: dict) -> dict:
@@ -30,10 +39,8 @@ def convert(fields: dict) -> dict:
             )
         return found
     question = text_of(fields, REQUIRED[0])
-    if markup.may_be(question):  # a template inside the model's template
-        whole = markup.turns_of(question + text_of(fields, REQUIRED[1], number=True))
-        if whole is not None and whole[-1]["role"] == "assistant":
-            return conversation({**fields, "turns": whole}, "turns")
+    if whole := prompts.templated(fields, question, REQUIRED[1]):
+        return whole
     extra = text_of(fields, prompts.INPUT, empty=True) if prompt != "input" else ""
     if extra.strip():
         question = f"{question}\n\n{extra}"

@@ -8,7 +8,7 @@ from lorakit.data.schemas.messages import conversation
 
 GIVES = "messages"
 RICHNESS = 50
-REQUIRED = (("conversations", "conversation"),)
+REQUIRED = (("conversations", "conversation", "contents"),)  # the last: Gemini's
 OPTIONAL = messages.OPTIONAL
 
 

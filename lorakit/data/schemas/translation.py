@@ -16,7 +16,8 @@ OPTIONAL = ()
 
 
 def convert(fields: dict) -> dict:
-    both, source, target = fields, ("source",), ("target", "translation")
+    both = fields
+    names: list[tuple[str, ...]] = [("source",), ("target", "translation")]
     if isinstance(fields.get("translation"), dict):
         both = fields["translation"]
         if len(both) != 2:
@@ -24,5 +25,5 @@ def convert(fields: dict) -> dict:
                 f"'translation' has the languages {[*both][:9]}, expected two; name two columns source and "
                 "target instead"
             )
-        source, target = ((language,) for language in both)
-    return turns(text_of(both, source), text_of(both, target, number=True))
+        names = [(language,) for language in both]
+    return turns(text_of(both, names[0]), text_of(both, names[1], number=True))

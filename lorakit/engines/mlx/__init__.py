@@ -89,7 +89,7 @@ def base_bytes(run: Run, weights: int, experts: int) -> float:
     return weights * form.bits_per_weight(width) / 8
 
 
-def working_bytes(run: Run, tokens: int) -> float:
+def working_bytes(run: Run, tokens: int, card: tuple[int, int] | None = None) -> float:
     """Bytes alive at the worst moment of a micro-batch beside weights and trained gradients.
 
     Fitted to the most that MLX's allocator held in 28 small runs on a CPU (23 of them: 6 % less to 27 % more): kept of

@@ -15,38 +15,19 @@ from lorakit import tasks
 from lorakit.common.errors import LorakitError
 from lorakit.common.files import whole
 from lorakit.engines import protocol
-from lorakit.engines.mlx import convert
+from lorakit.engines.mlx import adapters, generation
 from lorakit.engines.mlx import loss as mlx_loss
 from lorakit.engines.mlx.lora import recomputed, watched
-from lorakit.engines.mlx.rows import Isolated, Rows, rounded
+from lorakit.engines.mlx.passes import Answering, Passes
+from lorakit.engines.mlx.tensors import frozen_sizes, frozen_tensors
 from lorakit.models import base_model
 from lorakit.run import Run
 from lorakit.tasks.batches import Batch
-
-BODIES = ("model", "transformer", "backbone")  # what mlx-lm's models call all before the head
-
-
-def transformers_name(path: str) -> str:
-    """A layer's name in transformers' text models; mlx-lm wraps those of several media once more."""
-    return path.removeprefix("language_model.")
 
 
 def as_list(targets: Sequence[str] | str) -> list[str] | str:
     """Names as a list; a regular expression stays."""
     return targets if isinstance(targets, str) else list(targets)
-
-
-class Answering:
-    """Stands in for a module: the same, but for what it answers when called."""
-
-    def __init__(self, module: Any, answer: Callable[..., Any]):
-        self._module, self._answer = module, answer
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self._answer(*args, **kwargs)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._module, name)
 
 
 class MLXEngine:
@@ -56,35 +37,13 @@ class MLXEngine:
 
     def __init__(self, model: Any, layers: dict[str, Any], tokenizer: Any, run: Run, config: Any):
         from mlx.optimizers import AdamW
-        from mlx_lm.models.cache import make_prompt_cache
 
         self.processor = None
         self.objective, self.options = tasks.objective_for(run)
-        self.model, self.tokenizer, self.pad_id, self.clip = (
-            model,
-            tokenizer,
-            tokenizer.pad_token_id,
-            run.max_grad_norm,
-        )
-        self.text = getattr(
-            model, "language_model", model
-        )  # the body that reads text, and its head
-        self.body = next((name for name in BODIES if hasattr(self.text, name)), "")
-        if not self.body:
-            raise LorakitError(
-                f"{run.model}: mlx-lm's {config.model_type} has none of {', '.join(BODIES)} before its "
-                "head; leave engine out"
-            )
-        self.layers, self.run, self.depth = layers, run, len(make_prompt_cache(model))
-        # Of a layer's W weights and H features a token costs 4 W forward and back, attention over T tokens 12 H T.
-        blocks = sum(n for name, n in self._frozen().items() if ".layers." in name or ".h." in name)
-        self.even = max(1, blocks) / self.depth / (3 * config.hidden_size)
-        self.positions, self.vocabulary = (
-            getattr(config, "max_position_embeddings", None),
-            config.vocab_size,
-        )
+        self.model, self.tokenizer, self.clip = model, tokenizer, run.max_grad_norm
+        self.layers, self.run = layers, run
         self.trained = {
-            f"{convert.PREFIX}{name}.lora_{key}.default.weight": layer[f"lora_{key}"]
+            f"{adapters.PREFIX}{name}.lora_{key}.default.weight": layer[f"lora_{key}"]
             for name, layer in layers.items()
             for key in "AB"
         }
@@ -102,15 +61,13 @@ class MLXEngine:
         if run.compile:
             self.notes["compile"] = (False, "MLX compiles whole steps, whatever is asked for")
         window = getattr(config, "sliding_window", None) or 0
-        self.packing, words = self._isolates(
-            min(run.max_length, 24 + (window if run.max_length > window else 0))
-        )
-        self.relative = (
-            self.packing
-        )  # rotary positions: rows may begin anywhere, so answers can be given together
+        length = min(run.max_length, 24 + (window if run.max_length > window else 0))
+        self.passes = Passes(model, run, config, tokenizer.pad_token_id)
+        # Rotary positions: rows may begin anywhere, so answers can be given together.
+        self.relative, reason = self.passes.isolates(length)
         if run.packing:
-            self.notes["packing"] = (self.packing, words)
-        self.packing = self.packing and bool(run.packing)
+            self.notes["packing"] = (self.relative, reason)
+        self.passes.packing = self.relative and bool(run.packing)
         self.limit: int | None = None  # tokens at a time
         self.recomputes: bool | int = False
         self._compile(
@@ -121,74 +78,9 @@ class MLXEngine:
             self._step, inputs=self.optimizer.state, outputs=self.optimizer.state
         )
 
-    def _isolates(self, length: int) -> tuple[bool, str]:
-        """Whether a document in a row is what it is alone in the padded form: tried out, not believed."""
-        low, high, second = np.random.default_rng(0).integers(0, self.vocabulary, (3, length))
-
-        def logits(*documents: np.ndarray, packed: bool) -> np.ndarray:
-            """(16, V) of the last document's end."""
-            self.packing, number = packed, len(documents)
-            end = np.arange(number * length) >= number * length - min(16, length - 1)
-            batch = Batch(
-                np.concatenate(documents), end, np.full(number, length), np.arange(number)
-            )
-            ids, document, places, _, _ = self._arrays(batch, width=number * length)  # one row
-            return np.array(
-                self._head(self._hidden(ids, document)[places])[: batch.count].astype(mx.float32)
-            )
-
-        plain = logits(second, packed=False)
-        try:
-            a, b = logits(low, second, packed=True), logits(high, second, packed=True)
-        except (TypeError, ValueError, AttributeError, IndexError) as error:
-            return False, f"padded: this model does not run over packs ({error})"
-        noise = 1e-3 if self.run.precision == "fp32" else 0.1
-        if not np.array_equal(a, b):
-            return False, protocol.CROSSES
-        if np.abs(a - plain).max() > noise * max(1.0, np.abs(plain).max()):
-            return False, protocol.DIFFERS
-        return (
-            True,
-            "packed: rows as wide as the longest document (tried at loading: no document sees another)",
-        )
-
-    # Forward
-
-    def _arrays(self, batch: Batch, width: int | None = None) -> tuple[Any, ...]:
-        """Tokens and documents (R, T); of K targets the places that predict them, answers and weights, the rest 0."""
-        rows = Rows.of(
-            batch,
-            packed=self.packing,
-            pad_id=self.pad_id,
-            positions=self.positions,
-            even=self.even,
-            width=width,
-        )
-        targets = np.flatnonzero(batch.targets)
-        size = rounded(max(1, len(targets)), 16)
-        places, answers, weight = (
-            np.zeros(size, dtype=d) for d in (np.int32, np.int32, np.float32)
-        )
-        places[: len(targets)], answers[: len(targets)], weight[: len(targets)] = (
-            rows.place[targets] - 1,
-            batch.ids[targets],
-            1 if batch.weights is None else batch.weights[targets],
-        )
-        return tuple(mx.array(x) for x in (rows.ids, rows.document, places, answers, weight))
-
-    def _hidden(self, ids: Any, document: Any) -> Any:
-        """(R * T, H) behind the last layer."""
-        cache = [Isolated(document)] * self.depth if self.packing else None
-        return getattr(self.text, self.body)(ids, cache=cache).flatten(0, 1)
-
-    def _head(self, hidden: Any) -> Any:
-        """(K, V) logits of (K, H): what the model does behind its body, be it tied, scaled or capped."""
-        body = getattr(self.text, self.body)
-        object.__setattr__(self.text, self.body, Answering(body, lambda *_, **__: hidden[None]))
-        try:
-            return self.text(mx.zeros((1, 1), dtype=mx.int32))[0]
-        finally:
-            object.__delattr__(self.text, self.body)
+    @property
+    def packing(self) -> bool:
+        return self.passes.packing
 
     @contextlib.contextmanager
     def _holding(self, tensors: dict[str, Any], key: Any = None) -> Iterator[None]:
@@ -202,7 +94,7 @@ class MLXEngine:
     def _put(self, tensors: dict[str, Any], keys: Any) -> None:
         for i, (name, layer) in enumerate(self.layers.items()):
             layer.lora_A, layer.lora_B = (
-                tensors[f"{convert.PREFIX}{name}.lora_{k}.default.weight"] for k in "AB"
+                tensors[f"{adapters.PREFIX}{name}.lora_{k}.default.weight"] for k in "AB"
             )
             layer._key = None if keys is None else keys[i]
 
@@ -217,8 +109,10 @@ class MLXEngine:
         key: Any,
     ) -> Any:
         with self._holding(tensors, key):
-            hidden = self._hidden(ids, document)[places]
-            return mlx_loss.summed(self._head, hidden, answers, weight, self.vocabulary)
+            hidden = self.passes.hidden(ids, document)[places]
+            return mlx_loss.summed(
+                self.passes.head, hidden, answers, weight, self.passes.vocabulary
+            )
 
     def _documents_summed(
         self,
@@ -234,10 +128,10 @@ class MLXEngine:
     ) -> Any:
         """The loss of documents; `of_target` (K,): the document that a target is in, `values`: (D,) each."""
         with self._holding(tensors, key):
-            hidden = self._hidden(ids, document)[places]
+            hidden = self.passes.hidden(ids, document)[places]
             count = len(values["length"])
             losses = mlx_loss.per_document(
-                self._head, hidden, answers, weight, of_target, count, self.vocabulary
+                self.passes.head, hidden, answers, weight, of_target, count, self.passes.vocabulary
             )
         assert self.objective.losses
         return self.objective.losses(mx, -losses, values, self.options).sum()
@@ -248,12 +142,12 @@ class MLXEngine:
         """(K,) nats, (K,) whether the largest logit is the answer's."""
         with self._holding(tensors):
             hidden, step = (
-                self._hidden(ids, document)[places],
-                max(1, mlx_loss.ROOM // self.vocabulary),
+                self.passes.hidden(ids, document)[places],
+                max(1, mlx_loss.ROOM // self.passes.vocabulary),
             )
             found = []
             for k in range(0, len(places), step):
-                logits = self._head(hidden[k : k + step])
+                logits = self.passes.head(hidden[k : k + step])
                 found.append(
                     (
                         mlx_loss.per_target(logits, answers[k : k + step]),
@@ -303,7 +197,7 @@ class MLXEngine:
 
     def _backward(self, batch: Batch) -> tuple[float, int]:
         key = mx.random.key(batch.seed) if self.run.dropout else None
-        arrays = [*self._arrays(batch)]
+        arrays = [*self.passes.arrays(batch)]
         if self.objective.NEEDS == "document_logps":
             of_target = np.zeros(arrays[2].shape[0], dtype=np.int32)
             of_target[: int(batch.targets.sum())] = batch.documents[batch.targets]
@@ -362,7 +256,7 @@ class MLXEngine:
         ends = [watched(layer, look(number)) for number, layer in enumerate(self.model.layers)]
         try:
             for batch in batches:
-                mx.eval(self._hidden(*self._arrays(batch)[:2]))
+                mx.eval(self.passes.hidden(*self.passes.arrays(batch)[:2]))
         finally:
             for end in ends:
                 end()
@@ -382,7 +276,7 @@ class MLXEngine:
         return scores
 
     def score_documents(self, batch: Batch) -> np.ndarray:
-        found = self._compiled_sums(self.trained, *self._arrays(batch))
+        found = self._compiled_sums(self.trained, *self.passes.arrays(batch))
         losses, right = (np.array(x)[: int(batch.targets.sum())].astype(np.float64) for x in found)
         return protocol.per_document(batch, losses, right)
 
@@ -405,17 +299,19 @@ class MLXEngine:
         self, prompts: list[list[int]], max_new_tokens: int, stop_ids: list[int]
     ) -> list[list[int]]:
         longest = max(map(len, prompts))
-        max_new_tokens = protocol.new_tokens_that_fit(longest, max_new_tokens, self.positions)
+        max_new_tokens = protocol.new_tokens_that_fit(
+            longest, max_new_tokens, self.passes.positions
+        )
         # Logits in fp32: the largest of bf16 may be lost among equals once the generator has normalized them.
         model = Answering(
             self.model, lambda *args, **kwargs: self.model(*args, **kwargs).astype(mx.float32)
         )
         if self.relative:
             try:
-                return together(model, prompts, max_new_tokens, stop_ids)
+                return generation.together(model, prompts, max_new_tokens, stop_ids)
             except ValueError:  # mlx-lm's model takes no rows of unequal length (Gemma 2)
                 self.relative = False
-        return [alone(model, prompt, max_new_tokens, stop_ids) for prompt in prompts]
+        return [generation.alone(model, prompt, max_new_tokens, stop_ids) for prompt in prompts]
 
     def memory(self) -> int:
         return max(self.training_peak, mx.get_peak_memory())
@@ -427,38 +323,13 @@ class MLXEngine:
 
     def parameters(self) -> dict[str, tuple[int, bool]]:
         return {name: (t.size, True) for name, t in self.trained.items()} | {
-            n: (s, False) for n, s in self._frozen().items()
+            n: (s, False) for n, s in frozen_sizes(self.model).items()
         }
-
-    def _frozen(self) -> dict[str, int]:
-        """name -> values, a quantized weight's counted as what it stands for."""
-        sizes = {}
-        for path, module in self.model.named_modules():
-            for key, value in module.items():
-                if isinstance(value, mx.array) and not key.startswith(("_", "lora_")):
-                    name = self._theirs(f"{path}.{key}")
-                    if hasattr(module, "bits") and key in ("scales", "biases"):
-                        continue
-                    packed = hasattr(module, "bits") and key == "weight"
-                    sizes[name] = value.size * 32 // module.bits if packed else value.size
-        return sizes
 
     def fingerprint(self) -> dict[str, int]:
-        from mlx.utils import tree_flatten
-
         whole_numbers = {1: mx.uint8, 2: mx.uint16, 4: mx.uint32, 8: mx.uint64}
-        frozen = {
-            self._theirs(n): t
-            for n, t in tree_flatten(self.model.parameters())
-            if ".lora_" not in n
-        }
-        return {
-            n: t.view(whole_numbers[t.dtype.size]).sum().item()
-            for n, t in (frozen | self.trained).items()
-        }
-
-    def _theirs(self, path: str) -> str:
-        return convert.PREFIX + transformers_name(path)
+        every = frozen_tensors(self.model) | self.trained
+        return {n: t.view(whole_numbers[t.dtype.size]).sum().item() for n, t in every.items()}
 
     def weights(self) -> dict[str, np.ndarray]:
         return {n: np.array(t) for n, t in self.trained.items()}
@@ -486,10 +357,10 @@ class MLXEngine:
         self.optimizer.state["step"] = mx.array(state["optimizer/step"].item(), dtype=mx.uint64)
 
     def save(self, path: Path) -> Path:
-        run, tensors = self.run, self.weights()
+        run, weights = self.run, self.weights()
         pairs = {
             name: {
-                key: tensors[f"{convert.PREFIX}{name}.lora_{key}.default.weight"] for key in "AB"
+                key: weights[f"{adapters.PREFIX}{name}.lora_{key}.default.weight"] for key in "AB"
             }
             for name in self.layers
         }
@@ -499,7 +370,7 @@ class MLXEngine:
             else run.target_modules
         )
         with whole(Path(path)) as part:
-            convert.write_peft(
+            adapters.write_peft(
                 part,
                 pairs,
                 rank=run.rank,
@@ -514,40 +385,6 @@ class MLXEngine:
 
     def close(self) -> None:
         self.trained, self.layers, self.gradients = {}, {}, None
-        self.model = self.text = self.optimizer = None
+        self.model = self.passes.text = self.optimizer = None
         self._gradients = self._compiled_sums = self._stepped = None
         mx.clear_cache()
-
-
-def together(
-    model: Any, prompts: list[list[int]], max_new_tokens: int, stop_ids: list[int]
-) -> list[list[int]]:
-    """Greedy answers by mlx-lm's batch generator: rows end when they are done."""
-    from mlx_lm.generate import BatchGenerator
-
-    generator = BatchGenerator(
-        model,
-        max_tokens=max_new_tokens,
-        stop_tokens=[[i] for i in stop_ids],
-        completion_batch_size=len(prompts),
-        prefill_batch_size=len(prompts),
-    )
-    answers: dict[int, list[int]] = {number: [] for number in generator.insert(prompts)}
-    while said := generator.next_generated():
-        for word in said:
-            if word.finish_reason != "stop":
-                answers[word.uid].append(word.token)
-    generator.close()
-    return list(answers.values())
-
-
-def alone(model: Any, prompt: list[int], max_new_tokens: int, stop_ids: list[int]) -> list[int]:
-    """One greedy answer, for models whose positions are counted from the row's beginning."""
-    from mlx_lm.generate import generate_step
-
-    answer: list[int] = []
-    for token, _ in generate_step(mx.array(prompt), model, max_tokens=max_new_tokens):
-        if token in stop_ids:
-            break
-        answer.append(token)
-    return answer

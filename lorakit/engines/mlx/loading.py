@@ -13,10 +13,11 @@ import numpy as np
 from lorakit.common import hub, registry
 from lorakit.common.errors import LorakitError
 from lorakit.engines import quantization
-from lorakit.engines.mlx import convert
-from lorakit.engines.mlx.engine import MLXEngine, transformers_name
+from lorakit.engines.mlx import adapters, bases
+from lorakit.engines.mlx.engine import MLXEngine
+from lorakit.engines.mlx.tensors import transformers_name
 from lorakit.machine import distributed
-from lorakit.models import base_model
+from lorakit.models import base_model, locate, reading
 from lorakit.models import spec as models
 from lorakit.run import Run
 
@@ -43,7 +44,7 @@ def unlike(path: str, sizes: str, targets: tuple[str, ...] | str) -> str:
             if json.loads(sizes)
             else base_model.config(path)
         )
-        given, kind = config.to_dict() | convert.arguments(config), config.model_type
+        given, kind = config.to_dict() | bases.arguments(config), config.model_type
         from mlx_lm import utils
 
         model, settings = utils._get_classes(given)
@@ -73,13 +74,13 @@ def adaptable(model: Any) -> dict[str, str]:
 def load(run: Run, *, adapter: str | Path | None = None) -> MLXEngine:
     """The base with a new adapter to train, or with a saved one (`adapter`) to ask."""
     refuse_settings(run)
-    config, tokenizer = base_model.config(run.model), base_model.tokenizer(run.model)[0]
+    config, tokenizer = base_model.config(run.model), reading.tokenizer(run.model)[0]
     text = config.get_text_config()
-    folder = convert.files(run.model)
+    folder = bases.files(run.model)
     try:
-        model, settings = convert.read_base(folder, config)
+        model, settings = bases.read_base(folder, config)
     except OSError as error:
-        raise base_model.unusable(run.model, error) from None
+        raise locate.unusable(run.model, error) from None
     except (
         ValueError,
         RuntimeError,
@@ -99,7 +100,7 @@ def load(run: Run, *, adapter: str | Path | None = None) -> MLXEngine:
     model.set_dtype({"fp32": mx.float32, "bf16": mx.bfloat16}[run.precision])
     model.freeze()
     refuse(run, text, len(tokenizer), model)
-    saved = convert.read_peft(Path(adapter)) if adapter else None
+    saved = adapters.read_peft(Path(adapter)) if adapter else None
     layers = with_adapter(model, run, config, saved)
     model.eval()
     mx.eval(model.parameters())
@@ -196,7 +197,7 @@ def with_adapter(
         name: Lora(
             modules[mlx_name(name, places)],
             int(settings["r"]),
-            convert.scale(settings),
+            adapters.scale(settings),
             run.dropout,
             rng,
         )

@@ -12,6 +12,6 @@ def bits_per_weight(width: int) -> float:
 
 
 def quantize_mlx(model: Any) -> None:
-    from lorakit.engines.mlx import convert
+    from lorakit.engines.mlx import bases
 
-    convert.quantize(model)
+    bases.quantize(model)

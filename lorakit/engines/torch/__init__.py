@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lorakit import run as run_settings
 from lorakit.engines import quantization
+from lorakit.run import variants
 
 if TYPE_CHECKING:
     from lorakit.engines.torch.engine import TorchEngine
@@ -24,7 +24,7 @@ SERVES = (
     ("document_logps", ""),
 )
 FAKE_QUANTIZATION = True
-VARIANTS = run_settings.VARIANTS
+VARIANTS = variants.VARIANTS
 HALF_PRODUCTS = True
 
 
@@ -60,10 +60,10 @@ def row_positions(run: Run) -> int:
     return memory.places(run)
 
 
-def working_bytes(run: Run, tokens: int) -> int:
+def working_bytes(run: Run, tokens: int, card: tuple[int, int] | None = None) -> int:
     from lorakit.engines.torch import working_memory
 
-    return working_memory.working_bytes(run, tokens)
+    return working_memory.working_bytes(run, tokens, card)
 
 
 def load(

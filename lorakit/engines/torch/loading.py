@@ -33,7 +33,7 @@ from lorakit.engines.torch.layers import recompute, split_layers
 from lorakit.engines.torch.out_of_memory import out_of_memory, while_loading
 from lorakit.machine import distributed, hardware
 from lorakit.machine.distributed import World
-from lorakit.models import base_model
+from lorakit.models import base_model, locate, served
 from lorakit.run import Run
 
 
@@ -71,7 +71,7 @@ def load(
     if where.type == "cpu":
         hardware.return_large_blocks()
     config = base_model.labelled(base_model.config(run.model), classes)
-    kind = base_model.maker(run.task, config, run.model)
+    kind = served.maker(run.task, config, run.model)
     heads = new_heads(kind, config) if classes else []
     packable = kind is AutoModelForCausalLM and packs(config)
     tokenizer, processor, _ = base_model.reader(run.model, config)
@@ -139,6 +139,7 @@ def base(
     options = {
         "dtype": torch.float32 if run.method == "full" else DTYPES[run.precision],
         "attn_implementation": attention_name,
+        "use_safetensors": None if run.pickled_weights else True,
         **options,
     }
     if source == base_model.path(run.model):
@@ -152,7 +153,7 @@ def base(
     except Exception as error:  # transformers checks little: damaged files raise almost anything
         if out_of_memory(error):
             raise
-        raise base_model.unusable(run.model, error) from None
+        raise locate.unusable(run.model, error) from None
     return model, list(loaded["missing_keys"])
 
 

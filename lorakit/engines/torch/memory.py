@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from lorakit.engines.torch.kernels import attention, loss
-from lorakit.models import base_model
+from lorakit.models import base_model, served
 from lorakit.run import Run
 
 PATCH = 256  # pixels that make a place of a picture to classify
@@ -35,7 +35,7 @@ def packed(run: Run, model: Any, tokens: int) -> torch.Tensor:
     length = min(run.max_length, tokens)
     lengths = [length] * (tokens // length) + [tokens % length] * (tokens % length > 0)
     ids = torch.zeros(1, tokens, dtype=torch.long)
-    documents = attention.Documents(lengths, ids.device, wide=not torch.cuda.is_available())
+    documents = attention.Documents(lengths, ids.device)
     with attention.packed():
         hidden = getattr(model, model.base_model_prefix)(
             input_ids=ids, position_ids=ids, use_cache=False, documents=documents
@@ -56,7 +56,7 @@ def padded(run: Run, model: Any, tokens: int) -> torch.Tensor:
         given = {"decoder_" + name: ids for name, ids in given.items()} | {
             "input_features": torch.zeros(rows, config.num_mel_bins, 2 * heard, dtype=model.dtype)
         }
-    elif not base_model.reads_words(config):
+    elif not served.reads_words(config):
         given = {}
     if side:
         given["pixel_values"] = torch.zeros(rows, 3, side, side, dtype=model.dtype)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,15 @@ class Noise:
         self.batch: Batch | None = None  # the micro-batch in training; None: no noise
         self.packed = False
         model.get_input_embeddings().register_forward_hook(self._added)
+
+    @contextlib.contextmanager
+    def on(self, batch: Batch, packed: bool) -> Iterator[None]:
+        """Inside, noise is added to the embeddings of these documents."""
+        self.batch, self.packed = batch, packed
+        try:
+            yield
+        finally:
+            self.batch = None
 
     def _added(self, module: Any, inputs: Any, out: torch.Tensor) -> torch.Tensor:
         """`out`: (1, N, H) of documents end to end, or (D, T, H)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -12,22 +13,24 @@ from lorakit.engines.torch import kernels
 from lorakit.engines.torch.adapter import new_heads, with_adapter
 from lorakit.engines.torch.engine import DTYPES
 from lorakit.engines.torch.kernels import attention, half_products, simulate
+from lorakit.engines.torch.kernels.device import Capability, planned_for
 from lorakit.engines.torch.layers import recompute
 from lorakit.engines.torch.memory import packed, padded
-from lorakit.models import base_model
+from lorakit.models import base_model, served
 from lorakit.run import Run
 
 HEAP = 1.05  # what glibc's heap takes for each byte alive (bench/predicted.py)
 
 
-def working_bytes(run: Run, tokens: int) -> int:
+def working_bytes(run: Run, tokens: int, card: Capability | None = None) -> int:
     """Bytes alive at the worst moment of a micro-batch beside weights, trained gradients and optimizer.
 
-    Found by going through forward and backward of this very model with tensors that have no content. Raises
-    `NotImplementedError` for a model whose way depends on its values.
+    Found by going through forward and backward of this very model with tensors that have no content, by the kernels
+    that a card of this compute capability gets, else by a CPU's. Raises `NotImplementedError` for a model whose way
+    depends on its values.
     """
     config, dtype = base_model.sizes(run.model), DTYPES[run.precision]
-    kind = base_model.maker(run.task, config, run.model)
+    kind = served.maker(run.task, config, run.model)
     if getattr(config.get_text_config(), "num_local_experts", None):
         raise NotImplementedError(
             f"{config.model_type}: which expert computes how much depends on the tokens"
@@ -39,18 +42,20 @@ def working_bytes(run: Run, tokens: int) -> int:
     try:
         model = skeleton(run, kind, config, precision)
         bare = model.get_base_model() if run.method == "lora" else model
-        with simulate.without_content():
-            simulate.empty(model)
-            model.train()
-            with (
-                simulate.Live(model) as live,
-                torch.autocast("cpu", dtype=precision, enabled=autocast),
-            ):
-                (packed if kind is AutoModelForCausalLM else padded)(run, bare, tokens).backward()
+        simulate.empty(model)
+        model.train()
+        with (
+            planned_for(card),
+            simulate.Live(model) as live,
+            torch.autocast("cpu", precision, enabled=autocast),
+        ):
+            with simulate.kept_elsewhere() if run.offload is True else nullcontext():
+                total = (packed if kind is AutoModelForCausalLM else padded)(run, bare, tokens)
+            total.backward()
     except Exception as error:
         raise NotImplementedError(f"{config.model_type}: {error}") from None
     most = live.most - sum(p.grad.nbytes for p in model.parameters() if p.grad is not None)
-    return most if torch.cuda.is_available() else int(HEAP * most)
+    return most if card else int(HEAP * most)
 
 
 def _half_products(run: Run) -> bool:

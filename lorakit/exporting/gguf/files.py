@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from lorakit.common.errors import LorakitError
-from lorakit.engines.mlx import convert
+from lorakit.engines.mlx import adapters
 from lorakit.exporting.gguf.families import family_of
 from lorakit.exporting.gguf.metadata import frequencies, settings
 from lorakit.exporting.gguf.quantization import packed, stored_as
@@ -103,7 +103,7 @@ def write_adapter(source: Source, folder: Path) -> list[str]:
             where=source.folder.path,
             cure="take another --type",
         )
-    peft_settings, layers = convert.read_peft(source.saved)
+    peft_settings, layers = adapters.read_peft(source.saved)
     model = source.model("fp32")
     untie(model, source.saved)  # llama.cpp adapts the head alone where the file has one
     config = model.config.get_text_config()
@@ -115,7 +115,7 @@ def write_adapter(source: Source, folder: Path) -> list[str]:
     writer.add_type(gguf.GGUFType.ADAPTER)
     writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
     writer.add_float32(
-        gguf.Keys.Adapter.LORA_ALPHA, convert.scale(peft_settings) * peft_settings["r"]
+        gguf.Keys.Adapter.LORA_ALPHA, adapters.scale(peft_settings) * peft_settings["r"]
     )
     for layer, pair in layers.items():
         down, up = pair["A"].astype(np.float32), pair["B"].astype(np.float32)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lorakit.engines.mlx import convert
+from lorakit.engines.mlx import bases
 from lorakit.exporting.gguf.families import Family
 
 
@@ -17,7 +17,7 @@ def tensors(model: Any, config: Any, family: Family) -> Iterator[tuple[str, np.n
     weights = {n: t for n, t in model.state_dict().items() if not n.endswith("inv_freq")}
     if config.tie_word_embeddings:
         weights.pop("lm_head.weight", None)
-    weights = convert.experts_to_mlx(weights)  # stacks of (E, out, in), gate and up apart
+    weights = bases.experts_to_mlx(weights)  # stacks of (E, out, in), gate and up apart
     for name, tensor in weights.items():
         name = (
             name.removesuffix(".weight") + ".weight"

@@ -38,7 +38,8 @@ def vocabulary(writer: Any, source: Source, rows: int) -> None:
     tokenizer = source.tokenizer
     content = json.loads(tokenizer.backend_tokenizer.to_str())
     model, kinds = content["model"], gguf.TokenType
-    texts, types = [f"[PAD{i}]" for i in range(rows)], [kinds.UNUSED] * rows
+    texts = [f"[PAD{i}]" for i in range(rows)]
+    types: list[int] = [kinds.UNUSED] * rows
     for text, number in tokenizer.get_vocab().items():
         texts[number], types[number] = text, kinds.NORMAL
     for number, token in tokenizer.added_tokens_decoder.items():

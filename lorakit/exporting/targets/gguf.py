@@ -123,11 +123,14 @@ def server(folder: Path, context: int = 4096) -> Any:
     wanted.hostnames, wanted.port = ["127.0.0.1"], 0
     wanted.swa_full = wanted.use_jinja = True
     wanted.warmup = wanted.cont_batching = False
+    wanted.endpoint_metrics = True
     threads = int(os.environ.get("OMP_NUM_THREADS", -1))
     wanted.cpuparams.n_threads = wanted.cpuparams_batch.n_threads = threads
     if (folder / ADAPTER).is_file():
         wanted.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(str(folder / ADAPTER), 1.0)]
-    return xllamacpp.Server(wanted)
+    running = xllamacpp.Server(wanted)
+    running.handle_metrics()  # answered by its loop: destroyed before that has begun, it would wait for it forever
+    return running
 
 
 def _apply_template(running: Any, messages: list[dict[str, str]]) -> str:

@@ -8,7 +8,7 @@ from lorakit.exporting.proof import Proof
 from lorakit.exporting.source import Source
 from lorakit.exporting.target import EXACT, SIXTEEN_BITS, ExportTarget
 from lorakit.exporting.transformers_model import TransformersModel
-from lorakit.models import base_model
+from lorakit.models import base_model, served
 from lorakit.models.merge import quietly
 
 BYTES = {"bf16": 2, "fp16": 2, "fp32": 4}  # per weight
@@ -28,7 +28,7 @@ def write(source: Source, folder: Path, type_: str) -> list[str]:
 
 def load(folder: Path, proof: Proof) -> TransformersModel:
     task = "auto" if not proof.inputs else classifier_task(proof)
-    kind = base_model.maker(task, base_model.config(str(folder)), str(folder))
+    kind = served.maker(task, base_model.config(str(folder)), str(folder))
     with quietly():
         return TransformersModel(
             kind.from_pretrained(folder, dtype="auto", trust_remote_code=False)

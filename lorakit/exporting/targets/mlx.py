@@ -15,7 +15,7 @@ import numpy as np
 
 from lorakit.common.errors import LorakitError
 from lorakit.common.files import remove
-from lorakit.engines.mlx import convert
+from lorakit.engines.mlx import adapters, bases
 from lorakit.exporting.proof import Proof
 from lorakit.exporting.source import Source
 from lorakit.exporting.target import EXACT, FOUR_BITS, SIXTEEN_BITS, ExportTarget
@@ -32,7 +32,7 @@ def room(weights: int, type_: str) -> tuple[float, float]:
 
 def write(source: Source, folder: Path, type_: str) -> list[str]:
     if type_ == "adapter":
-        convert.adapter_to_mlx(source.saved, folder)
+        adapters.adapter_to_mlx(source.saved, folder)
         return [
             f"goes onto {source.run.model} in MLX's format: lorakit convert {source.run.model} mlx-base"
         ]
@@ -42,7 +42,7 @@ def write(source: Source, folder: Path, type_: str) -> list[str]:
             model.save_pretrained(merged)
         source.tokenizer.save_pretrained(merged)
         del model
-        convert.base_to_mlx(str(merged), folder, four_bit=type_ == "4bit")
+        bases.base_to_mlx(str(merged), folder, four_bit=type_ == "4bit")
     return []
 
 
@@ -68,9 +68,9 @@ class MlxLm:
         from mlx_lm import utils
 
         self.mx = mx
-        if (folder / convert.MLX_FILES[1]).is_file():
+        if (folder / adapters.MLX_FILES[1]).is_file():
             with tempfile.TemporaryDirectory() as place:
-                base = convert.base_to_mlx(proof.base, Path(place) / "base")
+                base = bases.base_to_mlx(proof.base, Path(place) / "base")
                 self.model, _ = utils.load(str(base), adapter_path=str(folder))
                 mx.eval(self.model.parameters())
         else:

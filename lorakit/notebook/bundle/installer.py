@@ -15,6 +15,9 @@ import re
 import subprocess
 import sys
 import sysconfig
+import tempfile
+import urllib.parse
+import urllib.request
 from importlib import metadata
 from pathlib import Path
 
@@ -115,24 +118,53 @@ def install(folder: Path = Path(__file__).parent) -> str:
         + (f"[{','.join(packed['extras'])}]" if packed["extras"] else "")
         + f"=={packed['lorakit']}"
     )
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--disable-pip-version-check",
-        "--no-index",
-        "--find-links",
-        str(folder / "wheels"),
-        wanted,
-        *lent,
-    ]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    if done.returncode:
-        raise SystemExit("\n".join(refusal(folder, packed, done.stdout)))
+    if said := install_hashed(folder, packed["files"], [wanted, *lent]):
+        raise SystemExit("\n".join(refusal(folder, packed, said)))
     importlib.invalidate_caches()
     return f"{wanted} is installed from {folder}"
+
+
+def install_hashed(
+    folder: Path, files: dict, wanted: list[str], constraint: str = "", target: str = ""
+) -> str:
+    """Installs `wanted` from the bundle's wheels, each by the SHA-256 that the manifest names.
+
+    pip first says which wheels it would take, then installs just these. Returns its last lines when it fails, else "".
+    `constraint` and `target` are pip's.
+    """
+    offline = ["--no-index", f"--find-links={folder / 'wheels'}"]
+    offline += [f"--target={target}"] if target else []
+    limits = [f"--constraint={constraint}"] if constraint else []
+    with tempfile.TemporaryDirectory() as scratch:
+        report, pins = Path(scratch) / "report.json", Path(scratch) / "pins.txt"
+        said = pip(*offline, *limits, "--dry-run", f"--report={report}", *wanted)
+        if said:
+            return said
+        lines = []
+        for each in json.loads(report.read_text(encoding="utf-8"))["install"]:
+            path = urllib.parse.urlparse(each["download_info"]["url"]).path
+            name = f"wheels/{Path(urllib.request.url2pathname(path)).name}"
+            package = "{name}=={version}".format(**each["metadata"])
+            lines.append(f"{package} --hash=sha256:{files[name]['sha256']}\n")
+        pins.write_text("".join(lines), encoding="utf-8")
+        return (
+            pip(*offline, "--no-deps", "--require-hashes", f"--requirement={pins}") if lines else ""
+        )
+
+
+def pip(*arguments: str) -> str:
+    """Runs `pip install`; returns its last lines when it fails, else an empty string."""
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    done = subprocess.run(
+        [*command, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    return done.stdout if done.returncode else ""
+
+
+def pin(files: dict) -> str:
+    """SHA-256 of the names and the SHA-256 of all wheels: what the notebook of a bundle knows its bundle by."""
+    wheels = {name: each["sha256"] for name, each in files.items() if name.startswith("wheels/")}
+    return hashlib.sha256(json.dumps(wheels, sort_keys=True).encode()).hexdigest()
 
 
 def refusal(folder: Path, packed: dict, said: str) -> list[str]:

@@ -9,22 +9,36 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-# The first code cell of every notebook: lorakit as installed, else from LORAKIT_SOURCE, a clone or a wheel.
-# `{address}` is what `make publish-links` writes there.
+# The first code cell of every notebook: lorakit as installed, else from the environment's LORAKIT_SOURCE, from a bundle
+# whose manifest lists this very wheel, from a wheel or a clone of the notebook's own folder, or from `{address}`: what
+# `make publish-links` writes there, and in a packed notebook `bundle:` with the SHA-256 of its own bundle's wheels.
 _FIRST_CELL = """\
 # @title Set up lorakit {{ display-mode: "form" }}
 LORAKIT_SOURCE = "{address}"  # @param {{type: "string"}}
-import glob, importlib.util, os, subprocess, sys
+import glob, hashlib, importlib.util, json, os, pathlib, subprocess, sys
+def packed(manifest):  # its wheel of lorakit, where it is the one listed, and the bundle the one that is meant
+    files = json.loads(manifest.read_text())["files"].items()
+    listed = {{name: file["sha256"] for name, file in files if name.startswith("wheels/")}}
+    pin = "bundle:" + hashlib.sha256(json.dumps(listed, sort_keys=True).encode()).hexdigest()
+    meant = pin == LORAKIT_SOURCE or not LORAKIT_SOURCE.startswith("bundle:")
+    wheels = meant and sorted(manifest.parent.glob("wheels/lorakit-*.whl"))
+    return [w for w in wheels or () if hashlib.sha256(w.read_bytes()).hexdigest() == listed.get(f"wheels/{{w.name}}")]
 if getattr(importlib.util.find_spec("lorakit"), "origin", None) is None:  # a folder of that name is not the package
-    places = [".", "*", "*/*", "..", "../..", "/content/*", *("/kaggle/input" + "/*" * n for n in range(1, 6))]
-    clone, wheel = (next((path for place in places for path in sorted(glob.glob(f"{{place}}/{{name}}"))), "")
-                    for name in ("lorakit/__init__.py", "lorakit-*.whl"))
-    source = os.environ.get("LORAKIT_SOURCE") or (not clone and (wheel or LORAKIT_SOURCE or sys.exit(
-        "lorakit: put its wheel or a clone beside this notebook, or write its address (git+https://...) above")))
-    if source:
-        subprocess.check_call([sys.executable, "-m", "pip", "install", "-q", "--no-deps", source])
+    places = [".", "*", "..", "/content/*", *("/kaggle/input" + "/*" * n for n in range(1, 6))]
+    bundles = [b for p in places for b in sorted(glob.glob(f"{{p}}/bundle.json"))]
+    clones = [f"{{p}}/lorakit/__init__.py" for p in (".", "lorakit", "..", "../..", "/content/lorakit")]
+    found = glob.glob("lorakit-*.whl") + [w for b in bundles for w in packed(pathlib.Path(b))]
+    found += [*filter(os.path.isfile, clones), LORAKIT_SOURCE]
+    source = str(os.environ.get("LORAKIT_SOURCE") or found[0])
+    if source.startswith("bundle:") or not source:
+        sys.exit("lorakit: put its wheel or a clone beside this notebook, attach its bundle as it was packed, "
+                 "or write its address (git+https://...) above")
+    print("lorakit from", source)
+    if source.endswith("__init__.py"):
+        sys.path.insert(0, os.path.abspath(f"{{source}}/../.."))
     else:
-        sys.path.insert(0, os.path.abspath(f"{{clone}}/../.."))
+        os.environ["LORAKIT_BUNDLE"] = os.path.abspath(f"{{source}}/../..") if "/wheels/" in source else ""
+        subprocess.check_call([sys.executable, "-m", "pip", "install", "-q", "--no-deps", source])
 import lorakit
 lorakit.install_missing()"""
 
@@ -82,7 +96,7 @@ def assigned(source: str, values: Mapping[str, Any]) -> str:
         name, old = getattr(target, "id", ""), statement.value
         if name in values and values[name] != _value(old):
             begin = starts[old.lineno - 1] + old.col_offset  # ast counts bytes
-            end = starts[old.end_lineno - 1] + old.end_col_offset
+            end = starts[(old.end_lineno or 0) - 1] + (old.end_col_offset or 0)
             raw = raw[:begin] + literal(values[name]).encode() + raw[end:]
     return raw.decode()
 

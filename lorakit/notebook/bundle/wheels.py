@@ -142,7 +142,7 @@ def needed(
     from packaging.requirements import Requirement
     from packaging.utils import canonicalize_name
 
-    known = {
+    known: dict[str, Any] = {
         canonicalize_name(each["metadata"]["name"]): each["metadata"] for each in report["install"]
     }
     held = {canonicalize_name(name): version for name, version in (there or {}).items()}

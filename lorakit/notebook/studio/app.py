@@ -215,7 +215,7 @@ class Studio(Preparing):
     def vue_ask(self, question: str) -> None:
         """Streams the answer of the tuned model and, beside it, of its base."""
         beside, system = self.chat["base"], self.chat["system"]
-        turn = {
+        turn: dict[str, Any] = {
             "question": str(question),
             "answer": "",
             "base": "" if beside else None,
@@ -248,7 +248,9 @@ class Studio(Preparing):
 
     def vue_make(self, asked: dict[str, str]) -> None:
         name = self.looked
-        types = next((t["types"] for t in self.targets if t["name"] == asked["target"]), [])
+        types: list[str] = next(
+            (t["types"] for t in self.targets if t["name"] == asked["target"]), []
+        )
         kind = asked["type"] if asked["type"] in types else None
 
         def work() -> None:

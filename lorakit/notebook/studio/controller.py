@@ -7,8 +7,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,12 +22,14 @@ from lorakit.common.files import remove, sweep, whole
 from lorakit.data import sources
 from lorakit.data.example import Example
 from lorakit.machine import hardware
-from lorakit.machine.hardware import Facts, child_environment
+from lorakit.machine.hardware import Facts
 from lorakit.models import spec
 from lorakit.notebook.studio import uploads
+from lorakit.notebook.studio.children import EXPORT, PUSH, answers_of
 from lorakit.notebook.studio.incoming import usable
 from lorakit.notebook.studio.talk import Talk
-from lorakit.planning.check import Checked, check, fix
+from lorakit.planning.check import Checked, check
+from lorakit.planning.clean_copy import fix
 from lorakit.planning.setup import setup
 from lorakit.planning.suspicious import suspicious
 from lorakit.results.logs import read as read_log
@@ -39,22 +39,9 @@ from lorakit.runs.folder import read_lines
 from lorakit.runs.phases import spoken
 from lorakit.training.launch import Job, launch
 
+OWN = "+studio"  # of the folder of runs: no run can have this name, so deleting one never deletes uploads
 HUB = re.compile(r"[\w][\w.\-]*/[\w][\w.\-]*")  # owner/name
 EMBEDDED = 100_000_000  # bytes of a download that travels inside the page
-
-EXPORT = """
-import json, sys
-from lorakit.exporting.round_trip import export
-asked = json.load(sys.stdin)
-print("ANSWER", json.dumps(str(export(asked["run"], asked["target"], type=asked["type"]))), flush=True)
-"""
-PUSH = """
-import json, os, sys
-from lorakit.exporting.model_card import push
-asked = json.load(sys.stdin)
-os.environ["HF_TOKEN"] = asked["token"]
-print("ANSWER", json.dumps(str(push(asked["folder"], asked["repository"]))), flush=True)
-"""
 
 
 @dataclass(frozen=True)
@@ -79,7 +66,7 @@ class Desk:
 
     def __init__(self, run: Run, folders: Sequence[str | os.PathLike] = ()):
         self.home = Path(run.output_dir).resolve()
-        self.folder = self.home / "studio"  # uploads and the settings that are being made
+        self.folder = self.home / OWN  # uploads and the settings that are being made
         self.roots = uploads.roots(
             Path.cwd(), sources.example_data("triage.jsonl").parent, *folders
         )
@@ -87,6 +74,7 @@ class Desk:
         self.roots.append(self.home)
         self.run = run.with_(output_dir=str(self.home))
         self._talk: Talk | None = None
+        self._moved()
         sweep(self.folder)  # what was on its way when a page or a kernel ended
         self._restore()
 
@@ -104,7 +92,7 @@ class Desk:
             raise LorakitError(
                 f"output_dir={run.output_dir!r}: this studio keeps its runs in {self.home}; leave it"
             )
-        for name in ("data", "validation_data", "test_data", "model"):
+        for name in ("data", "validation_data", "test_data", "media_folder", "model"):
             value = getattr(run, name)
             if value and not self._elsewhere(name, value):
                 found = value if name == "model" else sources.find(value) or value
@@ -130,6 +118,17 @@ class Desk:
                 self._inside(one)
         elif isinstance(value, str) and (os.path.lexists(value) or os.sep in value):
             uploads.inside(value, self.roots)
+
+    def _moved(self) -> None:
+        """Uploads of before, which lay in the folder of the run `studio`."""
+        former = self.home / "studio"
+        if (former / "uploads").is_dir() and not self.folder.exists():
+            self.folder.mkdir()
+            (former / "uploads").rename(self.folder / "uploads")
+            if (kept := former / "settings.yaml").is_file():
+                text = kept.read_text(encoding="utf-8").replace(str(former), str(self.folder))
+                (self.folder / "settings.yaml").write_text(text, encoding="utf-8")
+                kept.unlink()
 
     def _restore(self) -> None:
         """The settings of last time, also of a page that was closed."""
@@ -247,7 +246,7 @@ class Desk:
         job = Job(self.home / name)
         try:
             record = job.folder.record
-            status = job.status
+            status: str = job.status
             if status == "queued" and not job.queued:
                 status = "not started"
             return {
@@ -335,7 +334,7 @@ class Desk:
 
     def push(self, path: Path, repository: str, token: str) -> str:
         """Uploads an export to a private repository of the hub; the page of it."""
-        (page,) = _answers(PUSH, {"folder": str(path), "repository": repository, "token": token})
+        (page,) = answers_of(PUSH, {"folder": str(path), "repository": repository, "token": token})
         return page
 
     def targets(self) -> list[dict[str, Any]]:
@@ -355,7 +354,7 @@ class Desk:
         if target not in names:
             raise LorakitError(f"there is no export '{target}'; there are {', '.join(names)}")
         asked = {"run": str(self.job(name).folder.path), "target": target, "type": type}
-        (path,) = _answers(EXPORT, asked)
+        (path,) = answers_of(EXPORT, asked)
         return uploads.inside(path, [self.home])
 
     def packed(self, path: Path) -> Path:
@@ -368,22 +367,6 @@ class Desk:
             shutil.make_archive(str(part), "zip", root_dir=path)
             os.replace(f"{part}.zip", part)
         return target
-
-
-def _answers(code: str, asked: dict[str, Any]) -> list[Any]:
-    """What a process of our own answers. Raises `LorakitError` with its last words when it fails or is killed."""
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        input=json.dumps(asked),
-        capture_output=True,
-        text=True,
-        env=child_environment(),
-    )
-    if done.returncode:
-        words = [line for line in done.stderr.splitlines() if line.strip()]
-        last = words[-1] if words else "no word; perhaps memory ran out"
-        raise LorakitError(last.removeprefix("lorakit.common.errors.LorakitError: "))
-    return [json.loads(line[7:]) for line in done.stdout.splitlines() if line.startswith("ANSWER ")]
 
 
 def _types(module: ModuleType) -> Sequence[str]:

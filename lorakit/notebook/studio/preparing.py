@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -63,10 +64,18 @@ class Preparing(Page):
             self.later("Reading the file …", lambda: self._arrived(self.desk.keep(incoming)))
 
     def vue_use(self, path: str) -> None:
-        self.later("Reading …", lambda: (self.desk.use(str(path or "").strip()), self._arrived("")))
+        self.later("Reading …", partial(self._use, str(path or "").strip()))
 
     def vue_clean(self, _: Any) -> None:
-        self.later("Writing a copy …", lambda: (self.desk.leave_out(), self._arrived("")))
+        self.later("Writing a copy …", self._leave_out)
+
+    def _use(self, path: str) -> None:
+        self.desk.use(path)
+        self._arrived("")
+
+    def _leave_out(self) -> None:
+        self.desk.leave_out()
+        self._arrived("")
 
     def _arrived(self, done: str) -> None:
         """Other data: their columns, a guess of what stands where, and what is wrong with them."""

@@ -91,7 +91,9 @@ class Incoming:
 def _named(part: Path, folder: Path, name: str) -> Path:
     """Gives the file its name, or the first that is free: who comes second at the same instant gets the next."""
     stem, dot, ending = name.partition(".")
-    for number in itertools.count(1):
+    number = 0
+    while True:
+        number += 1
         target = folder / (name if number == 1 else f"{stem}-{number}{dot}{ending}")
         try:
             os.link(part, target)  # fails when the name is taken, also by a dangling link

@@ -83,17 +83,17 @@ def joined(path: Path, files: dict[Path, dict[str, list]]) -> dict[str, list]:
         for file, scalars in files.items()
     }
     training = sorted(
-        (file for file in files if first[file]), key=lambda file: first[file].wall_time
+        ((file, event) for file, event in first.items() if event), key=lambda it: it[1].wall_time
     )
-    starts = [first[file].step for file in training]
+    starts = [event.step for _, event in training]
     if starts != sorted(set(starts)):
         raise LorakitError(
             f"{path}: holds {len(training)} logs; name one of them: "
-            + ", ".join(str(f) for f in training[:6])
+            + ", ".join(str(f) for f, _ in training[:6])
             + (" …" if len(training) > 6 else "")
         )
     out: dict[str, list] = {}
-    for file in [*training, *(file for file in files if not first[file])]:
+    for file in [*(f for f, _ in training), *(file for file in files if not first[file])]:
         for tag, events in files[file].items():
             begin = events[0].step if events else 0
             out[tag] = [e for e in out.get(tag, ()) if e.step < begin or not first[file]] + list(
@@ -113,7 +113,7 @@ def log_of(scalars: dict[str, list], settings: dict[str, Any], name: str, place:
         raise LorakitError(
             f"{place}: holds no loss; its scalars are {', '.join(sorted(scalars)) or 'none'}"
         )
-    training = scalars.get(tag, [])
+    training = scalars[tag] if tag else []
     seen = next(({e.step: e.value for e in scalars[t]} for t in TOKENS if scalars.get(t)), {})
     updates = [
         {

@@ -36,7 +36,7 @@ def _file(path: Path) -> Path | None:
 
 
 def read(path: Path) -> Log:
-    file = _file(path)
+    file = _file(path) or path
     try:
         state = sound(json.loads(file.read_text(encoding="utf-8")), "log_history")
         history = [sound(entry, "step") for entry in state["log_history"]]
@@ -48,7 +48,8 @@ def read(path: Path) -> Log:
 
 
 def log_of(state: dict[str, Any], history: list[dict[str, Any]], name: str) -> Log:
-    updates, validations = [], {}
+    updates: list[dict] = []
+    validations: dict[str, list] = {}
     for entry in history:
         if "loss" in entry:
             seen = (

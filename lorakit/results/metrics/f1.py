@@ -35,4 +35,4 @@ def score(rows):
     support = np.bincount(reference, minlength=classes)
     size = support + np.bincount(prediction, minlength=classes)
     weights = {"macro": size > 0, "micro": size, "weighted": support}[AVERAGES[average[0]]]
-    return float(np.average(2 * hits / np.maximum(size, 1), weights=weights))
+    return float(np.average(2 * hits / np.maximum(size, 1), weights=weights.astype(float)))

@@ -4,17 +4,34 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from contextvars import ContextVar
 from functools import cache
 
 import torch
 
 PAD_MULTIPLE = 32  # tokens
 AMPERE, ADA = (8, 0), (8, 9)  # compute capabilities: FlashAttention and bf16; FP8
+Capability = tuple[int, int]
+_planned: ContextVar[Capability | None] = ContextVar("planned", default=None)
+
+
+@contextlib.contextmanager
+def planned_for(card: Capability | None) -> Iterator[None]:
+    """Kernels are chosen as on a card of this compute capability within this block, for tensors without content."""
+    token = _planned.set(card)
+    try:
+        yield
+    finally:
+        _planned.reset(token)
+
+
+def capability(device: torch.device) -> Capability | None:
+    """The compute capability of a CUDA card, None of every other device."""
+    return _planned.get() or _capability(device)
 
 
 @cache
-def capability(device: torch.device) -> tuple[int, int] | None:
-    """The compute capability of a CUDA card, None of every other device."""
+def _capability(device: torch.device) -> Capability | None:
     return torch.cuda.get_device_capability(device) if device.type == "cuda" else None
 
 

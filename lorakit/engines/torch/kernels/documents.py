@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 
 from lorakit.engines.torch.kernels.device import is_cpu
@@ -17,7 +18,7 @@ class Documents:
 
     def __init__(
         self,
-        lengths: Sequence[int],
+        lengths: Sequence[int] | np.ndarray,
         device: torch.device,
         wide: bool | None = None,
         ends: torch.Tensor | None = None,

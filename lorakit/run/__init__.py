@@ -5,19 +5,16 @@ Written as YAML by `Run.write`, read by `Run.read`; `auto` stands wherever the m
 
 from __future__ import annotations
 
-import contextlib
-import math
 import os
-import re
-from collections.abc import Callable, Mapping
-from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from lorakit.common import registry, strict_yaml
+from lorakit.common import strict_yaml
 from lorakit.common.errors import LorakitError, did_you_mean
+from lorakit.run import contradictions, values, variants
+from lorakit.run.contradictions import OF_ADAPTER
 
 Auto = Literal["auto"]
 KEPT = (
@@ -26,22 +23,6 @@ KEPT = (
 )  # what outlives a session of Colab (its Drive) and of Kaggle
 Natural = Annotated[int, Field(ge=0)]  # 0, 1, 2, …
 Positive = Annotated[int, Field(ge=1)]  # 1, 2, 3, …
-Weight = Annotated[float, Field(gt=0)]
-Share = Annotated[float, Field(gt=0, lt=1)]
-NUMBER = r"[-+]?(?:(?:0|[1-9]\d*)(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?"  # 16, 0.5, 1e-4; not 010
-# What shapes an adapter, and means nothing without one.
-OF_ADAPTER = (
-    "rank", "alpha", "dropout", "use_rslora", "use_dora", "target_modules", "adapter_init", "loraplus_ratio",
-    "layers_to_transform", "train_embeddings",
-)  # fmt: skip
-# Settings that only engines serve which name them in `VARIANTS`.
-VARIANTS = (
-    "adapter_init",
-    "loraplus_ratio",
-    "layers_to_transform",
-    "train_embeddings",
-    "neftune_alpha",
-)
 # What may differ between a cut run and its continuation; everything else must match.
 FREE_TO_CHANGE = {
     "max_updates",
@@ -49,6 +30,7 @@ FREE_TO_CHANGE = {
     "max_minutes",
     "checkpoint_every",
     "output_dir",
+    "media_folder",
     "name",
     "log_to",
     "samples",
@@ -75,15 +57,13 @@ class Run(BaseModel):
         description="Base model: a hub id, a local folder, or a name from `lorakit/models/families/`. "
         "`tiny` (1.3 M parameters) is for trying things out.",
     )
-    data: Annotated[str, Field(min_length=1)] | dict[str, Weight] | list[str] = Field(
-        description="Training data: a file, a folder or a hub id; several as a list, or as {file: weight} with the "
-        "share of target tokens that each gets.",
+    pickled_weights: bool = Field(
+        False,
+        description="Takes a base whose weights are pickle files (.bin), which can hold code; "
+        "otherwise only safetensors are loaded.",
     )
-    replay: dict[str, Share] = Field(
-        {},
-        description="{file: share}: rows of general text or talk that take this share of the target tokens, so that "
-        "less is forgotten.",
-    )
+    data: variants.Data
+    replay: variants.Replay = {}
     validation_data: str | None = Field(
         None, description="File with validation rows; without it they are taken from `data`."
     )
@@ -121,6 +101,11 @@ class Run(BaseModel):
     )
     ignore_columns: list[str] = Field(
         [], description="Columns that carry meaning and are left out on purpose."
+    )
+    media_folder: str | None = Field(
+        None,
+        description="Folder of pictures and sounds that a table may name beside those of its own folder; "
+        "no others are read.",
     )
     near_duplicates: Annotated[float, Field(gt=0, le=1)] | Literal["off"] = Field(
         0.8,
@@ -207,35 +192,16 @@ class Run(BaseModel):
         description="Layers that get an adapter: names of linear layers or expert stacks, or a regular "
         "expression.",
     )
-    adapter_init: Literal["default", "gaussian", "pissa", "olora"] = Field(
-        "default",
-        description="What the adapter begins with: nothing (default, gaussian), or the largest singular parts of each "
-        "weight (pissa, arXiv 2404.02948) or the first of its QR factors (olora, arXiv 2406.01775), which are taken "
-        "out of the frozen base.",
-    )
-    loraplus_ratio: float = Field(
-        1.0,
-        ge=1,
-        description="LoRA+ (arXiv 2402.12354): B learns at so many times learning_rate; the paper takes 16.",
-    )
-    layers_to_transform: list[Annotated[int, Field(ge=0)]] | None = Field(
-        None, description="Numbers of the layers that get an adapter, from 0; null: all."
-    )
-    train_embeddings: bool = Field(
-        False,
-        description="Trains the embeddings and the head whole beside the adapter, as continued pretraining on a new "
-        "language needs. Tied ones become two.",
-    )
-    neftune_alpha: float | None = Field(
-        None,
-        gt=0,
-        description="NEFTune (arXiv 2310.05914): noise of this size on the embeddings in training; the paper takes 5.",
-    )
+    adapter_init: variants.Init = "default"
+    loraplus_ratio: variants.Ratio = 1.0
+    layers_to_transform: variants.Layers = None
+    train_embeddings: variants.Embeddings = False
+    neftune_alpha: variants.Noise = None
     optimizer: Literal["adamw", "adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit", "muon"] = (
         Field(
             "adamw",
-            description="8-bit optimizers keep their state in a quarter of the memory; paged ones move it "
-            "to host memory when the GPU is full. muon (arXiv 2502.16982) orthogonalizes the updates of matrices.",
+            description="8-bit optimizers keep their state in a quarter of the memory; paged ones move it to host "
+            "memory when the GPU is full. muon (arXiv 2502.16982) orthogonalizes the updates of matrices.",
         )
     )
     learning_rate: float = Field(2e-4, gt=0, description="Peak learning rate, per update.")
@@ -344,8 +310,8 @@ class Run(BaseModel):
         for name in ("log_to", "metrics"):
             if isinstance(settings.get(name), str) and settings[name] != "auto":
                 settings[name] = [settings[name]]
-        for name in _numeric_fields() & settings.keys():
-            _refuse_odd_number(name, settings[name])
+        for name in values.numeric(type(self)) & settings.keys():
+            values.refuse_odd_number(name, settings[name])
         settings = {
             k: os.fspath(v) if isinstance(v, os.PathLike) else v for k, v in settings.items()
         }
@@ -358,128 +324,15 @@ class Run(BaseModel):
             faults = error.errors()
             place = faults[0]["loc"][:1] if len(faults) == 1 else ()
             raise LorakitError(
-                "; ".join(dict.fromkeys(map(_explain, faults))),
+                "; ".join(dict.fromkeys(map(values.explain, faults))),
                 setting=str(place[0]) if place else None,
                 value=faults[0].get("input") if place else None,
             ) from None
 
     @model_validator(mode="after")
     def _no_contradictions(self) -> Run:
-        def clash(a: str, b: str, why: str):
-            raise ValueError(
-                f"{a}={getattr(self, a)!r} and {b}={getattr(self, b)!r} contradict: {why}"
-            )
-
-        if not re.fullmatch(r"[\w][\w.\- ]*", self.name):
-            raise ValueError(
-                f"name={self.name!r} names a folder: letters, digits, '-', '_' and '.' only"
-            )
-        for name, value in self:
-            if isinstance(value, str) and re.search("[\0\ud800-\udfff]", value):
-                raise ValueError(
-                    f"{name}={value!r} holds NUL or a byte that is not UTF-8; use another name"
-                )
-        if isinstance(self.target_modules, str):
-            try:
-                re.compile(self.target_modules)
-            except re.error as error:
-                raise ValueError(
-                    f"target_modules={self.target_modules!r} is no regular expression: {error}"
-                ) from None
-        if self.method == "full" and self.quantization not in ("auto", "none"):
-            clash(
-                "method",
-                "quantization",
-                "quantized weights cannot be trained; use lora or quantization=none",
-            )
-        if self.fake_quantization != "none":
-            if self.method == "full":
-                clash(
-                    "fake_quantization",
-                    "method",
-                    "what is rounded is a frozen weight with its adapter; use lora",
-                )
-            if self.quantization not in ("auto", "none"):
-                clash(
-                    "fake_quantization",
-                    "quantization",
-                    "what an export rounds is the unquantized weight",
-                )
-            for name in ("use_dora", "dropout"):
-                if getattr(self, name):
-                    clash(
-                        "fake_quantization",
-                        name,
-                        "the weight and its update have no plain sum to round",
-                    )
-        self._variants(clash)
-        for name in OF_ADAPTER:
-            default = type(self).model_fields[name].default
-            if self.method == "full" and getattr(self, name) != default:
-                clash("method", name, "there is no adapter that it could shape")
-        if not self.data or (isinstance(self.data, list) and len({*self.data}) < len(self.data)):
-            raise ValueError(f"data={self.data!r} names no file, or one twice")
-        if sum(self.replay.values()) >= 1:
-            clash("replay", "data", "replay leaves data no share of the target tokens")
-        for part in ("validation", "test"):
-            if getattr(self, f"{part}_data") and getattr(self, f"{part}_fraction"):
-                clash(f"{part}_data", f"{part}_fraction", "name a file or a share, not both")
-        if self.validation_fraction + self.test_fraction >= 1:
-            clash("validation_fraction", "test_fraction", "nothing is left to train on")
-        if self.early_stopping and self.validate_every == 0:
-            clash("early_stopping", "validate_every", "stopping early needs validation")
-        if self.early_stopping and not self.validation_data and self.validation_fraction == 0:
-            clash("early_stopping", "validation_fraction", "stopping early needs validation rows")
-        if self.fold and self.fold > (self.folds or 0):
-            clash("fold", "folds", "it is one of them, counted from 1")
-        if self.folds and self.test_data:
-            clash("folds", "test_data", "the folds are the test rows")
-        if self.folds and self.processes not in ("auto", 1):
-            clash("folds", "processes", "the folds are trained in one process, one after the other")
-        if self.quantization != "auto":
-            form = registry.load("quantization", self.quantization)
-            for name, (values, reason) in form.CONFLICTS.items():
-                if getattr(self, name) in values:
-                    clash(name, "quantization", reason)
-        if (
-            isinstance(self.micro_batch_size, int)
-            and self.micro_batch_size > self.global_batch_size
-        ):
-            clash(
-                "micro_batch_size",
-                "global_batch_size",
-                "a micro-batch is a part of the global batch",
-            )
-        if isinstance(self.micro_batch_tokens, int) and self.micro_batch_tokens < self.max_length:
-            clash(
-                "micro_batch_tokens", "max_length", "one row of full length must fit a micro-batch"
-            )
+        contradictions.refuse(self)
         return self
-
-    def _variants(self, clash: Callable[[str, str, str], None]) -> None:
-        """Refuses variants of LoRA that cannot go together."""
-        if self.adapter_init in ("pissa", "olora"):
-            why = "the adapter begins with a part of the unquantized weights, which it is taken out of"
-            if self.quantization not in ("auto", "none"):
-                clash("adapter_init", "quantization", why)
-            if self.fake_quantization != "none":
-                clash("adapter_init", "fake_quantization", why)
-            if self.use_dora:
-                clash(
-                    "adapter_init", "use_dora", "DoRA's magnitudes are those of the whole weights"
-                )
-            if self.shard:
-                clash("adapter_init", "shard", "no process holds a whole weight")
-        if self.train_embeddings and self.fake_quantization != "none":
-            clash("train_embeddings", "fake_quantization", "trained embeddings are not rounded")
-        if self.optimizer == "muon":
-            for name in ("use_dora", "shard"):
-                if getattr(self, name):
-                    clash("optimizer", name, "Muon updates whole matrices alone")
-            if self.method == "full":
-                clash("optimizer", "method", "Muon updates matrices alone, not norms and biases")
-        if self.layers_to_transform == []:
-            raise ValueError("layers_to_transform=[] leaves no layer to train; null: all")
 
     @property
     def folder(self) -> Path:
@@ -512,29 +365,15 @@ class Run(BaseModel):
     @classmethod
     def read(cls, path: str | os.PathLike, **changes: Any) -> Run:
         """Settings from a YAML file. Raises `LorakitError` naming file and setting."""
-        path = Path(path)
+        settings = values.load(Path(path))
         try:
-            settings = strict_yaml.load(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise LorakitError(
-                f"{path}: no such file; write the settings of a run there (see README)"
-            ) from None
-        except (
-            Exception
-        ) as error:  # of the disk, of UTF-8, and of YAML, whose values raise almost anything
-            raise LorakitError(f"{path}: cannot be read as YAML: {error}") from None
-        if not isinstance(settings, dict):
-            raise LorakitError(
-                f"{path}: expected 'setting: value' lines, found {type(settings).__name__}"
-            )
-        try:
-            return cls(**{**{str(k): v for k, v in settings.items()}, **changes})
+            return cls(**{**settings, **changes})
         except LorakitError as error:
             raise LorakitError(
                 error.message,
                 setting=error.setting,
                 value=error.value,
-                where=path,
+                where=Path(path),
                 cure=error.cure,
             ) from None
 
@@ -542,42 +381,6 @@ class Run(BaseModel):
         """All settings as YAML."""
         text = strict_yaml.dump(self.model_dump())
         Path(path).write_text(text, encoding="utf-8")
-
-
-@cache
-def _numeric_fields() -> frozenset[str]:
-    """Settings that take a number and no truth value."""
-
-    def types(annotation: Any) -> set[Any]:
-        parts = get_args(annotation)
-        return {annotation}.union(*map(types, parts)) if parts else {annotation}
-
-    kinds = {name: types(field.annotation) for name, field in Run.model_fields.items()}
-    return frozenset(n for n, k in kinds.items() if k & {int, float} and bool not in k)
-
-
-def _refuse_odd_number(name: str, value: Any) -> None:
-    """Refuses what pydantic would take for a number: `true` as 1, and "010", " 10" or "1_0" as 10."""
-    odd = isinstance(value, bool)
-    if isinstance(value, str) and not re.fullmatch(NUMBER, value):
-        with contextlib.suppress(ValueError):
-            odd = math.isfinite(float(value))
-    if odd:
-        raise LorakitError(
-            f"{name}={value!r}: expected a number",
-            setting=name,
-            value=value,
-            cure=f"write it in decimal digits, for example {name}: 10",
-        )
-
-
-def _explain(error: Mapping[str, Any]) -> str:
-    if error["type"] == "value_error":
-        return str(error["ctx"]["error"])
-    name, value = error["loc"][0] if error["loc"] else "settings", error.get("input")
-    if error["type"] == "missing":
-        return f"the setting '{name}' is missing"
-    return f"{name}={value!r}: {error['msg'][0].lower()}{error['msg'][1:]}"
 
 
 def resolved(value: int | Auto) -> int:
