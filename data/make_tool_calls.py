@@ -1,4 +1,4 @@
-"""Field reports and the tool that answers each: what `notebooks/tool_calls.ipynb` learns to call.
+"""Field reports and the tool that answers each: a first file to learn tool calls from.
 
     python data/make_tool_calls.py --out data/tool_calls.jsonl
 

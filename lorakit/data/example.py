@@ -132,7 +132,7 @@ class Tagged(_Indexed):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, index: int) -> Example:
+    def _row(self, index: int) -> Example:
         row = self.rows[index]
         return row.with_fields({**row.fields, "source": self.source})
 

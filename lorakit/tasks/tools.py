@@ -113,7 +113,7 @@ def _writes(tokenizer: Any, as_text: bool) -> bool:
     name, arguments, result = TRIAL
     function = {"name": name, "description": "", "parameters": {"type": "object", "properties": {}}}
     call = {"id": "call00000", "type": "function", "function": {"name": name, "arguments": arguments}}  # fmt: skip
-    turns = [
+    turns: list[dict[str, Any]] = [
         {"role": "user", "content": "?"},
         {"role": "assistant", "content": "", "tool_calls": [call]},
         {"role": "tool", "content": result, "name": name, "tool_call_id": "call00000"},
