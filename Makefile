@@ -129,9 +129,9 @@ test-fast: env  ## what tells most within two minutes
 	$(BIN)/python -m pytest -m "not slow and not gpu" --numprocesses 2 --dist loadfile --durations 5 $(FAST_TESTS)
 
 coverage: env  ## the share of lorakit's lines that the suite runs
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check pytest-cov
-	$(BIN)/python -m pytest -m "not slow and not gpu" --ignore tests/notebook/test_notebooks.py --numprocesses 2 \
-	  --dist loadfile --cov lorakit --cov-report term:skip-covered
+	mkdir -p outputs/coverage
+	$(BIN)/python -m pytest -m "not slow and not gpu" --ignore tests/notebook/test_notebooks.py $(UNVERIFIED) \
+	  --numprocesses 2 --dist loadfile --cov --cov-report term --cov-report html:outputs/coverage/html
 
 # WHICH=colab needs Python 3.13, WHICH=kaggle 3.12: in pyenv, or named in PYTHON_HOSTED.
 WHICH ?= colab

@@ -155,14 +155,14 @@ UNREAL = {
         "{s}: micro_batch_tokens=64 and max_length=128 contradict: one row of full length must fit a micro-batch",
     ),
     # names that nothing has
-    "engine": ({"engine": "warp"}, "there is no 'warp' in engines/; use one of …torch…"),
+    "engine": ({"engine": "warp"}, "there is no engine 'warp'; use one of …torch…"),
     "task": (
         {"task": "caht"},
-        "there is no 'caht' in tasks/; did you mean 'chat'? Present: caption, chat, ….",
+        "there is no task 'caht'; did you mean 'chat'? Use one of caption, chat, …",
     ),
     "format": (
         {"format": "jsnol"},
-        "there is no 'jsnol' in formats/; did you mean 'jsonl'? Present: …csv, ….",
+        "there is no format 'jsnol'; did you mean 'jsonl'? Use one of …csv, …",
     ),
     "model": (
         {"model": "nowhere"},
@@ -349,7 +349,7 @@ def test_settings_that_are_not_there(capsys, tmp_path):
 LATE = {
     "metric": (
         {"metrics": ["exakt_match"]},
-        "there is no 'exakt_match' in metrics/; did you mean 'exact_match'? …",
+        "there is no metric 'exakt_match'; did you mean 'exact_match'? …",
     ),
     "two metrics in one": (
         {"metrics": [{"bleu": {}, "chrf": {}}]},
@@ -410,7 +410,7 @@ def test_settings_that_the_model_refuses(capsys, quick, settings, here, tmp_path
 def test_a_folder_that_failed_is_free_for_the_right_settings(capsys, quick, settings, tmp_path):
     refused(
         capsys,
-        "there is no 'exakt_match' in metrics/…",
+        "there is no metric 'exakt_match'…",
         "train",
         settings(metrics=["exakt_match"], max_updates=2),
     )
@@ -771,7 +771,7 @@ def test_one_run_and_no_run(capsys, finished, tmp_path):
     [
         (
             ["--metrics", "bleau"],
-            "there is no 'bleau' in metrics/; did you mean 'bleu'? Present: …",
+            "there is no metric 'bleau'; did you mean 'bleu'? Use one of …",
         ),
         (["--data", "nowhere.jsonl"], "nowhere.jsonl: no such file (looked from …)"),
         (

@@ -166,7 +166,7 @@ def test_paths_that_are_not_what_they_should_be(command, tmp_path, rows_file):
     refused(
         command, "no format reads '.xyz'; known endings: ", "check", write_yaml(tmp_path / "a.xyz")
     )
-    refused(command, "no 'knit' in tasks/", "check", rows_file, "--task", "knit")
+    refused(command, "there is no task 'knit'", "check", rows_file, "--task", "knit")
 
 
 def test_a_full_disk_and_an_interrupt_are_one_line(command, monkeypatch, rows_file):

@@ -167,7 +167,7 @@ def parameters(function):
 
 
 def test_an_unknown_name_lists_what_is_there():
-    words = r"there is no 'chatt' in tasks/; did you mean 'chat'\? Present: .*chat, .*text"
+    words = r"there is no task 'chatt'; did you mean 'chat'\? Use one of .*chat, .*text"
     with pytest.raises(LorakitError, match=words):
         registry.load("tasks", "chatt")
 

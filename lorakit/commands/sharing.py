@@ -23,7 +23,7 @@ GROUP = "Using the model elsewhere"
         "--proof-seconds",
         type=float,
         metavar="SECONDS",
-        help="how long the tuned model, and then the export, is asked at most; 30 unless given",
+        help="how long the tuned model, and then the export, is asked at most; 20 unless given",
     ),
     BASE_AT,
     examples=("lorakit export outputs/run --to gguf --type q8_0",),

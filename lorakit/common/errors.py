@@ -35,7 +35,11 @@ class LorakitError(Exception):
 
     def __str__(self) -> str:
         place = "" if self.where is None else f"{self.where}: "
-        return place + self.message + ("" if self.cure is None else f"; {self.cure}")
+        if self.cure is None:
+            return place + self.message
+        if self.message.endswith(("?", ".")):  # a sentence of its own
+            return f"{place}{self.message} {self.cure[:1].upper()}{self.cure[1:]}"
+        return f"{place}{self.message}; {self.cure}"
 
     def _render_traceback_(self) -> list[str]:
         """What IPython shows in a notebook: the message alone, without a traceback."""

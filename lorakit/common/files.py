@@ -196,6 +196,3 @@ def _forget(newest: Path) -> None:
         if room < 0 and folder != newest:
             remove(folder)
             remove(folder.with_name(f"{folder.name}.lock"))
-
-
-whole, sound = atomic_write, require_keys  # former names

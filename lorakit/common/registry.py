@@ -36,6 +36,7 @@ PACKAGES = {
     "trackers": "lorakit.training.trackers",
     "export": "lorakit.exporting.targets",
 }
+KINDS = {"export": "export format", "logs": "reader of logs"}  # one of a folder, in words
 PLUGINS = "LORAKIT_PLUGINS"  # environment variable: folders, separated by os.pathsep
 GROUP = "lorakit.plugins"  # entry-point group
 
@@ -60,12 +61,10 @@ def load(folder: str, name: str) -> ModuleType:
     if name not in present:
         near, listed = did_you_mean(name, present), ", ".join(present)
         raise LorakitError(
-            f"there is no {name!r} in {folder}/",
+            f"there is no {KINDS.get(folder, folder.removesuffix('s'))} {name!r}{near}",
             setting=folder,
             value=name,
-            cure=f"{near.removeprefix('; ')} Present: {listed}."
-            if near
-            else f"use one of {listed}",
+            cure=f"use one of {listed}",
         )
     try:
         module = importlib.import_module(f"{package.__name__}.{name}")

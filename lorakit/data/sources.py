@@ -160,11 +160,12 @@ def of_run(
     format: str | Mapping = "auto",
     replay: Mapping[str, float] | None = None,
     media_folder: str | None = None,
+    ask_hub: bool = True,
 ) -> dict[str, Source]:
     """The files of a run by the set they are for; `format` also holds for others of the same ending.
 
-    A folder or a saved dictionary of data sets that names its own splits gives them. Further files of a mixture are
-    `train 2`, `train 3`, …
+    A folder, a saved dictionary of data sets or a data set of the hub that names its own splits gives them; that of
+    the hub only where `ask_hub`. Further files of a mixture are `train 2`, `train 3`, …
     """
     data, *others = shares(data, replay or {})
     found = {"train": source(data, format)}
@@ -174,7 +175,11 @@ def of_run(
     for name, path in (("validation", validation_data), ("test", test_data)):
         if path:
             found[name] = source(path, format if Path(path).suffix == Path(data).suffix else "auto")
-    if [*found] == ["train"] and hasattr(found["train"].module, "splits"):
+    if (
+        [*found] == ["train"]
+        and hasattr(found["train"].module, "splits")
+        and (ask_hub or Path(data).exists())
+    ):
         whole = found["train"]
         for name in whole.module.splits(whole.path, **whole.options):
             found[name] = replace(whole, options={**whole.options, "split": name})

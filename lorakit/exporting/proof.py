@@ -23,7 +23,7 @@ LONGEST = 1024  # tokens of a row that are looked at, its last ones
 TEXT_TOKENS = 96  # of each text
 ANSWERS = 24  # prompts that are answered at most
 ANSWER_TOKENS = 48  # of an answer at most
-SECONDS = 30.0  # of this thread, for each model that is asked
+SECONDS = 20.0  # of this thread, for each model that is asked
 TURNS = (
     ({"role": "user", "content": "Is the road open?"},),
     (

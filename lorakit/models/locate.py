@@ -91,7 +91,9 @@ def find_path(model: str, known: Spec) -> str:
         names = models.known()
         raise LorakitError(
             f"model={model!r}: no such folder, and not a hub id (owner/name). Known by name: "
-            f"{', '.join(names)}{did_you_mean(model, names)}"
+            f"{', '.join(names)}{did_you_mean(model, names)}",
+            setting="model",
+            value=model,
         )
     hub.find_token()
     return found

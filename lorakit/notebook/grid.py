@@ -24,7 +24,7 @@ from typing import Any
 
 from lorakit.common import strict_yaml
 from lorakit.common.errors import LorakitError
-from lorakit.common.files import sound, whole
+from lorakit.common.files import atomic_write, require_keys
 from lorakit.common.locks import file_lock
 from lorakit.machine import hardware
 from lorakit.notebook.execute import execute, known, refuse
@@ -51,7 +51,9 @@ class Row:
     def noted(self) -> dict[str, Any]:
         path = self.folder / "row.json"
         try:
-            return sound(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
+            return (
+                require_keys(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
+            )
         except (OSError, ValueError) as error:
             raise LorakitError(f"{path}: is damaged ({error}); delete it and start again") from None
 
@@ -233,7 +235,7 @@ def _started(row: Row, notebook: Path, children: list[subprocess.Popen]) -> str:
 
 def one(folder: Path) -> None:
     """In the child: waits for its turn on a card, executes, notes how it went."""
-    asked = sound(
+    asked = require_keys(
         json.loads((folder / "asked.json").read_text(encoding="utf-8")),
         "source",
         "parameters",
@@ -268,13 +270,13 @@ def _ended(found: Over) -> Over:
             found.words.append(f"not compared: {error}")
     lines = found.table()
     with (
-        whole(found.folder / "rows.csv") as part,
+        atomic_write(found.folder / "rows.csv") as part,
         open(part, "w", encoding="utf-8", newline="") as file,
     ):
         writer = csv.DictWriter(file, list(dict.fromkeys(name for line in lines for name in line)))
         writer.writeheader()
         writer.writerows(lines)
-    with whole(found.folder / "compare.txt") as part:
+    with atomic_write(found.folder / "compare.txt") as part:
         part.write_text(f"{found}\n", encoding="utf-8")
     return found
 

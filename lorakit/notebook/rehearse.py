@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lorakit.common.errors import LorakitError
-from lorakit.common.files import remove, whole
+from lorakit.common.files import atomic_write, remove
 from lorakit.common.locations import ASSETS
 from lorakit.models import base_model, locate, reading, served
 from lorakit.models import spec as models
@@ -161,7 +161,7 @@ def stand_in(model: str, home: Path) -> tuple[str, list[str]]:
     ]
     tokenizer.init_kwargs[reading.NOTES] = notes
     folder = home / Path(model).name
-    with whole(folder) as part:
+    with atomic_write(folder) as part:
         made.save_pretrained(part)
         reader.save_pretrained(part)
     return str(folder), notes

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lorakit.common.errors import BadRow, LorakitError
-from lorakit.common.files import whole
+from lorakit.common.files import atomic_write
 from lorakit.data import duplicates, loading
 from lorakit.data.example import Example, Rejected
 from lorakit.data.matching import columns_of
@@ -41,7 +41,7 @@ def fix(run: Run, folder: str | Path | None = None) -> tuple[Path, Path]:
                 f"{target}: is there already; move it away first, nothing is written over"
             )
     with ExitStack() as stack:
-        parts = [stack.enter_context(whole(target)) for target in targets]
+        parts = [stack.enter_context(atomic_write(target)) for target in targets]
         kept, rest = (stack.enter_context(open(part, "w", encoding="utf-8")) for part in parts)
         for row in _sifted(run, it):
             if isinstance(row, Rejected):

@@ -134,7 +134,8 @@ def preflight(run: Run) -> None:
     Raises:
         LorakitError: one of them does not exist.
     """
-    of_run(run.data, run.validation_data, run.test_data, run.format, run.replay, run.media_folder)
+    files = (run.data, run.validation_data, run.test_data)
+    of_run(*files, run.format, run.replay, run.media_folder, ask_hub=False)
     safety.refuse_weights(run.model, Path(base_model.of(run.model).path), run.pickled_weights)
     for folder, name in (("tasks", run.task), ("engines", run.engine)):
         if name != "auto":

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lorakit.common.errors import LorakitError
-from lorakit.common.files import whole
+from lorakit.common.files import atomic_write
 from lorakit.results import evaluate, logs, plots
 from lorakit.results.evaluate import Outcome
 from lorakit.results.logs import AXES, Log
@@ -277,7 +277,7 @@ def _paired(
 def plot(paths: Sequence[str | os.PathLike], target: Path) -> Path:
     """The curves of several runs and logs in one picture."""
     found = [logs.read(p) for p in paths]
-    with whole(Path(target)) as part:
+    with atomic_write(Path(target)) as part:
         part.write_bytes(plots.png(lambda colours: plots.comparison(found, _names(found))))
     return Path(target)
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from lorakit.common import registry
 from lorakit.common.errors import LorakitError
-from lorakit.common.files import sound, whole
+from lorakit.common.files import atomic_write, require_keys
 from lorakit.machine.packages import require
 from lorakit.results import intervals
 from lorakit.tasks import batches, objectives
@@ -59,7 +59,7 @@ class Outcome:
             content["probabilities"] = self.probabilities.tolist()
         if self.pairs is not None:
             content["pairs"] = self.pairs.tolist()
-        with whole(path) as part:
+        with atomic_write(path) as part:
             part.write_text(json.dumps(content), encoding="utf-8")
 
     @staticmethod
@@ -72,7 +72,9 @@ class Outcome:
     @classmethod
     def read(cls, path: Path) -> Outcome:
         try:
-            content = sound(json.loads(path.read_text(encoding="utf-8")), "tokens", "answers")
+            content = require_keys(
+                json.loads(path.read_text(encoding="utf-8")), "tokens", "answers"
+            )
             return cls(
                 np.asarray(content["tokens"], dtype=np.float64).reshape(-1, 3),
                 list(content["answers"]),

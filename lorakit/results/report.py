@@ -11,7 +11,7 @@ from typing import Any
 
 from lorakit import tasks
 from lorakit.common import registry
-from lorakit.common.files import whole
+from lorakit.common.files import atomic_write
 from lorakit.common.text import label, markdown, printable
 from lorakit.results import plots
 from lorakit.results.evaluate import better
@@ -90,7 +90,7 @@ def loss_png(folder: Folder, path: Path | None = None) -> Path:
     path = path or folder / "loss.png"
     updates, validations = folder.history()
     scores, what = folder.scores, unit(folder.record)
-    with whole(path) as part:
+    with atomic_write(path) as part:
         part.write_bytes(
             plots.png(lambda colours: plots.overview(updates, validations, scores, what, colours))
         )
@@ -285,7 +285,7 @@ def _pictures(folder: Folder) -> dict[str, dict[str, str]]:
         draws["improvements"] = lambda colours: plots.improvements(scores, colours)
     if plots.confusion(answers, labels=labels):
         draws["confused"] = lambda colours: plots.confusion(answers, labels=labels, colours=colours)
-        with whole(folder / "confusion.png") as part:
+        with atomic_write(folder / "confusion.png") as part:
             part.write_bytes(plots.png(draws["confused"], dpi=120))
     return {
         name: {
@@ -307,7 +307,7 @@ def write(path: str | os.PathLike) -> Path:
         page = Environment(autoescape=name.endswith("html"))
         page.filters.update(md=markdown, shown=printable, named=named)
         template = (ASSETS / f"{name}.jinja").read_text(encoding="utf-8")
-        with whole(folder / name) as part:
+        with atomic_write(folder / name) as part:
             text = page.from_string(template).render(values).lstrip()
             part.write_text(text, encoding="utf-8", errors="backslashreplace")
     return folder / "report.html"

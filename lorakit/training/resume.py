@@ -10,11 +10,13 @@ from lorakit.machine.distributed import World
 from lorakit.models import identity
 from lorakit.planning.setup import Setup
 from lorakit.run import Run
-from lorakit.runs.folder import RunFolder
+from lorakit.runs.folder import RunFolder, versions
 from lorakit.runs.status import Status
 from lorakit.training import checkpoint
 from lorakit.training.callbacks import Best
 from lorakit.training.loop import State
+
+READERS = ("transformers", "tokenizers")  # another version may write the same tokenizer otherwise
 
 
 def can_resume(folder: RunFolder) -> bool:
@@ -45,7 +47,11 @@ def _same_base(model: str, known: dict[str, Any]) -> bool:
     """Whether a base that lies elsewhere now has the content of the one that the record names."""
     base = known.get("base") or {}
     recorded = identity.Base(base.get("weights"), base.get("config"))
-    return bool(recorded.weights) and not identity.base(model).differences(recorded)
+    try:
+        here = identity.base(model)
+    except LorakitError:  # no such model: another one in any case
+        return False
+    return bool(recorded.weights and here.weights) and not here.differences(recorded)
 
 
 def preflight(run: Run) -> None:
@@ -64,7 +70,8 @@ def changed_inputs(plan: Setup, folder: RunFolder) -> list[str]:
     base = known.get("base") or {}
     recorded = identity.Base(base.get("weights") or known.get("base_sha256"), base.get("config"))
     differing = identity.base(model).differences(recorded) if recorded.weights != model else []
-    if base.get("reader") not in (None, plan.base.reader_hash):
+    same = all(known.get("versions", {}).get(n) == v for n, v in versions().items() if n in READERS)
+    if same and base.get("reader") not in (None, plan.base.reader_hash):
         differing.append("tokenizer or chat template")
     changed += [f"the {part} of the base: {model} has changed since" for part in differing]
     return changed

@@ -320,10 +320,10 @@ def test_a_name_that_is_none(folder, capsys, path, words):
 # Settings of the data, of which rows.jsonl is sound
 
 SETTINGS = {
-    "task: knit": "there is no 'knit' in tasks/; use one of caption, chat, chat_images, classify_image, "
+    "task: knit": "there is no task 'knit'; use one of caption, chat, chat_images, classify_image, "
     "classify_text, preferences, text, transcribe",
     "task: text": "rows.jsonl: the columns completion, prompt fit no schema (text: text). Name them with `columns`, …",
-    "format: xlsx": "there is no 'xlsx' in formats/; use one of arrow, csv, excel, folder, hub, …",
+    "format: xlsx": "there is no format 'xlsx'; use one of arrow, csv, excel, folder, hub, …",
     "format: {csv: {delim: ;}}": "format: csv has no option 'delim'; did you mean 'delimiter'? (options: delimiter, header)",
     "format: {csv: {delimiter: ;;}}": "rows.jsonl: delimiter=';;' is not one character such as ',' or ';'",
     "format: {csv: {header: 3}}": "rows.jsonl: header=3 is neither true nor false",

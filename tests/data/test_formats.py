@@ -778,7 +778,7 @@ def test_a_folder_passes_options_on(tree):
     [
         (1, "options=1 of a folder"),
         ({"txt": 1}, "options={'txt': 1} of a folder"),
-        ({"text": {}}, "no 'text' in formats/; did you mean 'txt'"),
+        ({"text": {}}, "there is no format 'text'; did you mean 'txt'"),
         (
             {"txt": {"sampel": "file"}},
             "options of txt: got an unexpected keyword argument 'sampel'",

@@ -252,7 +252,7 @@ def test_out_of_memory_halves_between_rows(base, monkeypatch):
 @pytest.mark.parametrize(
     "objective, words",
     [
-        ("dpoo", "there is no 'dpoo' in objectives/"),
+        ("dpoo", "there is no objective 'dpoo'"),
         ({"dpo": {"betta": 1}}, "no option 'betta'"),
         ({"dpo": {}, "ipo": {}}, "not one objective"),
     ],

@@ -75,7 +75,9 @@ def test_a_missing_chat_template(mine, tmp_path):
 
 
 def test_unknown_targets_and_types(mistral, tmp_path):
-    refused(mistral, "ggfu", tmp_path / "out", "there is no 'ggfu' in export/; did you mean 'gguf'")
+    refused(
+        mistral, "ggfu", tmp_path / "out", "there is no export format 'ggfu'; did you mean 'gguf'"
+    )
     refused(
         mistral,
         "gguf",

@@ -9,6 +9,8 @@ import sys
 import types
 from pathlib import Path
 
+from lorakit.common.files import atomic_write
+
 CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.symlink", "os.truncate")
 
 
@@ -48,7 +50,7 @@ def run(context, work, folder, moment=0):
     count.unlink(missing_ok=True)
     process = context.Process(target=child, args=(work, str(folder), str(count), moment))
     process.start()
-    process.join(600)
+    process.join(1800)
     return process.exitcode, int(count.read_text()) if count.exists() else None
 
 
@@ -157,7 +159,7 @@ def grid_row(folder):
     grid.write_json(row / "asked.json", asked)
 
     def execute(source, parameters, to):
-        with grid.whole(to / "n.ipynb") as part:
+        with atomic_write(to / "n.ipynb") as part:
             part.write_text(json.dumps({"cells": [parameters]}))
 
     grid.execute = execute

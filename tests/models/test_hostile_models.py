@@ -126,3 +126,23 @@ def test_a_template_named_like_a_path_is_refused(name):
     with pytest.raises(LorakitError, match="which is a path and no name"):
         safety.check_template_names(tokenizer, "m")
     safety.check_template_names(types.SimpleNamespace(chat_template={"tool_use": "x"}), "m")
+
+
+def test_weights_that_are_not_finite_are_refused_by_name(folder):
+    from safetensors.torch import load_file, save_file
+
+    from lorakit.engines.torch.loading import require_finite
+    from lorakit.models.merge import unquantized_model
+
+    weights = load_file(folder / "model.safetensors")
+    name = "model.layers.1.input_layernorm.weight"
+    save_file(
+        {**weights, name: weights[name] * float("nan")},
+        folder / "model.safetensors",
+        {"format": "pt"},
+    )
+    with pytest.raises(
+        LorakitError, match=r"'model\.layers\.1\.input_layernorm\.weight' holds numbers"
+    ) as found:
+        require_finite(unquantized_model(str(folder), task="chat"), str(folder))
+    assert found.value.setting == "model"

@@ -105,6 +105,12 @@ def noise(path):
     save_file({**tensors, name: tensors[name] + np.float32(0.5)}, path, {"format": "pt"})
 
 
+def note(run, part, **changes):
+    record = json.loads((run / "record.json").read_text())
+    record[part] |= changes
+    (run / "record.json").write_text(json.dumps(record))
+
+
 def renamed(home, elsewhere):
     return (home / "outputs/run").rename(home / "outputs/another name"), home, None
 
@@ -117,9 +123,7 @@ def copied(home, elsewhere):
     """To another clone and another Python: nothing of the place where it was made is left."""
     there = shutil.copytree(home, elsewhere / "clone")
     shutil.rmtree(home)
-    record = json.loads((there / "outputs/run/record.json").read_text())
-    record["versions"]["python"] = "3.12.1"
-    (there / "outputs/run/record.json").write_text(json.dumps(record))
+    note(there / "outputs/run", "versions", python="3.12.1")
     return there / "outputs/run", there, None
 
 
@@ -189,6 +193,7 @@ EVENTS = {
 def test_right_or_refused(made, tmp_path, monkeypatch, event, command):
     home, expected = made
     home = shutil.copytree(home, tmp_path / "home é")
+    note(home / "outputs/run", "base", path=str(home / "base"))  # as if it had been made here
     (tmp_path / "elsewhere").mkdir()
     run, place, model = event(home, tmp_path / "elsewhere")
     monkeypatch.chdir(place)

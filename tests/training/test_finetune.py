@@ -533,10 +533,10 @@ def test_a_start_that_fails_says_so_and_the_next_one_counts(quick, run, tmp_path
             {"processes": 2},
             r"processes=2, and this is one process: start them by lorakit.launch\(run\), or",
         ),
-        ({"engine": "abacus"}, "no 'abacus' in engines/.*torch"),
+        ({"engine": "abacus"}, "there is no engine 'abacus'.*torch"),
         ({"precision": "fp16"}, "precision='fp16' needs a CUDA card"),
-        ({"task": "knit"}, "no 'knit' in tasks/"),
-        ({"metrics": ["applause"]}, "no 'applause' in metrics/"),
+        ({"task": "knit"}, "there is no task 'knit'"),
+        ({"metrics": ["applause"]}, "there is no metric 'applause'"),
         ({"model": "nowhere"}, "no such folder"),
     ],
 )
@@ -714,7 +714,7 @@ def test_other_metrics(copied, finished):
     assert found.keys() == {"loss", "perplexity", "cer", "exact_match"}
     assert found["loss"] == finished.scores["loss"]
     assert copied.scores == finished.scores
-    with pytest.raises(lorakit.LorakitError, match="no 'applause' in metrics/"):
+    with pytest.raises(lorakit.LorakitError, match="there is no metric 'applause'"):
         lorakit.rescore(copied.path, metrics=["applause"])
 
 

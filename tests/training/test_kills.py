@@ -16,17 +16,18 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def scene(tmp_path, base, rows_file, finished):
+def scene(tmp_path, base, rows_file, request):
     """Makes the folder in which a piece of work is killed, anew for each moment."""
 
-    def make(name):
+    def make(name, work):
         folder = tmp_path / name
         folder.mkdir()
         (folder / "asked.json").write_text(
             json.dumps({"base": base, "rows": str(folder / "rows.jsonl")})
         )
         shutil.copyfile(rows_file, folder / "rows.jsonl")
-        shutil.copytree(finished.path, folder / "run")
+        if work is kills.export:
+            shutil.copytree(request.getfixturevalue("finished").path, folder / "run")
         return folder
 
     return make
@@ -106,12 +107,12 @@ WORK = {
 @pytest.mark.parametrize("name", WORK)
 def test_kills(processes, scene, name):
     work, whole = WORK[name]
-    first = scene("uncut")
+    first = scene("uncut", work)
     code, changes = kills.run(processes, work, first)
     assert code == 0, (first.parent / "uncut.err").read_text()
     assert whole(first, True)
     for moment in kills.moments(changes):
-        folder = scene(f"cut{moment}")
+        folder = scene(f"cut{moment}", work)
         code, _ = kills.run(processes, work, folder, moment)
         assert code == -9, f"moment {moment} of {changes}"
         assert whole(folder, False), f"killed at moment {moment} of {changes}"

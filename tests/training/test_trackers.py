@@ -96,5 +96,5 @@ def test_a_service_that_fails_ends_no_training(tmp_path, monkeypatch, capsys):
         LorakitError, match=r"trackio cannot begin \(no key\); leave it out of log_to, or: "
     ):
         Trackers(["trackio"], "run", {}, tmp_path)
-    with pytest.raises(LorakitError, match="there is no 'mlflow' in trackers/"):
+    with pytest.raises(LorakitError, match="there is no tracker 'mlflow'"):
         Trackers(["mlflow"], "run", {}, tmp_path)

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from lorakit.common.errors import LorakitError
-from lorakit.common.files import sound, whole
+from lorakit.common.files import atomic_write, require_keys
 
 PEFT_FILES = ("adapter_config.json", "adapter_model.safetensors")
 MLX_FILES = ("adapter_config.json", "adapters.safetensors")
@@ -166,7 +166,7 @@ def write_peft(
 
 def _read(folder: Path, files: tuple[str, str]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     try:
-        settings = sound(json.loads((folder / files[0]).read_text(encoding="utf-8")))
+        settings = require_keys(json.loads((folder / files[0]).read_text(encoding="utf-8")))
         return settings, load_file(folder / files[1])
     except (OSError, ValueError, SafetensorError) as error:
         raise LorakitError(
@@ -177,7 +177,7 @@ def _read(folder: Path, files: tuple[str, str]) -> tuple[dict[str, Any], dict[st
 def _write(
     folder: Path, files: tuple[str, str], settings: dict[str, Any], tensors: dict[str, np.ndarray]
 ) -> Path:
-    with whole(folder) as part:
+    with atomic_write(folder) as part:
         part.mkdir(parents=True)
         (part / files[0]).write_text(
             json.dumps(settings, indent=2, default=str) + "\n", encoding="utf-8"

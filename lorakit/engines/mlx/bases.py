@@ -10,7 +10,7 @@ from typing import Any
 from safetensors import safe_open
 
 from lorakit.common.errors import LorakitError
-from lorakit.common.files import whole
+from lorakit.common.files import atomic_write
 from lorakit.models import base_model, locate
 
 GROUPS = (64, 32)  # weights that share a scale: the first that divides a layer's width
@@ -213,7 +213,7 @@ def base_to_mlx(model: str, target: Path | str, *, four_bit: bool = False) -> Pa
         if "quantization" in settings:
             raise LorakitError(f"{model}: its weights are quantized already; leave the 4 bits out")
         settings["quantization"] = settings["quantization_config"] = quantize(found)
-    with whole(target) as part:
+    with atomic_write(target) as part:
         utils.save_model(part, found)
         utils.save_config(settings, part / "config.json")
         _tokenizer(folder, part)
@@ -257,7 +257,7 @@ def base_to_transformers(model: str, target: Path | str) -> Path:
             f"{model}: '{wrong[0]}' has no counterpart in transformers' {config.model_type} "
             f"({len(wrong)} tensors in all), so this base cannot be converted"
         )
-    with whole(target) as part:
+    with atomic_write(target) as part:
         part.mkdir(parents=True)
         mx.save_safetensors(str(part / "model.safetensors"), weights, {"format": "pt"})
         config.save_pretrained(part)

@@ -13,7 +13,7 @@ import numpy as np
 
 from lorakit import tasks
 from lorakit.common.errors import LorakitError
-from lorakit.common.files import whole
+from lorakit.common.files import atomic_write
 from lorakit.engines import protocol
 from lorakit.engines.mlx import adapters, generation
 from lorakit.engines.mlx import loss as mlx_loss
@@ -369,7 +369,7 @@ class MLXEngine:
             if run.target_modules == "auto"
             else run.target_modules
         )
-        with whole(Path(path)) as part:
+        with atomic_write(Path(path)) as part:
             adapters.write_peft(
                 part,
                 pairs,

@@ -14,7 +14,7 @@ import torch
 
 from lorakit import tasks
 from lorakit.common.errors import LorakitError
-from lorakit.common.files import whole
+from lorakit.common.files import atomic_write
 from lorakit.engines import protocol
 from lorakit.engines.torch import generation, nonfinite, packing_trial, variants
 from lorakit.engines.torch.adapter import frozen_encoders
@@ -309,7 +309,7 @@ class TorchEngine:
             options = {"state_dict": {n: full(t).cpu() for n, t in self.model.state_dict().items()}}
         if not self.world.first:
             return Path(path)
-        with whole(Path(path)) as part:
+        with atomic_write(Path(path)) as part:
             for config in getattr(self.model, "peft_config", {}).values():
                 config.base_model_name_or_path = absolute(config.base_model_name_or_path)
             self.model.save_pretrained(part, **options)

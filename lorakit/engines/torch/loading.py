@@ -154,7 +154,25 @@ def base(
         if out_of_memory(error):
             raise
         raise locate.unusable(run.model, error) from None
+    require_finite(model, source)
     return model, list(loaded["missing_keys"])
+
+
+def require_finite(model: Any, source: str) -> None:
+    """Raises `LorakitError` for files with a weight that is no finite number."""
+    for name, weight in model.named_parameters():
+        if (
+            weight.is_floating_point()
+            and weight.device.type != "meta"
+            and not weight.isfinite().all()
+        ):
+            raise LorakitError(
+                f"'{name}' holds numbers that are not finite",
+                setting="model",
+                value=source,
+                where=source,
+                cure="download the model again, or name another one",
+            )
 
 
 def require_tensors(source: str, missing: Sequence[str], heads: Sequence[str]) -> None:

@@ -142,5 +142,5 @@ TARGET = ExportTarget(
     library="peft",
     classifiers=True,
     copies=True,
-    proof_seconds=2.0,  # the files are the run's own, by SHA-256
+    proof_seconds=1.0,  # the files are the run's own, by SHA-256
 )

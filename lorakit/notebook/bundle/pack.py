@@ -23,7 +23,7 @@ from typing import Any
 
 from lorakit.common import strict_yaml
 from lorakit.common.errors import LorakitError, did_you_mean
-from lorakit.common.files import sweep, whole
+from lorakit.common.files import atomic_write, sweep
 from lorakit.common.locations import ASSETS
 from lorakit.data.sources import Source
 from lorakit.machine.hardware import HELD
@@ -84,7 +84,7 @@ def bundle(
     wheels = Wanted([*extras, *shown], without, python, platform, more=more, there=there)
     room(target, files, wheels.bytes)
     sweep(target.parent, glob.escape(target.name))
-    with whole(target, "name another folder with --out, then start again") as part:
+    with atomic_write(target, "name another folder with --out, then start again") as part:
         part.mkdir()
         left = (
             f", without {', '.join(wheels.needs)}: the target must have it" if wheels.needs else ""

@@ -18,7 +18,7 @@ from typing import Any
 
 from lorakit.common import registry
 from lorakit.common.errors import LorakitError
-from lorakit.common.files import remove, sweep, whole
+from lorakit.common.files import atomic_write, remove, sweep
 from lorakit.data import sources
 from lorakit.data.example import Example
 from lorakit.machine import hardware
@@ -99,7 +99,7 @@ class Desk:
                 run = run.with_(**{name: str(uploads.inside(found, self.roots))})
         self._inside(run.format)
         self.run = run
-        with whole(self.folder / "settings.yaml") as part:
+        with atomic_write(self.folder / "settings.yaml") as part:
             run.write(part)
         return run
 
@@ -363,7 +363,7 @@ class Desk:
         if path.is_file():
             return path
         target = path.with_name(f"{path.name}.zip")
-        with whole(target) as part:
+        with atomic_write(target) as part:
             shutil.make_archive(str(part), "zip", root_dir=path)
             os.replace(f"{part}.zip", part)
         return target

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lorakit.common.errors import LorakitError
-from lorakit.common.files import sound
+from lorakit.common.files import require_keys
 from lorakit.results.logs import Log, name_of, translated
 
 WHAT = "Hugging Face's trainer_state.json (or a folder with checkpoints that hold one)"
@@ -38,8 +38,8 @@ def _file(path: Path) -> Path | None:
 def read(path: Path) -> Log:
     file = _file(path) or path
     try:
-        state = sound(json.loads(file.read_text(encoding="utf-8")), "log_history")
-        history = [sound(entry, "step") for entry in state["log_history"]]
+        state = require_keys(json.loads(file.read_text(encoding="utf-8")), "log_history")
+        history = [require_keys(entry, "step") for entry in state["log_history"]]
         return log_of(state, history, name_of(file.parent, ("checkpoint-",)))
     except (OSError, ValueError, TypeError, RecursionError) as error:
         raise LorakitError(

@@ -34,13 +34,11 @@ def fused_with_sinks(
         hidden = torch.zeros_like(band, dtype=q.dtype).masked_fill_(~band, -torch.inf)
     causal, options = band is None, {"attn_mask": hidden, "scale": scale}
 
-    def forward(
-        q: torch.Tensor, k: torch.Tensor, v: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
+    def forward(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> Tensors:
         out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
             q, k, v, 0.0, causal, **options
         )
-        return out.transpose(1, 2), lse, []
+        return out.transpose(1, 2), lse
 
     def backward(
         dout: torch.Tensor,
@@ -49,7 +47,6 @@ def fused_with_sinks(
         v: torch.Tensor,
         out: torch.Tensor,
         lse: torch.Tensor,
-        _: list[torch.Tensor],
     ) -> Tensors:
         return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
             dout.transpose(1, 2), q, k, v, out.transpose(1, 2), lse, 0.0, causal, **options

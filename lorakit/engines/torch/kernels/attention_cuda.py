@@ -7,6 +7,8 @@ import torch
 from lorakit.engines.torch.kernels.attention_function import KernelAttention, Tensors
 from lorakit.engines.torch.kernels.documents import Documents
 
+aten = torch.ops.aten
+
 
 def flash(
     query: torch.Tensor,
@@ -21,30 +23,15 @@ def flash(
     """FlashAttention (arXiv 2307.08691) in 16 bits, compute capability 8.0 and later, heads of up to 256."""
     query, key, value = (x[0].transpose(0, 1) for x in (query, key, value))  # (N, H, D)
     ends, longest = documents.ends, documents.longest
+    given = (ends, ends, longest, longest, dropout, True)
     left, right = (window - 1, 0) if window else (None, None)
     options = {"scale": scaling, "window_size_left": left, "window_size_right": right}
 
-    def forward(
-        q: torch.Tensor, k: torch.Tensor, v: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
-        out, lse, *random_state, _ = torch.ops.aten._flash_attention_forward(
-            q, k, v, ends, ends, longest, longest, dropout, True, False, **options
-        )
-        return out, lse, random_state
+    def forward(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> Tensors:
+        return aten._flash_attention_forward(q, k, v, *given, False, **options)[:-1]
 
-    def backward(
-        dout: torch.Tensor,
-        q: torch.Tensor,
-        k: torch.Tensor,
-        v: torch.Tensor,
-        out: torch.Tensor,
-        lse: torch.Tensor,
-        random_state: list[torch.Tensor],
-    ) -> Tensors:
-        return torch.ops.aten._flash_attention_backward(
-            dout, q, k, v, out, lse, ends, ends, longest, longest, dropout, True,
-            *random_state, **options,
-        )  # fmt: skip
+    def backward(dout: torch.Tensor, *saved: torch.Tensor) -> Tensors:
+        return aten._flash_attention_backward(dout, *saved[:5], *given, *saved[5:], **options)
 
     by_token = torch.Tensor.t
     return KernelAttention.apply(query, key, value, sinks, forward, backward, by_token)[None]
@@ -66,15 +53,11 @@ def efficient(
     if shared > 1:
         key, value = key.repeat_interleave(shared, 2), value.repeat_interleave(shared, 2)
     ends, longest = documents.ends, documents.longest
-    options = {"scale": scaling, "window_size": window}
+    given, options = (ends, ends, longest, longest), {"scale": scaling, "window_size": window}
 
-    def forward(
-        q: torch.Tensor, k: torch.Tensor, v: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
-        out, lse, *random_state, _, _ = torch.ops.aten._efficient_attention_forward(
-            q, k, v, None, ends, ends, longest, longest, dropout, 1, True, **options
-        )
-        return out, lse, random_state
+    def forward(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> Tensors:
+        made = aten._efficient_attention_forward(q, k, v, None, *given, dropout, 1, True, **options)
+        return made[:-2]
 
     def backward(
         dout: torch.Tensor,
@@ -83,12 +66,11 @@ def efficient(
         v: torch.Tensor,
         out: torch.Tensor,
         lse: torch.Tensor,
-        random_state: list[torch.Tensor],
+        *random_state: torch.Tensor,
     ) -> Tensors:
-        return torch.ops.aten._efficient_attention_backward(
-            dout, q, k, v, None, out, ends, ends, longest, longest, lse, dropout,
-            *random_state, 1, False, **options,
-        )[:3]  # fmt: skip
+        return aten._efficient_attention_backward(
+            dout, q, k, v, None, out, *given, lse, dropout, *random_state, 1, False, **options
+        )[:3]
 
     def by_token(total: torch.Tensor) -> torch.Tensor:
         """(D, H, longest) -> (1, N, H)"""

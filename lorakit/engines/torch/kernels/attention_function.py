@@ -8,11 +8,8 @@ from typing import Any
 import torch
 
 Tensors = tuple[torch.Tensor, ...]
-Forward = Callable[
-    [torch.Tensor, torch.Tensor, torch.Tensor],
-    tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]],
-]
-Backward = Callable[..., Tensors]  # (dout, q, k, v, out, logsumexp, random state) -> dq, dk, dv
+Forward = Callable[..., Tensors]  # (q, k, v) -> out, logsumexp, random state …
+Backward = Callable[..., Tensors]  # (dout, q, k, v, out, logsumexp, random state …) -> dq, dk, dv
 
 
 class KernelAttention(torch.autograd.Function):
@@ -37,7 +34,7 @@ class KernelAttention(torch.autograd.Function):
         backward: Backward,
         by_token: Callable[[torch.Tensor], torch.Tensor],
     ) -> torch.Tensor:
-        out, total, random_state = forward(q, k, v)
+        out, total, *random_state = forward(q, k, v)
         if sinks is not None:
             kernel_total = total
             total = torch.logaddexp(total, sinks.to(total.dtype)[:, None])
@@ -54,5 +51,5 @@ class KernelAttention(torch.autograd.Function):
             sink_probability = ctx.by_token(torch.exp(sinks.to(total.dtype)[:, None] - total))
             per_token = sink_probability * (dout.float() * out.float()).sum(-1)
             dsinks = -per_token.flatten(0, -2).sum(0).to(sinks.dtype)
-        gradients = ctx.kernel(dout, q, k, v, out, total, random_state)
+        gradients = ctx.kernel(dout, q, k, v, out, total, *random_state)
         return *gradients, dsinks, None, None, None
