@@ -19,6 +19,8 @@ from lorakit.data.report import shown
 
 NEAR = 0.8  # Jaccard index from which two rows count as near duplicates
 MOST = 0.8  # share of the rows; a prompt of more is the task itself, and tells no rows apart
+SHORT = 200  # characters of a last question and its answer
+ENDS = " .,;:!?…。，？！؟،"  # with or without them a question is the same
 THOUGHTS = ("reasoning_content", "thinking")
 SAID = ("content", "tool_calls")
 
@@ -39,14 +41,23 @@ def text(example: Example) -> str:
 
 
 def own(example: Example) -> str:
-    """The last question, its answer and the reasoning: what is not the system turn's or an earlier turn's."""
+    """The last question, its answer and the reasoning: what is not the system turn's or an earlier turn's.
+
+    Where those are short ("Thanks!"), they say little, and earlier turns are taken in.
+    """
     found = turns(example)
     if not found:
         return text(example)
-    last = next((i for i in reversed(range(len(found))) if found[i]["role"] == "user"), 0)
-    return "\n".join(
-        str(turn[key]) for turn in found[last:] for key in (*THOUGHTS, *SAID) if turn.get(key)
-    )
+    words = ""
+    for first in reversed(range(len(found))):
+        if found[first]["role"] == "user" and len(words) < SHORT:
+            words = "\n".join(
+                str(turn[key])
+                for turn in found[first:]
+                for key in (*THOUGHTS, *SAID)
+                if turn.get(key)
+            )
+    return words
 
 
 def normal(words: str) -> str:
@@ -78,7 +89,8 @@ def fingerprint(example: Example) -> int:
 
 
 def prompt_key(example: Example) -> int:
-    """64 bits that examples of an equal prompt share, case and white space aside; 0 where nothing is asked.
+    """64 bits that examples of an equal prompt share, case, white space and signs at its ends aside; 0 where nothing
+    is asked.
 
     The prompt is the last question with the turns before it; a system turn does not count.
     """
@@ -87,7 +99,8 @@ def prompt_key(example: Example) -> int:
     asked = [str(m[key]) for m in turns_before for key in SAID if m.get(key) is not None]
     if not any(asked):
         return 0
-    return _hashed([*map(normal, asked), *_media(example)]) or 1
+    words = (normal(turn).strip(ENDS) or turn for turn in asked)
+    return _hashed([*words, *_media(example)]) or 1
 
 
 def duplicates(fingerprints: Sequence[int] | np.ndarray) -> dict[int, int]:

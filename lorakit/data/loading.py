@@ -41,10 +41,19 @@ class Reading:
         report = DataReport(
             it.name, it.format, found.schema, found.reason, used=found.used, unused=found.unused
         )
+        report.classes = self._classes()
         passed = it.module.passed(it.path, **it.options) if hasattr(it.module, "passed") else []
         if passed:
             report.notes.append(f"not read, as other splits are: {listed(passed, quoted=False)}")
         return report
+
+    def _classes(self) -> list[str]:
+        """The names of the classes in their order, where the data say it of the column that the schema uses."""
+        schema, it = registry.load("schemas", self.schema), self.source
+        if not hasattr(schema, "LABELS") or not hasattr(it.module, "classes"):
+            return []
+        column = next((c for c, n in self.match.used.items() if n in schema.REQUIRED[1]), "")
+        return [name.strip() for name in it.module.classes(it.path, **it.options).get(column, ())]
 
     @property
     def schema(self) -> str:

@@ -1,25 +1,29 @@
-"""Texts that nearly repeat another: the Jaccard index of their 3-grams, estimated by MinHash (Broder 1997).
+"""Texts that nearly repeat another by the Jaccard index of their 3-grams (Broder 1997).
 
 Grams are of words, of characters in scripts that put no blanks between words. Grams that half of the texts share (a
 fixed instruction, say) tell nothing: two texts are near duplicates when they resemble each other as a whole and in
-what is left without those.
+what is left without those. A text of nothing else resembles none.
 
-A sketch holds the least of 128 hashes of a text's 3-grams; the share of equal places in two sketches is the estimate
-(its deviation is 0.03 at 0.85). Sketches that agree in all places of a band are compared, the others are not.
+MinHash finds the candidates. A sketch holds the least of 128 hashes of a text's 3-grams; the share of equal places in
+two sketches estimates the index (its deviation is 0.035 at 0.8). Sketches that agree in all places of a band are
+compared, the others are not; where the estimate is near the limit, the grams themselves decide.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
-PLACES, BAND = 128, 8  # with 16 bands of 8, 1 pair in 20 at an index of 0.8 is never compared
+PLACES, BAND = 128, 6  # with 21 bands of 6, 1 pair in 600 at an index of 0.8 is never compared
 OWN_BAND = 4  # with 32 bands of 4, 1 pair in 100 at an index of 0.6
 OWN_LESS = 0.2  # what is left without shared grams is short: one other word weighs more there
+SLACK = 0.12  # estimates so close to the limit, 3.4 deviations, are decided by the grams
+EXACT = 4  # such decisions per text; beyond, estimates count
 AT_A_TIME = 1000  # texts
 SHARED, ASKED, FEW = 0.5, 1000, 20  # share of texts; texts asked at most; of fewer none is shared
 # Thai, Lao, Myanmar, Khmer, Japanese, Chinese
@@ -31,28 +35,55 @@ PIECES = re.compile(f"[{UNSPACED}]|[^\\s{UNSPACED}]+")
 ANY_UNSPACED = re.compile(f"[{UNSPACED}]")
 
 Measures = list[tuple[np.ndarray, float]]  # sketches (n, 128), the least index by them
+# Whether two texts are near duplicates by their grams; None after many decisions.
+Exact = Callable[[int, int], bool | None]
 
 
 def pairs(texts: Sequence[str], least: float) -> list[tuple[int, int]]:
     """Pairs with an index of `least` at least, enough of them to link each text with all it resembles."""
     grams = Grams()
     shared = shared_grams(texts, grams)
-    own = sketches(texts, grams, shared)
+    own, nothing = sketches(texts, grams, shared)
     measures: Measures = [(own, least)]
     if len(shared):
-        measures = [(own, max(0.0, least - OWN_LESS)), (sketches(texts, grams), least)]
+        measures = [(own, max(0.0, least - OWN_LESS)), (sketches(texts, grams)[0], least)]
     band = OWN_BAND if len(shared) else BAND
+    telling = np.flatnonzero(~nothing)
     same = [
-        (int(rows[0]), int(row))
-        for rows in buckets(np.concatenate([marks for marks, _ in measures], axis=1))
+        (int(telling[rows[0]]), int(telling[row]))
+        for rows in buckets(np.concatenate([marks[telling] for marks, _ in measures], axis=1))
         for row in rows[1:]
     ]
-    others = np.delete(np.arange(len(own)), [row for _, row in same])
+    others = np.setdiff1d(telling, [row for _, row in same])
     found = set(same)
-    for first in range(0, PLACES, band):
+    exact = decider(texts, grams, shared, [limit for _, limit in measures])
+    for first in range(0, PLACES - band + 1, band):
         for rows in buckets(own[others, first : first + band]):
-            found |= set(links(others[rows], measures))
+            found |= set(links(others[rows], measures, exact))
     return sorted(found)
+
+
+def decider(
+    texts: Sequence[str], grams: Grams, shared: np.ndarray, limits: Sequence[float]
+) -> Exact:
+    """Decides by the grams themselves: those that are not shared, then all."""
+    left, common = iter(range(EXACT * len(texts))), frozenset(shared.tolist())
+
+    @lru_cache(maxsize=4096)
+    def sets(row: int) -> tuple[frozenset[int], ...]:
+        every = frozenset(grams.of(texts[row]).tolist())
+        return (every - common, every) if common else (every,)
+
+    def exact(one: int, other: int) -> bool | None:
+        if next(left, None) is None:
+            return None
+        for left_grams, right_grams, least in zip(sets(one), sets(other), limits, strict=True):
+            both = len(left_grams & right_grams)
+            if both < least * (len(left_grams) + len(right_grams) - both):
+                return False
+        return True
+
+    return exact
 
 
 def pieces(text: str) -> list[str]:
@@ -91,13 +122,17 @@ def shared_grams(texts: Sequence[str], grams: Grams) -> np.ndarray:
     return np.array(sorted(g for g, n in counts.items() if n >= least), dtype=np.uint64)
 
 
-def sketches(texts: Iterable[str], grams: Grams | None = None, without: Any = ()) -> np.ndarray:
-    """(texts, 128) uint32, of the grams that are not in `without`, or of all where none is left."""
+def sketches(
+    texts: Iterable[str], grams: Grams | None = None, without: Any = ()
+) -> tuple[np.ndarray, np.ndarray]:
+    """(texts, 128) uint32, of the grams that are not in `without`, or of all where none is left; (texts,) for which
+    none is."""
     grams = grams or Grams()
     rng = np.random.default_rng(1)
     factors = rng.integers(2**63, size=(2, PLACES), dtype=np.uint64) * np.uint64(2) + np.uint64(1)
     parts: list[np.ndarray] = [np.empty((0, PLACES), np.uint32)]
     held: list[np.ndarray] = []
+    nothing: list[bool] = []
 
     def least() -> np.ndarray:
         hashes, at = mixed(np.concatenate(held)), np.cumsum([0, *map(len, held[:-1])])
@@ -111,14 +146,13 @@ def sketches(texts: Iterable[str], grams: Grams | None = None, without: Any = ()
 
     for text in texts:
         row = grams.of(text)
-        if len(without):
-            own = row[~np.isin(row, without)]
-            row = own if len(own) else row
-        held.append(row)
+        own = row[~np.isin(row, without)] if len(without) else row
+        nothing.append(not len(own))
+        held.append(own if len(own) else row)
         if len(held) == AT_A_TIME:
             parts.append(least())
             held.clear()
-    return np.concatenate([*parts, least()] if held else parts)
+    return np.concatenate([*parts, least()] if held else parts), np.array(nothing, dtype=bool)
 
 
 def mixed(x: np.ndarray) -> np.ndarray:
@@ -139,21 +173,29 @@ def buckets(places: np.ndarray) -> Iterator[np.ndarray]:
             yield some
 
 
-def links(rows: np.ndarray, measures: Measures) -> Iterator[tuple[int, int]]:
+def links(rows: np.ndarray, measures: Measures, exact: Exact) -> Iterator[tuple[int, int]]:
     """Pairs among a bucket's rows: each with the first it resembles, so that equal ones cost little."""
 
     def alike(some: np.ndarray, row: int) -> np.ndarray:
-        found = np.ones(len(some), bool)
+        found, sure = np.ones(len(some), bool), np.ones(len(some), bool)
         for marks, least in measures:
-            found[found] = (marks[some[found]] == marks[row]).mean(1) >= least
+            index = (marks[some[found]] == marks[row]).mean(1)
+            sure[found] &= index >= least + SLACK
+            found[found] = index >= least - SLACK
+        for place in np.flatnonzero(found & ~sure):
+            other = some[place]
+            decided = exact(row, int(other))
+            if decided is None:
+                decided = all((m[other] == m[row]).mean() >= limit for m, limit in measures)
+            found[place] = decided
         return found
 
     while len(rows) > 1:
-        same = alike(rows[1:], rows[0])
+        same = alike(rows[1:], int(rows[0]))
         near, rest = rows[1:][same], rows[1:][~same]
         yield from ((int(rows[0]), int(row)) for row in near)
         for row in rest if len(near) else ():
-            beside = near[alike(near, row)]
+            beside = near[alike(near, int(row))]
             if len(beside):
                 yield int(min(beside[0], row)), int(max(beside[0], row))
         rows = rest

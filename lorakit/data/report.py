@@ -36,6 +36,7 @@ class DataReport:
     notes: list[str] = field(default_factory=list)
     used: dict[str, str] = field(default_factory=dict)  # column -> the schema's name for it
     unused: list[str] = field(default_factory=list)  # columns that nothing is made of
+    classes: list[str] = field(default_factory=list)  # their order, where the data say it
 
     def lines(self) -> list[str]:
         """The report as plain lines."""

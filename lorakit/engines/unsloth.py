@@ -115,7 +115,7 @@ def load(
         )
     world, idle = distributed.join(), hardware.resident()
     where, config = loading.device(world), base_model.config(run.model)
-    tokenizer, processor, _ = base_model.reader(run.model, config)
+    tokenizer, processor, _ = base_model.reader(run.model, config, run.chat_template)
     model, kind, room = from_files(run, where)
     loading.check(run, model, tokenizer)
     model = with_adapter(model, kind, run, targeted(model, run, base_model.spec(run.model)))

@@ -21,7 +21,7 @@ from lorakit.common.files import file_hash, state
 from lorakit.models import gguf
 from lorakit.models import spec as models
 from lorakit.models.locate import find_path, find_spec, unusable
-from lorakit.models.reading import read_reader
+from lorakit.models.reading import read_reader, with_template
 from lorakit.models.safety import refuse_sizes
 from lorakit.models.served import maker
 from lorakit.models.spec import Spec
@@ -40,8 +40,8 @@ class BaseModel:
     cannot be downloaded, for a tokenizer that cannot be trained with.
     """
 
-    def __init__(self, name: str):
-        self.name = name
+    def __init__(self, name: str, template: str | None = None):
+        self.name, self.template = name, template
         self._skeletons: dict[str, Any] = {}
 
     @cached_property
@@ -86,7 +86,14 @@ class BaseModel:
 
     @cached_property
     def _reader(self) -> tuple[Any, Any, list[str]]:
-        return read_reader(self.name, self.path, self.config)
+        return self.read(self.config)
+
+    def read(self, config: Any) -> tuple[Any, Any, list[str]]:
+        """What reads for a configuration, with the user's own chat template where there is one."""
+        found = read_reader(self.name, self.path, config)
+        if self.template:
+            with_template(found, self.template, self.name)
+        return found
 
     @cached_property
     def reader_hash(self) -> str:
@@ -135,14 +142,20 @@ class BaseModel:
         return self._skeletons[task]
 
 
-def of(name: str) -> BaseModel:
-    """The `BaseModel` of this name; a new one when files of its folder have changed, or another hub is asked."""
-    return _opened(name, _files_of(name))
+def of(name: str, template: str | None = None) -> BaseModel:
+    """The `BaseModel` of this name; a new one when files of its folder have changed, or another hub is asked.
+
+    `template`: a file with a chat template in place of the model's own.
+    """
+    there = template is not None and Path(template).is_file()
+    return _opened(
+        name, template, (*_files_of(name), str(state(Path(str(template)))) if there else "")
+    )
 
 
 @lru_cache(maxsize=16)
-def _opened(name: str, files: tuple[str, ...]) -> BaseModel:
-    return BaseModel(name)
+def _opened(name: str, template: str | None, files: tuple[str, ...]) -> BaseModel:
+    return BaseModel(name, template)
 
 
 def _files_of(name: str) -> tuple[str, ...]:
@@ -198,16 +211,18 @@ def sizes(model: str) -> Any:
     return copy.deepcopy(of(model).sizes)
 
 
-def reader(model: str, given: Any = None) -> tuple[Any, Any, list[str]]:
+def reader(
+    model: str, given: Any = None, template: str | None = None
+) -> tuple[Any, Any, list[str]]:
     """(tokenizer or None, processor or None, notes): what makes of words, pictures and sounds what a base reads.
 
     A classifier of pictures has no tokenizer, a model of words no processor. `given`: its configuration, where it is
-    not the one in the model's files.
+    not the one in the model's files. `template`: see `of`.
     """
-    own = of(model)
+    own = of(model, template)
     if given is None or type(given) is type(own.config):
         return own.tokenizer, own.processor, list(own.notes)
-    return read_reader(model, own.path, given)
+    return own.read(given)
 
 
 def hash_of(model: str) -> str:

@@ -70,8 +70,8 @@ def _config(path: Path) -> str | None:
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 
-def note(model: str, run_folder: Path) -> dict[str, Any]:
-    """What the record of a run keeps of its base: where it lay, and its content."""
+def note(model: str, run_folder: Path, reader: str) -> dict[str, Any]:
+    """What the record of a run keeps of its base: where it lay, its content, the hash of what reads for it."""
     found, where = base(model), base_model.path(model)
     if (Path(where) / base_model.MERGED).is_file():  # made of a run, and made again from it
         where = model
@@ -81,7 +81,7 @@ def note(model: str, run_folder: Path) -> dict[str, Any]:
         "relative": os.path.relpath(where, run_folder) if local else None,
         "weights": found.weights,
         "config": found.config,
-        "reader": base_model.of(model).reader_hash,
+        "reader": reader,
     }
 
 

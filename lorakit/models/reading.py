@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
+
+from jinja2 import TemplateSyntaxError
 
 from lorakit.common import hub
 from lorakit.common.errors import LorakitError
@@ -39,6 +42,43 @@ def read_reader(model: str, where: str, given: Any) -> tuple[Any, Any, list[str]
         )
         pictures.tokenizer = tok
     return tok, pictures, notes
+
+
+def with_template(reader: tuple[Any, Any, list[str]], file: str, model: str) -> None:
+    """Gives a reader the chat template of a file.
+
+    Raises:
+        LorakitError: the file cannot be read, or holds no template that renders two turns in time.
+    """
+    tok, pictures, _ = reader
+    try:
+        template = Path(file).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise _unusable_template(file, str(error)) from None
+    if tok is None or not template.strip():
+        raise _unusable_template(file, "it is empty" if tok else f"{model} reads no text")
+    check_template(template, file)
+    try:
+        tok.apply_chat_template(
+            [{"role": "user", "content": "?"}], chat_template=template, tokenize=False
+        )
+    except TemplateSyntaxError as error:
+        raise _unusable_template(file, f"line {error.lineno}: {error.message}") from None
+    except Exception:  # a template may refuse one turn; rows say so themselves
+        pass
+    for one in (tok, pictures):
+        if one is not None:
+            one.chat_template = template
+
+
+def _unusable_template(file: str, why: str) -> LorakitError:
+    return LorakitError(
+        f"the chat template cannot be used: {why}",
+        setting="chat_template",
+        value=file,
+        where=file,
+        cure="name a file that holds a Jinja template, as chat_template.jinja beside a model does",
+    )
 
 
 def processor(model: str, where: str, given: Any) -> Any:

@@ -174,7 +174,7 @@ def _known(names: tuple[str, ...]) -> tuple[str, ...]:
 
 def encoder_of(run: Run) -> tuple[Choose, list[str]]:
     """(what finds how the run would encode rows of a schema, notes on the model's tokenizer)."""
-    base = base_model.of(run.model)
+    base = base_model.of(run.model, run.chat_template)
 
     def choose(schema: str) -> Encode | None:
         given = registry.load("schemas", schema)
@@ -250,7 +250,8 @@ def _prepared(run: Run, found: Checked) -> DataReport:
         fold=run.fold,
         near=None if run.near_duplicates == "off" else run.near_duplicates,
     )
-    dataset.encode_sets(run, parts, report, base_model.of(run.model))
+    base = base_model.of(run.model, run.chat_template)
+    dataset.encode_sets(run, parts, report, base)
     return DataReport(found.report.file)  # its counts are the sample's
 
 

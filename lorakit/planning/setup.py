@@ -125,7 +125,7 @@ def setup(
         int(validation.lengths.sum()) if validation is not None else 0,
     )
     refuse_ineffective(settings, updates, prepared.rows)
-    return Setup(run, settings, choices | more, facts, prepared, base_model.of(run.model))
+    return Setup(run, settings, choices | more, facts, prepared, prepared.base)
 
 
 def preflight(run: Run) -> None:

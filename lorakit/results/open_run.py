@@ -20,6 +20,8 @@ from lorakit.runs.folder import RunFolder
 from lorakit.tasks import rows
 from lorakit.tasks.rows import Rows
 
+TEMPLATE = "chat_template.jinja"  # beside an adapter
+
 
 @dataclass(frozen=True)
 class FinishedRun:
@@ -153,10 +155,13 @@ def open_run(
     else:
         found, notes = find_base(folder, run, record, model)
     meta = folder.meta()
-    return FinishedRun(folder, run.with_(model=found, task=meta["task"]), saved, meta, tuple(notes))
+    run = run.with_(model=found, task=meta["task"])
+    if run.chat_template:  # its file may be gone; the adapter has a copy
+        run = run.with_(chat_template=str(saved / TEMPLATE))
+    return FinishedRun(folder, run, saved, meta, tuple(notes))
 
 
 def _saved_template(saved: Path) -> str | None:
     """The chat template that lies beside a saved adapter."""
-    path = saved / "chat_template.jinja"
+    path = saved / TEMPLATE
     return path.read_text(encoding="utf-8") if path.is_file() else None

@@ -117,6 +117,10 @@ class Run(BaseModel):
         description="Reasoning of answers; auto: as the chat template writes it; keep: in <think> marks where the "
         "template leaves it out; drop: removed.",
     )
+    chat_template: str | None = Field(
+        None,
+        description="A file with the chat template to train, ask and export with (Jinja), in place of the model's own.",
+    )
     folds: int | None = Field(
         None,
         ge=2,

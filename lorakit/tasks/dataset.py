@@ -135,7 +135,7 @@ def prepare(run: Run) -> Prepared:
     sources = of_run(
         run.data, run.validation_data, run.test_data, run.format, run.replay, run.media_folder
     )
-    base = base_model.of(run.model)
+    base = base_model.of(run.model, run.chat_template)
     if (limit := base.fitting(run)) < run.max_length:
         run = run.with_(max_length=limit)
     key = _key(run, sources, base)
@@ -198,7 +198,9 @@ def _build(folder: Path, run: Run, sources: Mapping[str, Source], base: BaseMode
         "task": name,
         "stop_ids": task.stop_ids(rows.uncut(encoded["train"]), base.tokenizer),
         "opening": task.opening(base.tokenizer),
-        "classes": _classes(encoded) if tasks.objective_of(name).HEAD == "labels" else [],
+        "classes": _classes(encoded, report.classes)
+        if tasks.objective_of(name).HEAD == "labels"
+        else [],
     }
     if report.schema in ("tool_calls", "xlam"):
         meta["tools"] = True
@@ -239,14 +241,16 @@ def encode_sets(
     return name, encoded
 
 
-def _classes(encoded: Mapping[str, Rows]) -> list[str]:
-    """Numbers by their value, then words by the alphabet."""
+def _classes(encoded: Mapping[str, Rows], order: Sequence[str]) -> list[str]:
+    """In the order that the data give; else numbers by their value, then words by the alphabet."""
 
-    def rank(name: str) -> tuple[bool, float, str]:
+    def rank(name: str) -> tuple[int, float, str]:
+        if name in order:
+            return 0, order.index(name), name
         try:
-            return False, float(name), name
+            return 1, float(name), name
         except ValueError:
-            return True, 0.0, name
+            return 2, 0.0, name
 
     return sorted({n for some in encoded.values() for n in some.column("reference")}, key=rank)
 

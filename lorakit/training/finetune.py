@@ -156,7 +156,7 @@ def load(plan: Setup, folder: RunFolder, world: World) -> Session:
         choices=choices,
         parent=trained.note() if trained else None,
         base_sha256=plan.base.hash,
-        base=identity.note(plan.settings.model, folder.path),
+        base=identity.note(plan.settings.model, folder.path, plan.base.reader_hash),
         parameters=sum(n for n, _ in sizes.values()),
         trained_parameters=sum(n for n, on in sizes.values() if on),
         updates_planned=len(session.batches),

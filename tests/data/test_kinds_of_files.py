@@ -236,3 +236,29 @@ def test_folds_leave_official_test_rows_alone(tmp_path):
     assert "the official test rows are set aside: every fold trains and tests on the others" in (
         report.notes
     )
+
+
+def test_the_order_of_classes_is_kept(tmp_path, base):
+    """`datasets` notes names and order of the classes; the head's outputs follow them, and ids are their names."""
+    datasets = pytest.importorskip("datasets")
+    names = ["zero", "need", "all"]
+    features = datasets.Features(
+        {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=names)}
+    )
+    table = datasets.Dataset.from_dict(
+        {
+            "text": [f"message {i * 7919 % 997}" for i in range(60)],
+            "label": [i % 3 for i in range(60)],
+        },
+        features=features,
+    )
+    table.save_to_disk(str(tmp_path / "saved"))
+    table.to_parquet(str(tmp_path / "rows.parquet"))
+    for place in ("saved", "rows.parquet"):
+        examples, report = loaded(tmp_path / place)
+        assert report.classes == names
+        assert {e.fields["label"] for e in examples} == set(names)
+    import lorakit
+
+    run = lorakit.Run(data=str(tmp_path / "saved"), model=base, task="classify_text")
+    assert lorakit.prepare(run).meta["classes"] == names

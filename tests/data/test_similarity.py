@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lorakit.common.errors import LorakitError
-from lorakit.data import duplicates, splitting
+from lorakit.data import duplicates, minhash, splitting
 from lorakit.data.example import Example
 from lorakit.data.report import DataReport
 
@@ -36,7 +36,7 @@ def chat(question, answer, row=1, system=None, **more):
     )
 
 
-def sentence(rng, script, words=80):
+def sentence(rng, script, words=40):
     letters, between = SCRIPTS[script]
     return [*("".join(rng.choices(letters, k=4)) + between for _ in range(words))]
 
@@ -64,6 +64,46 @@ def test_twins_and_equal_questions_stay_in_one_set(script, seed, system):
         for example in some:
             assert homes.setdefault(kin[example.row], name) == name
     assert sum(map(len, sets.values())) == len(set(map(duplicates.fingerprint, rows)))
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_the_limit_is_exact(script):
+    """Pairs at every index from 0.7 to 0.9: linked from 0.8 on, and below not, whatever the estimate says."""
+    rng, indices = random.Random(script), []
+    for changed in [*range(4, 20)] * 6:
+        words = sentence(rng, script, 100)
+        other = [*words[: 100 - changed], *sentence(rng, script, changed)]
+        one, two = ("".join(some).strip() for some in (words, other))
+        numbers = minhash.Grams()
+        grams = [{*numbers.of(text).tolist()} for text in (one, two)]
+        index = len(grams[0] & grams[1]) / len(grams[0] | grams[1])
+        indices.append(index)
+        assert bool(minhash.pairs([one, two], 0.8)) == (index >= 0.8), index
+    assert sum(0.76 < index < 0.84 for index in indices) > 15
+
+
+def test_a_last_exchange_that_many_share_says_little():
+    rng = random.Random(2)
+    bye = [
+        {"role": "user", "content": "Thanks a lot!"},
+        {"role": "assistant", "content": "You're welcome! Let me know if you need anything else."},
+    ]
+    rows = []
+    for i in range(60):
+        row = chat("".join(sentence(rng, "Latin", 12)), "".join(sentence(rng, "Latin", 12)), i)
+        row.fields["messages"] += bye
+        rows.append(row)
+    report = DataReport("f")
+    splitting.split(rows, report=report)
+    assert report.sets == {"train": 48, "validation": 6, "test": 6} and not report.near_duplicates
+
+
+@pytest.mark.parametrize(
+    ("one", "two"), [("How far is it", "How far is it?"), ("多远？", "多远"), ("Go! ", "go")]
+)
+def test_a_question_is_the_same_with_or_without_its_sign(one, two):
+    assert duplicates.prompt_key(chat(one, "a")) == duplicates.prompt_key(chat(two, "b"))
+    assert duplicates.prompt_key(chat("2+2", "4")) != duplicates.prompt_key(chat("2-2", "0"))
 
 
 @pytest.mark.parametrize("where", ["system", "instruction"])

@@ -6,7 +6,8 @@ memory at a time. A file unusable as a whole raises `LorakitError`. Options are 
 `format: {csv: {delimiter: ";"}}`. Optional: `takes(path)`, whether it reads what no ending tells (a folder, a hub id);
 `files(path, **options)`, the files that hold the content, when not the path itself; `identity(path, **options)`, a name
 of the content, when there are no files to hash; with an option `split`, `splits(path, **options)`, the official splits,
-and `passed(path, **options)`, what belongs to none of them and is not read.
+and `passed(path, **options)`, what belongs to none of them and is not read; `classes(path, **options)`, the names of
+the classes of each column that holds some, in their order.
 """
 
 from __future__ import annotations

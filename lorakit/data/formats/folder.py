@@ -69,6 +69,16 @@ def splits(
     return list(dict.fromkeys(found for found, _, _ in named if found)) if named else []
 
 
+def classes(
+    path: str | Path, *, options: Options | None = None, split: str | None = None
+) -> dict[str, list[str]]:
+    """The names of the classes of each column that holds some, in their order, as the first file has them."""
+    part, name = _of_split(Path(path), split)[0]
+    module = registry.load("formats", name)
+    given = _checked(options).get(name, {})
+    return module.classes(part, **given) if hasattr(module, "classes") else {}
+
+
 def passed(
     path: str | Path, *, options: Options | None = None, split: str | None = None
 ) -> list[str]:

@@ -74,6 +74,22 @@ def splits(
     return [name for name in NAMES if name in found] if official(found) else []
 
 
+def classes(
+    path: str | Path,
+    *,
+    split: str | None = None,
+    subset: str | None = None,
+    revision: str | None = None,
+    streaming: bool = False,
+    rows: int | None = None,
+) -> dict[str, list[str]]:
+    """The names of the classes of each column that holds some, in their order."""
+    from datasets import ClassLabel
+
+    features = _builder(str(path), subset, revision).info.features or {}
+    return {name: f.names for name, f in features.items() if isinstance(f, ClassLabel)}
+
+
 def passed(
     path: str | Path,
     *,

@@ -67,7 +67,7 @@ def rows(
             raise LorakitError(
                 f"{path}: several columns are named '{again}'; name each column once"
             )
-        classes = _classes(batch.schema)
+        classes = classes_of(batch.schema)
         for index in range(batch.num_rows):
             row += 1
             yield _row(columns, classes, index, name, row)
@@ -88,7 +88,15 @@ def _row(
     return Example(fields, name, row)
 
 
-def _classes(schema: pa.Schema) -> dict[str, list[str]]:
+def classes(path: str | Path) -> dict[str, list[str]]:
+    """The names of the classes of each column that holds some, in their order, where `datasets` noted them."""
+    from pyarrow import parquet
+
+    with opened(path) as packed, tempfile.TemporaryFile() as room:
+        return classes_of(parquet.read_schema(_unpacked(packed, room)))
+
+
+def classes_of(schema: pa.Schema) -> dict[str, list[str]]:
     """The names of the classes of a column, where `datasets` noted them in the file."""
     try:
         features = json.loads(schema.metadata[b"huggingface"])["info"]["features"].items()

@@ -70,6 +70,16 @@ def passed(path: str | Path, *, split: str | None = None) -> list[str]:
     return [n for i, n in enumerate(names) if kinds[i] is None or kinds[i] in kinds[:i]]
 
 
+def classes(path: str | Path, *, split: str | None = None) -> dict[str, list[str]]:
+    """The names of the classes of each column that holds some, in their order."""
+    features = _json(_folder(Path(path), split) / TABLE[0]).get("features") or {}
+    return {
+        name: feature["names"]
+        for name, feature in features.items()
+        if isinstance(feature, dict) and feature.get("_type") == "ClassLabel"
+    }
+
+
 def files(path: str | Path, *, split: str | None = None) -> list[Path]:
     """The Arrow files that hold the rows, in their order."""
     folder = _folder(Path(path), split)

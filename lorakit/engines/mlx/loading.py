@@ -75,6 +75,8 @@ def load(run: Run, *, adapter: str | Path | None = None) -> MLXEngine:
     """The base with a new adapter to train, or with a saved one (`adapter`) to ask."""
     refuse_settings(run)
     config, tokenizer = base_model.config(run.model), reading.tokenizer(run.model)[0]
+    if run.chat_template:
+        reading.with_template((tokenizer, None, []), run.chat_template, run.model)
     text = config.get_text_config()
     folder = bases.files(run.model)
     try:

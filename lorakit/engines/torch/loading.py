@@ -74,7 +74,7 @@ def load(
     kind = served.maker(run.task, config, run.model)
     heads = new_heads(kind, config) if classes else []
     packable = kind is AutoModelForCausalLM and packs(config)
-    tokenizer, processor, _ = base_model.reader(run.model, config)
+    tokenizer, processor, _ = base_model.reader(run.model, config, run.chat_template)
     torch.manual_seed(run.seed)
     form = quantization.get(run.quantization)
     assert form.load_options is not None  # one that this engine serves
