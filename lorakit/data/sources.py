@@ -150,7 +150,7 @@ def shares(
         if len(names) > 1 or not replay:
             return dict.fromkeys(names)
     rest = (1 - sum(replay.values())) / sum(data.values())
-    return {name: weight * rest for name, weight in data.items()} | dict(replay)
+    return {**{name: weight * rest for name, weight in data.items()}, **replay}
 
 
 def of_run(
@@ -167,18 +167,20 @@ def of_run(
     A folder, a saved dictionary of data sets or a data set of the hub that names its own splits gives them; that of
     the hub only where `ask_hub`. Further files of a mixture are `train 2`, `train 3`, …
     """
-    data, *others = shares(data, replay or {})
-    found = {"train": source(data, format)}
+    first, *others = shares(data, replay or {})
+    found = {"train": source(first, format)}
     for number, path in enumerate(others, 2):
-        same = Path(path).suffix == Path(data).suffix
+        same = Path(path).suffix == Path(first).suffix
         found[f"train {number}"] = source(path, format if same else "auto")
     for name, path in (("validation", validation_data), ("test", test_data)):
         if path:
-            found[name] = source(path, format if Path(path).suffix == Path(data).suffix else "auto")
+            found[name] = source(
+                path, format if Path(path).suffix == Path(first).suffix else "auto"
+            )
     if (
         [*found] == ["train"]
         and hasattr(found["train"].module, "splits")
-        and (ask_hub or Path(data).exists())
+        and (ask_hub or Path(first).exists())
     ):
         whole = found["train"]
         for name in whole.module.splits(whole.path, **whole.options):

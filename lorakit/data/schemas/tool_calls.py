@@ -143,7 +143,10 @@ def _turn(turn: Any, number: int, names: set[str], before: int) -> dict[str, Any
     elif calls := _given(turn):
         pass
     elif inline and messages.ROLES.get(role) == "assistant":
-        calls, value = [parsed(text.strip(), where) for text in inline], CALL.sub("", value).strip()
+        calls, value = (
+            [parsed(text.strip(), where) for text in inline],
+            CALL.sub("", str(value)).strip(),
+        )
     else:
         return messages.turn(turn, number)
     if messages.ROLES.get(role) != "assistant":

@@ -13,12 +13,8 @@ def rows(references, predictions):
     stats = []
     for reference, prediction in zip(references, predictions, strict=True):
         expected, made = calls_in(reference), calls_in(prediction)
-        stats.append(
-            [
-                bool(expected),
-                bool(expected) and [n for n, _ in expected] == [n for n, _ in made or ()],
-            ]
-        )
+        names = [[name for name, _ in calls or ()] for calls in (expected, made)]
+        stats.append([bool(expected), bool(expected) and names[0] == names[1]])
     return np.array(stats, dtype=np.float64).reshape(-1, 2)
 
 
