@@ -169,9 +169,9 @@ def of_run(
     """
     first, *others = shares(data, replay or {})
     found = {"train": source(first, format)}
-    for number, path in enumerate(others, 2):
-        same = Path(path).suffix == Path(first).suffix
-        found[f"train {number}"] = source(path, format if same else "auto")
+    for number, file in enumerate(others, 2):
+        same = Path(file).suffix == Path(first).suffix
+        found[f"train {number}"] = source(file, format if same else "auto")
     for name, path in (("validation", validation_data), ("test", test_data)):
         if path:
             found[name] = source(
