@@ -6,12 +6,21 @@ import argparse
 import os
 import sys
 
-from lorakit.commands import COMMANDS, Command, print_json, results, sharing, start, training
+from lorakit.commands import (
+    COMMANDS,
+    Command,
+    evidence,
+    print_json,
+    results,
+    sharing,
+    start,
+    training,
+)
 from lorakit.commands.terminal import coloured
 from lorakit.common.errors import LorakitError
 from lorakit.common.quiet import quiet
 
-GROUPS = [module.GROUP for module in (start, training, results, sharing)]
+GROUPS = [module.GROUP for module in (start, training, results, evidence, sharing)]
 FIRST = """First steps:
   lorakit check rows.jsonl                       is my file usable?
   lorakit train rows.jsonl --model qwen3-0.6b    train, then judge the answers

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from argparse import Namespace
 from pathlib import Path
@@ -64,23 +65,25 @@ def _spoken(who: str, pieces) -> None:
     RUN_DIR,
     argument("question", metavar="QUESTION", help="in quotes"),
     BASE,
+    argument("--form", action="store_true", help="hold the answer to the form lorakit form found"),
     TOKENS,
     BASE_AT,
     examples=('lorakit ask outputs/run "Is the road open?"',),
 )
 def ask(options: Namespace) -> int:
-    """Greedy: the same question gets the same answer."""
+    """Greedy: the same question gets the same answer. After `lorakit trust` it also says when to ask a person."""
     from lorakit.results.ask import ask as answer
+    from lorakit.results.ask import ask_surely
 
-    for name, adapted in (("base: ", False), ("tuned: ", True)) if options.base else (("", True),):
-        said = answer(
-            options.run,
-            options.question,
-            adapted=adapted,
-            max_new_tokens=options.max_new_tokens,
-            model=options.model,
-        )
-        print(name + said[0])
+    about = {"max_new_tokens": options.max_new_tokens, "model": options.model}
+    if options.base:
+        print("base: " + answer(options.run, options.question, adapted=False, **about)[0])
+    (said,) = ask_surely(options.run, [options.question], held=options.form, **about)
+    print(("tuned: " if options.base else "") + said.text)
+    if said.sure is not None:
+        words = "sure enough to answer by itself" if said.sure else "not sure enough: ask a person"
+        chance = f"probability of this answer {math.exp(said.log_probability):.3g}"
+        print(f"{words} ({chance})", file=sys.stderr)
     return 0
 
 

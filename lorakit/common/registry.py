@@ -33,6 +33,7 @@ PACKAGES = {
     "quantization": "lorakit.engines.quantization",
     "metrics": "lorakit.results.metrics",
     "logs": "lorakit.results.logs",
+    "evidence": "lorakit.results.evidence",
     "trackers": "lorakit.training.trackers",
     "export": "lorakit.exporting.targets",
 }

@@ -143,8 +143,13 @@ class Engine(Protocol):
         max_new_tokens: int,
         stop_ids: list[int],
         media: Sequence[dict[str, np.ndarray]] = (),
+        accepts: Callable[[Sequence[int]], bool] | None = None,
     ) -> list[list[int]]:
-        """Greedy continuations of token ids, without prompt and without the stop token; `media`: as in `Batch`."""
+        """Greedy continuations of token ids, without prompt and without the stop token; `media`: as in `Batch`.
+
+        With `accepts` each token is the most probable one for which it says that the ids so far, a stop token
+        included, may begin an answer. Raises `LorakitError` where the engine cannot do that.
+        """
 
     def memory(self) -> int:
         """Peak bytes so far, answers left out."""

@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from lorakit import tasks
-from lorakit.common import hub
+from lorakit.common import hub, registry
 from lorakit.common.errors import LorakitError
 from lorakit.common.files import atomic_write
 from lorakit.data.sources import shares
 from lorakit.exporting.messages import agreement_words, divergence_words
 from lorakit.exporting.target import named as target_named
 from lorakit.models import base_model, served
-from lorakit.results import report
+from lorakit.results import evidence, report
 from lorakit.run import Run
 from lorakit.runs.folder import Folder
 
@@ -164,6 +164,9 @@ def text(folder: Folder, exported: dict[str, Any] | None) -> str:
         ),
         "",
     ]
+    for found in evidence.kept(folder):
+        lines += [f"## {registry.load('evidence', found.name).QUESTION}", ""]
+        lines += [found.headline, "", *(f"- {line}" for line in found.limits), ""]
     if exported:
         lines += _export_section(exported)
     return "\n".join(lines + _last_sections(folder, spec.licence, exported))

@@ -24,7 +24,7 @@ from typing import Any
 
 from lorakit.common import strict_yaml
 from lorakit.common.errors import LorakitError
-from lorakit.common.files import atomic_write, require_keys
+from lorakit.common.files import atomic_write, require_keys, sweep
 from lorakit.common.locks import file_lock
 from lorakit.machine import hardware
 from lorakit.notebook.execute import execute, known, refuse
@@ -243,6 +243,7 @@ def one(folder: Path) -> None:
     )
     noted = {"notebook": asked["notebook"], "parameters": asked["parameters"]}
     with file_lock(folder / ".lock"), gpu_queue.on_cards(str(folder), 1):
+        sweep(folder)  # what a killed process was writing
         if Row(
             folder, {}, folder, asked["notebook"]
         ).done:  # by another process, while this one waited

@@ -8,7 +8,7 @@ from lorakit import tasks
 from lorakit.common.errors import LorakitError
 from lorakit.run import Run, resolved
 
-OF_TASKS = ("question", "language", "reasoning", "augment")  # what only some tasks look at
+OF_TASKS = ("question", "language", "reasoning")  # what only some tasks look at
 
 
 def refuse_ineffective(run: Run, updates: int, sets: Collection[str]) -> None:

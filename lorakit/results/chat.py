@@ -60,7 +60,7 @@ class Chat:
         """The answer of the tuned model, or of its base, piece by piece; it is kept as a turn when it is complete."""
         engine = self._engine(adapted)
         if not self.talks:
-            yield from replies(engine, self.meta, [question], self.max_new_tokens)
+            yield replies(engine, self.meta, [question], self.max_new_tokens)[0].text
             return
         turns = [*self._turns[adapted], {"role": "user", "content": question}]
         opening = [{"role": "system", "content": self.system}] if self.system else []

@@ -122,27 +122,56 @@ def generate(
     together: int = 16,
     opening: int | None = None,
     progress: Callable[[int], None] = lambda n: None,
+    accepts: Callable[[Sequence[int]], bool] | None = None,
 ) -> list[str | None]:
-    """Greedy answers, prompts of like length together. A row without a question gives None."""
-    starts = rows.column("answer_start")
+    """Greedy answers, prompts of like length together. A row without a question gives None.
+
+    `accepts`: what answers are held to, see `Engine.generate`.
+    """
     answers: list[str | None] = [None] * len(rows)
+    found = answer_ids(
+        engine,
+        rows,
+        stop_ids,
+        max_new_tokens,
+        together=together,
+        progress=progress,
+        accepts=accepts,
+    )
+    for i, ids in found.items():
+        answers[i] = words(ids, tokenizer, opening)
+    if engine.share[1] == 1:
+        return answers
+    return [
+        next((a for a in found if a is not None), None)
+        for found in zip(*engine.gather(answers), strict=True)
+    ]
+
+
+def answer_ids(
+    engine: Any,
+    rows: Rows,
+    stop_ids: list[int],
+    max_new_tokens: int,
+    *,
+    together: int = 16,
+    progress: Callable[[int], None] = lambda n: None,
+    accepts: Callable[[Sequence[int]], bool] | None = None,
+) -> dict[int, list[int]]:
+    """Index of each row with a question -> the tokens of its greedy answer; of several processes this one's share."""
+    starts = rows.column("answer_start")
+    answers: dict[int, list[int]] = {}
     asked = sorted((i for i in range(len(rows)) if starts[i] is not None), key=lambda i: -starts[i])
     which, of = engine.share
     for k in range(which * together, len(asked), of * together):
         group = asked[k : k + together]
         prompts = [np.asarray(rows[i]["ids"])[: starts[i]].tolist() for i in group]
         media = [rows.inputs(rows[i], None) for i in group] if rows.inputs else ()
-        for i, ids in zip(
-            group, engine.generate(prompts, max_new_tokens, stop_ids, media), strict=True
-        ):
-            answers[i] = words(ids, tokenizer, opening)
+        held = {"accepts": accepts} if accepts else {}
+        found = engine.generate(prompts, max_new_tokens, stop_ids, media, **held)
+        answers.update(zip(group, found, strict=True))
         progress(min(k + of * together, len(asked)))
-    if of == 1:
-        return answers
-    return [
-        next((a for a in found if a is not None), None)
-        for found in zip(*engine.gather(answers), strict=True)
-    ]
+    return answers
 
 
 def prompts(rows: Rows) -> list[list[int]]:

@@ -6,6 +6,7 @@ import base64
 import os
 import statistics
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from lorakit.common.files import atomic_write
 from lorakit.common.text import label, markdown, printable
 from lorakit.results import plots
 from lorakit.results.evaluate import better
+from lorakit.results.evidence import kept
 from lorakit.results.plots import DARK, LIGHT, Palette
 from lorakit.results.verdict import (
     MEANING,
@@ -261,6 +263,10 @@ def context(folder: Folder) -> dict[str, Any]:
         "answers_note": answers_note,
         "versions": record.get("versions", {}),
         "beside": record.get("beside"),
+        "evidence": [
+            {"question": registry.load("evidence", e.name).QUESTION, "found": e}
+            for e in kept(folder)
+        ],
     }
 
 
@@ -287,6 +293,11 @@ def _pictures(folder: Folder) -> dict[str, dict[str, str]]:
         draws["confused"] = lambda colours: plots.confusion(answers, labels=labels, colours=colours)
         with atomic_write(folder / "confusion.png") as part:
             part.write_bytes(plots.png(draws["confused"], dpi=120))
+    for known in kept(folder):
+        draw = partial(registry.load("evidence", known.name).draw, known.figures)
+        draws[known.name] = draw
+        with atomic_write(folder.evidence(known.name).with_suffix(".png")) as part:
+            part.write_bytes(plots.png(draw, dpi=120))
     return {
         name: {
             side: base64.b64encode(plots.png(draw, colours)).decode()
@@ -302,7 +313,8 @@ def write(path: str | os.PathLike) -> Path:
 
     folder = Folder.of(path)
     loss_png(folder)
-    values = {**context(folder), **_pictures(folder), "meaning": MEANING}
+    pictures = _pictures(folder)
+    values = {**context(folder), **pictures, "pictures": pictures, "meaning": MEANING}
     for name in ("report.md", "report.html"):
         page = Environment(autoescape=name.endswith("html"))
         page.filters.update(md=markdown, shown=printable, named=named)

@@ -145,6 +145,10 @@ class RunFolder:
         former = self.rows / f"{when}.json"
         return former if former.exists() else self / "outcomes" / f"{when}.json"
 
+    def evidence(self, name: str) -> Path:
+        """What was measured beyond the scores, by the name of the question."""
+        return self / "evidence" / f"{name}.json"
+
     # Reading
 
     def meta(self) -> dict[str, Any]:

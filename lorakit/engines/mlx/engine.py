@@ -286,7 +286,13 @@ class MLXEngine:
         max_new_tokens: int,
         stop_ids: list[int],
         media: Sequence[dict[str, np.ndarray]] = (),
+        accepts: Callable[[Sequence[int]], bool] | None = None,
     ) -> list[list[int]]:
+        if accepts:
+            raise LorakitError(
+                "this engine does not hold answers to a form",
+                cure="export the run and serve it with its grammar, or use another engine",
+            )
         self.training_peak = self.memory()
         mx.reset_peak_memory()
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -232,6 +232,7 @@ class TorchEngine:
         max_new_tokens: int,
         stop_ids: list[int],
         media: Sequence[dict[str, np.ndarray]] = (),
+        accepts: Callable[[Sequence[int]], bool] | None = None,
     ) -> list[list[int]]:
         try:
             with self.peak.of_generation():
@@ -244,6 +245,7 @@ class TorchEngine:
                     stop_ids,
                     media,
                     drops_last=self.drops_last,
+                    accepts=accepts,
                 )
         except RuntimeError as error:
             if not out_of_memory(error):
@@ -258,7 +260,7 @@ class TorchEngine:
         return [
             a
             for some in (slice(None, half), slice(half, None))
-            for a in self.generate(prompts[some], max_new_tokens, stop_ids, media[some])
+            for a in self.generate(prompts[some], max_new_tokens, stop_ids, media[some], accepts)
         ]
 
     def memory(self) -> int:

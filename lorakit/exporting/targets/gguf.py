@@ -27,7 +27,9 @@ from lorakit.exporting.target import (
     ExportTarget,
     Runtime,
 )
+from lorakit.results.evidence.form import taught
 
+GRAMMAR = "answers.gbnf"
 # Bits per weight, scales included.
 BITS = {"q8_0": 8.5, "f16": 16, "f32": 32, "q4_0": 4.5, "q4_k_m": 4.9, "adapter": 32}
 
@@ -48,6 +50,12 @@ def write(source: Source, folder: Path, type_: str) -> list[str]:
         weights=MODEL,
         chats=source.chats,
     )
+    if form := taught(source.folder):
+        (folder / GRAMMAR).write_text(form.gbnf(), encoding="utf-8")
+        more = [
+            *more,
+            f"{GRAMMAR} holds answers to the form that was taught: llama-cli --grammar-file {GRAMMAR}",
+        ]
     if text:
         (folder / MODELFILE).write_text(text, encoding="utf-8")
     return notes + more
