@@ -176,12 +176,17 @@ def plan(options: Namespace) -> int:
         )
         answers = memory.generation(found.settings)
         print(f"answers: up to {answers / 1e9:.2f} GB beside the weights")
+        print(
+            f"host memory: {found.host_memory['total'] / 1e9:.2f} GB of {found.facts.memory / 1e9:.1f} GB, all "
+            "processes together"
+        )
     seconds, tokens = found.seconds()
     if options.json:
         content = {
             "choices": {k: {"value": v, "reason": why} for k, (v, why) in found.choices.items()},
             "memory_bytes": parts,
             "device_memory_bytes": room,
+            "host_memory_bytes": found.host_memory,
             "training_seconds": round(seconds, 1),
             "tokens": tokens,
             "updates": found.updates,

@@ -60,7 +60,8 @@ def _some_layers(
     least = memory.memory(run.with_(gradient_checkpointing=True), of, facts)["total"]
     if least >= room:
         return None
-    for count in range(ceil(of.layers * (need - room) / (need - least)), of.layers):
+    count, takes, each = 0, need, (need - least) / of.layers
+    while (count := count + ceil((takes - room) / each)) < of.layers:
         some = run.with_(gradient_checkpointing=count)
         if (takes := memory.memory(some, of, facts)["total"]) <= room:
             return some, takes

@@ -20,7 +20,7 @@ from lorakit.machine.hardware import Facts
 from lorakit.models import base_model, gguf, spec
 from lorakit.run import Run
 
-SHAPES = 1  # raise it when `_shape` counts something else
+SHAPES = 2  # raise it when `_shape` counts something else
 PROMPTS = 16  # answered together, as `results.evaluate.generate` does
 BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 
@@ -39,6 +39,7 @@ class Shape:
     widest: int  # weights of the largest quantized layer
     experts: int = 0  # of `other`, weights of stacked experts
     used: float = 1.0  # share of them that a token goes through
+    largest: int = 0  # weights of the four largest tensors: as many are loaded at a time
 
 
 def shape(run: Run) -> Shape:
@@ -86,6 +87,7 @@ def _shape(base: base_model.BaseModel, task: str, wanted: str | Sequence[str]) -
         widest,
         experts,
         each / of,
+        sum(sorted(p.numel() for p in model.parameters())[-4:]),
     )
 
 
@@ -150,9 +152,11 @@ def working(run: Run, of: Shape, facts: Facts | None = None) -> float:
         try:
             row = engines.get(engine).row_positions(run)
             low, tokens = row or max(64, min(512, run.max_length)), at_a_time(run, row)
-            high = 2 * low
-            least, most = (_simulated(run, size, capability(facts)) for size in (low, high))
-            found = most + (most - least) * (tokens - high) / (high - low)
+            card, high = capability(facts), 2 * low
+            most = _simulated(run, high, card)
+            found = float(most)
+            if tokens != high:
+                found += (most - _simulated(run, low, card)) * (tokens - high) / (high - low)
             if form_of(run).DEQUANTIZES:  # one layer's weights
                 found += of.widest * BYTES.get(run.precision, 4)
             return found

@@ -18,7 +18,7 @@ from lorakit.machine.hardware import Facts
 from lorakit.models import base_model, safety
 from lorakit.models.base_model import BaseModel
 from lorakit.models.parent import parent
-from lorakit.planning import choose, ladder, memory
+from lorakit.planning import choose, host_memory, ladder, memory
 from lorakit.planning.effective import refuse_ineffective
 from lorakit.run import Run
 from lorakit.tasks.dataset import Prepared, prepare
@@ -55,6 +55,12 @@ class Setup:
         """Predicted bytes at the peak, by part and in `total`, of the rows that are there."""
         return memory.memory(shortened(self.settings, self.prepared), self.shape, self.facts)
 
+    @cached_property
+    def host_memory(self) -> dict[str, int]:
+        """Predicted bytes of the host's memory, of all processes."""
+        planned = shortened(self.settings, self.prepared)
+        return host_memory.host(planned, self.facts, self.shape)
+
     def seconds(self) -> tuple[float, int]:
         """(predicted seconds of training, input tokens), from measured matrix products of this machine."""
         lengths = self.prepared.rows["train"].lengths
@@ -70,7 +76,9 @@ class Setup:
 
     def refuse(self) -> None:
         """Raises `LorakitError` when the run cannot fit into the memory that is there, with settings that would."""
-        ladder.refuse(shortened(self.settings, self.prepared), self.facts)
+        planned = shortened(self.settings, self.prepared)
+        ladder.refuse(planned, self.facts)
+        host_memory.refuse(planned, self.facts, self.shape)
 
 
 def setup(

@@ -24,14 +24,17 @@ def claimed(capability):
     """Within this block kernels take the CPU for a card of this compute capability."""
     global _claimed
     plain, _claimed = device.capability, capability or (0, 0)
+    scaled = torch._scaled_mm
     register_bitsandbytes()
     calls.clear()
     device.capability = lambda where: capability
+    if capability:
+        torch._scaled_mm = scaled_mm
     try:
         forget_trials()
         yield calls
     finally:
-        device.capability, _claimed = plain, (0, 0)
+        device.capability, _claimed, torch._scaled_mm = plain, (0, 0), scaled
         forget_trials()
 
 
@@ -198,6 +201,50 @@ for name, kernel in {
     _library.impl(name, kernel, "CPU")
 
 
+def scaled_mm(x, w, scale_x, scale_w, *, out_dtype):
+    """aten/src/ATen/native/cuda/Blas.cpp: `_scaled_mm` with a scale for each row and each column."""
+    calls.append(("scaled_mm", x.dtype, None))
+    assert _claimed >= (8, 9), (
+        "torch._scaled_mm is only supported on compute capability 8.9 or later"
+    )
+    assert x.dtype == w.dtype == torch.float8_e4m3fn
+    assert x.is_contiguous() and w.t().is_contiguous(), "row-major times column-major"
+    assert x.shape[1] == w.shape[0] and x.shape[1] % 16 == 0 and w.shape[1] % 16 == 0
+    assert scale_x.shape == (len(x), 1) and scale_w.shape == (1, w.shape[1])
+    assert scale_x.dtype == scale_w.dtype == torch.float32
+    assert scale_x.is_contiguous() and scale_w.is_contiguous()
+    assert out_dtype == torch.bfloat16, "only bf16 is supported for row-wise scaling"
+    return (x.float() @ w.float() * scale_x * scale_w).to(out_dtype)
+
+
+def gemm_4bit(
+    A, B, shapeB, absmax, blocksize, quant_type, bias=None, absmax_8bit=None, absmax_code=None,
+    absmax_offset=None,
+):  # fmt: skip
+    """bitsandbytes csrc/gemm_4bit.cu: x Wᵀ + bias of weights read as they are stored, summed in fp32."""
+    calls.append(("gemm_4bit", A.dtype, None))
+    assert not torch.is_grad_enabled() or not A.requires_grad, "it has no derivative"
+    assert A.dtype in (torch.float16, torch.bfloat16, torch.float32) and A.shape[-1] == shapeB[1]
+    assert B.dtype == torch.uint8 and B.is_contiguous() and quant_type == "nf4"
+    assert A.shape[-1] % blocksize == 0 and absmax.dtype == torch.float32
+    if absmax_8bit is not None:  # scales of scales, 256 at a time
+        assert absmax_8bit.dtype == torch.uint8 and len(absmax_code) == 256
+        assert absmax_offset.ndim == 0 and absmax_offset.dtype == torch.float32
+        of_scale = absmax.repeat_interleave(256)[: len(absmax_8bit)]
+        absmax = absmax_code[absmax_8bit.long()] * of_scale + absmax_offset
+    from bitsandbytes.functional import get_4bit_type
+
+    values = get_4bit_type("nf4", device="cpu")
+    packed = B.flatten()
+    weight = values[torch.stack([packed >> 4, packed & 15], 1).flatten().long()]
+    weight = (weight.view(-1, blocksize) * absmax[:, None]).view(*shapeB)
+    out = A.float() @ weight.t()
+    if bias is not None:
+        assert bias.dtype == A.dtype and bias.shape == (shapeB[0],)
+        out = out + bias.float()
+    return out.to(A.dtype)
+
+
 def dequantize_into(A, absmax, blocksize, quant_type, shape, dtype, out):
     """bitsandbytes' CUDA form, which writes into memory given to it; the CPU's returns its own."""
     out.copy_(
@@ -211,3 +258,4 @@ def register_bitsandbytes():
     import bitsandbytes  # noqa: F401  (defines the operators)
 
     torch.library.register_kernel("bitsandbytes::dequantize_4bit.out", "cpu", dequantize_into)
+    torch.library.register_kernel("bitsandbytes::gemm_4bit", "cpu", gemm_4bit)

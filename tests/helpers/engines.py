@@ -93,12 +93,12 @@ def history(engine, pieces, rate=RATE, state=None):
     return lines
 
 
-def shaken(engine, seed=0):
+def shaken(engine, seed=0, by=0.1):
     """Adapters away from their start, where B is zero and half the gradients vanish."""
     rng = np.random.default_rng(seed)
     engine.set_weights(
         {
-            n: w + 0.1 * rng.standard_normal(w.shape).astype(np.float32)
+            n: w + by * rng.standard_normal(w.shape).astype(np.float32)
             for n, w in sorted(engine.weights().items())
         }
     )

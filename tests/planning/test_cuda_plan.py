@@ -1,16 +1,23 @@
 """What is planned for cards: fp16 products where fp16 overflows, 4-bit copies, answers' memory, the rate of products."""
 
+import re
+import sys
+
 import pytest
 import torch
 from helpers.engines import SMALL
 from helpers.machines import A100, T4, facts
 from helpers.models import save_base
+from helpers.paths import ROOT
 from transformers import LlamaConfig
 
 import lorakit
 from lorakit.common.errors import LorakitError
 from lorakit.engines.torch.kernels import attention
 from lorakit.planning import choose, ladder, memory
+
+sys.path.insert(0, str(ROOT / "bench"))
+import t4_plan
 
 GIB = 2**30
 T4_GIB = 14.56  # what a T4 leaves to programs
@@ -143,3 +150,27 @@ def test_each_rung_takes_less(small, card):
         for a, b in ((False, False), (True, False), (False, True))
     )
     assert kept > 2 * again > 0 and kept > 2 * away > 0
+
+
+@pytest.mark.parametrize(("model", "recomputed"), [("gemma-3n-e2b", 14), ("gemma-3n-e4b", 30)])
+def test_the_plan_of_gemma_3n_on_a_t4(model, recomputed):
+    """Part by part as docs/measured.md says, and within what a T4 has beside a CUDA context."""
+    pytest.importorskip("timm")
+    row = re.search(
+        rf"^\| {model} \|(.*)\|$", (ROOT / "docs/measured.md").read_text(), re.MULTILINE
+    )
+    documented = [float(cell) for cell in row[1].split("|")]
+    planned = t4_plan.asked(model).with_(
+        precision="fp16",
+        quantization="nf4",
+        processes=1,
+        micro_batch_size=8,
+        micro_batch_tokens=1024,
+        gradient_checkpointing=recomputed,
+        offload=False,
+    )
+    found = t4_plan.parts(planned)
+    assert list(found.values()) == pytest.approx(documented, rel=0.01, abs=0.01)
+    assert found["total"] < 0.87 * T4_GIB
+    answering = found["4-bit layers"] + found["embeddings, norms, 16 bits"]
+    assert answering + found["answers, beside the weights"] < 0.87 * T4_GIB

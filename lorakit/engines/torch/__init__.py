@@ -55,9 +55,9 @@ def quantizations(facts: Facts) -> tuple[str, ...]:
 
 
 def row_positions(run: Run) -> int:
-    from lorakit.engines.torch import memory
+    from lorakit.engines.torch import places
 
-    return memory.places(run)
+    return places.places(run)
 
 
 def working_bytes(run: Run, tokens: int, card: tuple[int, int] | None = None) -> int:
