@@ -8,16 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from lorakit.tasks.objectives import next_token
 from lorakit.tasks.protocol import Document, Row
 from lorakit.tasks.rows import Rows
-
-if TYPE_CHECKING:
-    from lorakit.engines.protocol import Engine
 
 
 @dataclass(frozen=True)
@@ -182,7 +179,7 @@ def _joined(
     )
 
 
-def with_mean_ratio(engine: Engine, made: Sequence[Batch]) -> Sequence[Batch]:
+def with_mean_ratio(engine: Any, made: Sequence[Batch]) -> Sequence[Batch]:
     """All micro-batches of an update or of an evaluation with the value `mean_ratio`, where the objective needs it:
     the mean of log(p / p_base) over their mismatched documents in all processes, 0 at least. No gradient flows."""
     if not engine.objective.MEAN_RATIO:
