@@ -40,7 +40,8 @@ def settings(real_data, folder, **changes):
     return lorakit.Run(**given | {name: str(real_data / given[name]) for name in ("model", "data")})
 
 
-@pytest.mark.parametrize("quantization", ["none", pytest.param("nf4", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("quantization", ["none", "nf4"])
 def test_a_real_model_gets_better_on_rows_it_never_saw(real_data, quick, tmp_path, quantization):
     """stories260K on Alpaca's rows, 150 updates of 8: 4.70 to 2.43 nats per target token (NF4 4.79 to 2.44).
 
@@ -180,10 +181,8 @@ FILES = {
 }
 
 
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(n, marks=[] if n == "uci_sentiment" else [pytest.mark.slow]) for n in FILES],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FILES)
 def test_a_public_file_trains_as_it_is(real_data, quick, tmp_path, capsys, name):
     case = FILES[name]
     run = settings(
@@ -254,6 +253,7 @@ def likeness(prepared):
 SMALL = {"precision": "fp32", "quantization": "none", "learning_rate": 3e-3, "max_new_tokens": 6}
 
 
+@pytest.mark.slow
 def test_maize_leaves_with_one_bad_file(real_data, quick, tmp_path):
     shutil.copytree(real_data / "maize_leaf", tmp_path / "maize_leaf")
     (tmp_path / "maize_leaf" / "Blight" / "broken.jpg").write_bytes(b"\xff\xd8\xff" + bytes(100))
@@ -281,6 +281,7 @@ def test_maize_leaves_with_one_bad_file(real_data, quick, tmp_path):
     assert "no group_by: shots of one leaf" in report and "confusion.png" in report
 
 
+@pytest.mark.slow
 def test_spoken_digits_by_speakers_never_heard(real_data, quick, tmp_path):
     base, _ = stand_in("whisper-small", tmp_path)
     folder = lorakit.finetune(

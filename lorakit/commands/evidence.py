@@ -114,3 +114,18 @@ def form(options: Namespace) -> int:
     from lorakit.results.evidence.form import measure
 
     return _told(options, measure(options.run, model=options.model))
+
+
+@command(
+    GROUP,
+    "What did it forget? Asks the base and the tuned model 200 general questions.",
+    RUN_DIR,
+    JSON,
+    BASE_AT,
+    examples=("lorakit forgotten outputs/run",),
+)
+def forgotten(options: Namespace) -> int:
+    """Facts, arithmetic, instructions, nonsense, formatting, German and Spanish, scored by exact rules."""
+    from lorakit.results.evidence.forgotten import measure
+
+    return _told(options, measure(options.run, model=options.model))

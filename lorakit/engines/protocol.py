@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from lorakit.common.errors import LorakitError
+from lorakit.common.errors import LorakitError, first_line
 
 if TYPE_CHECKING:
     from lorakit.machine.hardware import Facts
@@ -198,6 +198,14 @@ def require_same_tensors(
             raise LorakitError(
                 f"{where}: '{name}' has the shape {tensors[name].shape}, expected {tuple(shape)}"
             )
+
+
+def adapter_refused(adapter: str | Path, model: str, error: Exception) -> LorakitError:
+    """Why a saved adapter could not be put onto a base."""
+    return LorakitError(
+        f"{adapter}: the adapter cannot be loaded onto {model}: {first_line(error)}. Was it made for "
+        "another base? Else start the run again under another name"
+    )
 
 
 def tensors_in(state: Mapping[str, np.ndarray], part: str) -> dict[str, np.ndarray]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from lorakit.common import files, registry
 from lorakit.common.errors import LorakitError, first_line
 from lorakit.engines import quantization
-from lorakit.engines.protocol import decided
+from lorakit.engines.protocol import adapter_refused, decided
 from lorakit.machine import distributed, hardware
 from lorakit.models import base_model, locate, served
 from lorakit.models.spec import Spec
@@ -280,8 +280,4 @@ def put(model: Any, adapter: Path, run: Run) -> None:
         if lost:
             raise ValueError(f"'{lost[0]}' is in one only")
     except Exception as error:  # PEFT checks little: damaged files raise almost anything
-        words = first_line(error)
-        raise LorakitError(
-            f"{adapter}: the adapter cannot be loaded onto {run.model}: {words}. Was it made for "
-            "another base? Else start the run again under another name"
-        ) from None
+        raise adapter_refused(adapter, run.model, error) from None

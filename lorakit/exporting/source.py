@@ -61,6 +61,17 @@ class Source:
         """Names of a classifier's classes; empty for models that write."""
         return self.meta["classes"]
 
+    def require_adapter(self, cure: str) -> None:
+        """Raises `LorakitError` for a run that tuned the weights themselves."""
+        if self.run.method != "lora":
+            raise LorakitError(
+                f"method={self.run.method} has no adapter",
+                setting="method",
+                value=self.run.method,
+                where=self.folder.path,
+                cure=cure,
+            )
+
     @property
     def chats(self) -> bool:
         """Whether it was trained on turns."""

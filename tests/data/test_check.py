@@ -549,9 +549,9 @@ def test_a_picture_of_each_check(looked, tmp_path):
         "usable or not, rows",
     ]
     assert checked.picture("private").axes == []  # nothing to see
-    with pytest.raises(LorakitError, match="no 'length' in checks/; did you mean 'lengths'"):
+    with pytest.raises(LorakitError, match="there is no check 'length'; did you mean 'lengths'"):
         checked.picture("length")
-    with pytest.raises(LorakitError, match="no 'length' in checks/"):
+    with pytest.raises(LorakitError, match="there is no check 'length'"):
         checked.words("length")
 
 
@@ -919,7 +919,7 @@ def test_examples_give_back_what_was_put_in(given):
     for one in (put, again):
         assert len(one) == len(given) and list(one) == given
         assert [one[i] for i in reversed(range(len(one)))] == given[::-1]
-        for index in (-1, len(given)):
+        for index in (-1 - len(given), len(given)):
             with pytest.raises(IndexError):
                 one[index]
 

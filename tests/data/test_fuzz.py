@@ -42,6 +42,7 @@ def endure(folder, tokenizer, inputs, seed):
     return rows, time.perf_counter() - start
 
 
+@pytest.mark.slow
 def test_damaged_files(tmp_path, tokenizer):
     rows, _ = endure(tmp_path, tokenizer, 2000, seed=0)
     assert rows > 2000  # damaged, yet read

@@ -266,6 +266,13 @@ def test_never_chosen_by_itself(base):
     assert sizes["fp8"]["weights"] == sizes["none"]["weights"]
 
 
+def test_both_copies_of_a_weight_lie_row_after_row():
+    """`_scaled_mm` on a card refuses a second matrix that is not the transpose of such a one."""
+    layer = fp8.Linear(torch.nn.Linear(32, 48))
+    assert layer.weight.is_contiguous() and layer.back.is_contiguous()
+    assert fp8.quantized(torch.ones(16, 32).t()).values.is_contiguous()
+
+
 def test_memory_is_counted_by_going_through_its_own_products(base, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     seen, real = [], fp8.quantized

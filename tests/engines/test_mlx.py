@@ -35,8 +35,9 @@ from lorakit.training.loop import State
 mx = pytest.importorskip("mlx.core")
 pytest.importorskip("mlx_lm")
 tree_flatten = pytest.importorskip("mlx.utils").tree_flatten
-mlx_loss, mlx_rows, engine_module = (
-    pytest.importorskip(f"lorakit.engines.mlx.{name}") for name in ("loss", "rows", "engine")
+mlx_loss, mlx_rows, generation, passes = (
+    pytest.importorskip(f"lorakit.engines.mlx.{name}")
+    for name in ("loss", "rows", "generation", "passes")
 )
 
 # Small forms of what people tune; windows shorter than the rows.
@@ -109,7 +110,7 @@ def torch_gradients(engine, rows):
     engine.backward(collate(rows, range(len(rows))))
     return (
         np.concatenate([engine.trained[n].grad.numpy().ravel() for n in sorted(engine.trained)])
-        * engine.unit
+        * engine.optimization.unit
     )
 
 
@@ -241,7 +242,7 @@ def test_places_answers_and_weights_of_the_targets(base, packed):
         ],
         [0, 1],
     )
-    _, _, places, answers, weight = packed._arrays(batch)
+    _, _, places, answers, weight = packed.passes.arrays(batch)
     assert (places.tolist()[:2], answers.tolist()[:2]) == ([1, 3], [9, 6])
     assert weight.tolist() == [1, 1] + [0] * 14
 
@@ -522,8 +523,7 @@ def test_answers_together_are_those_one_by_one_and_stop(base, packed):
     assert [len(a) for a in alone] == [12] * 4
     model = SimpleNamespace(layers=packed.model.layers)
     assert [
-        engine_module.alone(engine_module.Answering(model, packed.model), p, 12, [])
-        for p in prompts
+        generation.alone(passes.Answering(model, packed.model), p, 12, []) for p in prompts
     ] == alone
     stop = [alone[0][5], alone[2][2]]
     ends = [next((i for i, token in enumerate(a) if token in stop), 12) for a in alone]

@@ -283,6 +283,7 @@ def free_port():
         return found.getsockname()[1]
 
 
+@pytest.mark.slow
 def test_the_endpoint_answers_as_the_tuned_model_does(run):
     port, question = free_port(), json.loads((run / "answers.jsonl").read_text().splitlines()[0])
     with (run / "serve.log").open("w") as log:

@@ -24,7 +24,7 @@ from lorakit.cli import main
 from lorakit.common.errors import LorakitError
 from lorakit.data.sources import example_data
 from lorakit.data.sources import source as found
-from lorakit.notebook.bundle import installer, rewrite, wheels
+from lorakit.notebook.bundle import contents, installer, rewrite, wheels
 from lorakit.notebook.execute import execute
 
 packing = importlib.import_module("lorakit.notebook.bundle.pack")
@@ -235,7 +235,7 @@ def test_pictures_that_a_table_names_come_along(tmp_path, monkeypatch):
     table.write_text("image,caption\nshots/0.png,a\n1.png,b\n2.png,c\ngone.png,d\n")
     monkeypatch.chdir(tmp_path)  # the third is found from here alone
     it = found(str(table))
-    assert set(packing.files_of(it, "data/t.csv")) == {
+    assert set(contents.files_of(it, "data/t.csv")) == {
         "data/t.csv",
         "data/shots/0.png",
         "data/1.png",
@@ -244,8 +244,8 @@ def test_pictures_that_a_table_names_come_along(tmp_path, monkeypatch):
     for bad in ("../2.png", str(leaves[0])):
         table.write_text(f"image,caption\n{bad},a\n")
         with pytest.raises(LorakitError, match=r"t.csv:2: (../2.png|/.*png) is outside"):
-            packing.files_of(it, "data/t.csv")
-    assert len(packing.files_of(found("data/leaves"), "data/leaves")) == len(
+            contents.files_of(it, "data/t.csv")
+    assert len(contents.files_of(found("data/leaves"), "data/leaves")) == len(
         list(example_data("leaves").rglob("*.*"))
     )
 
@@ -279,7 +279,7 @@ def test_parallel_text_comes_in_pairs(tmp_path):
     (tmp_path / "de.txt").write_text("Ja.\n")
     (tmp_path / "there/en.txt").write_text("Yes.\n")
     form = {"parallel": {"target": str(tmp_path / "there/en.txt")}}
-    files, _, placed = packing.gathered({"data": str(tmp_path / "de.txt"), "format": form})
+    files, _, placed = contents.gathered({"data": str(tmp_path / "de.txt"), "format": form})
     assert files == {"data/de.txt": tmp_path / "de.txt", "data/en.txt": tmp_path / "there/en.txt"}
     assert placed == {"data": "data/de.txt", "format": {"parallel": {"target": "en.txt"}}}
 

@@ -71,6 +71,7 @@ def times(found):
     return [(row.run / "times.txt").read_text() for row in found.rows]
 
 
+@pytest.mark.slow
 def test_each_row_once_failures_named_cuts_gone_on_from_and_one_comparison(fit, tmp_path, capsys):
     grid = tmp_path / "grid.yaml"
     grid.write_text("rank: [2, 3, 5, 4]\n")

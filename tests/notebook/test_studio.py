@@ -423,10 +423,10 @@ def test_a_chat_shows_both_models_and_keeps_a_correction(scored, at, monkeypatch
 
 
 def test_an_export_that_fails_says_why_and_stays_where_it_is(scored, at, monkeypatch):
-    def fail(code, asked):
+    def fail(*_):
         raise LorakitError("no room")
 
-    monkeypatch.setattr(controller, "_answers", fail)
+    monkeypatch.setattr(controller, "answers_of", fail)
     scored.vue_make({"target": "gguf", "type": "q8_0"})
     assert scored.exported == {"text": "no room", "kind": "error"}
     scored.vue_push({"repository": "", "token": ""})

@@ -11,7 +11,7 @@ import lorakit
 from lorakit import cli
 from lorakit.machine import distributed, hardware
 from lorakit.machine.distributed import World
-from lorakit.planning import memory
+from lorakit.planning import ladder, memory
 from lorakit.planning import setup as planning
 from lorakit.run import Run
 from lorakit.tasks import dataset
@@ -83,7 +83,7 @@ def at_machine(monkeypatch, tmp_path):
     monkeypatch.setattr(Session, "load", stop)
     monkeypatch.setattr(memory, "_count", lambda *_: 10**8)
     monkeypatch.setattr(memory, "matmul_rate", lambda precision: 1e12)
-    monkeypatch.setattr(planning.choose, "refuse", lambda *_: None)
+    monkeypatch.setattr(ladder, "refuse", lambda *_: None)
 
     def both(run, facts, number):
         monkeypatch.setattr(hardware, "facts", lambda folder=".": facts)

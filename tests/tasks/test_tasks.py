@@ -310,6 +310,7 @@ def test_bytes_keep_the_zeros_at_their_end():
 # Whole runs
 
 
+@pytest.mark.slow
 def test_pictures_from_the_folder_to_the_evidence(made, leaves, tmp_path):
     folder = trained(
         "leaves", made("vit-base"), leaves, tmp_path, max_updates=40, test_fraction=0.3
@@ -411,6 +412,7 @@ def test_of_a_classifier_few_rows_of_many_classes_are_drawn_too(tmp_path):
         assert [label.get_text() for label in axes.get_xticklabels()] == ["a", "b", "c", "d", "x"]
 
 
+@pytest.mark.slow
 def test_recordings_from_the_folder_to_the_evidence(made, spoken, quick, tmp_path):
     names = {"folder": {"options": {"sounds": {"names": "{word}_{speaker}_{take}"}}}}
     folder = trained(
@@ -620,6 +622,7 @@ def test_a_picture_that_changes_behind_its_table(made, tmp_path):
     assert changed["media"] != one.rows["train"][0]["media"]
 
 
+@pytest.mark.slow
 def test_folds_score_every_row_once(made, leaves, quick, tmp_path):
     folder = trained("cv", made("vit-base"), leaves, tmp_path, folds=3, max_updates=3)
     scores = folder.scores

@@ -138,6 +138,7 @@ def stopped(folder):
     return folder.record["status"] == "stopped"
 
 
+@pytest.mark.slow
 def test_two_processes_outlive_who_launched_them_and_stop_when_asked(
     base, rows_file, tmp_path, monkeypatch, capsys
 ):

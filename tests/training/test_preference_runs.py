@@ -50,6 +50,7 @@ def test_a_known_rule_is_learnt_and_its_control_is_not(run, quick):
     assert abs(ranked["after"] - 0.5) < 0.35 and ranked["after"] < 0.9
 
 
+@pytest.mark.slow
 def test_marked_answers_teach_the_same_rule(run, quick, tmp_path):
     """KTO: each answer of a pair alone; desirable ones gain, undesirable ones lose."""
     lines = []
@@ -67,6 +68,7 @@ def test_marked_answers_teach_the_same_rule(run, quick, tmp_path):
     assert "mismatched" in folder.record["choices"]["reference"][1]
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_ends_bit_for_bit_alike(run, quick, monkeypatch):
     run = run.with_(max_updates=8, dropout=0.1)
     whole = lorakit.finetune(run.with_(name="whole"))

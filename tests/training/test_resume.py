@@ -105,6 +105,7 @@ def kills(processes, uncut, run, number, seed):
     return places
 
 
+@pytest.mark.slow
 def test_three_kills(processes, uncut, run):
     places = kills(processes, uncut, run, 3, seed=1)
     assert any(place != "after its end" for place in places)

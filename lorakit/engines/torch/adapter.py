@@ -12,7 +12,8 @@ import torch
 from transformers import PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
-from lorakit.common.errors import LorakitError, first_line
+from lorakit.common.errors import LorakitError
+from lorakit.engines.protocol import adapter_refused
 from lorakit.engines.torch import variants
 from lorakit.machine.packages import tolerate_old_packages
 from lorakit.models import spec as models
@@ -37,11 +38,7 @@ def with_adapter(
                     raise FileNotFoundError(f"{name} is missing")
             return PeftModel.from_pretrained(model, str(adapter))
         except Exception as error:  # PEFT checks little: damaged files raise almost anything
-            words = first_line(error)
-            raise LorakitError(
-                f"{adapter}: the adapter cannot be loaded onto {run.model}: {words}. Was it made for "
-                "another base? Else start the run again under another name"
-            ) from None
+            raise adapter_refused(adapter, run.model, error) from None
     targets = targeted(model, run, spec)
     if run.train_embeddings:
         heads = [*heads, *variants.embeddings_of(model)]

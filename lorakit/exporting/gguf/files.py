@@ -95,14 +95,7 @@ def write_adapter(source: Source, folder: Path) -> list[str]:
     """
     import gguf
 
-    if source.run.method != "lora":
-        raise LorakitError(
-            f"method={source.run.method} has no adapter",
-            setting="method",
-            value=source.run.method,
-            where=source.folder.path,
-            cure="take another --type",
-        )
+    source.require_adapter("take another --type")
     peft_settings, layers = adapters.read_peft(source.saved)
     model = source.model("fp32")
     untie(model, source.saved)  # llama.cpp adapts the head alone where the file has one

@@ -62,14 +62,7 @@ def _name(source: Source) -> str:
 
 
 def write(source: Source, folder: Path, type_: str) -> list[str]:
-    if source.run.method != "lora":
-        raise LorakitError(
-            f"method={source.run.method} has no adapter",
-            setting="method",
-            value=source.run.method,
-            where=source.folder.path,
-            cure="export it --to merged",
-        )
+    source.require_adapter("export it --to merged")
     together = others(source)
     for each in (source, *together):
         place = folder / _name(each) if together else folder

@@ -255,7 +255,11 @@ def draw(figures: Mapping[str, Any], colours: Palette) -> Figure:
             if figures["always"] or figures["threshold"] is not None:
                 axes.axvline(sum(given) / len(given), color=colours.ink, label="threshold")
     axes.axhline(figures["error"], color=colours.worse, linestyle=":", label="promised at most")
-    axes.set(xlim=(0, 1), ylim=(0, None), xlabel="share of questions answered, the surest first")
+    worst = max(
+        (1 - np.mean(s["right"]) for s in figures["sets"].values() if s["right"]), default=1
+    )
+    axes.set(xlim=(0, 1), ylim=(0, min(1.02, max(4 * figures["error"], 1.5 * worst))))
+    axes.set_xlabel("share of questions answered, the surest first")
     axes.set_ylabel("wrong among those answered")
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(lambda value, _: f"{value:.0%}")

@@ -246,3 +246,26 @@ def flat(x: torch.Tensor) -> torch.Tensor:
     kind = x.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
     return x.reshape(-1, x.shape[-1]).to(dtype)
+
+
+class FrozenLinear(torch.nn.Linear):
+    """Stands for a frozen layer of (out, in) that is stored in another form: `product` and `product_back` know it."""
+
+    def __init__(self, layer: torch.nn.Linear):
+        torch.nn.Module.__init__(self)
+        self.in_features, self.out_features = layer.in_features, layer.out_features
+        self.bias = layer.bias
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return _Frozen.apply(flat(x), self).view(*x.shape[:-1], -1)
+
+
+class _Frozen(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, layer):
+        ctx.layer = layer
+        return layer.product(x)
+
+    @staticmethod
+    def backward(ctx, dy):
+        return ctx.layer.product_back(dy.contiguous()), None

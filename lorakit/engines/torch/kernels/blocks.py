@@ -106,13 +106,12 @@ def dequantized(stored: torch.Tensor, kind: str) -> torch.Tensor:
     return restore(stored.reshape(-1, size)).view(len(stored), -1)
 
 
-class Linear(torch.nn.Linear):
+class Linear(adapted.FrozenLinear):
     """Stands for a frozen layer of (out, in) whose weight is (out, bytes of a row) of a GGUF file."""
 
     def __init__(self, layer: torch.nn.Linear, stored: torch.Tensor, kind: str):
-        torch.nn.Module.__init__(self)
-        self.in_features, self.out_features = layer.in_features, layer.out_features
-        self.bias, self.kind = layer.bias, kind
+        super().__init__(layer)
+        self.kind = kind
         self.weight = torch.nn.Parameter(stored, requires_grad=False)
 
     def extra_repr(self) -> str:
@@ -138,17 +137,3 @@ class Linear(torch.nn.Linear):
     def product_back(self, dy: torch.Tensor) -> torch.Tensor:
         """(N, out) -> dy W (N, in)"""
         return dy @ self.dense(dy.dtype)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return _Frozen.apply(adapted.flat(x), self).view(*x.shape[:-1], -1)
-
-
-class _Frozen(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x, layer):
-        ctx.layer = layer
-        return layer.product(x)
-
-    @staticmethod
-    def backward(ctx, dy):
-        return ctx.layer.product_back(dy.contiguous()), None

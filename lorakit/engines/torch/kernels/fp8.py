@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from lorakit.engines.torch.kernels import device
-from lorakit.engines.torch.kernels.adapted import flat
+from lorakit.engines.torch.kernels.adapted import FrozenLinear
 
 E4M3, MOST = torch.float8_e4m3fn, 448.0
 
@@ -35,13 +35,16 @@ class Scaled:
 
 
 def quantized(x: torch.Tensor) -> Scaled:
-    """(N, K) -> its largest value in each row becomes 448. fp16 would overflow on the way."""
+    """(N, K) -> its largest value in each row becomes 448. fp16 would overflow on the way.
+
+    Row after row in memory, whatever the order of x: cuBLAS takes no other.
+    """
     x = x if x.dtype == torch.bfloat16 else x.float()
     most = torch.linalg.vector_norm(x, torch.inf, -1, keepdim=True).clamp_min(1e-12)
     up = (
         MOST / most
     )  # rounded to x's precision, and the scale is its inverse to the last bit of fp32
-    return Scaled((x * up).to(E4M3), up.float().reciprocal())
+    return Scaled((x * up).to(E4M3).contiguous(), up.float().reciprocal())
 
 
 def product(x: Scaled, w: Scaled, dtype: torch.dtype) -> torch.Tensor:
@@ -78,16 +81,11 @@ def tried(where: torch.device) -> str:
     )
 
 
-class Linear(torch.nn.Linear):
+class Linear(FrozenLinear):
     """Stands for a frozen layer of (out, in). Its bytes are stored as such: adapters take the type of their base."""
 
     def __init__(self, layer: torch.nn.Linear):
-        torch.nn.Module.__init__(self)
-        self.in_features, self.out_features, self.bias = (
-            layer.in_features,
-            layer.out_features,
-            layer.bias,
-        )
+        super().__init__(layer)
         there, back = (quantized(w.detach().float()) for w in (layer.weight, layer.weight.t()))
         self.weight = torch.nn.Parameter(
             there.values.view(torch.uint8), requires_grad=False
@@ -108,20 +106,6 @@ class Linear(torch.nn.Linear):
     def product_back(self, dy: torch.Tensor) -> torch.Tensor:
         """(N, out) -> dy W (N, in)"""
         return product(quantized(dy), Scaled(self.back.view(E4M3), self.back_scale), dy.dtype)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return _Frozen.apply(flat(x), self).view(*x.shape[:-1], -1)
-
-
-class _Frozen(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x, layer):
-        ctx.layer = layer
-        return layer.product(x)
-
-    @staticmethod
-    def backward(ctx, dy):
-        return ctx.layer.product_back(dy.contiguous()), None
 
 
 def install(model: Any, first: Any, skipped: Sequence[str] = ()) -> str:
