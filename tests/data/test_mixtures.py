@@ -95,7 +95,7 @@ def test_each_file_is_scored_apart():
     tokens = np.array([[2.0, 1, 1], [4.0, 1, 0], [6.0, 1, 0], [8.0, 1, 0]])
     before, after = (
         Outcome(tokens, [None] * 4, list("abcd")),
-        Outcome(tokens / 2, [None] * 4, list("abcd")),
+        Outcome(tokens * [0.5, 1, 1], [None] * 4, list("abcd")),
     )
     found = evaluate.scores({"loss": {}}, before, after, [None] * 4, files=["x", "y", "x", "y"])
     parts = found["loss"]["files"]

@@ -1,6 +1,6 @@
 """Salesforce's xLAM form of tool calls (https://huggingface.co/datasets/Salesforce/xlam-function-calling-60k).
 
-{"query": "Rain in Lima?", "tools": "[{\\"name\\": \\"rain\\", …}]", "answers": "[{\\"name\\": \\"rain\\", …}]"}
+{"query": "Rain in Lima?", "tools": [{"name": "rain"}], "answers": [{"name": "rain", "arguments": {"city": "Lima"}}]}
 """
 
 from __future__ import annotations
