@@ -1,6 +1,6 @@
 """Conversations in which the assistant calls tools, as OpenAI, ShareGPT, Hermes and xLAM write them.
 
-{"messages": [{"from": "user", "value": "Go?"}, {"from": "tool_call", "value": {"name": "go"}}], "tools": [{"name": "go"}]}
+{"messages": [{"from": "user", "value": "Go"}, {"from": "tool_call", "value": {"name": "f"}}], "tools": [{"name": "f"}]}
 
 ShareGPT's turns are from `function_call` and `observation`; Hermes writes <tool_call> and <tool_response> into the
 words, and the tools into the system turn. `tools` may be JSON in a text.
