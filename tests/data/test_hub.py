@@ -407,3 +407,49 @@ def test_without_internet(hub, online, home):
     finally:
         offline.pool.shutdown()
         gone.pool.shutdown()
+
+
+def sets_of(path):
+    """(rows of each set, notes) as a run prepares them."""
+    from lorakit.data import loading, sources
+
+    sets, report = loading.prepare(sources.of_run(path))
+    return {name: [e.where for e in some] for name, some in sets.items()}, report.notes
+
+
+def test_official_splits(hub, online, tmp_path):
+    card = CLASSES.replace(
+        "dataset_info:",
+        "configs:\n- config_name: default\n  data_files:\n"
+        + "".join(f"  - split: {n}\n    path: {n}.csv\n" for n in ("train", "dev", "test", "raw"))
+        + "dataset_info:",
+    )
+    rows = {"train": 20, "dev": 4, "test": 5, "raw": 9}
+    files = {
+        f"{name}.csv": "text,label\n"
+        + "".join(f"{name} message {i * 7919 % 997},{i % 2}\n" for i in range(count))
+        for name, count in rows.items()
+    }
+    hub.commit("relief/official", {**files, "README.md": card})
+    submit = online.pool.submit
+    assert submit(hub_format.splits, "relief/official").result(60) == [
+        "train",
+        "validation",
+        "test",
+    ]
+    assert submit(hub_format.splits, "relief/official", split="train").result(60) == []
+    assert submit(hub_format.classes, "relief/official").result(60) == {
+        "label": ["minor", "urgent"]
+    }
+    sets, notes = submit(sets_of, "relief/official").result(120)
+    assert {name: len(some) for name, some in sets.items()} == {
+        "train": 20,
+        "validation": 4,
+        "test": 5,
+    }
+    assert all(where.startswith("relief/official/dev:") for where in sets["validation"])
+    assert "the data's own splits are used: train, validation, test" in notes
+    assert "not read, as other splits are: raw" in notes
+    submit(hub_format.save, "relief/official", tmp_path / "kept").result(60)
+    assert saved.splits(tmp_path / "kept") == ["train", "validation", "test"]
+    assert len(list(saved.read(tmp_path / "kept", split="validation"))) == 4

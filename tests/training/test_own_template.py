@@ -95,3 +95,20 @@ def test_a_template_without_effect_is_refused(tmp_path, base, template):
     run = lorakit.Run(data=str(path), model=base, chat_template=str(template), max_updates=1)
     with pytest.raises(LorakitError, match="task=text uses no chat template"):
         lorakit.plan(run) if hasattr(lorakit, "plan") else lorakit.finetune(run)
+
+
+def test_a_template_that_refuses_a_system_turn_says_so_in_check_and_in_training(tmp_path, base):
+    """Gemma's does. The reason is the template's own, and `check` gives the same as a run."""
+    path = tmp_path / "gemma.jinja"
+    refusing = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    path.write_text(refusing + TEMPLATE)
+    data = tmp_path / "rows.jsonl"
+    turns = [("system", "Be brief."), ("user", "Safe?"), ("assistant", "No.")]
+    rows = ({"messages": [{"role": r, "content": f"{c} {i}"} for r, c in turns]} for i in range(20))
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run = lorakit.Run(data=str(data), model=base, chat_template=str(path))
+    reason = "the chat template refuses it: System role not supported"
+    with pytest.raises(LorakitError, match=reason):
+        lorakit.prepare(run)
+    found = lorakit.check(run)
+    assert not found.usable and reason in str(found)
