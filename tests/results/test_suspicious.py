@@ -73,9 +73,10 @@ def test_what_is_found_is_said_with_an_interval(tmp_path):
     assert clean.told and clean.headline.startswith("Nothing stands out") and not clean.table
 
 
-def test_the_table_is_looked_through_and_applied(copied, rows_file):
+def test_the_table_is_looked_through_and_applied(copied):
     ranking = suspicious.rank(*(column[:3] for column in judged(0, planted=1.0)[:4]))
-    made = [{**line, "where": f"{rows_file}:{i + 1}"} for i, line in enumerate(lines(3))]
+    answers = [json.loads(line) for line in copied.answers.read_text().splitlines()]
+    made = [{**line, "where": row["where"]} for line, row in zip(lines(3), answers, strict=False)]
     table = suspicious.write_table(copied, made, ranking)
     content = list(csv.DictReader(table.open()))
     assert len(content) == 3
