@@ -99,7 +99,10 @@ def _settings(options: Namespace) -> int:
 def check(options: Namespace) -> int:
     """Exit code 0 when every row can be used, else 1."""
     run = _checked_run(options)
-    asked.present(run.data)
+    from lorakit.data.sources import shares
+
+    for name in shares(run.data, run.replay):
+        asked.present(name)
     from lorakit.planning.check import check as look
     from lorakit.planning.clean_copy import fix
 

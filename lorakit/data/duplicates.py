@@ -22,6 +22,7 @@ MOST = 0.8  # share of the rows; a prompt of more is the task itself, and tells 
 SHORT = 200  # characters of a last question and its answer
 ENDS = " .,;:!?…。，？！؟،"  # with or without them a question is the same
 THOUGHTS = ("reasoning_content", "thinking")
+SAID = ("content", "tool_calls")
 
 
 def turns(example: Example) -> list[dict[str, Any]]:
@@ -53,7 +54,7 @@ def own(example: Example) -> str:
             words = "\n".join(
                 str(turn[key])
                 for turn in found[first:]
-                for key in (*THOUGHTS, "content")
+                for key in (*THOUGHTS, *SAID)
                 if turn.get(key)
             )
     return words
@@ -83,7 +84,8 @@ def fingerprint(example: Example) -> int:
         if found
         else [str(fields.get("question")), fields["text"]]
     )
-    return _hashed([*words, str(fields.get("label")), *_media(example)])
+    offered = [str(fields["tools"])] if "tools" in fields else []
+    return _hashed([*words, *offered, str(fields.get("label")), *_media(example)])
 
 
 def prompt_key(example: Example) -> int:
@@ -93,7 +95,8 @@ def prompt_key(example: Example) -> int:
     The prompt is the last question with the turns before it; a system turn does not count.
     """
     found = turns(example)
-    asked = [m["content"] for m in found[:-1] if m["role"] != "system"]
+    turns_before = [m for m in found[:-1] if m["role"] != "system"]
+    asked = [str(m[key]) for m in turns_before for key in SAID if m.get(key) is not None]
     if not any(asked):
         return 0
     words = (normal(turn).strip(ENDS) or turn for turn in asked)

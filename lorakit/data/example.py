@@ -123,6 +123,20 @@ class Chosen(_Indexed):
         return self.rows[int(self.indices[index])]
 
 
+class Tagged(_Indexed):
+    """The same rows, each with the name of the file of a mixture that it is from in `source`."""
+
+    def __init__(self, rows: Sequence[Example], source: str):
+        self.rows, self.source = rows, source
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def _row(self, index: int) -> Example:
+        row = self.rows[index]
+        return row.with_fields({**row.fields, "source": self.source})
+
+
 class Joined(_Indexed):
     """Several sequences end to end."""
 

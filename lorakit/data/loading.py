@@ -15,7 +15,7 @@ from lorakit.common import registry
 from lorakit.common.errors import BadRow, LorakitError
 from lorakit.data import media
 from lorakit.data.duplicates import NEAR
-from lorakit.data.example import Chosen, Example, Examples, Rejected
+from lorakit.data.example import Chosen, Example, Examples, Joined, Rejected, Tagged
 from lorakit.data.matching import Match, aliases_of, match, renamed, renamer
 from lorakit.data.meanings import Choices
 from lorakit.data.report import DataReport, listed, shown
@@ -190,6 +190,35 @@ def load(
     return examples, report
 
 
+def _loaded(
+    sources: Mapping[str, Source], gives: str | None, some: Mapping[str, Any]
+) -> tuple[Sequence[Example], DataReport]:
+    """The rows of the file, or of all files of a mixture, each with its `source`; one report of all."""
+    files = {name: it for name, it in sources.items() if name.split()[0] == "train"}
+    examples, report = load(sources["train"], gives=gives, **some)
+    if len(files) == 1:
+        return examples, report
+    gives = registry.load("schemas", report.schema).GIVES
+    parts = [Tagged(examples, sources["train"].name)]
+    report.notes.insert(0, f"{report.file}: {len(examples)} rows; {report.reason}")
+    for it in [*files.values()][1:]:
+        try:
+            more, other = load(it, gives=gives, **some)
+        except LorakitError as error:
+            raise LorakitError(
+                f"{error.message}; the rows of one run are of one kind, and {report.file} has {report.schema}",
+                setting="data",
+                where=error.where or it.name,
+                cure=error.cure or "leave the file out, or train on it in a run of its own",
+            ) from None
+        parts.append(Tagged(more, it.name))
+        report.notes += [f"{it.name}: {len(more)} rows; {other.reason}", *other.notes]
+        report.rejected += other.rejected
+        report.rows += other.rows
+    report.file = ", ".join(it.name for it in files.values())
+    return Joined(*parts), report
+
+
 def with_answers(
     sources: Mapping[str, Source], schema: str, columns: Mapping[str, str] | None
 ) -> tuple[dict[str, Source], list[str]]:
@@ -200,7 +229,7 @@ def with_answers(
     kept, notes = dict(sources), []
     needed = registry.load("schemas", schema).REQUIRED
     for name, it in sources.items():
-        if name == "train" or it.path != sources["train"].path:
+        if name.split()[0] == "train" or it.path != sources["train"].path:
             continue
         rows = [row for row in islice(it.read(), HEAD) if isinstance(row, Example)]
         rename = renamer(columns or {}, aliases_of(rows))
@@ -242,7 +271,7 @@ def prepare(
         "max_rows": max_rows,
         "seed": seed,
     }
-    examples, report = load(sources["train"], gives=gives, **some)
+    examples, report = _loaded(sources, gives, some)
     sources, notes = with_answers(sources, report.schema, columns)
     report.notes += notes
     given: dict[str, Sequence[Example]] = {}

@@ -133,27 +133,54 @@ def _nothing(path: str) -> LorakitError:
     return LorakitError(f"{path}: no such file (looked from {Path.cwd()})")
 
 
+def shares(
+    data: str | Mapping[str, float] | Sequence[str], replay: Mapping[str, float]
+) -> dict[str, float | None]:
+    """File -> its share of the target tokens; None: as many as it has."""
+    if not isinstance(data, Mapping):
+        names = [data] if isinstance(data, str) else list(data)
+        if len(names) > 1 and replay:
+            raise LorakitError(
+                "replay takes a share of the target tokens, and data says no shares",
+                setting="replay",
+                value=dict(replay),
+                cure="write data as {file: weight}",
+            )
+        data = dict.fromkeys(names, 1.0)
+        if len(names) > 1 or not replay:
+            return dict.fromkeys(names)
+    rest = (1 - sum(replay.values())) / sum(data.values())
+    return {**{name: weight * rest for name, weight in data.items()}, **replay}
+
+
 def of_run(
-    data: str,
+    data: str | Mapping[str, float] | Sequence[str],
     validation_data: str | None = None,
     test_data: str | None = None,
     format: str | Mapping = "auto",
+    replay: Mapping[str, float] | None = None,
     media_folder: str | None = None,
     ask_hub: bool = True,
 ) -> dict[str, Source]:
     """The files of a run by the set they are for; `format` also holds for others of the same ending.
 
     A folder, a saved dictionary of data sets or a data set of the hub that names its own splits gives them; that of
-    the hub only where `ask_hub`.
+    the hub only where `ask_hub`. Further files of a mixture are `train 2`, `train 3`, …
     """
-    found = {"train": source(data, format)}
+    first, *others = shares(data, replay or {})
+    found = {"train": source(first, format)}
+    for number, file in enumerate(others, 2):
+        same = Path(file).suffix == Path(first).suffix
+        found[f"train {number}"] = source(file, format if same else "auto")
     for name, path in (("validation", validation_data), ("test", test_data)):
         if path:
-            found[name] = source(path, format if Path(path).suffix == Path(data).suffix else "auto")
+            found[name] = source(
+                path, format if Path(path).suffix == Path(first).suffix else "auto"
+            )
     if (
-        len(found) == 1
+        [*found] == ["train"]
         and hasattr(found["train"].module, "splits")
-        and (ask_hub or Path(data).exists())
+        and (ask_hub or Path(first).exists())
     ):
         whole = found["train"]
         for name in whole.module.splits(whole.path, **whole.options):
@@ -163,7 +190,8 @@ def of_run(
 
 def identity(sources: Mapping[str, Source]) -> str:
     """What the content of all of them is known by."""
-    parts = [sources[name].identity for name in SETS if name in sources]
+    order = {name: place for place, name in enumerate(SETS)}
+    parts = [sources[n].identity for n in sorted(sources, key=lambda n: order.get(n, len(SETS)))]
     return parts[0] if len(parts) == 1 else hashlib.sha256("".join(parts).encode()).hexdigest()
 
 

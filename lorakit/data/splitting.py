@@ -194,13 +194,18 @@ def _deal(
     """Whole groups to the sets, in seeded order, each class up to its share of each set; the rest trains."""
     flat = [i for group in groups for i in group]
     kinds = classes((pool[i] for i in flat), report) if flat else None
+    whence = [pool[i].fields.get("source", "") for i in flat]
+    mixture = len({*whence}) > 1
+    if mixture:  # each set has its share of each file
+        kinds = list(map(" ".join, zip(whence, kinds or whence, strict=True)))
     kind = dict(zip(flat, kinds or [""] * len(flat), strict=True))
     sizes = Counter(kind.values())
     wanted = {}
     for name, fraction in fractions.items():
         wanted[name] = _shares(sizes, max(1, round(len(flat) * fraction)) if fraction else 0)
     if kinds and len(sizes) > 1:
-        report.notes.append(f"each set has its share of the {len(sizes)} classes")
+        what = "files" if mixture else f"{len(sizes)} classes"
+        report.notes.append(f"each set has its share of the {what}")
     sets: dict[str, list[int]] = {name: [] for name in SETS}
     left = []  # groups that train
     for group in (groups[g] for g in np.random.default_rng(seed).permutation(len(groups))):
@@ -282,6 +287,13 @@ def shuffle_answers(examples: Sequence[Example], seed: int) -> list[Example]:
         )
     if all("pair" in e.fields for e in examples):
         return swap_answers(examples, seed)
+    if all("desirable" in e.fields for e in examples):
+        order = np.random.default_rng((seed, 1)).permutation(len(examples))
+        marks = [examples[i].fields["desirable"] for i in order]
+        return [
+            e.with_fields({**e.fields, "desirable": m})
+            for e, m in zip(examples, marks, strict=True)
+        ]
     answers = [m for e in examples for m in e.fields["messages"] if m["role"] == "assistant"]
     dealt = (answers[i] for i in np.random.default_rng((seed, 1)).permutation(len(answers)))
     return [

@@ -62,6 +62,7 @@ class EngineModule(Protocol):
     # Tasks among these that it does not serve: name -> reason.
     REFUSES: Mapping[str, str] = {}
     FAKE_QUANTIZATION: bool = False  # whether it serves the setting of this name
+    VARIANTS: Sequence[str] = ()  # settings of `run.VARIANTS` that it serves
     # Whether in fp16 it trains adapters of models that leave its range: products in fp16, all else in fp32.
     HALF_PRODUCTS: bool = False
     # Whether it computes in fp32 for such models and keeps their weights in 16 bits.
@@ -131,7 +132,7 @@ class Engine(Protocol):
 
     def predict(self, batch: Batch) -> np.ndarray:
         """(R, 3) float64 for R rows: summed loss, what it counts, how much of that was predicted right; of C classes
-        (R, 3 + C), the probability of each; of pairs (R, 7), see `tasks.pairs.statistics`."""
+        (R, 3 + C), the probability of each; of preferences (R, 7), see `Objective.statistics`."""
 
     def score_documents(self, batch: Batch) -> np.ndarray:
         """(D, 3) float64 for D documents, whatever is learnt: nats summed over the targets, targets, targets right."""

@@ -16,6 +16,7 @@ from lorakit import tasks
 from lorakit.common import hub, registry
 from lorakit.common.errors import LorakitError
 from lorakit.common.files import atomic_write
+from lorakit.data.sources import shares
 from lorakit.exporting.messages import agreement_words, divergence_words
 from lorakit.exporting.target import named as target_named
 from lorakit.models import base_model, served
@@ -79,7 +80,7 @@ def metadata(folder: Folder, exported: dict[str, Any] | None) -> Any:
         license=licence,
         **more,
         base_model=spec.path if _at_hub(spec.path) else None,
-        datasets=run.data if _at_hub(run.data) else None,
+        datasets=[name for name in shares(run.data, run.replay) if _at_hub(name)] or None,
         pipeline_tag="text-generation" if known["data"]["task"] in ("chat", "text") else None,
         tags=["lorakit", *(["lora"] if run.method == "lora" else [])],
         eval_results=results(folder) or None,

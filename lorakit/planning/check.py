@@ -208,7 +208,9 @@ def check(run: Run) -> Checked:
     """
     choose, notes = encoder_of(run)
     found = look(
-        of_run(run.data, run.validation_data, run.test_data, run.format, run.media_folder),
+        of_run(
+            run.data, run.validation_data, run.test_data, run.format, run.replay, run.media_folder
+        ),
         choose=choose,
         **columns_of(run),
         gives=gives_of(run.task),
@@ -269,9 +271,10 @@ def look(
     rows, kept = Counter[str](), _Sample(sample, seed)
     checks: dict[str, Any] = {}
     report = DataReport("")
-    for name, it in dict(sources).items():
-        if name not in sources:  # official rows without answers
+    for key, it in dict(sources).items():
+        if key not in sources:  # official rows without answers
             continue
+        name = key.split()[0]
         reading = loading.read(
             it, columns=columns, keep_rows=keep_rows, ignore_columns=ignore_columns, gives=gives
         )

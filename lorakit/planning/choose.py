@@ -13,6 +13,7 @@ from lorakit.models.spec import Spec
 from lorakit.planning import bf16_trial, memory
 from lorakit.planning.ladder import ladder, smaller_forms
 from lorakit.run import Run
+from lorakit.run.variants import VARIANTS
 
 WORTHWHILE = 1.2  # bf16 on a CPU is taken from this gain on
 
@@ -31,7 +32,7 @@ def resolve(run: Run, facts: Facts, started: Choice | None = None) -> tuple[Run,
             "processes would have no row; raise global_batch_size or lower processes"
         )
     chosen["engine"] = engine(run, facts, spec)
-    if facts.device == "mps" and run.optimizer != "adamw":
+    if facts.device == "mps" and run.optimizer not in ("adamw", "muon"):
         raise LorakitError(
             f"optimizer={run.optimizer!r}: bitsandbytes has none for Apple's GPU; use optimizer=adamw"
         )
@@ -179,6 +180,7 @@ def engine(run: Run, facts: Facts, spec: Spec) -> Choice:
             if run.quantization in ("auto", *module.quantizations(facts))
             else f"it has no {run.quantization}, but {', '.join(module.quantizations(facts))}"
         )
+        or lacks(module, run)
         or (
             ""
             if run.fake_quantization == "none" or module.FAKE_QUANTIZATION
@@ -194,6 +196,13 @@ def engine(run: Run, facts: Facts, spec: Spec) -> Choice:
     if best is None:
         raise LorakitError(f"no engine can serve here: {refused}")
     return Choice(best, suited[best][1] + (f" ({refused})" if refused else ""))
+
+
+def lacks(module: EngineModule, run: Run) -> str:
+    """The first variant of LoRA that a run asks for and an engine does not have; "" when it has all."""
+    defaults = {name: type(run).model_fields[name].default for name in VARIANTS}
+    asked = [name for name in VARIANTS if getattr(run, name) != defaults[name]]
+    return next((f"it has no {name}" for name in asked if name not in module.VARIANTS), "")
 
 
 def unserved(module: EngineModule, run: Run) -> str:

@@ -26,6 +26,8 @@ def fix(run: Run, folder: str | Path | None = None) -> tuple[Path, Path]:
     Left out is what the run would leave out: rows that cannot be read, exact repetitions, rows with nothing to train.
     Raises `LorakitError` when either file is there already: nothing is written over.
     """
+    if not isinstance(run.data, str):
+        raise LorakitError("one file at a time can be cleaned", setting="data", value=run.data)
     it = of_run(run.data, format=run.format, media_folder=run.media_folder)["train"]
     path = Path(it.path) if Path(it.path).exists() else Path(Path(it.path).name)
     stem = path.name.removesuffix(".gz").rpartition(".")[0] or path.name

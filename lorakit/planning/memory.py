@@ -106,7 +106,7 @@ def memory(run: Run, of: Shape | None = None, facts: Facts | None = None) -> dic
         facts: the machine that is planned for; None: this one.
     """
     of = of or shape(run)
-    moments = {"adamw": 8, "paged_adamw_32bit": 8}.get(run.optimizer, 2.03)
+    moments = {"adamw": 8, "paged_adamw_32bit": 8, "muon": 4}.get(run.optimizer, 2.03)
     if run.method == "full":
         trained, weights = of.linear + of.other, 4.0 * (of.linear + of.other)
         extra = trained * (4 + moments)
@@ -138,7 +138,9 @@ def frozen(run: Run, of: Shape) -> float:
 
 def at_a_time(run: Run, row: int = 0) -> int:
     """Tokens of a full micro-batch; `row`: what one row counts, where that is not `max_length`."""
-    row = row or run.max_length * (2 if "pairs" in tasks.objective_of(run.task).MEASURES else 1)
+    row = row or run.max_length * (
+        2 if "rejected_ids" in tasks.objective_of(run.task).COLUMNS else 1
+    )
     tokens = max(row, run.micro_batch_tokens) if run.micro_batch_tokens != "auto" else row
     return min(tokens, run.micro_batch_size * row) if run.micro_batch_size != "auto" else tokens
 
@@ -170,6 +172,7 @@ NO_INFLUENCE = {
     "shuffle_answers", "alpha", "optimizer", "learning_rate", "schedule", "warmup_ratio",
     "weight_decay", "max_grad_norm", "epochs", "max_updates", "validate_every", "early_stopping",
     "global_batch_size", "micro_batch_size", "micro_batch_tokens", "seed", "processes", "shard",
+    "loraplus_ratio", "neftune_alpha", "replay",
     "checkpoint_every", "max_minutes", "output_dir", "samples", "log_to", "metrics", "max_new_tokens",
 }  # fmt: skip
 

@@ -143,7 +143,7 @@ def preflight(run: Run) -> None:
         LorakitError: one of them does not exist.
     """
     files = (run.data, run.validation_data, run.test_data)
-    of_run(*files, run.format, run.media_folder, ask_hub=False)
+    of_run(*files, run.format, run.replay, run.media_folder, ask_hub=False)
     safety.refuse_weights(run.model, Path(base_model.of(run.model).path), run.pickled_weights)
     for folder, name in (("tasks", run.task), ("engines", run.engine)):
         if name != "auto":

@@ -7,7 +7,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from lorakit.common.files import atomic_write, require_keys
 from lorakit.machine.packages import require
 from lorakit.results import intervals
 from lorakit.tasks import batches, objectives
+from lorakit.tasks.batches import Batch
 from lorakit.tasks.protocol import Objective
 from lorakit.tasks.rows import Rows
 
@@ -42,6 +43,15 @@ class Outcome:
         """From what an engine predicts for rows of a label task, (n, 3 + C)."""
         found = [classes[i] for i in sums[:, 3:].argmax(axis=1)]
         return cls(sums[:, :3], found, sources, sums[:, 3:], list(classes))
+
+    def some(self, rows: Sequence[int]) -> Outcome:
+        """The outcome on these rows."""
+
+        def of(values: Any) -> Any:
+            return values[rows] if isinstance(values, np.ndarray) else [values[i] for i in rows]
+
+        known = {n: v for n, v in vars(self).items() if n != "classes" and v is not None}
+        return Outcome(**{n: of(v) for n, v in known.items()}, classes=self.classes)
 
     def write(self, path: Path) -> None:
         content = asdict(self) | {"tokens": self.tokens.tolist()}
@@ -82,7 +92,11 @@ def token_sums(
     engine: Any, rows: Rows, *, max_rows: int = 16, max_tokens: int = 4096
 ) -> np.ndarray:
     """What an engine's `predict` says of each row, (n, 3) or more columns; no logits are kept."""
-    made = batches.in_order(rows, rows.lengths, max_rows, max_tokens, engine.packing, engine.share)
+    made: Iterable[Batch] = batches.in_order(
+        rows, rows.lengths, max_rows, max_tokens, engine.packing, engine.share
+    )
+    if engine.objective.MEAN_RATIO:
+        made = batches.with_mean_ratio(engine, list(made))
     predicted = [(batch.rows[batch.starts], engine.predict(batch)) for batch in made]
     if engine.share[1] > 1:
         predicted = [one for some in engine.gather(predicted) for one in some]
@@ -249,9 +263,11 @@ def scores(
     references: Sequence[str | None],
     training_answers: Sequence[str] = (),
     seed: int = 0,
+    files: Sequence[str | None] = (),
 ) -> dict[str, dict]:
     """`scores.json`: before, after, difference with its 95 % interval, rows; and against always giving the most
-    frequent training answer, where the metric compares answers."""
+    frequent training answer, where the metric compares answers. Of a mixture, whose rows are of `files`, each file
+    stands apart in `files`."""
     common = Counter(training_answers).most_common(1)
     constant = Outcome(
         after.tokens,
@@ -261,6 +277,11 @@ def scores(
     out = {}
     for name, options in chosen.items():
         out[name] = entry(name, options, before, after, references, seed)
+        if len(names := sorted({f for f in files if f})) > 1:
+            out[name]["files"] = {
+                file: _part(name, options, before, after, references, seed, files, file)
+                for file in names
+            }
         if {"answers", "labels"} & {*registry.load("metrics", name).NEEDS} and common:
             versus = entry(name, options, constant, after, references, seed)
             out[name]["most_frequent_answer"] = {
@@ -270,6 +291,22 @@ def scores(
                 "interval": versus["interval"],
             }
     return out
+
+
+def _part(
+    name: str,
+    options: dict,
+    one: Outcome,
+    two: Outcome,
+    references: Sequence[str | None],
+    seed: int,
+    files: Sequence[str | None],
+    file: str,
+) -> dict:
+    """`entry` of the rows of one file."""
+    mine = [i for i, other in enumerate(files) if other == file]
+    told = [references[i] for i in mine]
+    return entry(name, options, one.some(mine), two.some(mine), told, seed)
 
 
 def entry(

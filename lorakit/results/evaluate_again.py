@@ -61,14 +61,16 @@ def rescore(
         )
     chosen = evaluate.choose(
         metrics or opened.run.metrics,
-        opened.task.METRICS,
+        tasks.metrics_of(opened.meta),
         any(test.column("reference")),
         tasks.objective_of(opened.meta["task"]),
     )
     before, after = (_outcome(opened, test, when) for when in ("before", "after"))
     answers = [r for r in train.column("reference") if r] if train is not None else []
     references = test.column("reference")
-    found = evaluate.scores(chosen, before, after, references, answers, opened.run.seed)
+    found = evaluate.scores(
+        chosen, before, after, references, answers, opened.run.seed, test.column("source")
+    )
     target = free_name(opened.folder, Path(data).stem if data else "again", rewrite=not data)
     record.write_json(target, found)
     if rejected:

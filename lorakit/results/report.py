@@ -113,18 +113,19 @@ def curve(path: str | os.PathLike) -> Any:
 
 
 def score_rows(scores: Mapping[str, Mapping[str, Any]]) -> list[dict[str, str]]:
-    """The table of scores as words, the most telling metric first."""
+    """The table of scores as words, the most telling metric first; of a mixture, each file's behind it."""
     return [
         {
-            "metric": name,
-            "before": number(scores[name]["before"]),
-            "after": number(scores[name]["after"]),
-            "rows": str(scores[name]["rows"]),
-            "difference": signed(scores[name]["difference"]),
-            "interval": interval(scores[name]["interval"]),
-            "verdict": {True: "better", False: "worse", None: "open"}[better(scores[name])],
+            "metric": name if file is None else f"{name}, {file}",
+            "before": number(entry["before"]),
+            "after": number(entry["after"]),
+            "rows": str(entry["rows"]),
+            "difference": signed(entry["difference"]),
+            "interval": interval(entry["interval"]),
+            "verdict": {True: "better", False: "worse", None: "open"}[better(entry)],
         }
         for name in ordered(scores)
+        for file, entry in [(None, scores[name]), *scores[name].get("files", {}).items()]
     ]
 
 

@@ -187,7 +187,9 @@ def answered(
 
 def _examples(run: Run, task: Any, test: rows.Rows) -> list[Example]:
     """The examples that the test rows were made of, in their order."""
-    sources = of_run(run.data, run.validation_data, run.test_data, run.format, run.media_folder)
+    sources = of_run(
+        run.data, run.validation_data, run.test_data, run.format, run.replay, run.media_folder
+    )
     it = sources.get("test", sources["train"])
     wanted = dict.fromkeys(zip(test.column("file"), test.column("row"), strict=True))
     found = {

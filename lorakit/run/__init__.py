@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from lorakit.common import strict_yaml
 from lorakit.common.errors import LorakitError, did_you_mean
-from lorakit.run import contradictions, values
+from lorakit.run import contradictions, values, variants
 from lorakit.run.contradictions import OF_ADAPTER
 
 Auto = Literal["auto"]
@@ -62,7 +62,8 @@ class Run(BaseModel):
         description="Takes a base whose weights are pickle files (.bin), which can hold code; "
         "otherwise only safetensors are loaded.",
     )
-    data: str = Field(min_length=1, description="Training data: a file, a folder or a hub id.")
+    data: variants.Data
+    replay: variants.Replay = {}
     validation_data: str | None = Field(
         None, description="File with validation rows; without it they are taken from `data`."
     )
@@ -195,10 +196,17 @@ class Run(BaseModel):
         description="Layers that get an adapter: names of linear layers or expert stacks, or a regular "
         "expression.",
     )
-    optimizer: Literal["adamw", "adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit"] = Field(
-        "adamw",
-        description="8-bit optimizers keep their state in a quarter of the memory; paged ones move it "
-        "to host memory when the GPU is full.",
+    adapter_init: variants.Init = "default"
+    loraplus_ratio: variants.Ratio = 1.0
+    layers_to_transform: variants.Layers = None
+    train_embeddings: variants.Embeddings = False
+    neftune_alpha: variants.Noise = None
+    optimizer: Literal["adamw", "adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit", "muon"] = (
+        Field(
+            "adamw",
+            description="8-bit optimizers keep their state in a quarter of the memory; paged ones move it to host "
+            "memory when the GPU is full. muon (arXiv 2502.16982) orthogonalizes the updates of matrices.",
+        )
     )
     learning_rate: float = Field(2e-4, gt=0, description="Peak learning rate, per update.")
     schedule: Literal["linear", "cosine", "constant"] = Field(

@@ -6,18 +6,23 @@ import re
 from typing import TYPE_CHECKING
 
 from lorakit.common import registry
+from lorakit.run import variants
 
 if TYPE_CHECKING:
     from lorakit.run import Run
 
 # What shapes an adapter, and means nothing without one.
-OF_ADAPTER = ("rank", "alpha", "dropout", "use_rslora", "use_dora", "target_modules")
+OF_ADAPTER = (
+    "rank", "alpha", "dropout", "use_rslora", "use_dora", "target_modules",
+    "adapter_init", "loraplus_ratio", "layers_to_transform", "train_embeddings",
+)  # fmt: skip
 
 
 def refuse(run: Run) -> None:
     """Raises `ValueError` that names the settings, their values and the reason."""
     for look in (_texts, _method, _fake_quantization, _sets, _stopping, _folds, _sizes):
         look(run)
+    variants.refuse(run, _clash)
 
 
 def _clash(run: Run, a: str, b: str, why: str) -> None:

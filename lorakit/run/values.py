@@ -27,7 +27,7 @@ def numeric(settings: type[BaseModel]) -> frozenset[str]:
         return {annotation}.union(*map(types, parts)) if parts else {annotation}
 
     kinds = {name: types(field.annotation) for name, field in settings.model_fields.items()}
-    return frozenset(n for n, k in kinds.items() if k & {int, float} and bool not in k)
+    return frozenset(n for n, k in kinds.items() if k & {int, float} and not k & {bool, str})
 
 
 def refuse_odd_number(name: str, value: Any) -> None:

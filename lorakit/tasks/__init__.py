@@ -12,12 +12,12 @@ tell, in `length`, how many positions the model computes for it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from lorakit.common import registry
 from lorakit.common.errors import LorakitError
-from lorakit.tasks import objectives
+from lorakit.tasks import objectives, tools
 from lorakit.tasks.protocol import Objective
 from lorakit.tasks.protocol import Task as INTERFACE
 
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 # Modules of this package that are not tasks.
 HELPERS = (
-    "batches", "dataset", "objectives", "pairs", "preview", "protocol", "rows", "template",
+    "batches", "dataset", "mixture", "objectives", "pairs", "preview", "protocol", "rows", "template",
+    "tools",
 )  # fmt: skip
 
 
@@ -73,6 +74,11 @@ def objective_for(run: Run) -> tuple[Objective, dict[str, float]]:
             cure="leave objective out, or name data with a chosen and a rejected answer",
         )
     return objective, {**objective.OPTIONS, **options}
+
+
+def metrics_of(meta: Mapping[str, Any]) -> Sequence[str]:
+    """What rows of a task are scored by; `meta`: what was noted when they were encoded."""
+    return (*get(meta["task"]).METRICS, *(tools.METRICS if meta.get("tools") else ()))
 
 
 def settings_of(task: Any, run: Run) -> dict[str, Any]:

@@ -36,6 +36,7 @@ class Batch:
     media: tuple[
         dict[str, np.ndarray], ...
     ] = ()  # of each document the inputs of its pictures or its sound
+    mismatched: Batch | None = None  # the documents that `with_mean_ratio` compares with the base
 
     @property
     def count(self) -> int:
@@ -80,6 +81,7 @@ class Batch:
                     media=self.media[first:last],
                     values={name: v[first:last] for name, v in self.values.items()},
                     units=None if self.units is None else self.units[first:last],
+                    mismatched=None,
                 )
             )
             row = after
@@ -133,7 +135,28 @@ def collate(
     seed and the update's number, and from the row: in whatever company it is, it looks the same.
     """
     made = [documents(row) for row in rows]
+    owners = np.repeat(np.asarray(indices, dtype=np.int64), [len(some) for some in made])
     flat = [document for some in made for document in some]
+    media = (
+        tuple(
+            inputs(row, np.random.default_rng((*update, int(i))) if update else None)
+            for row, i in zip(rows, indices, strict=True)
+        )
+        if inputs
+        else ()
+    )
+    other = [d.mismatched for d in flat if d.mismatched]
+    beside = _joined(other, owners, seed, ()) if other else None
+    return replace(_joined(flat, owners, seed, media), mismatched=beside)
+
+
+def _joined(
+    flat: Sequence[Document],
+    owners: np.ndarray,
+    seed: int,
+    media: tuple[dict[str, np.ndarray], ...],
+) -> Batch:
+    """Documents end to end; `owners` (D,): the index of each one's row."""
     targets = [np.array(document.targets, dtype=bool) for document in flat]
     for marks in targets:
         marks[:1] = False
@@ -143,7 +166,7 @@ def collate(
         ids=np.concatenate([np.asarray(d.ids, dtype=np.int64) for d in flat]),
         targets=np.concatenate(targets),
         lengths=np.asarray([len(d.ids) for d in flat], dtype=np.int64),
-        rows=np.repeat(np.asarray(indices, dtype=np.int64), [len(some) for some in made]),
+        rows=owners,
         seed=seed,
         values={name: np.asarray([d.values[name] for d in flat]) for name in flat[0].values},
         units=np.asarray([d.unit for d in flat], dtype=np.int64) if counted else None,
@@ -152,13 +175,23 @@ def collate(
         ).astype(np.float32)
         if weighted
         else None,
-        media=tuple(
-            inputs(row, np.random.default_rng((*update, int(i))) if update else None)
-            for row, i in zip(rows, indices, strict=True)
-        )
-        if inputs
-        else (),
+        media=media,
     )
+
+
+def with_mean_ratio(engine: Any, made: Sequence[Batch]) -> Sequence[Batch]:
+    """All micro-batches of an update or of an evaluation with the value `mean_ratio`, where the objective needs it:
+    the mean of log(p / p_base) over their mismatched documents in all processes, 0 at least. No gradient flows."""
+    if not engine.objective.MEAN_RATIO:
+        return made
+    others = [b.mismatched for b in made if b.mismatched and not b.idle]
+    ratios = [-engine.score_documents(o)[:, 0] - o.values["reference"] for o in others]
+    mine = (sum(float(r.sum()) for r in ratios), sum(map(len, ratios)))
+    total, count = np.sum(engine.gather(mine), axis=0)
+    mean = max(0.0, total / max(count, 1))
+    return [
+        replace(b, values={**b.values, "mean_ratio": np.full(len(b.lengths), mean)}) for b in made
+    ]
 
 
 def pieces(

@@ -12,6 +12,7 @@ from typing import Any
 
 from lorakit.common.errors import BadRow, LorakitError
 from lorakit.data.example import Example
+from lorakit.tasks import tools
 from lorakit.tasks.template import MARK, answer_of, bare, render, saying, words_of
 
 GIVES = "messages"
@@ -35,8 +36,12 @@ def encode(
     example: Example, tokenizer: Any, max_length: int, reasoning: str = "auto"
 ) -> list[dict]:
     """Rows of one conversation; one unless the template renders earlier turns anew."""
+    messages, offered = example.fields["messages"], example.fields.get("tools")
+    if offered:
+        tokenizer = tools.reader(tokenizer)
+        messages = tools.conversation(tokenizer, messages)
     return encode_turns(
-        example, example.fields["messages"], tokenizer, max_length, reasoning=reasoning
+        example, messages, tokenizer, max_length, reasoning=reasoning, offered=offered
     )
 
 
@@ -47,18 +52,21 @@ def encode_turns(
     max_length: int,
     seen: Callable[[list[dict], list[int]], list[int]] = lambda turns, prompt: prompt,
     reasoning: str = "auto",
+    offered: list[dict] | None = None,
 ) -> list[dict]:
     """The same for given turns; `seen` makes of the prompt's tokens what the model is given, pictures included.
 
+    `offered`: the tools it may call. Of a row with calls the last one is asked for when it is scored.
     An answer of weight 0 is not trained; other weights stand in `weights` (T,), where a row has some.
     """
     rows: list[dict] = []
+    calls = any("tool_calls" in message for message in messages)
     lost: set[str] = set()
     for turn, message in enumerate(messages):
         if message["role"] != "assistant":
             continue
         weight = message.get("weight", 1.0)
-        found = answer_of(tokenizer, messages[:turn], message, example.where, reasoning)
+        found = answer_of(tokenizer, messages[:turn], message, example.where, reasoning, offered)
         prompt, answer = seen(messages[:turn], found.prompt), found.ids
         row = rows[-1] if rows and prompt[: len(rows[-1]["ids"])] == rows[-1]["ids"] else None
         if row is None:
@@ -71,11 +79,13 @@ def encode_turns(
         if not weight:
             continue
         lost |= found.lost
-        if len(prompt) < max_length:
+        called = "tool_calls" in message
+        if len(prompt) < max_length and (called or not calls):
+            said = tokenizer.decode(answer, skip_special_tokens=True).strip() if called else ""
             row |= {
                 "answer_start": len(prompt),
                 "prompt": words_of(messages[turn - 1]),
-                "reference": words_of(bare(tokenizer, message)),
+                "reference": said or words_of(bare(tokenizer, message)),
             }
     kept = [cut(row, max_length) for row in rows if any(row["targets"][:max_length])]
     if not kept:

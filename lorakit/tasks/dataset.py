@@ -18,11 +18,12 @@ from lorakit.data import loading
 from lorakit.data.example import Example, Rejected
 from lorakit.data.matching import columns_of
 from lorakit.data.report import DataReport
-from lorakit.data.sources import Source, media_paths, of_run
+from lorakit.data.sources import Source, media_paths, of_run, shares
 from lorakit.models import base_model, served
 from lorakit.models.base_model import BaseModel
 from lorakit.run import Run
 from lorakit.tasks import rows
+from lorakit.tasks.mixture import mixed
 from lorakit.tasks.rows import Rows
 
 # The settings that decide which rows there are and how they are encoded.
@@ -50,7 +51,7 @@ SETTINGS = (
 MEDIA = "media.json"  # the files that rows are made of beside the data's own
 # Raise it when the code that makes rows (data/, tasks/) encodes a file differently: tests/tasks/test_format_version.py
 # fails when that is forgotten.
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 
 
 @dataclass
@@ -131,7 +132,9 @@ def prepare(run: Run) -> Prepared:
     Raises:
         LorakitError: naming file and row, or the setting at fault.
     """
-    sources = of_run(run.data, run.validation_data, run.test_data, run.format, run.media_folder)
+    sources = of_run(
+        run.data, run.validation_data, run.test_data, run.format, run.replay, run.media_folder
+    )
     base = base_model.of(run.model, run.chat_template)
     if (limit := base.fitting(run)) < run.max_length:
         run = run.with_(max_length=limit)
@@ -159,6 +162,9 @@ def _key(run: Run, sources: Mapping[str, Source], base: BaseModel) -> str:
     settings = {name: getattr(run, name) for name in SETTINGS}
     places = {n: (s.name, s.format, s.options, s.identity) for n, s in sources.items()}
     versions = [metadata.version(name) for name in ("transformers", "tokenizers", "datasets")]
+    weights = shares(run.data, run.replay)
+    if any(weights.values()):
+        settings["shares"] = weights
     parts = [FORMAT_VERSION, settings, places, base.reader_hash, base.notes, versions]
     content = json.dumps(parts, default=str).encode("utf-8", "surrogatepass")
     return hashlib.sha256(content).hexdigest()[:32]
@@ -196,6 +202,8 @@ def _build(folder: Path, run: Run, sources: Mapping[str, Source], base: BaseMode
         if tasks.objective_of(name).HEAD == "labels"
         else [],
     }
+    if report.schema in ("tool_calls", "xlam"):
+        meta["tools"] = True
     rows.write(folder / "rows", encoded, meta)
     ages = {path: _age(path) for path in media_paths(sets)}
     (folder / MEDIA).write_text(json.dumps(ages), encoding="utf-8")
@@ -224,6 +232,10 @@ def encode_sets(
         run.group_by,
         **tasks.settings_of(task, run),
     )
+    weights = {name: w for name, w in shares(run.data, run.replay).items() if w}
+    if len(weights) > 1:
+        encoded["train"], more = mixed(encoded["train"], weights, run.seed)
+        notes += more
     report.rejected += rejected
     report.notes += [*base.notes, *notes]
     return name, encoded

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
-from lorakit.tasks.protocol import Document, Objective, Row
+from lorakit.tasks.protocol import Document, Row
 
 COLUMNS = ("ids", "targets", "rejected_ids", "rejected_targets")
 MEASURES = ("pairs",)
@@ -28,24 +28,26 @@ def documents(row: Row) -> list[Document]:
     ]
 
 
-def losses(
-    objective: Objective, xp: Any, logps: Any, values: Mapping[str, Any], options: dict[str, float]
-) -> Any:
-    """(R,) loss of each pair from the log-probabilities (2 R,) of its documents; `xp`: the arrays' module."""
-    assert objective.rewards and objective.pair_loss
-    rewards = objective.rewards(logps, values, **options)
-    return objective.pair_loss(xp, rewards[0::2], rewards[1::2], **options)
+def of(rewards: Callable[..., Any], pair_loss: Callable[..., Any]) -> tuple[Any, Any]:
+    """`Objective.losses` and `Objective.statistics` of documents that are pairs, the chosen one first.
 
+    `rewards`: (log-probabilities (2 R,), values, options) -> (2 R,); `pair_loss`: (the arrays' module, rewards of the
+    chosen (R,) and of the rejected documents (R,), options) -> (R,).
+    """
 
-def statistics(
-    objective: Objective, scores: np.ndarray, values: Mapping[str, Any], options: dict[str, float]
-) -> np.ndarray:
-    """(R, 7) of R pairs from what an engine says of their documents, (2 R, 3): loss, 1, ranked right (a tie is half),
-    rewards of the chosen and of the rejected answer, nats and tokens of the chosen answer."""
-    assert objective.rewards
-    rewards = objective.rewards(-scores[:, 0], values, **options)
-    chosen, rejected = rewards[0::2], rewards[1::2]
-    right = np.where(chosen == rejected, 0.5, chosen > rejected)
-    loss = losses(objective, np, -scores[:, 0], values, options)
-    columns = [loss, np.ones_like(loss), right, chosen, rejected, *scores[0::2, :2].T]
-    return np.stack(columns, axis=1)
+    def losses(xp: Any, logps: Any, values: Mapping[str, Any], options: Mapping[str, float]) -> Any:
+        found = rewards(logps, values, **options)
+        return pair_loss(xp, found[0::2], found[1::2], **options)
+
+    def statistics(
+        scores: np.ndarray, values: Mapping[str, Any], options: Mapping[str, float]
+    ) -> np.ndarray:
+        """A tie is half right."""
+        found = rewards(-scores[:, 0], values, **options)
+        chosen, rejected = found[0::2], found[1::2]
+        right = np.where(chosen == rejected, 0.5, chosen > rejected)
+        loss = losses(np, -scores[:, 0], values, options)
+        columns = [loss, np.ones_like(loss), right, chosen, rejected, *scores[0::2, :2].T]
+        return np.stack(columns, axis=1)
+
+    return losses, statistics

@@ -32,8 +32,8 @@ def encode(
 ) -> list[dict]:
     """One row: the prompt with each of its two answers."""
     turns, other = example.fields["messages"], example.fields["pair"]["rejected"]
-    chosen = _side(example, tokenizer, turns[-1], max_length, reasoning)
-    rejected = _side(example, tokenizer, other, max_length, reasoning)
+    chosen = side(example, tokenizer, turns[-1], max_length, reasoning)
+    rejected = side(example, tokenizer, other, max_length, reasoning)
     if chosen["ids"] == rejected["ids"]:
         raise BadRow(
             f"the answers are equal in their first {max_length} tokens (max_length): nothing to prefer"
@@ -42,20 +42,22 @@ def encode(
         {
             **chosen,
             "cut": chosen["cut"] + rejected["cut"],
-            "prompt": words_of(turns[-2]),
-            "reference": words_of(bare(tokenizer, turns[-1])),
             "rejected": words_of(bare(tokenizer, other)),
             "rejected_ids": rejected["ids"],
             "rejected_targets": rejected["targets"],
             "length": len(chosen["ids"]) + len(rejected["ids"]),
-            "file": example.file,
-            "row": example.row,
+            **place(example),
         }
     ]
 
 
-def _side(example: Example, tokenizer: Any, answer: dict, max_length: int, reasoning: str) -> dict:
-    """ids, targets, answer_start, cut and lost of the prompt with one answer."""
+def place(example: Example) -> dict:
+    """Where the row came from."""
+    return {"file": example.file, "row": example.row}
+
+
+def side(example: Example, tokenizer: Any, answer: dict, max_length: int, reasoning: str) -> dict:
+    """ids, targets, answer_start, cut and lost of the prompt with one answer; both as words."""
     turns = example.fields["messages"][:-1]
     found = answer_of(tokenizer, turns, answer, example.where, reasoning)
     prompt, said = found.prompt, found.ids
@@ -65,4 +67,10 @@ def _side(example: Example, tokenizer: Any, answer: dict, max_length: int, reaso
         )
     row = {"ids": prompt + said, "targets": [False] * len(prompt) + [True] * len(said)}
     lost = {"lost": sorted(found.lost)} if found.lost else {}
-    return {**chat.cut(row, max_length), "answer_start": len(prompt), **lost}
+    return {
+        **chat.cut(row, max_length),
+        "answer_start": len(prompt),
+        "prompt": words_of(turns[-1]),
+        "reference": words_of(bare(tokenizer, answer)),
+        **lost,
+    }

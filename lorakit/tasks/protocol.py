@@ -23,6 +23,7 @@ class Document:
     weights: Sequence[float] | None = None  # (T,) how much each target counts; None: once
     values: Mapping[str, float] = field(default_factory=dict)  # numbers that the objective needs
     unit: int | None = None  # how much it counts in the loss's denominator; None: its targets
+    mismatched: Document | None = None  # see `Objective.MEAN_RATIO`
 
 
 def _always(processor: Any) -> bool:
@@ -56,6 +57,8 @@ class Task(Protocol):
 
     # Whether the task can be with this processor.
     suits: Callable[[Any], bool] = _always
+    # (a set's encoded rows as a `datasets.Dataset`, max_length) -> the same with what a row takes from others.
+    complete: Callable[[Any, int], Any] | None = None
     # (row, processor, a NumPy generator in training, else None) -> the model's inputs of a row's media by name, arrays
     # whose first axis grows with the row. None: there is no medium.
     inputs: Callable[[Row, Any, np.random.Generator | None], dict[str, np.ndarray]] | None = None
@@ -67,8 +70,7 @@ class Objective(Protocol):
     HEAD: str  # of the model: `tokens` (a language model's) or `labels` (a classifier's)
     # `target_loss`: the cross entropy summed over the targets.
     # `class_logits`: (D, C) logits of classes; the loss is their cross entropy with the documents' value `label`.
-    # `document_logps`: (D,) log-probabilities of each document's targets. Documents are pairs, the chosen one first;
-    # the loss is `pair_loss` of their `rewards`.
+    # `document_logps`: (D,) log-probabilities of each document's targets, of which `losses` makes each row's loss.
     NEEDS: str
     UNIT: str  # what the loss is divided by the number of
     METRICS: Sequence[str] = ("loss",)  # scored whatever the run names
@@ -79,13 +81,16 @@ class Objective(Protocol):
         str, float
     ] = {}  # name -> default; set by `objective: {name: {option: value}}`
     REFERENCE: bool = False  # whether documents need `reference`, the base's log-probabilities
+    # Whether documents need `mean_ratio`: the mean of log(p / p_base) of their `mismatched` ones over a whole update.
+    MEAN_RATIO: bool = False
     LEARNING_RATE: float | None = None  # where the run names none; None: the run's default
 
     def documents(self, row: Row) -> list[Document]:
         """What a row is trained on, in order."""
 
-    # (log-probabilities (D,), values of the documents by name, options) -> (D,) rewards. Plain arithmetic alone, so
-    # that NumPy, torch and MLX compute and differentiate the same formula.
-    rewards: Callable[..., Any] | None = None
-    # (the arrays' module, rewards of the chosen (R,) and of the rejected documents (R,), options) -> (R,) losses
-    pair_loss: Callable[..., Any] | None = None
+    # (the arrays' module, log-probabilities (D,), values of the documents by name, options) -> (R,) losses of R rows.
+    # Plain arithmetic alone, so that NumPy, torch and MLX compute and differentiate the same formula.
+    losses: Callable[..., Any] | None = None
+    # (scores (D, 3), values, options) -> (R, 7) loss, 1, ranked right, rewards of the chosen and of the rejected answer
+    # (nan where a row has none), nats and tokens of the chosen answer. `scores`: nats, targets, targets right.
+    statistics: Callable[..., np.ndarray] | None = None

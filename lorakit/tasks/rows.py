@@ -177,7 +177,10 @@ def _encode(
     """Through `datasets`: in several processes when it pays, into memory-mapped files."""
     import datasets
 
-    features = _features(task.COLUMNS)
+    columns = {**task.COLUMNS}
+    if len(examples) and "source" in examples[0].fields:  # a mixture
+        columns["source"] = "string"
+    features = _features(columns)
     if not len(examples):
         return Rows(
             datasets.Dataset.from_dict({n: [] for n in features}, features).remove_columns("reason")
@@ -195,7 +198,7 @@ def _encode(
             fn_kwargs={
                 "examples": examples,
                 "encode": partial(task.encode, **settings),
-                "columns": [*task.COLUMNS],
+                "columns": [*columns],
                 "reader": reader,
                 "max_length": max_length,
                 "group_by": group_by,
@@ -210,7 +213,11 @@ def _encode(
     bad = np.flatnonzero(reasons.is_valid()).tolist()
     rejected = [Rejected(r["file"], r["row"], r["reason"]) for r in (table[i] for i in bad)]
     kept = table.select(np.delete(np.arange(len(table)), bad)) if bad else table
-    return Rows(kept.remove_columns("reason")), rejected
+    kept = kept.remove_columns("reason")
+    if task.complete:
+        with quiet():
+            kept = task.complete(kept, max_length)
+    return Rows(kept), rejected
 
 
 def _features(columns: Mapping[str, Any]) -> Any:
@@ -248,10 +255,9 @@ def _encoded(
         example = examples[place]
         try:
             group = example.fields["columns"].get(group_by) if group_by else None
-            rows += [
-                {**row, "group": None if group is None else str(group)}
-                for row in encode(example, reader, max_length)
-            ]
+            own = {"group": None if group is None else str(group)}
+            own["source"] = example.fields.get("source")
+            rows += [row | own for row in encode(example, reader, max_length)]
         except BadRow as error:
             rows.append({"file": example.file, "row": example.row, "reason": str(error)})
     return {name: [row.get(name) for row in rows] for name in columns}

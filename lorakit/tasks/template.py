@@ -6,6 +6,7 @@ named, so that it can be counted.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Iterator
@@ -38,9 +39,12 @@ class Encoded:
     offsets: list[tuple[int, int]]
 
 
-def render(tokenizer: Any, messages: list[dict], ask: bool) -> str:
-    """The conversation as text; with `ask` it ends where the model is to go on."""
-    return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=ask)
+def render(tokenizer: Any, messages: list[dict], ask: bool, tools: list[dict] | None = None) -> str:
+    """The conversation as text; with `ask` it ends where the model is to go on. `tools`: what it may call."""
+    offered = {"tools": tools} if tools else {}
+    return tokenizer.apply_chat_template(
+        messages, tokenize=False, add_generation_prompt=ask, **offered
+    )
 
 
 def words_of(message: dict) -> str:
@@ -98,13 +102,20 @@ def bare(tokenizer: Any, message: dict, opens: bool = False) -> dict:
 
 
 def answer_of(
-    tokenizer: Any, history: list[dict], message: dict, where: str, reasoning: str = "auto"
+    tokenizer: Any,
+    history: list[dict],
+    message: dict,
+    where: str,
+    reasoning: str = "auto",
+    tools: list[dict] | None = None,
 ) -> Answer:
-    """The prompt and the tokens of an answer after these turns.
+    """The prompt and the tokens of an answer after these turns, or of its calls of `tools`.
 
     Raises `BadRow` when the template refuses the conversation, `LorakitError` when it never ends an answer.
     """
     control = control_tokens(tokenizer)
+    if tools and control and (found := control.search(_calls(tools, *history, message))):
+        raise BadRow(f"tools or calls hold the model's control token {found[0]!r}")
     held: list[str] = []
     plain = [
         bare(tokenizer, t, opens=not i) if t["role"] == "user" else t for i, t in enumerate(history)
@@ -115,11 +126,11 @@ def answer_of(
     answer = _held(said, control, held)
     if reasoning == "drop":
         answer = without_thought(answer)
-    before, text, tail = _rendered(tokenizer, told, answer, where)
+    before, text, tail = _rendered(tokenizer, told, answer, where, tools)
     thought = thought_of(answer)[0]
     if reasoning == "keep" and thought and thought not in text[len(before) :]:
         answer = with_thought_inline(answer)
-        before, text, tail = _rendered(tokenizer, told, answer, where)
+        before, text, tail = _rendered(tokenizer, told, answer, where, tools)
     prompt, ids, until, exact = _tokens(tokenizer, before, text, tail, held, where)
     lost = set(_lost(told, answer, before, text[len(before) : until]))
     lost |= {"control"} if held else set()
@@ -128,14 +139,23 @@ def answer_of(
     return Answer(prompt, ids, frozenset(lost))
 
 
+def _calls(tools: list[dict], *turns: dict) -> str:
+    return json.dumps([tools, *(turn.get("tool_calls") for turn in turns)], ensure_ascii=False)
+
+
 def _rendered(
-    tokenizer: Any, history: list[dict], message: dict, where: str
+    tokenizer: Any,
+    history: list[dict],
+    message: dict,
+    where: str,
+    tools: list[dict] | None = None,
 ) -> tuple[str, str, str]:
     """(the prompt, the prompt with the answer behind it, what the template writes after an answer's words)."""
     try:
-        asked = render(tokenizer, history, True)
-        whole = render(tokenizer, [*history, message], False)
-        marked = render(tokenizer, [*history, saying(message, MARK)], False)
+        asked = render(tokenizer, history, True, tools)
+        whole = render(tokenizer, [*history, message], False, tools)
+        words_alone = {k: v for k, v in saying(message, MARK).items() if k != "tool_calls"}
+        marked = render(tokenizer, [*history, words_alone], False, tools)
     except Exception as error:  # Jinja's own errors and those a template raises itself
         raise BadRow(f"the chat template refuses it: {error}") from None
     _, found, tail = marked.rpartition(MARK)
@@ -144,6 +164,11 @@ def _rendered(
             f"{where}: the chat template of this model leaves the words of an answer out (it was "
             "written for images and text in parts). Use a model whose template takes plain text"
         )
+    calls = "tool_calls" in message
+    if calls and not whole.endswith(tail):  # gpt-oss closes a call otherwise than an answer
+        control = control_tokens(tokenizer)
+        ends = [m.start() for m in control.finditer(whole)] if control else []
+        tail = whole[ends[-1] :] if ends else tail
     if whole.startswith(asked):
         return asked, whole, tail
     # Some templates ask with more than they render ("<think>"). Generation is asked with that, so training is too.
@@ -152,9 +177,10 @@ def _rendered(
     if not extra.strip():
         return asked, asked + whole[len(common) :], tail
     thought, words = thought_of(message)
+    said = whole[len(common) :] if calls else words + tail
     if asked.rfind("<think>") > asked.rfind("</think>"):
-        return asked, f"{asked}{thought}\n</think>\n\n{words}{tail}", tail
-    return asked, f"{asked}{words}{tail}", tail
+        return asked, f"{asked}{thought}\n</think>\n\n{said}", tail
+    return asked, asked + said, tail
 
 
 def _tokens(
@@ -198,13 +224,15 @@ def _lost(history: list[dict], message: dict, before: str, target: str) -> Itera
         yield "reasoning"
     elif thought and target.count(thought) > 1 + words.count(thought):
         yield "doubled"
-    if words.strip() not in target:
+    called = [call["function"]["name"] for call in message.get("tool_calls", ())]
+    if words.strip() not in target or not all(name in target for name in called):
         yield "answer"
     elif words[:1].isspace() and words.rstrip() not in target:
         yield "indentation"
     for turn in history:
         said = (thought_of(turn)[1] if turn["role"] == "assistant" else words_of(turn)).strip()
-        if said not in before:
+        escaped = json.dumps(said, ensure_ascii=False)[1:-1]  # as some templates write results
+        if said not in before and not (turn["role"] == "tool" and escaped in before):
             yield "system" if turn["role"] == "system" else "history"
 
 

@@ -180,10 +180,10 @@ def score_before(plan: Setup, session: Session) -> Outcome | None:
 
 def _metrics(session: Session) -> dict[str, dict]:
     """The metrics of this run with their options."""
-    task = tasks.get(session.meta["task"])
     references = session.sets["test"].column("reference")
     objective = tasks.objective_of(session.meta["task"])
-    return evaluate.choose(session.run.metrics, task.METRICS, any(references), objective)
+    defaults = tasks.metrics_of(session.meta)
+    return evaluate.choose(session.run.metrics, defaults, any(references), objective)
 
 
 def _statistics(session: Session, outcome: Outcome) -> None:
@@ -293,7 +293,8 @@ def _write_scores(session: Session, before: Outcome, after: Outcome) -> None:
     test, metrics = session.sets["test"], _metrics(session)
     references = test.column("reference")
     answers = [r for r in session.sets["train"].column("reference") if r]
-    scores = evaluate.scores(metrics, before, after, references, answers, session.run.seed)
+    files, seed = test.column("source"), session.run.seed
+    scores = evaluate.scores(metrics, before, after, references, answers, seed, files)
     write_json(session.folder / "scores.json", scores)
     columns = zip(
         test.column("prompt"),

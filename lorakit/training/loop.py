@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lorakit.common.errors import LorakitError
-from lorakit.tasks.batches import Batch, Batches
+from lorakit.tasks.batches import Batch, Batches, with_mean_ratio
 
 
 @dataclass
@@ -36,7 +36,7 @@ def train(
     """
     while state.update < len(batches):
         start, total, count = time.perf_counter(), 0.0, 0
-        for batch in batches[state.update]:
+        for batch in with_mean_ratio(engine, batches[state.update]):
             loss, targets = engine.backward(batch)
             total, count = total + loss, count + targets
         total, count = engine.reduce(total, count)

@@ -28,27 +28,34 @@ def with_reference(
     path = folder / REFERENCE
     known = world.broadcast_from_rank0(lambda: {**np.load(path)} if path.exists() else None)
     if known is None:
-        known = {name: _logps(engine, rows, run) for name, rows in sets.items()}
+        known = {name: logps(engine, rows, run) for name, rows in sets.items()}
         if world.first and folder.is_dir():
             with atomic_write(path) as part, open(part, "wb") as file:
                 np.savez(file, **known)
     chosen, rejected = known["train"].T
     engine.notes["reference"] = (
         "the base",
-        f"it gives the chosen answer the higher probability in {(chosen > rejected).mean():.0%} of "
+        f"its log-probabilities of {len(chosen):,} answers, and of as many mismatched ones, are known"
+        if engine.objective.MEAN_RATIO
+        else f"it gives the chosen answer the higher probability in {(chosen > rejected).mean():.0%} of "
         f"{len(chosen):,} training pairs already",
     )
     return {name: rows.with_reference(known[name]) for name, rows in sets.items()}
 
 
-def _logps(engine: Engine, rows: Rows, run: Run) -> np.ndarray:
-    """(n, documents of a row) float64, in nats."""
+def logps(engine: Engine, rows: Rows, run: Run) -> np.ndarray:
+    """(n, documents of a row) float64, in nats; mismatched documents count."""
     size, tokens = int(run.micro_batch_size), int(run.micro_batch_tokens)  # of a resolved run
     made = batches.in_order(rows, rows.lengths, size, tokens, engine.packing, engine.share)
-    found = [(b.rows[b.starts], -engine.score_documents(b)[:, 0], len(b.starts)) for b in made]
+    found = []
+    for batch in made:
+        known = -engine.score_documents(batch)[:, 0]
+        if batch.mismatched:  # side by side: (D, 2)
+            known = np.stack([known, -engine.score_documents(batch.mismatched)[:, 0]], axis=1)
+        found.append((batch.rows[batch.starts], known, len(batch.starts)))
     if engine.share[1] > 1:
         found = [one for some in engine.gather(found) for one in some]
     out: dict[int, np.ndarray] = {}
-    for indices, logps, count in found:
-        out.update(zip(indices.tolist(), logps.reshape(count, -1), strict=True))
+    for indices, known, count in found:
+        out.update(zip(indices.tolist(), known.reshape(count, -1), strict=True))
     return np.stack([out[index] for index in range(len(rows))])

@@ -13,6 +13,7 @@ from lorakit.machine.distributed import ALONE, World
 from lorakit.planning.setup import Setup
 from lorakit.run import Run, resolved
 from lorakit.runs.folder import RunFolder
+from lorakit.tasks import tools
 from lorakit.tasks.batches import Batches
 from lorakit.tasks.rows import Rows
 from lorakit.training import resume
@@ -98,6 +99,8 @@ class Session:
         """Loads the weights into the engine that was chosen."""
         run = plan.settings
         engine = engines.get(run.engine).load(run, classes=meta["classes"])
+        if meta.get("tools"):
+            engine.tokenizer = tools.reader(engine.tokenizer)
         sets = with_reference(engine, sets, run, folder.rows, world)
         batches = batches_of(sets["train"], run, engine.packing, world)
         untouched = engine.fingerprint()

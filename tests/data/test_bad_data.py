@@ -42,7 +42,6 @@ CALL = [
     {"role": "user", "content": "a?"},
     {"role": "assistant", "content": None, "tool_calls": [{"id": 1}]},
 ]
-TOOLS = "tools cannot be trained: leave the row out or put it in words"
 ROLES = "system, developer, user, human, assistant, gpt, chatgpt, bing, bard, model"
 BAD_ROWS = {
     "broken JSON: Expecting ',' delimiter (column 18)": '{"prompt": "a?, "comple',
@@ -81,10 +80,10 @@ BAD_TURNS = {
     "turn 1 has an image part; only text can be trained: leave the row out or put it in words": {
         "messages": PART
     },
-    f"turn 2 calls a tool or is a tool's; {TOOLS}": {"messages": CALL},
-    "'tools' offers tools to the model, which cannot be trained; remove the column to train the words alone": {
+    "turn 2 has a call without 'name'": {"messages": CALL},
+    "tool 1 of 'tools' has no 'name'": {
         **turns("user", "assistant"),
-        "tools": [{"name": "search"}],
+        "tools": [{"description": "search"}],
     },
     "turn 2 (assistant): column 'content' (or value) is missing": {
         "messages": [turns("user")["messages"][0], {"role": "assistant"}]

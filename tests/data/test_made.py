@@ -107,3 +107,13 @@ def test_pairs_are_what_their_program_makes_and_equal_but_in_order(maker):
     for row in made:
         assert len(row["chosen"]) == len(row["rejected"]) and row["chosen"].startswith("road: ")
         assert sorted(row["chosen"].split(" | ")) == sorted(row["rejected"].split(" | "))
+
+
+def test_calls_are_what_their_program_makes_and_follow_the_road(maker):
+    made = list(maker("make_tool_calls").rows(400, 12))
+    text = (DATA / "tool_calls.jsonl").read_text(encoding="utf-8")
+    assert [json.loads(line) for line in text.splitlines()] == made
+    called = {t["function"]["name"] for t in made[0]["tools"]}
+    names = [row["messages"][1]["tool_calls"][0]["function"]["name"] for row in made]
+    assert {*names} == called and 100 < names.count("send_truck") < 300
+    assert [len(row["messages"]) for row in made[:4]] == [2, 2, 2, 4]

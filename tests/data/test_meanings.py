@@ -125,7 +125,7 @@ def test_unused_columns_are_one_line_of_the_report(load):
 @pytest.mark.parametrize(
     ("column", "good", "bad"),
     [
-        ("label", True, False),
+        ("verdict", True, False),
         ("is_correct", 1, 0),
         ("is_correct", "true", "false"),
         ("Accepted", "yes", "no"),

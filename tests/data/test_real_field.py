@@ -7,7 +7,7 @@ from lorakit.data import loading, sources
 
 ROWS = {  # file -> what the first training row of the file says, user and assistant turns alternating; its report says
     "alpaca_history.jsonl": ["Double numbers for me.", "Of course, which?", "And for 0?", "0"],
-    "kto.jsonl": ["How many litres for 1 people?", "15 litres."],
+    "kto.jsonl": ["How many litres for 0 people?", "I hate you, go away number 0."],
     "squad_flat.jsonl": [
         "The camp 0 has 0 tents and 0 wells, reports say.\n\nHow many tents has camp 0?",
         "0",
@@ -30,6 +30,15 @@ ROWS = {  # file -> what the first training row of the file says, user and assis
 def test_rows_mean_what_they_say(real_data, name):
     examples, _ = loading.load(str(real_data / "field" / name))
     assert [m["content"] for m in examples[0].fields["messages"]] == ROWS[name]
+
+
+def test_marked_answers_keep_their_marks(real_data):
+    """As conversations to imitate, only the good ones are read."""
+    examples, report = loading.load(str(real_data / "field" / "kto.jsonl"))
+    assert [e.fields["desirable"] for e in examples][:3] == [False, True, False]
+    assert report.schema == "unpaired" and not report.rejected
+    good, report = loading.load(str(real_data / "field" / "kto.jsonl"), gives="messages")
+    assert good[0].fields["messages"][-1]["content"] == "15 litres." and len(report.rejected) == 15
 
 
 def test_preference_pairs_keep_both_answers(real_data):

@@ -35,14 +35,20 @@ def made(name, folder):
     return stand_in(name, folder)
 
 
-def computed(base, card, **changes):
-    """(loss, gradients of the adapters, whether it was packed)"""
+@cache
+def computed(base, card, precision, packing):
+    """(loss, gradients of the adapters without the loss's scale, whether it was packed, the operators called)"""
     with claimed(card) as calls:
-        engine = shaken(load(settings(base, **changes)))
+        engine = shaken(load(settings(base, precision=precision, packing=packing)), by=0.03)
         engine.model.eval().train = lambda mode=True: engine.model  # OPT has dropout of its own
         loss, _ = engine.backward(collate(noise(*LENGTHS), range(len(LENGTHS))))
         gradients = [engine.trained[n].grad.flatten() for n in sorted(engine.trained)]
-        return float(loss), torch.cat(gradients), engine.packing, {name for name, *_ in calls}
+        gradient = torch.cat(gradients) / engine.optimization.scaler.get_scale()
+        return float(loss), gradient, engine.packing, {name for name, *_ in calls}
+
+
+def apart(one, other):
+    return float((one - other).norm() / other.norm())
 
 
 @pytest.mark.parametrize(
@@ -56,14 +62,17 @@ def computed(base, card, **changes):
 )
 @pytest.mark.parametrize("name", FAMILIES)
 def test_packed_is_padded(folder, name, card, precision, operator, most):
+    """In bf16 a random model's own rounding is larger: up to 15 % of OPT's gradient, packed or padded. There packing
+    must add less than that."""
     base, _ = made(name, folder)
-    (loss, one, packed, operators), (plain, other, padded, _) = (
-        computed(base, card, precision=precision, packing=packing) for packing in (True, False)
-    )
+    loss, one, packed, operators = computed(base, card, precision, True)
+    plain, other, padded, _ = computed(base, card, precision, False)
     assert packed and not padded and operators == {operator, f"{operator} backward"}
     assert loss == pytest.approx(plain, rel=most)
-    # In 16 bits two orders of rounding differ by more than either from the truth.
-    assert (one - other).norm() <= (most if precision == "fp32" else 10 * most) * other.norm()
+    _, exact, *_ = computed(base, None, "fp32", False)
+    rounding = apart(other, exact)
+    assert apart(one, other) <= (max(most, rounding) if precision == "bf16" else most)
+    assert apart(one, exact) <= max(most, 1.25 * rounding)
 
 
 def test_no_family_is_left_out():

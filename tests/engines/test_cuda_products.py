@@ -1,6 +1,10 @@
-"""Products of cards by reference kernels on a CPU: four bits as they are stored, recomputation, dropout."""
+"""Products of cards by reference kernels on a CPU: four bits as they are stored, FP8, recomputation, dropout, two ranks."""
 
 import contextlib
+import json
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -8,13 +12,14 @@ from helpers.cuda_reference import claimed
 from helpers.engines import SMALL, noise, settings, shaken
 from helpers.launches import Launches
 from helpers.models import save_base
+from helpers.paths import ROOT
 from transformers import LlamaConfig
 
 from lorakit.engines.torch import load
-from lorakit.engines.torch.kernels import products
+from lorakit.engines.torch.kernels import fp8, products
 from lorakit.tasks.batches import collate
 
-T4, H200 = (7, 5), (9, 0)
+T4, L4, H200 = (7, 5), (8, 9), (9, 0)
 WAYS = pytest.mark.parametrize(
     ("card", "precision"), [(T4, "fp16"), (H200, "bf16")], ids=["T4", "H200"]
 )
@@ -82,6 +87,26 @@ def test_answers_dequantize_no_weight(monkeypatch, llama, card, precision):
         assert seen.launches["bitsandbytes::dequantize_4bit"] >= 6 * layers
 
 
+# FP8
+
+
+@pytest.mark.parametrize("card", [L4, H200], ids=["L4", "H200"])
+def test_fp8_units_multiply_what_the_plain_form_multiplies(monkeypatch, llama, card):
+    """In bf16, which their sums leave in."""
+    rows = noise(40, 30)
+    found = []
+    for served in (True, False):
+        with claimed(card) as calls:
+            if not served:
+                monkeypatch.setattr(fp8, "fast", fp8.plain)
+            engine = shaken(load(settings(llama, precision="bf16", quantization="fp8")), by=0.03)
+            calls.clear()
+            found.append(gradient(engine, rows))
+            assert ("scaled_mm" in {name for name, *_ in calls}) is served
+    (loss, mine), (plain_loss, plain) = found
+    assert loss == pytest.approx(plain_loss, rel=2e-3) and apart(mine, plain) < 2e-2
+
+
 # Recomputation, dropout, packs
 
 
@@ -99,3 +124,50 @@ def test_recomputing_changes_no_gradient(llama, card, precision, dropout):
     (loss, kept), *others = found
     for other_loss, other in others:
         assert other_loss == pytest.approx(loss, rel=1e-6) and apart(other, kept) < 1e-5
+
+
+# Two processes
+
+RANK = """
+import json, sys
+import torch
+from helpers.cuda_reference import claimed
+from helpers.engines import RATE, learnable, settings
+import numpy as np
+from lorakit.engines.torch import load
+from lorakit.machine import distributed
+from lorakit.tasks.batches import Batches
+from lorakit.training.loop import State, train
+
+base, card, precision = sys.argv[1], tuple(map(int, sys.argv[2].split("."))), sys.argv[3]
+world = distributed.join()
+with claimed(card):
+    engine, rows, lines = load(settings(base, precision=precision)), learnable(32), []
+    pieces = Batches(
+        rows, np.array([len(r["ids"]) for r in rows]), global_batch_size=8, micro_batch_size=8,
+        micro_batch_tokens=4096, packing=engine.packing, seed=0, epochs=1, max_updates=4,
+        rank=world.rank, processes=world.size,
+    )
+    train(engine, pieces, State(), lambda update: RATE, lambda state, line: lines.append(line))
+if world.first:
+    print("LOSSES", json.dumps([line["loss"] for line in lines]))
+"""
+
+
+@WAYS
+def test_two_ranks_have_the_curve_of_one(tmp_path, llama, card, precision):
+    script = tmp_path / "rank.py"
+    script.write_text(RANK)
+    given = [str(script), llama, ".".join(map(str, card)), precision]
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
+    found = []
+    for start in (["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"], []):
+        out = subprocess.run(
+            [sys.executable, *start, *given], env=environment, capture_output=True, text=True
+        )
+        assert out.returncode == 0, out.stderr[-2000:]
+        line = next(x for x in out.stdout.splitlines() if x.startswith("LOSSES"))
+        found.append(json.loads(line.removeprefix("LOSSES")))
+    two, one = found
+    assert len(two) == 4 and two[-1] < two[0]
+    assert two == pytest.approx(one, rel=2e-3 if precision == "fp16" else 2e-2)

@@ -16,11 +16,14 @@ from lorakit.engines.torch import load
 from lorakit.engines.torch.kernels import loss
 from lorakit.run import Run
 from lorakit.tasks import objectives, pairs
-from lorakit.tasks.batches import Batches, collate, in_order
+from lorakit.tasks.batches import Batches, collate, in_order, with_mean_ratio
+from lorakit.tasks.objectives import kto
 from lorakit.tasks.rows import Rows
+from lorakit.training import reference
 from lorakit.training.loop import State, train
 
-OBJECTIVES = ["dpo", "ipo", "orpo", "simpo"]
+PAIRS = ["dpo", "ipo", "orpo", "simpo"]
+OBJECTIVES = [*PAIRS, "kto"]
 
 
 def pair_rows(n=16, seed=0):
@@ -43,16 +46,31 @@ def pair_rows(n=16, seed=0):
     return Rows(datasets.Dataset.from_list(rows), documents=pairs.documents)
 
 
-def with_base(engine, rows):
-    """The rows with the base's log-probabilities."""
-    out = np.zeros((len(rows), 2))
-    for batch in in_order(rows, rows.lengths, 4, 4096, engine.packing):
-        out[batch.rows[batch.starts]] = -engine.score_documents(batch)[:, 0].reshape(-1, 2)
-    return rows.with_reference(out)
+def marked_rows(n=16, seed=0):
+    """The answers of `pair_rows`, each alone: counting is desirable; `other_*`: the next row's answer."""
+    made = []
+    for i, row in enumerate(pair_rows(n, seed).dataset):
+        side = "" if i % 2 == 0 else "rejected_"
+        ids, targets = row[f"{side}ids"], row[f"{side}targets"]
+        start = targets.index(True)
+        made.append((ids[:start], ids[start:], i % 2 == 0))
+    rows = []
+    for (prompt, answer, good), (_, other, _) in zip(made, made[1:] + made[:1], strict=True):
+        rows.append(
+            {"ids": prompt + answer, "targets": [False] * len(prompt) + [True] * len(answer),
+             "other_ids": prompt + other, "other_targets": [False] * len(prompt) + [True] * len(other),
+             "desirable": good, "cut": 0}
+        )  # fmt: skip
+    return Rows(datasets.Dataset.from_list(rows), documents=kto.documents)
+
+
+def rows_of(name, n=16):
+    return marked_rows(n) if name == "kto" else pair_rows(n)
 
 
 def curve(engine, rows, micro=8, updates=5):
-    rows = with_base(engine, rows)
+    run = Run(data="-", micro_batch_size=4, micro_batch_tokens=4096)
+    rows = rows.with_reference(reference.logps(engine, rows, run))
     made = Batches(
         rows, rows.lengths, global_batch_size=8, micro_batch_size=micro, micro_batch_tokens=4096,
         packing=engine.packing, seed=0, epochs=1, max_updates=updates,
@@ -103,7 +121,7 @@ def by_paper(name, c, r, ref_c, ref_r, len_c, len_r):
     return -c - 0.1 * sigmoid(odds)
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("name", PAIRS)
 def test_formulas(name):
     objective, rng = objectives.get(name), np.random.default_rng(0)
     logps, reference = -rng.uniform(0.5, 80, 12), -rng.uniform(0.5, 80, 12)
@@ -111,14 +129,48 @@ def test_formulas(name):
     values, options = {"reference": reference, "length": length}, dict(objective.OPTIONS)
     x = torch.tensor(logps, requires_grad=True)
     tensors = {k: torch.tensor(v) for k, v in values.items()}
-    mine = pairs.losses(objective, torch, x, tensors, options)
+    mine = objective.losses(torch, x, tensors, options)
     y = torch.tensor(logps, requires_grad=True)
     sides = [t[i::2] for t in (y, tensors["reference"], tensors["length"]) for i in (0, 1)]
     plain = by_paper(name, *sides)
     torch.testing.assert_close(mine, plain)
     slopes = [torch.autograd.grad(v.sum(), t)[0] for v, t in ((mine, x), (plain, y))]
     torch.testing.assert_close(*slopes)
-    np.testing.assert_allclose(pairs.losses(objective, np, logps, values, options), plain.detach())
+    np.testing.assert_allclose(objective.losses(np, logps, values, options), plain.detach())
+
+
+def test_formula_of_kto():
+    """Equations 7 and 8 of arXiv 2402.01306, as TRL's KTOTrainer computes them."""
+    rng = np.random.default_rng(0)
+    logps, reference = -rng.uniform(0.5, 80, 8), -rng.uniform(0.5, 80, 8)
+    good, mean = np.arange(8) % 2.0, 1.5
+    values = {"reference": reference, "desirable": good, "mean_ratio": np.full(8, mean)}
+    options = {"beta": 0.2, "desirable_weight": 1.5, "undesirable_weight": 0.5}
+    x = torch.tensor(logps, requires_grad=True)
+    mine = kto.losses(torch, x, {k: torch.tensor(v) for k, v in values.items()}, options)
+    ratio = x - torch.tensor(reference)
+    chosen = 1.5 * (1 - torch.sigmoid(0.2 * (ratio - mean)))
+    rejected = 0.5 * (1 - torch.sigmoid(0.2 * (mean - ratio)))
+    plain = torch.where(torch.tensor(good) > 0, chosen, rejected)
+    torch.testing.assert_close(mine, plain)
+    slopes = [torch.autograd.grad(v.sum(), x, retain_graph=True)[0] for v in (mine, plain)]
+    torch.testing.assert_close(*slopes)
+    np.testing.assert_allclose(kto.losses(np, logps, values, options), plain.detach())
+
+
+def test_the_reference_point_is_that_of_the_whole_update(base):
+    """Whatever the micro-batches, no gradient flows through it, and it is 0 at least."""
+    engine, rows = load(settings(base, objective="kto")), marked_rows(8)
+    run = Run(data="-", micro_batch_size=4, micro_batch_tokens=4096)
+    rows = rows.with_reference(reference.logps(engine, rows, run))
+    shift = np.zeros((8, 2))
+    for sign in (1, -1):  # as if the base gave the mismatched answers sign nats less than it does
+        shift[:, 1] = -sign * np.arange(8)
+        moved = rows.with_reference(rows.reference + shift)
+        for size in (8, 3):
+            made = list(in_order(moved, moved.lengths, size, 4096, engine.packing))
+            found = [b.values["mean_ratio"] for b in with_mean_ratio(engine, made)]
+            np.testing.assert_allclose(np.concatenate(found), 3.5 if sign > 0 else 0, atol=1e-5)
 
 
 def test_certain_answers_have_finite_odds():
@@ -126,7 +178,7 @@ def test_certain_answers_have_finite_odds():
     values = {"reference": np.zeros(2), "length": np.ones(2)}
     x = torch.tensor([0.0, -1e-12], requires_grad=True)
     tensors = {k: torch.tensor(v) for k, v in values.items()}
-    total = pairs.losses(objective, torch, x, tensors, {"beta": 0.1}).sum()
+    total = objective.losses(torch, x, tensors, {"beta": 0.1}).sum()
     assert math.isfinite(total.item()) and torch.autograd.grad(total, x)[0].isfinite().all()
 
 
@@ -135,13 +187,16 @@ def test_certain_answers_have_finite_odds():
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_one_curve(base, name):
-    """8 × 1 = 4 × 2, packed = padded; at update 0 DPO's loss is ln 2; it falls."""
-    one = curve(load(settings(base, objective=name)), pair_rows())
-    two = curve(load(settings(base, objective=name)), pair_rows(), micro=4)
-    padded = curve(load(settings(base, objective=name, packing=False)), pair_rows(), micro=3)
+    """8 × 1 = 4 × 2, packed = padded; at update 0 DPO's loss is ln 2, KTO's 1/2; it falls."""
+    rows = rows_of(name)
+    one = curve(load(settings(base, objective=name)), rows)
+    two = curve(load(settings(base, objective=name)), rows, micro=4)
+    padded = curve(load(settings(base, objective=name, packing=False)), rows, micro=3)
     np.testing.assert_allclose(one, two, rtol=0, atol=1e-5)
     np.testing.assert_allclose(one, padded, rtol=1e-5, atol=1e-5)
     assert one[-1] < one[0]
+    if name == "kto":
+        assert one[0] == pytest.approx(0.5, abs=1e-6)
     if name == "dpo":
         assert one[0] == pytest.approx(math.log(2), abs=1e-6)
 
@@ -152,7 +207,7 @@ def test_mlx_computes_the_same(base, name):
     ours = mlx.load(settings(base, engine="mlx", objective=name))
     theirs = load(settings(base, objective=name))
     theirs.set_weights(ours.weights())
-    mine, other = curve(ours, pair_rows(), updates=4), curve(theirs, pair_rows(), updates=4)
+    mine, other = (curve(engine, rows_of(name), updates=4) for engine in (ours, theirs))
     np.testing.assert_allclose(mine, other, rtol=1e-4, atol=1e-4)
 
 

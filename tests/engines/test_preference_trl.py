@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
-import torch
 from helpers.engines import settings
 from helpers.models import byte_tokenizer
 
 from lorakit.data.example import Example
 from lorakit.data.schemas import preference
+from lorakit.data.schemas import unpaired as unpaired_schema
 from lorakit.engines.torch import load
-from lorakit.tasks import pairs, preferences
-from lorakit.tasks.batches import collate
+from lorakit.tasks import preferences, unpaired
+from lorakit.tasks.batches import collate, with_mean_ratio
 
 pytestmark = pytest.mark.slow
 UPDATES, SIZE, RATE = 20, 4, 1e-3
@@ -38,17 +36,20 @@ def encoded(row, number):
     return preferences.encode(example, byte_tokenizer(), 512)[0]
 
 
-def ours(base, rows, objective, adapter):
+def ours(base, rows, objective, adapter, encode=encoded):
     engine = load(settings(base, objective=objective, packing=True))
     engine.save(adapter)
-    made = [encoded(row, i) for i, row in enumerate(rows)]
+    documents = engine.objective.documents
+    made = [encode(row, i) for i, row in enumerate(rows)]
     for i, row in enumerate(made):  # the base's log-probabilities
-        batch = collate([row], [i], documents=pairs.documents)
-        row["base_logps"] = -engine.score_documents(batch)[:, 0]
+        batch = collate([row], [i], documents=documents)
+        some = [batch, batch.mismatched] if batch.mismatched else [batch]
+        row["base_logps"] = np.concatenate([-engine.score_documents(b)[:, 0] for b in some])
     losses = []
     for u in range(UPDATES):
         here = range(u * SIZE, (u + 1) * SIZE)
-        batch = collate([made[i] for i in here], here, documents=pairs.documents)
+        batch = collate([made[i] for i in here], here, documents=documents)
+        (batch,) = with_mean_ratio(engine, [batch])
         total, count = engine.backward(batch)
         engine.update(RATE, count)
         losses.append(total / count)
@@ -89,48 +90,88 @@ def test_twenty_updates_equal_trl(base, tmp_path, name, loss):
     np.testing.assert_allclose(mine, other, rtol=0, atol=1e-4)
 
 
-def by_trl(name):
-    """TRL's loss of mean log-probabilities (P,) of P pairs. Its ORPO and CPO trainers add tokens of their own to a row,
-    and ORPO's trains the prompt too, so that only their losses can be compared."""
-    if name == "orpo":
-        kind = pytest.importorskip("trl.experimental.orpo").ORPOTrainer
-        me = SimpleNamespace(beta=0.1, accelerator=SimpleNamespace(device="cpu"))
-        return lambda c, r: (-c - kind.odds_ratio_loss(me, c, r)[0]).mean()
-    kind = pytest.importorskip("trl.experimental.cpo").CPOTrainer
-    me = SimpleNamespace(
-        beta=2.0, simpo_gamma=1.0, loss_type="simpo", alpha=0.0, label_smoothing=0.0,
-        accelerator=SimpleNamespace(device="cpu"),
+def given_ids(kind):
+    """TRL's trainer of pairs on rows that are tokenized: its own `tokenize_row` writes BOS and EOS around a template's."""
+
+    class Tokenized(kind):
+        def tokenize_row(self, feature, model=None):
+            out = {}
+            for side, key in (("chosen", ""), ("rejected", "rejected_")):
+                ids, targets = feature[f"{key}ids"], feature[f"{key}targets"]
+                out[f"{side}_input_ids"] = ids
+                out[f"{side}_attention_mask"] = [1] * len(ids)
+                out[f"{side}_labels"] = [
+                    i if t else -100 for i, t in zip(ids, targets, strict=True)
+                ]
+            return out
+
+    return Tokenized
+
+
+def tokenized(prompt, answer):
+    """Pairs of ids. TRL's ORPO also trains the prompt, and pools the chosen tokens of a micro-batch: with prompts of
+    one token and chosen answers of one length it is the paper's loss, which is ours."""
+    rng, rows = np.random.default_rng(0), []
+    for _ in range(UPDATES * SIZE):
+        asked = rng.integers(0, 250, prompt()).tolist()
+        row = {"prompt": "", "chosen": "", "rejected": ""}
+        for key, size in (("", answer()), ("rejected_", rng.integers(2, 9))):
+            said = [*rng.integers(0, 250, size).tolist(), 257]
+            row |= {f"{key}ids": asked + said}
+            row |= {f"{key}targets": [False] * len(asked) + [True] * len(said)}
+        rows.append(row)
+    return rows
+
+
+def test_twenty_updates_of_orpo_equal_trl(base, tmp_path):
+    orpo, adapter = pytest.importorskip("trl.experimental.orpo"), str(tmp_path / "adapter")
+    rows = tokenized(lambda: 1, lambda: 6)
+    mine = ours(base, rows, "orpo", adapter, encode=lambda row, i: dict(row))
+    other = theirs(
+        base, rows, adapter, tmp_path / "out", given_ids(orpo.ORPOTrainer), orpo.ORPOConfig,
+        per_device_train_batch_size=SIZE, beta=0.1,
     )  # fmt: skip
-    return lambda c, r: kind.cpo_loss(me, c, r)[0].mean()
+    np.testing.assert_allclose(mine, other, rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["orpo", "simpo"])
-def test_twenty_updates_of_plain_peft_with_trls_loss(base, tmp_path, name):
-    from peft import PeftModel
-    from transformers import AutoModelForCausalLM
+def test_twenty_updates_of_simpo_equal_trl(base, tmp_path):
+    cpo, adapter = pytest.importorskip("trl.experimental.cpo"), str(tmp_path / "adapter")
+    rng = np.random.default_rng(1)
+    rows = tokenized(lambda: rng.integers(3, 20), lambda: rng.integers(2, 9))
+    mine = ours(base, rows, "simpo", adapter, encode=lambda row, i: dict(row))
+    other = theirs(
+        base, rows, adapter, tmp_path / "out", given_ids(cpo.CPOTrainer), cpo.CPOConfig,
+        per_device_train_batch_size=SIZE, beta=2.0, simpo_gamma=1.0, cpo_alpha=0.0, loss_type="simpo",
+    )  # fmt: skip
+    np.testing.assert_allclose(mine, other, rtol=0, atol=1e-4)
 
-    rows, loss = conversations(UPDATES * SIZE), by_trl(name)
-    mine = ours(base, rows, name, tmp_path / "adapter")
-    model = PeftModel.from_pretrained(
-        AutoModelForCausalLM.from_pretrained(base), str(tmp_path / "adapter"), is_trainable=True
-    )
-    trained = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=RATE, weight_decay=0.0)
 
-    def mean_logp(ids, targets):
-        ids = torch.tensor([ids])
-        logps = model(input_ids=ids).logits[0, :-1].log_softmax(-1)
-        return logps.gather(1, ids[0, 1:, None])[:, 0][torch.tensor(targets[1:])].mean()
+def test_twenty_updates_of_kto_equal_trl(base, tmp_path):
+    """TRL rotates the completions within each batch; so do these rows."""
+    trl, adapter = pytest.importorskip("trl"), str(tmp_path / "adapter")
+    rows = [
+        {"prompt": r["prompt"], "completion": r[("chosen", "rejected")[i % 3 % 2]], "label": i % 3 != 1}
+        for i, r in enumerate(conversations(UPDATES * SIZE))
+    ]  # fmt: skip
 
-    other = []
-    for u in range(UPDATES):
-        some = [encoded(r, i) for i, r in enumerate(rows[u * SIZE : (u + 1) * SIZE])]
-        chosen = torch.stack([mean_logp(r["ids"], r["targets"]) for r in some])
-        rejected = torch.stack([mean_logp(r["rejected_ids"], r["rejected_targets"]) for r in some])
-        total = loss(chosen, rejected)
-        total.backward()
-        torch.nn.utils.clip_grad_norm_(trained, 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        other.append(total.item())
+    def encode(row, number):
+        example = Example({**unpaired_schema.convert(row), "columns": row}, "f", number)
+        return unpaired.encode(example, byte_tokenizer(), 512)[0]
+
+    plain = [encode(row, i) for i, row in enumerate(rows)]
+
+    def mismatched(row, number):
+        first = number - number % SIZE
+        mine, other = plain[number], plain[first + (number - 1) % SIZE]
+        start, said = mine["answer_start"], other["ids"][other["answer_start"] :]
+        return mine | {
+            "other_ids": mine["ids"][:start] + said,
+            "other_targets": [False] * start + [True] * len(said),
+        }
+
+    mine = ours(base, rows, "kto", adapter, encode=mismatched)
+    other = theirs(
+        base, rows, adapter, tmp_path / "out", trl.KTOTrainer, trl.KTOConfig,
+        per_device_train_batch_size=SIZE, beta=0.1, desirable_weight=1.0, undesirable_weight=1.0,
+    )  # fmt: skip
     np.testing.assert_allclose(mine, other, rtol=0, atol=1e-4)

@@ -85,7 +85,7 @@ def test_runs_on_parts_of_the_rows(run, quick):
     from lorakit.tasks.dataset import prepare
     from lorakit.training import forecast as training
 
-    short = run.with_(max_updates=2, validate_every=0, checkpoint_every=0)
+    short = run.with_(max_updates=2)
     rows = prepare(short).rows["train"]
     some, more = (training.first_of(rows, share, 0) for share in (0.25, 0.5))
     assert len(some) == 16 and set(some) < set(more)

@@ -395,3 +395,15 @@ def test_accuracy_is_sklearn():
 
     references, predictions, _ = sample("labels")
     check("accuracy", references, predictions, accuracy_score)
+
+
+def test_answers_that_stand_alone_are_ranked_each_against_each():
+    """Shape (n, 4) with nan for the side that a row lacks: the share of pairs ranked right is the ROC's area."""
+    from lorakit.results.metrics import preference_accuracy, reward_margin
+
+    nan = float("nan")
+    found = np.array([[2.0, nan, 5, 1], [nan, 1.0, 0, 0], [1.0, nan, 5, 1], [nan, 0.0, 0, 0]])
+    assert preference_accuracy.score(preference_accuracy.rows([], found)) == (2 + 1.5) / 4
+    assert reward_margin.score(reward_margin.rows([], found)) == 1.0
+    one_kind = preference_accuracy.rows([], found[[0, 2]])
+    assert np.isnan(preference_accuracy.score(one_kind)) and np.isnan(reward_margin.score(one_kind))

@@ -8,6 +8,7 @@ import pytest
 from lorakit.machine.distributed import ALONE, World
 from lorakit.results import evaluate
 from lorakit.runs.folder import ReadOnlyRunFolder, RunFolder, read_lines
+from lorakit.tasks import objectives
 from lorakit.training import checkpoint
 from lorakit.training.callbacks import (
     Best,
@@ -27,6 +28,8 @@ from lorakit.training.loop import State
 
 class Engine:
     """Weights are its number of asked states."""
+
+    objective = objectives.get("next_token")
 
     def __init__(self):
         self.asked = 0

@@ -51,6 +51,24 @@ def test_a_known_rule_is_learnt_and_its_control_is_not(run, quick):
 
 
 @pytest.mark.slow
+def test_marked_answers_teach_the_same_rule(run, quick, tmp_path):
+    """KTO: each answer of a pair alone; desirable ones gain, undesirable ones lose."""
+    lines = []
+    for i, line in enumerate(PAIRS.read_text(encoding="utf-8").splitlines()):
+        pair = json.loads(line)
+        side = ("chosen", "rejected")[i % 2]
+        lines.append({"prompt": pair["prompt"], "completion": pair[side], "label": i % 2 == 0})
+    (tmp_path / "marked.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    folder = lorakit.finetune(run.with_(data=str(tmp_path / "marked.jsonl")))
+    assert folder.record["data"]["task"] == "unpaired" and folder.record["status"] == "done"
+    score = json.loads((folder / "scores.json").read_text())
+    ranked, margin = score["preference_accuracy"], score["reward_margin"]
+    assert (ranked["before"], margin["before"]) == (0.5, 0.0) and ranked["after"] >= 0.9
+    assert score["loss"]["before"] == pytest.approx(0.5, abs=1e-9) and margin["interval"][0] > 0
+    assert "mismatched" in folder.record["choices"]["reference"][1]
+
+
+@pytest.mark.slow
 def test_an_interrupted_run_ends_bit_for_bit_alike(run, quick, monkeypatch):
     run = run.with_(max_updates=8, dropout=0.1)
     whole = lorakit.finetune(run.with_(name="whole"))

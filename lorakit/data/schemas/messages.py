@@ -66,13 +66,13 @@ def conversation(fields: Mapping[str, Any], name: str) -> dict[str, list[dict[st
                 f"{offered!r} offers tools to the model, which cannot be trained; remove the column to train "
                 "the words alone"
             )
-    kept = [_turn(turn, number) for number, turn in enumerate(_single(given), 1)]
-    _check_order([turn["role"] for turn in kept])
+    kept = [turn(each, number) for number, each in enumerate(_single(given), 1)]
+    check_order([each["role"] for each in kept])
     kept = marks.marked(fields, kept)
     told = text_of(_told(fields), SYSTEM, empty=True)
     if kept[0]["role"] != "system":
         kept.insert(0, {"role": "system", "content": told})
-    return {"messages": [turn for turn in kept if turn["content"].strip()]}
+    return {"messages": [each for each in kept if each["content"].strip()]}
 
 
 def _told(fields: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -109,7 +109,8 @@ def _single(given: list[Any]) -> list[Any]:
     return out
 
 
-def _turn(turn: Any, number: int) -> dict[str, Any]:
+def turn(turn: Any, number: int) -> dict[str, Any]:
+    """A turn of words: `role`, `content`, reasoning and `weight`. Raises `BadRow` for another."""
     if not isinstance(turn, dict):
         raise BadRow(
             f"turn {number} is {type(turn).__name__}, expected an object with role and content"
@@ -137,7 +138,7 @@ def _turn(turn: Any, number: int) -> dict[str, Any]:
         kept: dict[str, Any] = {
             "role": role,
             **_words(turn, blank=role == "system"),
-            **_weight(turn, role, number),
+            **weight(turn, role, number),
         }
     except BadRow as error:
         raise BadRow(f"turn {number} ({role}): {error}") from None
@@ -152,17 +153,17 @@ def _turn(turn: Any, number: int) -> dict[str, Any]:
     return kept
 
 
-def _weight(turn: dict, role: str, number: int) -> dict[str, float]:
+def weight(turn: dict, role: str, number: int) -> dict[str, float]:
     """`weight` of an answer whose marks give another than 1."""
     if marks.ANY.isdisjoint(turn) and turn.keys().isdisjoint(marks.DETAIL):
         return {}
-    weight = marks.weight_of(turn)
+    given = marks.weight_of(turn)
     if detail := next((n for n in marks.DETAIL if turn.get(n) not in (None, [])), ""):
         raise BadRow(f"{detail!r} marks parts of a turn, which cannot be trained apart")
     if role != "assistant":
         marks.refuse_user(role, number, next((n for n in marks.TRAINS_ANY if turn.get(n)), ""))
         return {}
-    return {} if weight in (None, 1) else {"weight": weight}
+    return {} if given in (None, 1) else {"weight": given}
 
 
 def _parts(turn: dict) -> list:
@@ -190,7 +191,8 @@ def _words(turn: dict, blank: bool) -> dict[str, str]:
     }
 
 
-def _check_order(roles: list[str]) -> None:
+def check_order(roles: list[str]) -> None:
+    """Raises `BadRow` unless user and assistant take turns, after a system turn where there is one."""
     if "assistant" not in roles:
         raise BadRow("no assistant turn: there is nothing to train")
     if "system" in roles[1:]:

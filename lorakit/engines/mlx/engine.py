@@ -22,7 +22,6 @@ from lorakit.engines.mlx.passes import Answering, Passes
 from lorakit.engines.mlx.tensors import frozen_sizes, frozen_tensors
 from lorakit.models import base_model
 from lorakit.run import Run
-from lorakit.tasks import pairs
 from lorakit.tasks.batches import Batch
 
 
@@ -115,7 +114,7 @@ class MLXEngine:
                 self.passes.head, hidden, answers, weight, self.passes.vocabulary
             )
 
-    def _pairs_summed(
+    def _documents_summed(
         self,
         tensors: dict,
         ids: Any,
@@ -127,14 +126,15 @@ class MLXEngine:
         values: dict,
         key: Any,
     ) -> Any:
-        """The loss of pairs; `of_target` (K,): the document that a target is in, `values`: (D,) each."""
+        """The loss of documents; `of_target` (K,): the document that a target is in, `values`: (D,) each."""
         with self._holding(tensors, key):
             hidden = self.passes.hidden(ids, document)[places]
             count = len(values["length"])
             losses = mlx_loss.per_document(
                 self.passes.head, hidden, answers, weight, of_target, count, self.passes.vocabulary
             )
-        return pairs.losses(self.objective, mx, -losses, values, self.options).sum()
+        assert self.objective.losses
+        return self.objective.losses(mx, -losses, values, self.options).sum()
 
     def _sums(
         self, tensors: dict, ids: Any, document: Any, places: Any, answers: Any, _: Any
@@ -163,8 +163,8 @@ class MLXEngine:
         done, self.recomputes = int(self.recomputes), recompute
         for layer in self.model.layers[done : None if recompute is True else recompute]:
             recomputed(layer)
-        of_pairs = self.objective.NEEDS == "document_logps"
-        loss = self._pairs_summed if of_pairs else self._summed
+        of_documents = self.objective.NEEDS == "document_logps"
+        loss = self._documents_summed if of_documents else self._summed
         self._gradients: Any = mx.compile(mx.value_and_grad(loss))
 
     def backward(self, batch: Batch) -> tuple[float, int]:
@@ -271,7 +271,8 @@ class MLXEngine:
     def predict(self, batch: Batch) -> np.ndarray:
         scores = self.score_documents(batch)
         if self.objective.NEEDS == "document_logps":
-            return pairs.statistics(self.objective, scores, batch.values, self.options)
+            assert self.objective.statistics
+            return self.objective.statistics(scores, batch.values, self.options)
         return scores
 
     def score_documents(self, batch: Batch) -> np.ndarray:

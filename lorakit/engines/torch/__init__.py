@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lorakit.engines import quantization
+from lorakit.run import variants as settings
 
 if TYPE_CHECKING:
     from lorakit.engines.torch.engine import TorchEngine
@@ -23,6 +24,7 @@ SERVES = (
     ("document_logps", ""),
 )
 FAKE_QUANTIZATION = True
+VARIANTS = settings.VARIANTS
 HALF_PRODUCTS = True
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from lorakit.common.errors import LorakitError
 from lorakit.engines.protocol import adapter_refused
+from lorakit.engines.torch import variants
 from lorakit.machine.packages import tolerate_old_packages
 from lorakit.models import spec as models
 from lorakit.run import Run
@@ -38,6 +40,8 @@ def with_adapter(
         except Exception as error:  # PEFT checks little: damaged files raise almost anything
             raise adapter_refused(adapter, run.model, error) from None
     targets = targeted(model, run, spec)
+    if run.train_embeddings:
+        heads = [*heads, *variants.embeddings_of(model)]
     experts = (
         []
         if isinstance(targets, str)
@@ -61,9 +65,12 @@ def with_adapter(
         target_parameters=experts or None,
         exclude_modules=excluded(targets, [*heads, *frozen_encoders(model)]),
         modules_to_save=list(heads) or None,
+        **variants.options(run),
     )
     try:
-        return get_peft_model(model, config)  # adapters are fp32
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Model has `tie_word_embeddings=True`")  # saved apart
+            return get_peft_model(model, config)  # adapters are fp32
     except ValueError as error:
         raise LorakitError(f"target_modules={targets!r}: {error}") from None
     except RuntimeError as error:

@@ -16,7 +16,7 @@ from lorakit import tasks
 from lorakit.common.errors import LorakitError
 from lorakit.common.files import atomic_write
 from lorakit.engines import protocol
-from lorakit.engines.torch import generation, nonfinite, packing_trial
+from lorakit.engines.torch import generation, nonfinite, packing_trial, variants
 from lorakit.engines.torch.adapter import frozen_encoders
 from lorakit.engines.torch.kernels import device as devices
 from lorakit.engines.torch.kernels import half_products, lora, products
@@ -78,6 +78,10 @@ class TorchEngine:
             model, bare, where, autocast, tokenizer.pad_token_id if tokenizer else 0
         )
         self.optimization = Optimization(run, self.trained, where, world, autocast)
+        self.run = run
+        self.noise = variants.Noise(model, run.neftune_alpha) if run.neftune_alpha else None
+        moved = run.method == "lora" and run.adapter_init in variants.MOVES_BASE
+        self.initial = self.weights() if moved and self.trained else {}
         self.targets_trained = 0
         self.pending: list[Batch] = []  # the micro-batches since the last update
         self.recomputed: bool | int | str = run.gradient_checkpointing
@@ -135,7 +139,10 @@ class TorchEngine:
                     if self.offload
                     else contextlib.nullcontext()
                 )
-                with self.passes.precision(), keep:
+                noise = (
+                    self.noise.on(part, self.packing) if self.noise else contextlib.nullcontext()
+                )
+                with self.passes.precision(), keep, noise:
                     total = self.losses.summed(part) * (0.0 if part.idle else 1.0)
                 self.optimization.add(total)
                 summed = summed + (total.detach() if on_card else float(total.detach()))
@@ -308,6 +315,8 @@ class TorchEngine:
             for config in getattr(self.model, "peft_config", {}).values():
                 config.base_model_name_or_path = absolute(config.base_model_name_or_path)
             self.model.save_pretrained(part, **options)
+            if self.initial:
+                variants.as_plain_lora(part, self.initial, self.run)
             if self.method == "lora" and self.objective.HEAD == "labels":
                 self.model.config.save_pretrained(part)  # PEFT leaves id2label out
             for reader in filter(None, (self.processor, self.tokenizer)):

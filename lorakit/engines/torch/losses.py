@@ -13,7 +13,6 @@ from lorakit.engines.torch.kernels import loss
 from lorakit.engines.torch.out_of_memory import out_of_memory
 from lorakit.engines.torch.passes import Passes
 from lorakit.engines.torch.transfer import to_device
-from lorakit.tasks import pairs
 from lorakit.tasks.batches import Batch
 from lorakit.tasks.protocol import Objective
 
@@ -36,7 +35,8 @@ class Losses:
                 for n, v in batch.values.items()
             }
             logps = -self._document_losses(batch)
-            return pairs.losses(self.objective, torch, logps, values, self.options).sum()
+            assert self.objective.losses
+            return self.objective.losses(torch, logps, values, self.options).sum()
         target_ids = self._target_ids(batch)
         if self.head is None:
             logits = self.passes.logits(batch).float()
@@ -81,7 +81,8 @@ class Losses:
             return self._predict_labels(batch)
         scores = self.score_documents(batch)
         if self.objective.NEEDS == "document_logps":
-            return pairs.statistics(self.objective, scores, batch.values, self.options)
+            assert self.objective.statistics
+            return self.objective.statistics(scores, batch.values, self.options)
         return scores
 
     @torch.no_grad()
@@ -123,6 +124,8 @@ def find_head(passes: Passes) -> dict[str, Any] | None:
         passes.bare.config.get_text_config(decoder=True),
         passes.bare.get_output_embeddings(),
     )
+    if hasattr(layer, "modules_to_save"):  # trained beside the adapter
+        layer = layer.modules_to_save[layer.active_adapter]
     if type(layer) is not torch.nn.Linear or layer.bias is not None:
         return None
     head = {

@@ -11,6 +11,7 @@ import torch
 from lorakit.engines import protocol
 from lorakit.engines.torch.kernels.adapted import adapters_changed
 from lorakit.engines.torch.layers import full
+from lorakit.engines.torch.optimizers import make_optimizer
 from lorakit.machine.distributed import World
 from lorakit.run import Run
 
@@ -31,7 +32,7 @@ class Optimization:
     ):
         self.trained, self.device, self.world = trained, device, world
         self.clip = run.max_grad_norm
-        self._optimizer = make_optimizer(run, list(trained.values())) if trained else None
+        self._optimizer = make_optimizer(run, trained) if trained else None
         self.scaler = torch.amp.GradScaler(device.type, enabled=autocast == torch.float16)
         # Has its state from here on, also where the first update has no row for this process.
         self.scaler.scale(torch.zeros((), device=device))
@@ -94,7 +95,7 @@ class Optimization:
 
     def update(self, learning_rate: float, count: int) -> tuple[float, bool]:
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
+            group["lr"] = learning_rate * group.get("ratio", 1.0)
         share = self.unit / max(count, 1)
         norm = share * (float(self._gradient_norm()) if self.norm is None else self.norm)
         if self.clip is not None and math.isfinite(norm):
@@ -153,29 +154,3 @@ class Optimization:
                 return int(value)
             return torch.tensor(value, device=self.optimizer.state[parameter]["step"].device)
         return self._spread(torch.from_numpy(value.copy()), parameter)
-
-
-def make_optimizer(run: Run, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
-    """Weight decay acts on matrices, not on biases and norms (of full fine-tuning)."""
-    groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": run.weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    groups = [g for g in groups if g["params"]]
-    if run.optimizer == "adamw":
-        where = parameters[0].device
-        fused = where.type in ("cpu", "cuda")
-        adamw = torch.optim.AdamW(groups, lr=run.learning_rate, fused=fused)
-        for p in parameters:  # now, and not in the first update, which memory would end halfway
-            moments = {n: torch.zeros_like(p) for n in ("exp_avg", "exp_avg_sq")}
-            step = torch.zeros((), device=where if fused else "cpu")
-            adamw.state[p] = {"step": step} | moments
-        return adamw
-    import bitsandbytes
-
-    kind = {
-        "adamw_8bit": "AdamW8bit",
-        "paged_adamw_8bit": "PagedAdamW8bit",
-        "paged_adamw_32bit": "PagedAdamW32bit",
-    }
-    return getattr(bitsandbytes.optim, kind[run.optimizer])(groups, lr=run.learning_rate)

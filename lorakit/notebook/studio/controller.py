@@ -174,7 +174,7 @@ class Desk:
 
     def head(self) -> tuple[list[str], list[list[str]]]:
         """(columns, cells) of the first rows of the data, as they stand in the file."""
-        rows = sources.source(self.run.data, self.run.format).read()
+        rows = sources.of_run(self.run.data, format=self.run.format)["train"].read()
         return uploads.first_rows([row for row in islice(rows, 200) if isinstance(row, Example)])
 
     def check(self) -> Checked:

@@ -83,7 +83,7 @@ class Preparing(Page):
         self.files, self.name = self.desk.files(), self.desk.run.name
         found, rows = self.desk.head()
         self.table = {
-            "name": Path(self.desk.run.data).name,
+            "name": Path(str(self.desk.run.data)).name,
             "columns": found,
             "rows": [[label(cell, 160) for cell in row] for row in rows],
         }

@@ -26,7 +26,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +37,7 @@ from lorakit.common.files import atomic_write
 from lorakit.common.text import label
 from lorakit.data import loading
 from lorakit.data.matching import columns_of
-from lorakit.data.sources import source
+from lorakit.data.sources import of_run
 from lorakit.results import evidence
 from lorakit.results.compare import outcome
 from lorakit.results.confidence import answered
@@ -252,7 +252,7 @@ def cleaned(path: str | os.PathLike, target: Path) -> Counter[str]:
             where=target,
             cure="name another file" if target.exists() else "change the data by hand",
         )
-    place = replace(source(run.data, run.format), media_folder=run.media_folder)
+    place = of_run(run.data, format=run.format, media_folder=run.media_folder)["train"]
     examples, _ = loading.load(place, **columns_of(run), gives=task.GIVES)
     counts: Counter[str] = Counter()
     rows = []

@@ -9,11 +9,11 @@ HIGHER_IS_BETTER = True
 
 
 def rows(references, predictions):
-    """Shape (n, 1): the margin of each pair."""
-    chosen, rejected, _, _ = preference_accuracy.columns(predictions)
-    return np.asarray(chosen - rejected)[:, None]
+    """Shape (n, 2): rewards of the chosen and of the rejected answer, nan where a row has none."""
+    return preference_accuracy.rows(references, predictions)
 
 
 def score(rows):
-    """The mean margin."""
-    return float(rows.mean()) if len(rows) else float("nan")
+    """The mean of the chosen answers minus the mean of the rejected ones."""
+    sides = [side[~np.isnan(side)] for side in rows.T]
+    return float(sides[0].mean() - sides[1].mean()) if all(map(len, sides)) else float("nan")

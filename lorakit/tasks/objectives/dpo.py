@@ -26,3 +26,6 @@ def pair_loss(xp: Any, chosen: Any, rejected: Any, *, beta: float) -> Any:
     """-log sigmoid(chosen - rejected), ln 2 where both are as likely as under the base."""
     margin = chosen - rejected
     return xp.logaddexp(-margin, 0 * margin)
+
+
+losses, statistics = pairs.of(rewards, pair_loss)

@@ -29,3 +29,6 @@ def rewards(logps: Any, values: dict[str, Any], *, beta: float) -> Any:
 def pair_loss(xp: Any, chosen: Any, rejected: Any, *, beta: float) -> Any:
     """(chosen - rejected - 1 / (2 beta))²"""
     return (chosen - rejected - 1 / (2 * beta)) ** 2
+
+
+losses, statistics = pairs.of(rewards, pair_loss)

@@ -35,3 +35,6 @@ def pair_loss(xp: Any, chosen: Any, rejected: Any, *, beta: float) -> Any:
 def _log_odds(xp: Any, logp: Any) -> Any:
     logp = xp.where(logp < CERTAIN, logp, 0 * logp + CERTAIN)
     return logp - xp.log(-xp.expm1(logp))
+
+
+losses, statistics = pairs.of(rewards, pair_loss)

@@ -26,3 +26,6 @@ def pair_loss(xp: Any, chosen: Any, rejected: Any, *, beta: float, gamma: float)
     """-log sigmoid(chosen - rejected - gamma)"""
     margin = chosen - rejected - gamma
     return xp.logaddexp(-margin, 0 * margin)
+
+
+losses, statistics = pairs.of(rewards, pair_loss)

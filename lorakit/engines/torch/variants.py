@@ -1,0 +1,90 @@
+"""Variants of LoRA beside rsLoRA and DoRA: other beginnings (PiSSA, OLoRA), noise on embeddings (NEFTune)."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from lorakit.run import Run
+from lorakit.tasks.batches import Batch
+
+MOVES_BASE = ("pissa", "olora")  # take what the adapter begins with out of the base's weights
+
+
+def options(run: Run) -> dict[str, Any]:
+    """PEFT's arguments for the variants that a run asks for."""
+    found: dict[str, Any] = {}
+    if run.adapter_init != "default":
+        found["init_lora_weights"] = run.adapter_init
+    if run.layers_to_transform is not None:
+        found["layers_to_transform"] = run.layers_to_transform
+    return found
+
+
+def embeddings_of(model: Any) -> list[str]:
+    """The embeddings and the head by name. Tied ones are trained, and saved, as two."""
+    wanted = (model.get_input_embeddings(), model.get_output_embeddings())
+    return [name for name, part in model.named_modules() if any(part is one for one in wanted)]
+
+
+def as_plain_lora(folder: Path, initial: Mapping[str, np.ndarray], run: Run) -> None:
+    """Rewrites a saved adapter of a base whose weights were moved into one for the weights as they are.
+
+    s (B A - B0 A0) is LoRA of twice the rank: A over A0, B beside -B0 (as PEFT converts PiSSA).
+    """
+    from safetensors.torch import load_file, save_file
+
+    path = folder / "adapter_model.safetensors"
+    tensors = load_file(path)
+    for name, start in initial.items():
+        key, first = name.replace(".default", ""), torch.from_numpy(start)
+        if ".lora_A." in key:
+            tensors[key] = torch.cat([tensors[key], first], dim=0)
+        elif ".lora_B." in key:
+            tensors[key] = torch.cat([tensors[key], -first], dim=1)
+    save_file({k: t.contiguous() for k, t in tensors.items()}, path, metadata={"format": "pt"})
+    config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    times = math.sqrt(2) if run.use_rslora else 2  # the scale stays what it was
+    config |= {"r": 2 * run.rank, "lora_alpha": times * run.alpha, "init_lora_weights": True}
+    (folder / "adapter_config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
+
+
+class Noise:
+    """NEFTune: uniform noise on the embeddings in training, up to alpha / sqrt(T H) of T tokens (arXiv 2310.05914)."""
+
+    def __init__(self, model: Any, alpha: float):
+        self.alpha = alpha
+        self.batch: Batch | None = None  # the micro-batch in training; None: no noise
+        self.packed = False
+        model.get_input_embeddings().register_forward_hook(self._added)
+
+    @contextlib.contextmanager
+    def on(self, batch: Batch, packed: bool) -> Iterator[None]:
+        """Inside, noise is added to the embeddings of these documents."""
+        self.batch, self.packed = batch, packed
+        try:
+            yield
+        finally:
+            self.batch = None
+
+    def _added(self, module: Any, inputs: Any, out: torch.Tensor) -> torch.Tensor:
+        """`out`: (1, N, H) of documents end to end, or (D, T, H)."""
+        if self.batch is None:
+            return out
+        lengths = torch.from_numpy(self.batch.lengths).to(out.device)
+        if self.packed:
+            each = torch.repeat_interleave(lengths, lengths)
+            lengths = torch.ones(out.shape[1], device=out.device)  # what pads is one long
+            lengths[: len(each)] = each.float()
+            lengths = lengths[None]
+        else:
+            lengths = lengths[:, None]
+        most = self.alpha / torch.sqrt(lengths * float(out.shape[-1]))
+        return out + (torch.rand_like(out) * 2 - 1) * most[..., None].to(out.dtype)

@@ -1,0 +1,97 @@
+"""Settings of mixtures and of variants of LoRA: their types, and what cannot go together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field
+
+if TYPE_CHECKING:
+    from lorakit.run import Run
+
+# Settings that only engines serve which name them in `VARIANTS`.
+VARIANTS = (
+    "adapter_init",
+    "loraplus_ratio",
+    "layers_to_transform",
+    "train_embeddings",
+    "neftune_alpha",
+)
+Weight = Annotated[float, Field(gt=0)]
+Data = Annotated[
+    Annotated[str, Field(min_length=1)] | dict[str, Weight] | list[str],
+    Field(
+        description="Training data: a file, a folder or a hub id; several as a list, or as {file: weight} with the "
+        "share of target tokens that each gets."
+    ),
+]
+Replay = Annotated[
+    dict[str, Annotated[float, Field(gt=0, lt=1)]],
+    Field(
+        description="{file: share}: rows of general text or talk that take this share of the target tokens, so that "
+        "less is forgotten."
+    ),
+]
+Init = Annotated[
+    Literal["default", "gaussian", "pissa", "olora"],
+    Field(
+        description="What the adapter begins with: nothing (default, gaussian), or the largest singular parts of each "
+        "weight (pissa, arXiv 2404.02948) or the first of its QR factors (olora, arXiv 2406.01775), which are taken "
+        "out of the frozen base."
+    ),
+]
+Ratio = Annotated[
+    float,
+    Field(
+        ge=1,
+        description="LoRA+ (arXiv 2402.12354): B learns at so many times learning_rate; the paper takes 16.",
+    ),
+]
+Layers = Annotated[
+    list[Annotated[int, Field(ge=0)]] | None,
+    Field(description="Numbers of the layers that get an adapter, from 0; null: all."),
+]
+Embeddings = Annotated[
+    bool,
+    Field(
+        description="Trains the embeddings and the head whole beside the adapter, as continued pretraining on a new "
+        "language needs. Tied ones become two."
+    ),
+]
+Noise = Annotated[
+    float | None,
+    Field(
+        gt=0,
+        description="NEFTune (arXiv 2310.05914): noise of this size on the embeddings in training; the paper takes 5.",
+    ),
+]
+
+
+def refuse(run: Run, clash: Callable[[Run, str, str, str], None]) -> None:
+    """Raises `ValueError` for settings of these that cannot go together; `clash` words it."""
+    if not run.data or (isinstance(run.data, list) and len({*run.data}) < len(run.data)):
+        raise ValueError(f"data={run.data!r} names no file, or one twice")
+    if sum(run.replay.values()) >= 1:
+        clash(run, "replay", "data", "replay leaves data no share of the target tokens")
+    if run.layers_to_transform == []:
+        raise ValueError("layers_to_transform=[] leaves no layer to train; null: all")
+    if run.train_embeddings and run.fake_quantization != "none":
+        clash(run, "train_embeddings", "fake_quantization", "trained embeddings are not rounded")
+    if run.adapter_init in ("pissa", "olora"):
+        why = "the adapter begins with a part of the unquantized weights, which it is taken out of"
+        if run.quantization not in ("auto", "none"):
+            clash(run, "adapter_init", "quantization", why)
+        if run.fake_quantization != "none":
+            clash(run, "adapter_init", "fake_quantization", why)
+        if run.use_dora:
+            why = "DoRA's magnitudes are those of the whole weights"
+            clash(run, "adapter_init", "use_dora", why)
+        if run.shard:
+            clash(run, "adapter_init", "shard", "no process holds a whole weight")
+    if run.optimizer == "muon":
+        for name in ("use_dora", "shard"):
+            if getattr(run, name):
+                clash(run, "optimizer", name, "Muon updates whole matrices alone")
+        if run.method == "full":
+            clash(run, "optimizer", "method", "Muon updates matrices alone, not norms and biases")
