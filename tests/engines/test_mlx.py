@@ -896,3 +896,10 @@ def test_a_model_that_mlx_lm_lacks(tmp_path):
         LorakitError, match=r"mlx-lm cannot load this opt \(Model type opt not supported"
     ):
         load(base)
+
+
+def test_a_weight_of_two_doubles_the_gradient(packed):
+    rows = noise(6, 31)
+    plain = gradients(packed, rows)
+    doubled = gradients(packed, [{**r, "weights": [2.0] * len(r["ids"])} for r in rows])
+    np.testing.assert_allclose(doubled, 2 * plain, rtol=1e-6, atol=1e-7 * abs(plain).max())
