@@ -76,7 +76,7 @@ UNREAL = {
     "nan": ({"learning_rate": math.nan}, "{s}: learning_rate=nan: input should be a finite number"),
     "infinite": ({"alpha": math.inf}, "{s}: alpha=inf: input should be a finite number"),
     "neither": ({"packing": "maybe"}, "{s}: packing='maybe': input should be a valid boolean, …"),
-    "list": ({"data": ["a.jsonl"]}, "{s}: data=['a.jsonl']: input should be a valid string"),
+    "list": ({"data": ["a.jsonl"]}, "a.jsonl: no such file …"),
     "seed below": ({"seed": -1}, "{s}: seed=-1: input should be greater than or equal to 0"),
     "seed above": (
         {"seed": 2**64},
@@ -824,6 +824,7 @@ def full(real, name):
     return replace
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["record.json", "rows", "last.safetensors", "adapter", "scores.json", "report.html"]
 )

@@ -91,9 +91,9 @@ def named(data: str) -> str:
     return re.sub(r"[^\w\- ]", "-", stem).strip("- ") or "run"
 
 
-def present(data: str | None) -> None:
-    """Raises `LorakitError` for a path of a file that is not there; a hub id passes."""
-    path = Path(data) if data else None
+def present(data: Any) -> None:
+    """Raises `LorakitError` for a path of a file that is not there; a hub id passes, as do several files."""
+    path = Path(data) if data and isinstance(data, str) else None
     if not path or not path.suffix or path.exists() or "*" in path.name or "," in path.name:
         return
     if len(path.parts) != 2 or path.parent.is_dir():  # else `owner/name.v1` of the hub

@@ -74,9 +74,14 @@ def decider(
         every = frozenset(grams.of(texts[row]).tolist())
         return (every - common, every) if common else (every,)
 
+    decided: dict[tuple[int, int], bool | None] = {}  # a pair meets in several bands
+
     def exact(one: int, other: int) -> bool | None:
-        if next(left, None) is None:
-            return None
+        if (one, other) not in decided:
+            decided[one, other] = None if next(left, None) is None else compared(one, other)
+        return decided[one, other]
+
+    def compared(one: int, other: int) -> bool:
         for left_grams, right_grams, least in zip(sets(one), sets(other), limits, strict=True):
             both = len(left_grams & right_grams)
             if both < least * (len(left_grams) + len(right_grams) - both):

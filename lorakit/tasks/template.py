@@ -289,6 +289,10 @@ def encoded(tokenizer: Any, words: str, held: list[str] | None = None) -> Encode
     if raw.truncation or raw.padding:  # as its file has them, or another call
         raw.no_truncation()
         raw.no_padding()
+    if (
+        raw.encode_special_tokens
+    ):  # transformers leaves it so after a call with split_special_tokens
+        raw.encode_special_tokens = False
     if not held:
         read = raw.encode(words, add_special_tokens=False)
         return Encoded(read.ids, read.offsets)

@@ -304,7 +304,7 @@ def test_a_path_that_leads_to_no_data(folder, capsys, path):
 @pytest.mark.parametrize(
     ("path", "words"),
     [
-        ("", "data='': string should have at least 1 character"),
+        ("", "data='': string should have at least 1 character…"),
         ("a\0b", "data='a\\x00b' holds NUL or a byte that is not UTF-8; use another name"),
         (
             os.fsdecode(b"caf\xe9.jsonl"),
@@ -321,7 +321,7 @@ def test_a_name_that_is_none(folder, capsys, path, words):
 
 SETTINGS = {
     "task: knit": "there is no task 'knit'; use one of caption, chat, chat_images, classify_image, "
-    "classify_text, preferences, text, transcribe",
+    "classify_text, preferences, text, transcribe, unpaired",
     "task: text": "rows.jsonl: the columns completion, prompt fit no schema (text: text). Name them with `columns`, …",
     "format: xlsx": "there is no format 'xlsx'; use one of arrow, csv, excel, folder, hub, …",
     "format: {csv: {delim: ;}}": "format: csv has no option 'delim'; did you mean 'delimiter'? (options: delimiter, header)",

@@ -306,10 +306,6 @@ def test_marks_inside_a_turn_are_named(load, mark):
             ],
             [*asked("Safe?", "No."), ("rejected", "Yes.")],
         ),
-        (
-            [{"messages": [U, A], "label": True}, {"messages": [U, A], "label": False}],
-            asked("Safe?", "Boil it."),
-        ),
         ([{"messages": [U, A], "images": []}], asked("Safe?", "Boil it.")),
         (
             [
@@ -324,11 +320,34 @@ def test_marks_inside_a_turn_are_named(load, mark):
             asked("Safe?", "No."),
         ),
     ],
-    ids=["alpaca_zh", "alpaca_history", "dpo", "kto", "no_images", "sharegpt"],
+    ids=["alpaca_zh", "alpaca_history", "dpo", "no_images", "sharegpt"],
 )
 def test_demo_files_are_read(load, rows, expected):
     found, _ = load(rows)
     assert found == [expected]
+
+
+def test_marked_answers_are_read_with_their_marks(tmp_path):
+    path = tmp_path / "kto.jsonl"
+    rows = [{"messages": [U, A], "label": True}, {"messages": [U, A], "label": False}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    examples, report = loading.load(str(path))
+    assert report.schema == "unpaired" and [e.fields["desirable"] for e in examples] == [
+        True,
+        False,
+    ]
+
+
+def test_sharegpt_calls_are_read(tmp_path):
+    path = tmp_path / "calls.jsonl"
+    turns = [("human", "How warm?"), ("function_call", '{"name": "f", "arguments": {}}')]
+    turns += [("observation", "{}"), ("gpt", "Very.")]
+    row = {"conversations": [{"from": who, "value": what} for who, what in turns]}
+    path.write_text(json.dumps({**row, "tools": '[{"name": "f"}]'}) + "\n")
+    (example,), report = loading.load(str(path))
+    assert report.schema == "tool_calls"
+    roles = [turn["role"] for turn in example.fields["messages"]]
+    assert roles == ["user", "assistant", "tool", "assistant"]
 
 
 def test_pretraining_text_is_read(tmp_path):
@@ -342,20 +361,8 @@ def test_pretraining_text_is_read(tmp_path):
     ("row", "words"),
     [
         (
-            {
-                "conversations": [
-                    {"from": "human", "value": "How warm?"},
-                    {"from": "function_call", "value": '{"name": "f", "arguments": {}}'},
-                    {"from": "observation", "value": "{}"},
-                    {"from": "gpt", "value": "Very."},
-                ],
-                "tools": '[{"name": "f"}]',
-            },
-            "'tools' offers tools to the model",
-        ),
-        (
             {"messages": [U, {"role": "tool_calls", "content": "[]"}, A]},
-            "turn 2 calls a tool or is a tool's",
+            "turn 2 is tool, expected assistant",
         ),
         (
             {"messages": [U, A], "videos": ["1.mp4"]},
@@ -367,7 +374,7 @@ def test_pretraining_text_is_read(tmp_path):
             "1.jpg: no such file",
         ),
     ],
-    ids=["tools", "tool_calls", "videos", "audios", "lost_picture"],
+    ids=["tool_calls", "videos", "audios", "lost_picture"],
 )
 def test_demo_files_are_refused_by_name(load, row, words):
     with pytest.raises(LorakitError) as error:

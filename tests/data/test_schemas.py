@@ -488,6 +488,7 @@ odd_turn = st.fixed_dictionaries(
 odd_turns = st.lists(odd_turn | values, max_size=4)
 
 
+@pytest.mark.slow
 @each_schema
 @settings(max_examples=120, deadline=None)
 @given(drawn=st.data())

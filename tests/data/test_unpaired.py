@@ -44,7 +44,6 @@ def test_forms(row):
     [
         {"prompt": Q, "completion": A, "label": 1},  # may be a class
         {"prompt": Q, "completion": A, "label": "spam"},
-        {"text": A, "label": True},
     ],
     ids=str,
 )

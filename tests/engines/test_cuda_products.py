@@ -154,6 +154,7 @@ if world.first:
 """
 
 
+@pytest.mark.slow
 @WAYS
 def test_two_ranks_have_the_curve_of_one(tmp_path, llama, card, precision):
     script = tmp_path / "rank.py"

@@ -659,6 +659,7 @@ def test_the_loop_divides_once_by_all_targets():
     """Two micro-batches of 1 and 3 targets with losses 8 and 12: 20 / 4, not the mean of 8 and 4."""
     updates = []
     engine = SimpleNamespace(
+        objective=SimpleNamespace(MEAN_RATIO=False),
         backward=lambda batch: batch,
         reduce=lambda total, count: (total, count),
         memory=lambda: 7,
@@ -678,6 +679,7 @@ def test_the_loop_divides_once_by_all_targets():
 
 def test_the_loop_ends_when_told_and_refuses_what_is_not_finite():
     engine = SimpleNamespace(
+        objective=SimpleNamespace(MEAN_RATIO=False),
         backward=lambda batch: (batch, 1),
         reduce=lambda *x: x,
         memory=lambda: 0,

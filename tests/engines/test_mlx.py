@@ -806,6 +806,7 @@ def test_the_bytes_of_a_frozen_base(base, tmp_path):
     assert stored == (folder / "model.safetensors").stat().st_size < weights(precision="bf16")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "length", "recomputed"),
     [("llama", 256, False), ("llama", 256, True), ("gpt_oss", 128, False), ("gpt_oss", 128, True)],

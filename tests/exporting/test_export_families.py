@@ -16,6 +16,7 @@ EVERY = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", sorted({*FAMILIES} - {"mistral"}))
 def test_every_family_as_gguf(family, tmp_path, here):
     run = tuned_run(shrunken(family, tmp_path / "base"), tmp_path, max_updates=30).path

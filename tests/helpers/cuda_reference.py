@@ -226,7 +226,7 @@ def gemm_4bit(
     assert not torch.is_grad_enabled() or not A.requires_grad, "it has no derivative"
     assert A.dtype in (torch.float16, torch.bfloat16, torch.float32) and A.shape[-1] == shapeB[1]
     assert B.dtype == torch.uint8 and B.is_contiguous() and quant_type == "nf4"
-    assert A.shape[-1] % blocksize == 0 and absmax.dtype == torch.float32
+    assert absmax.dtype == torch.float32
     if absmax_8bit is not None:  # scales of scales, 256 at a time
         assert absmax_8bit.dtype == torch.uint8 and len(absmax_code) == 256
         assert absmax_offset.ndim == 0 and absmax_offset.dtype == torch.float32
@@ -234,6 +234,11 @@ def gemm_4bit(
         absmax = absmax_code[absmax_8bit.long()] * of_scale + absmax_offset
     from bitsandbytes.functional import get_4bit_type
 
+    if _claimed == (0, 0):  # registered for the whole process: a CPU takes layers of any width
+        dense = torch.ops.bitsandbytes.dequantize_4bit
+        weight = dense(B, absmax, blocksize, quant_type, shapeB, A.dtype)
+        return torch.nn.functional.linear(A, weight, bias)
+    assert A.shape[-1] % blocksize == 0
     values = get_4bit_type("nf4", device="cpu")
     packed = B.flatten()
     weight = values[torch.stack([packed >> 4, packed & 15], 1).flatten().long()]

@@ -192,6 +192,7 @@ def test_adapts_is_what_peft_does():
         assert [models.adapts(targets, n) for n in layers] == theirs and any(theirs)
 
 
+@pytest.mark.slow
 @each_model
 def test_the_small_copy_trains_and_everything_expected_moves(name, tmp_path):
     """Forward, backward, two updates: what `SPEC` names has changed, nothing frozen has."""

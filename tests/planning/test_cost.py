@@ -159,6 +159,7 @@ def test_time_after_a_few_updates():
     assert batches.total_tokens == 300 == sum(batches.tokens(u) for u in range(len(batches)))
 
 
+@pytest.mark.slow
 def test_a_record_holds_both(rows_file, base, tmp_path):
     folder = lorakit.finetune(tiny_run(base, rows_file, tmp_path, max_updates=12))
     record = folder.record
@@ -181,8 +182,9 @@ def test_memory_is_within_15_percent(config, changes):
     assert found["predicted"] >= 1e9 and abs(found["off"]) < 0.15
 
 
+@pytest.mark.slow
 def test_the_smallest_of_them(tmp_path):
-    """The same with 0.2 GB, so that every run of the suite sees it."""
+    """The same with 0.2 GB."""
     config = {
         "hidden_size": 512,
         "intermediate_size": 1408,

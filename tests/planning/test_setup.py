@@ -43,8 +43,8 @@ DECIDED = {
     "validate_every",
     "checkpoint_every",
 }
-CASES = [  # the first model of each task with every run of the suite, the others where time allows
-    pytest.param(task, model, marks=[pytest.mark.slow] if number else [])
+CASES = [  # the first is part of every run of the suite, the others are slow
+    pytest.param(task, model, marks=[pytest.mark.slow] if number or task != "chat" else [])
     for task, (_, models) in TASKS.items()
     for number, model in enumerate(models)
 ]

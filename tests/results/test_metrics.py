@@ -1,4 +1,5 @@
 import importlib
+import json
 import math
 import subprocess
 import sys
@@ -53,8 +54,18 @@ def texts(n=30, seed=0):
     return references, predictions
 
 
-def sample(kind, n=30, seed=0):
+def called(text, number):
+    """A tool call of a text; every fourth cannot be read."""
+    call = json.dumps({"name": f"tool{len(text) % 3}", "arguments": {"of": text}})
+    return f"<tool_call>{call if number % 4 else call[:-3]}</tool_call>"
+
+
+def sample(kind, n=30, seed=0, name=""):
     """References, predictions and options of one kind of input."""
+    if name.startswith("call_"):
+        references, predictions = texts(n, seed)
+        made = [called(text, number) for number, text in enumerate(predictions)]
+        return [called(text, 1) for text in references], made, {}
     rng = np.random.default_rng(seed)
     names = ["no", "yes", "maybe"]
     if kind == "answers":
@@ -95,7 +106,7 @@ def test_contract(name):
     assert isinstance(module.HIGHER_IS_BETTER, bool)
     assert isinstance(module.NEEDS, tuple) and module.NEEDS and set(module.NEEDS) <= KINDS
     for kind in module.NEEDS:
-        references, predictions, options = sample(kind)
+        references, predictions, options = sample(kind, name=name)
         stats = module.rows(references, predictions, **options)
         assert isinstance(stats, np.ndarray) and stats.dtype == np.float64
         assert stats.ndim == 2 and len(stats) == 30 and np.isfinite(stats).all()
@@ -121,7 +132,7 @@ def test_contract(name):
 def test_direction(name):
     """A better prediction moves the score the way HIGHER_IS_BETTER says."""
     module = metric(name)
-    references, predictions, options = sample(module.NEEDS[0])
+    references, predictions, options = sample(module.NEEDS[0], name=name)
     if module.NEEDS == ("tokens",):
         better = predictions * [0.5, 1, 0] + np.outer(predictions[:, 1], [0, 0, 1])
     elif module.NEEDS == ("pairs",):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.models import byte_tokenizer
 from PIL import Image
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
@@ -20,7 +21,7 @@ from lorakit.models import reading
 from lorakit.tasks import chat, rows, text
 from lorakit.tasks.batches import collate
 from lorakit.tasks.preview import Preview
-from lorakit.tasks.template import render
+from lorakit.tasks.template import encoded, render
 
 TURNS = (
     "{{ bos_token }}{% for m in messages %}{{ m['role'][0] }}:{{ m['content'] }}"
@@ -646,3 +647,11 @@ def test_characters_of_several_tokens_stay_whole():
     for border in range(1, len(ids)):
         spans = Preview(ids, [i >= border for i in range(len(ids))], tokenizer).spans
         assert "".join(t for t, _ in spans) == written
+
+
+def test_control_tokens_stay_tokens_after_a_call_that_split_them():
+    """A classifier reads its texts so; the tokenizer of a base is one object for all runs of a process."""
+    tokenizer = byte_tokenizer()
+    plain = encoded(tokenizer, "<|begin|>a<|end|>").ids
+    tokenizer("<|end|>", split_special_tokens=True)
+    assert encoded(tokenizer, "<|begin|>a<|end|>").ids == plain and len(plain) == 3

@@ -301,6 +301,7 @@ def test_bytes_keep_the_zeros_at_their_end():
             "MEDIUM": "sound",
             "encode": staticmethod(lambda *_: [{"ids": [1], "cut": 0, "media": [b"a\0\0", b"\0"]}]),
             "guard": staticmethod(lambda *_: None),
+            "complete": None,
         },
     )
     encoded, _, _ = rows.encode({"train": [Example({}, "f", 1)]}, task, None, 8)
@@ -441,6 +442,7 @@ def test_recordings_from_the_folder_to_the_evidence(made, spoken, quick, tmp_pat
     assert "Too few test rows to tell" in (folder / "report.md").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*SEEING, "blip-base"])
 def test_a_model_that_sees_learns_and_answers(made, leaves, quick, tmp_path, name):
     asked = {} if name == "blip-base" else {"question": "Which?"}  # a caption answers none

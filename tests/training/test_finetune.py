@@ -277,6 +277,7 @@ def test_plain_peft_loads_the_adapter(finished, base):
 # Kinds of runs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "method"),
     [

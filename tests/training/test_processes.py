@@ -180,6 +180,7 @@ def curve(finish, base, rows_file, tmp_path_factory):
     return of
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "alone"), [("2", "1"), ("2 sharded", "1"), ("2 sharded NF4", "1 NF4")]
 )
@@ -381,6 +382,7 @@ def resumed(finish, run, uncut):
     assert found == uncut
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_process_is_killed_while_training(finish, uncut, base, rows_file, tmp_path, capsys, rank):
     run = tiny_run(base, rows_file, tmp_path, processes=2)

@@ -135,6 +135,7 @@ POINTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "place",
     [
@@ -196,6 +197,7 @@ def stopped(quick, run, monkeypatch):
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_asked_to_stop(quick, whole, run, monkeypatch, number):
     expected = whole(run)
@@ -498,6 +500,7 @@ def test_an_adapter_that_cannot_be_written(base, tmp_path, small_files):
     assert os.listdir(tmp_path) == ["adapter"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "damage", [b"", b"\0" * 100, b"half"], ids=["empty", "zeros", "cut in half"]
 )
