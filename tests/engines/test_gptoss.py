@@ -149,6 +149,7 @@ def test_updates_move_adapters_of_experts_and_nothing_frozen(base):
     assert lines[-1]["loss"] < lines[0]["loss"] - 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("engine", "targets"),
     [

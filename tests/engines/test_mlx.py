@@ -639,6 +639,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_end(run, quick, monkeypatch)
     assert [x["loss"] for x in cut.history()[0]] == [x["loss"] for x in whole.history()[0]]
 
 
+@pytest.mark.slow
 def test_gpt_oss_trained_saved_and_asked_again_in_a_fresh_process(rows_file, tmp_path):
     base = save_base(
         tmp_path / "base",

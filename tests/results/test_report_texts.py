@@ -69,6 +69,7 @@ def written(folder, text, rows=24, after=None, task="chat"):
         return report.write(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", HOSTILE)
 def test_no_text_breaks_a_report(kind, tmp_path):
     text = HOSTILE[kind]

@@ -359,6 +359,7 @@ with torch.no_grad():
     assert meta["classes"] == sorted(CLASSES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["distilbert", "opt-125m"])
 def test_texts_and_their_classes(made, quick, tmp_path, name, capfd):
     rng, kinds = np.random.default_rng(0), {"need": "water food help", "news": "sun wind rain"}
@@ -649,6 +650,7 @@ def test_folds_score_every_row_once(made, leaves, quick, tmp_path):
         lorakit.Run(data=leaves, folds=3, test_data=leaves)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name, task, data",
     [

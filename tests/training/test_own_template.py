@@ -31,6 +31,7 @@ def template(tmp_path):
     return path
 
 
+@pytest.mark.slow
 def test_trained_asked_and_saved_with_it(tmp_path, base, rows, template):
     run = lorakit.Run(
         name="own",

@@ -33,6 +33,7 @@ def adapter(folder):
     return load_file(folder.path / "adapter" / "adapter_model.safetensors")
 
 
+@pytest.mark.slow
 def test_a_known_rule_is_learnt_and_its_control_is_not(run, quick):
     folder = lorakit.finetune(run)
     score = json.loads((folder / "scores.json").read_text())

@@ -212,6 +212,7 @@ def held(folder):
 
 
 @pytest.mark.parametrize(("name", "alone"), [("2 sharded", "1"), ("2 sharded NF4", "1 NF4")])
+@pytest.mark.slow
 def test_sharded_layers_are_spread_and_adapters_are_whole(curve, name, alone):
     (whole,) = held(curve(alone))
     first, second = held(curve(name))
@@ -223,6 +224,7 @@ def test_sharded_layers_are_spread_and_adapters_are_whole(curve, name, alone):
     assert [h["bytes"] for h in held(curve("2"))] == [held(curve("1"))[0]["bytes"]] * 2
 
 
+@pytest.mark.slow
 def test_plain_peft_loads_the_adapter_of_a_sharded_run(curve, base):
     import torch
     from peft import PeftModel

@@ -57,6 +57,7 @@ def uncut(processes, tmp_path_factory):
     return of
 
 
+@pytest.mark.slow
 def test_an_uncut_run_has_a_history_without_gap_or_repetition(uncut, run):
     expected, _ = uncut(run)
     updates = [x["update"] for x in expected["history"] if "loss" in x]

@@ -53,6 +53,7 @@ def test_a_trial_reads_no_test_row_and_gives_the_lowest_validation_loss(asked, m
     assert not (asked.folder / "record.json").exists() and not (asked.folder / "adapter").exists()
 
 
+@pytest.mark.slow
 def test_what_a_trial_promises_is_what_the_run_shows(found, quick):
     import lorakit
 
