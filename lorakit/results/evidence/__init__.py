@@ -58,7 +58,7 @@ ORDER = ("forecast", "suspicious", "forgotten", "trust", "form")  # in which a r
 
 
 def keep(folder: RunFolder, evidence: Evidence) -> Evidence:
-    """Writes it into the run's folder, where reports, `ask` and `serve` find it."""
+    """Writes it into the run's folder, where reports and `ask` find it."""
     write_json(folder.evidence(evidence.name), asdict(evidence))
     return evidence
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from lorakit.results.metrics.call_match import score  # noqa: F401
 from lorakit.tasks.tools import calls_in
 
 NEEDS = ("answers",)
@@ -9,16 +10,10 @@ HIGHER_IS_BETTER = True
 
 
 def rows(references, predictions):
-    """Shape (n, 2): whether the row counts, and whether it is right. Arguments are compared as JSON values."""
+    """Shape (n, 2): whether the row counts, and whether its calls name the right tools."""
     stats = []
     for reference, prediction in zip(references, predictions, strict=True):
         expected, made = calls_in(reference), calls_in(prediction)
         names = [[name for name, _ in calls or ()] for calls in (expected, made)]
         stats.append([bool(expected), bool(expected) and names[0] == names[1]])
     return np.array(stats, dtype=np.float64).reshape(-1, 2)
-
-
-def score(rows):
-    """Right / rows that count, 0 to 1."""
-    counted, right = rows.sum(axis=0)
-    return float(right / counted) if counted else float("nan")
