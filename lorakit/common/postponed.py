@@ -14,7 +14,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from functools import partial
+from functools import cache, partial
 from importlib import import_module, util
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
@@ -265,6 +265,7 @@ class Loader(SourceFileLoader):
             Marks.make(module)
 
 
+@cache
 def has_linear4bit() -> bool:
     """PEFT's `is_bnb_4bit_available` by the version on the disk: `bitsandbytes.nn.Linear4bit` came with 0.39."""
     from importlib import metadata
