@@ -94,6 +94,7 @@ MARKING = (
     "transformers.modeling_utils",
 )
 COMPILER = "torch._dynamo"
+TORCH_DISTRIBUTED = "torch.distributed"
 DIRECT = (
     "__dynamo_disable"  # attribute of a function: what `torch._disable_dynamo` calls in its place
 )
@@ -246,6 +247,19 @@ def marked_late() -> Iterator[None]:
             del torch._dynamo
 
 
+def answer_for_parts(distributed: ModuleType) -> None:
+    """Gives `torch.distributed` the parts that others take from it without importing them, as PEFT its `tensor`."""
+
+    def part(name: str) -> Any:
+        if name == "tensor":
+            return StandIn(f"{TORCH_DISTRIBUTED}.tensor", ["DTensor"])
+        if name in ("checkpoint", "fsdp"):
+            return import_module(f"{TORCH_DISTRIBUTED}.{name}")
+        raise AttributeError(f"module '{TORCH_DISTRIBUTED}' has no attribute '{name}'")
+
+    vars(distributed).setdefault("__getattr__", part)
+
+
 class Loader(SourceFileLoader):
     """Executes a file that `Finder` has found."""
 
@@ -263,6 +277,8 @@ class Loader(SourceFileLoader):
                 setattr(module, name, replace(vars(module)[name]))
         if self.name == COMPILER:
             Marks.make(module)
+        if self.name == TORCH_DISTRIBUTED:
+            answer_for_parts(module)
 
 
 @cache
@@ -319,7 +335,7 @@ REPLACED: dict[str, dict[str, Callable[[Any], Any]]] = {
         )
     },
 }
-FILES = {*POSTPONED, *MARKING, *REPLACED, COMPILER}
+FILES = {*POSTPONED, *MARKING, *REPLACED, COMPILER, TORCH_DISTRIBUTED}
 
 
 class Finder(MetaPathFinder):
@@ -340,3 +356,5 @@ def install() -> None:
     """From now on in this process; calling it again does nothing."""
     if not any(isinstance(finder, Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, Finder())
+        if TORCH_DISTRIBUTED in sys.modules:
+            answer_for_parts(sys.modules[TORCH_DISTRIBUTED])

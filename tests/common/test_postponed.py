@@ -88,6 +88,8 @@ with torch.device("meta"):
     model = LlamaForCausalLM(LlamaConfig(hidden_size=8, intermediate_size=8, num_hidden_layers=1,
         num_attention_heads=2, vocab_size=9))
 assert not utils.is_dtensor(torch.ones(1))
+assert not isinstance(torch.ones(1), torch.distributed.tensor.DTensor)
+assert not hasattr(torch.distributed, "no_such_part")
 late = [m for m in ("torch._dynamo", "torch.distributed.tensor", "torchvision.ops", "scipy.optimize")
         if m in sys.modules]
 assert late == [], late
@@ -95,6 +97,7 @@ assert late == [], late
 import torchvision
 assert torchvision.ops.nms and torchvision.models.resnet18(weights=None).fc.out_features == 1000
 assert image_utils.pil_torch_interpolation_mapping and image_utils.pil_to_tensor
+assert torch.distributed.tensor.Replicate().is_replicate() and "torch.distributed.tensor" in sys.modules
 rows, columns = detection.linear_sum_assignment([[4, 1], [2, 8]])
 assert rows.tolist() == [0, 1] and columns.tolist() == [1, 0]
 assert "silu" in type_validators.ACT2FN and "no such function" not in type_validators.ACT2FN
