@@ -57,6 +57,11 @@ POSTPONED: dict[str, Modules] = {
         ],
     },
     f"{DISTRIBUTED}.parallel_utils": SHARDS,
+    f"{DISTRIBUTED}.sharding_utils": {
+        **SHARDS,
+        "torch.distributed.tensor._utils": ["compute_local_shape_and_global_offset"],
+        "torch.distributed.tensor.placement_types": ["Shard"],
+    },
     f"{DISTRIBUTED}.fsdp": {
         "torch.distributed._composable.fsdp": ["fully_shard"],
         "torch.distributed.fsdp": ["CPUOffloadPolicy", "MixedPrecisionPolicy"],
