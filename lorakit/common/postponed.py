@@ -324,6 +324,17 @@ def called_directly(disable_dynamo: Callable) -> Callable:
     return disable
 
 
+def fsdp_managed(is_managed: Callable) -> Callable:
+    """transformers' `is_fsdp_managed_module`; no module is FSDP's before FSDP is imported."""
+
+    def asked(module: Any) -> bool:
+        if "torch.distributed.fsdp" in sys.modules:
+            return bool(is_managed(module))
+        return bool(getattr(module, "_is_fsdp_managed_module", False))
+
+    return asked
+
+
 # file -> what takes the place of its own, made of that: the same answers without an import.
 REPLACED: dict[str, dict[str, Callable[[Any], Any]]] = {
     "torch._compile": {"_disable_dynamo": called_directly},
@@ -332,6 +343,7 @@ REPLACED: dict[str, dict[str, Callable[[Any], Any]]] = {
         "is_torch_available": lambda asked: lambda: "torch" in sys.modules and asked()
     },
     "peft.import_utils": {"is_bnb_4bit_available": lambda _: has_linear4bit},
+    f"{DISTRIBUTED}.fsdp": {"is_fsdp_managed_module": fsdp_managed},
     f"{DISTRIBUTED}.utils": {"is_dtensor": lambda _: is_dtensor},
     # the registry is filled by the files that `mixin` imports late
     f"{DISTRIBUTED}.mixin": {
