@@ -199,17 +199,30 @@ def _slot(values: Sequence[str], following: str) -> Slot:
 def acceptor(
     form: Form, tokenizer: Any, stop_ids: Sequence[int]
 ) -> Callable[[Sequence[int]], bool]:
-    """Whether generated ids may begin an answer of the form, or be one, where they end with a stop token."""
-    special = set(tokenizer.all_special_ids)
+    """Whether generated ids may begin an answer of the form, or be one, where they end with a stop token.
+
+    Bytes of a character that is not complete yet decode to U+FFFD: they pass where the form has room for one that is
+    not ASCII.
+    """
+    special, broken = set(tokenizer.all_special_ids), "\ufffd"
+    texts = [
+        text for p in form.parts for text in (p.choices if isinstance(p, Slot) else (p,))
+    ]  # text slots take any character, also this one:
+    wide = {c for text in texts for c in text if not c.isascii()} | {"\u00e9"}
 
     def accepts(ids: Sequence[int]) -> bool:
         if ids[-1] in stop_ids:
             return form.fits(tokenizer.decode(list(ids[:-1]), skip_special_tokens=True))
-        if ids[-1] in special:
+        if ids[-1] in special or not tokenizer.decode([ids[-1]], skip_special_tokens=True):
+            return (
+                False  # as ids beyond the tokenizer's, which fill up a vocabulary, it says nothing
+            )
+        text = tokenizer.decode(list(ids), skip_special_tokens=True).lstrip()
+        whole = text.rstrip(broken)
+        if broken in whole or len(text) > len(whole) + 3:  # a character has 4 bytes at most
             return False
-        text = tokenizer.decode(list(ids), skip_special_tokens=True).rstrip("\ufffd")
-        if not text.strip():
-            return len(ids) == 1
-        return form.begins(text.lstrip())
+        if text != whole:
+            return any(form.begins(whole + c) for c in wide)
+        return form.begins(text) if text else len(ids) == 1
 
     return accepts

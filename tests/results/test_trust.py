@@ -90,10 +90,15 @@ def test_the_check_on_test_rows_has_an_interval():
     assert "1 of 100 (1 %, 95 % interval 0 to 5 %) were wrong" in said.sentences[1]
 
 
-def test_a_rate_that_is_no_share_is_refused():
-    with pytest.raises(LorakitError) as raised:
-        trust.threshold(np.zeros(3), np.ones(3, dtype=bool), error=5)
-    assert raised.value.setting == "error" and raised.value.value == 5
+@pytest.mark.parametrize("shares", [{"error": 7}, {"error": 0}, {"certainty": 1.0}])
+def test_a_rate_that_is_no_share_is_refused_before_a_run_is_opened(shares):
+    for refused in (
+        lambda: trust.threshold(np.zeros(3), np.ones(3, dtype=bool), **shares),
+        lambda: trust.measure("no such run", **shares),
+    ):
+        with pytest.raises(LorakitError) as raised:
+            refused()
+        assert {raised.value.setting: raised.value.value} == shares
 
 
 def test_the_interval_of_a_share_is_clopper_and_pearsons():

@@ -54,6 +54,18 @@ class Threshold:
     rows: int
 
 
+def promised(error: float, certainty: float) -> None:
+    """Raises `LorakitError` for a rate or a certainty that is no share between 0 and 1."""
+    for name, value, example in (("error", error, 0.05), ("certainty", certainty, 0.9)):
+        if not 0 < value < 1:
+            raise LorakitError(
+                f"{name} = {value} is no share between 0 and 1",
+                setting=name,
+                value=value,
+                cure=f"e.g. {example}",
+            )
+
+
 def rows_needed(error: float, certainty: float, rate: float = 0.0) -> int | None:
     """Rows from which so small a rate of wrong answers shows that it is at most `error`; None: more than can be had."""
     from scipy.stats import binom
@@ -73,15 +85,11 @@ def threshold(
 ) -> Threshold:
     """The lowest threshold that keeps the promise, from `confidence` (n,) and `right` (n,) of validation rows.
 
-    Raises `LorakitError` for a rate or a certainty that is no share.
+    Raises `LorakitError` as `promised` does.
     """
     from scipy.stats import binom
 
-    for name, value in (("error", error), ("certainty", certainty)):
-        if not 0 < value < 1:
-            raise LorakitError(
-                f"{name} = {value} is no share", setting=name, value=value, cure="e.g. 0.05"
-            )
+    promised(error, certainty)
     n = len(confidence)
     order = np.argsort(-np.asarray(confidence), kind="stable")
     ordered = np.append(np.asarray(confidence, dtype=float)[order], -np.inf)
@@ -114,8 +122,9 @@ def measure(
         model: where the run's base lies now.
 
     Raises:
-        LorakitError: the run cannot be opened, or has no validation rows with answers.
+        LorakitError: a share is none, the run cannot be opened, or it has no validation rows with answers.
     """
+    promised(error, certainty)
     started, opened = time.process_time(), open_run(path, model=model)
     engine = opened.engine()
     try:
@@ -228,14 +237,20 @@ def _cannot(
     )
 
 
+def known(folder: Any) -> Mapping[str, Any] | None:
+    """The figures of the threshold that was found for a run; None where there is none."""
+    found = evidence.read(folder, "trust")
+    return found.figures if found and found.told else None
+
+
 def sure(folder: Any, log_probability: float) -> bool | None:
     """Whether an answer of a run may be given without asking a person; None where no threshold is kept."""
-    known = evidence.read(folder, "trust")
-    return None if known is None or not known.told else passes(known.figures, log_probability)
+    figures = known(folder)
+    return None if figures is None else passes(figures, log_probability)
 
 
 def passes(figures: Mapping[str, Any], log_probability: float) -> bool:
-    """The same, by the figures that are kept."""
+    """Whether an answer is surer than the threshold of these figures."""
     return bool(figures["always"] or log_probability > figures["threshold"])
 
 
