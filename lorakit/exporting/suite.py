@@ -92,7 +92,7 @@ def _answered(model: Any, task: str, manager: Any, options: dict[str, Any]) -> d
     fixed = {"bootstrap_iters": 0, "log_samples": True, "task_manager": manager}
     try:
         return dict(simple_evaluate(model=model, tasks=[task], **fixed, **options)["samples"])
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise LorakitError(
             f"the suite '{task}' cannot be run: {error}",
             setting="--suite",

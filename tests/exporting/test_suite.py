@@ -41,7 +41,7 @@ def local_task(tmp_path):
     path.write_text(
         f"task: local_yes\ndataset_path: json\ndataset_kwargs:\n  data_files:\n    test: {tmp_path}/rows.jsonl\n"
         "output_type: multiple_choice\ntest_split: test\ndoc_to_text: '{{question}}'\n"
-        "doc_to_choice: [yes go, no]\ndoc_to_target: label\nmetric_list:\n  - metric: acc\n"
+        "doc_to_choice: ['yes go', 'no']\ndoc_to_target: label\nmetric_list:\n  - metric: acc\n"
     )
     return path
 

@@ -67,7 +67,7 @@ def test_without_a_mistake_45_rows_promise_one_in_twenty():
     ("rows", "wrong", "words"),
     [
         (20, 0, "Cannot tell: 20 validation rows are too few .* 45 are needed"),
-        (60, 30, r"Cannot promise at most 5% .* 30 of 45 .* train a better model"),
+        (60, 30, r"Cannot promise at most 5 % .* 30 of 45 .* train a better model"),
         (100, 2, r"Cannot promise .* 2 of 50 \(4 %, 95 % interval 0 to 14 %\).* would do"),
     ],
 )
@@ -85,7 +85,7 @@ def test_the_check_on_test_rows_has_an_interval():
     said = trust.said(trust.threshold(confidence, right), sets, 0.05, 0.9)
     assert (
         said.told
-        and "Answers 100% of the questions by itself (95 % interval 96% to" in said.headline
+        and "Answers 100 % of the questions by itself (95 % interval 96 % to" in said.headline
     )
     assert "1 of 100 (1 %, 95 % interval 0 to 5 %) were wrong" in said.sentences[1]
 

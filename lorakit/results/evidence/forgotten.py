@@ -23,7 +23,7 @@ import numpy as np
 from lorakit.common.errors import LorakitError
 from lorakit.results import evidence, intervals
 from lorakit.results.ask import replies
-from lorakit.results.evidence import Evidence, counted, share
+from lorakit.results.evidence import Evidence, counted, percent, share
 from lorakit.results.open_run import open_run
 from lorakit.results.plots import bare
 
@@ -164,7 +164,7 @@ def said(
     if first.mean() < KNEW:
         headline = (
             f"Cannot tell: the base answers {counted(int(first.sum()), n)} of the questions; a model that knows less "
-            f"than {KNEW:.0%} has nothing to forget that these could show."
+            f"than {percent(KNEW)} has nothing to forget that these could show."
         )
         return Evidence("forgotten", headline, False, (), *more)
     _, _, change, ends = intervals.paired_difference(

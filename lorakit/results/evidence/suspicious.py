@@ -41,7 +41,7 @@ from lorakit.data.sources import of_run
 from lorakit.results import evidence
 from lorakit.results.compare import outcome
 from lorakit.results.confidence import answered
-from lorakit.results.evidence import Evidence, counted
+from lorakit.results.evidence import Evidence, counted, percent
 from lorakit.results.open_run import open_run
 from lorakit.results.plots import bare
 from lorakit.runs.folder import RunFolder, write_lines
@@ -188,7 +188,7 @@ def said(
     """What a ranking means, for people."""
     n, hits = len(lines), int(ranking.standing_out.sum())
     low, high = ranking.interval
-    share = f"{ranking.rate:.0%} (95 % interval {low:.0%} to {high:.0%}) of the answers look wrong"
+    share = f"{percent(ranking.rate)} (95 % interval {percent(low)} to {percent(high)}) of the answers look wrong"
     if n < FEWEST:
         headline = f"Cannot tell: {n} rows are too few; at least {FEWEST} are needed."
         return Evidence("suspicious", headline, False, limits=LIMITS, **more)

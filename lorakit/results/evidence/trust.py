@@ -30,7 +30,7 @@ from lorakit.common.errors import LorakitError
 from lorakit.results import evaluate, evidence
 from lorakit.results.confidence import answered
 from lorakit.results.evaluate import Outcome
-from lorakit.results.evidence import Evidence, counted, share
+from lorakit.results.evidence import Evidence, counted, percent, share
 from lorakit.results.open_run import FinishedRun, open_run
 from lorakit.results.plots import bare
 
@@ -190,9 +190,9 @@ def said(
     base = (given.sum(), len(given)) if len(given) else (found.answered, found.rows)
     low, high = share(*map(int, base))
     headline = (
-        f"Answers {base[0] / base[1]:.0%} of the questions by itself (95 % interval {low:.0%} to {high:.0%}) and "
-        f"passes the others on to a person; at most {error:.0%} of its answers are wrong, with {certainty:.0%} "
-        "certainty."
+        f"Answers {percent(base[0] / base[1])} of the questions by itself (95 % interval {percent(low)} to "
+        f"{percent(high)}) and passes the others on to a person; at most {percent(error)} of its answers are wrong, "
+        f"with {percent(certainty)} certainty."
     )
     sentences = [
         f"The threshold comes from {found.rows} validation rows, of which it answers {found.answered}, "
@@ -217,7 +217,7 @@ def _cannot(
     found: Threshold, confidence: np.ndarray, right: np.ndarray, error: float, certainty: float
 ) -> str:
     """Why there is no threshold, and what it would take."""
-    promise = f"at most {error:.0%} wrong answers with {certainty:.0%} certainty"
+    promise = f"at most {percent(error)} wrong answers with {percent(certainty)} certainty"
     least = rows_needed(error, certainty)
     if least is None or found.rows < least:
         return (
