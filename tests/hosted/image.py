@@ -46,6 +46,8 @@ def main(folder: str, which: str, python: str) -> None:
             for one in wanted:
                 if subprocess.run([*pip, "--no-deps", one]).returncode:
                     failed.add(one)
+    # What torch requires and no list names: Colab takes CUDA's libraries from its system.
+    subprocess.run([*pip, "torch"], check=True)
     print("not to be had:", *sorted(failed))
 
 
