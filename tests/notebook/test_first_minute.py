@@ -1,12 +1,18 @@
 """From a folder that holds the quickstart alone to a run that is done, where lorakit is not installed: by four routes."""
 
+import ast
 import json
 import sys
+import types
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 from helpers import hosted
 from helpers.paths import ROOT
+
+from lorakit.machine import packages
+from lorakit.notebook.bundle.pack import HOSTS, asked_for, image_of
 
 SHORT = {"max_updates": 4, "max_rows": 64, "max_new_tokens": 4}
 
@@ -46,3 +52,62 @@ def test_a_replaced_package_that_no_output_mentions_is_found(tmp_path):
     (tmp_path / "image/numpy-2.0.2.dist-info").mkdir()
     seen = hosted.Seen([], [], "", 0.0, 0.0, "replaced: transformers 5.0.0 → 5.24.0")
     assert seen.unmentioned(tmp_path / "bin/python") == ["huggingface-hub"]
+
+
+def imports(tree, everywhere):
+    """Dotted names that are imported when the module is, or by any line of it."""
+    for node in ast.walk(tree) if everywhere else tree.body:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield from (node.module, *(f"{node.module}.{alias.name}" for alias in node.names))
+
+
+def foreign(names, seen):
+    """Top-level names of other packages that importing these brings along."""
+    for name in names:
+        top, *rest = name.split(".")
+        if top != "lorakit":
+            yield top
+            continue
+        for depth in range(len(rest) + 1):
+            path = ROOT.joinpath("lorakit", *rest[:depth])
+            file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+            if file.is_file() and file not in seen:
+                seen.add(file)
+                yield from foreign(imports(ast.parse(file.read_text("utf-8")), False), seen)
+
+
+@pytest.mark.parametrize("host", HOSTS)
+@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda p: p.stem)
+def test_a_notebook_installs_what_it_imports_and_the_image_lacks(path, host):
+    cells = json.loads(path.read_text("utf-8"))["cells"]
+    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    wanted = {name for text in code for name in imports(ast.parse(text), True)}
+    there = {packages.normal(name) for name in image_of(host)[2]}
+    there |= {packages.normal(r.name) for r in packages.declared()}
+    there |= {packages.normal(r.name) for r in packages.specified(asked_for_names(path))}
+    distributions = metadata.packages_distributions()
+    tops = set(foreign(wanted, set())) - sys.stdlib_module_names
+    lacking = {
+        top: distributions.get(top, [top])
+        for top in tops
+        if not there & {packages.normal(name) for name in distributions.get(top, [top])}
+    }
+    assert lacking == {}
+
+
+def asked_for_names(path):
+    return [packages.Requirement(text).name for text in asked_for(path)]
+
+
+def test_colab_is_asked_to_show_widgets_of_other_packages(monkeypatch):
+    page = pytest.importorskip("lorakit.notebook.studio.page")
+    asked = []
+    output = types.SimpleNamespace(enable_custom_widget_manager=lambda: asked.append(True))
+    monkeypatch.setitem(sys.modules, "google.colab", types.SimpleNamespace(output=output))
+    page.enable_on_colab()
+    assert asked == []
+    monkeypatch.setenv("COLAB_RELEASE_TAG", "release-colab")
+    page.enable_on_colab()
+    assert asked == [True]
