@@ -73,5 +73,9 @@ def read(key: str | None) -> Outcome | None:
 
 def keep(key: str | None, written: Path) -> None:
     """Keeps the outcome in the file `written` for later runs."""
+
+    def copy(folder: Path) -> None:
+        shutil.copyfile(written, folder / NAME)
+
     if key:
-        files.cached(f"before-{key}", lambda folder: shutil.copyfile(written, folder / NAME))
+        files.cached(f"before-{key}", copy)
