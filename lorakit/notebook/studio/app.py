@@ -22,6 +22,7 @@ from lorakit.common.text import label
 from lorakit.notebook.live import Panel
 from lorakit.notebook.look_through import LookThrough
 from lorakit.notebook.studio.controller import EMBEDDED, size
+from lorakit.notebook.studio.page import enable_on_colab
 from lorakit.notebook.studio.preparing import Preparing
 from lorakit.results import report
 from lorakit.results.verdict import MEANING, named
@@ -33,6 +34,7 @@ class Studio(Preparing):
     """Shown by being the last line of a cell."""
 
     def __init__(self, run: Run, folders: Sequence[str] = ()):
+        enable_on_colab()
         super().__init__(run, folders)
         self._panel: Panel | None = None
         self._export: Path | None = None
