@@ -18,12 +18,16 @@ FEWEST = 20  # answers from which a form is believed
 CHOICES = 50  # values of a slot at most; each comes twice on average at least
 FIXED = 0.2  # share of the shortest answer's characters that is fixed, spaces left out
 NUMBER = r"-?[0-9]+(?:[.,][0-9]+)*"
+DIGITS = 18  # of a number at most, where none were seen
 PIECES = re.compile(r"\w+|\s+|[^\w\s]")
 
 
 @dataclass(frozen=True)
 class Slot:
-    """What may stand at one place: one of `choices`, a number, or 1 to `longest` characters, none of them in `ends`."""
+    """What may stand at one place: one of `choices`, a number, or 1 to `longest` characters, none of them in `ends`.
+
+    `longest` of a number: of each run of its digits, so that no answer goes on with digits forever.
+    """
 
     kind: str  # choice, number, text
     choices: Sequence[str] = ()
@@ -36,14 +40,16 @@ class Slot:
             longest_first = sorted(self.choices, key=len, reverse=True)
             return "(?:" + "|".join(map(re.escape, longest_first)) + ")"
         if self.kind == "number":
-            return f"(?:{NUMBER})"
+            digits = f"[0-9]{{1,{self.longest or DIGITS}}}"
+            return f"(?:-?{digits}(?:[.,]{digits}){{0,3}})"
         return f"[^{re.escape(self.ends)}\\n]{{{0 if self.empty else 1},{self.longest}}}"
 
     def rule(self) -> str:
         if self.kind == "choice":
             return " | ".join(json.dumps(c, ensure_ascii=False) for c in self.choices)
         if self.kind == "number":
-            return '"-"? [0-9]+ ([.,] [0-9]+)*'
+            digits = f"[0-9]{{1,{self.longest or DIGITS}}}"
+            return f'"-"? {digits} ([.,] {digits}){{0,3}}'
         escaped = re.sub(r"([\]\\^-])", r"\\\1", self.ends)
         return f"[^{escaped}\\n]{{{0 if self.empty else 1},{self.longest}}}"
 
@@ -190,7 +196,7 @@ def _slot(values: Sequence[str], following: str) -> Slot:
     if closed := _choice(values):
         return closed
     if all(re.fullmatch(NUMBER, value) for value in values):
-        return Slot("number")
+        return Slot("number", longest=2 * max(map(len, values)))
     mark = following.strip()[:1]
     ends = mark if mark and not any(mark in value for value in values) else ""
     return Slot("text", (), ends, 2 * max(map(len, values)), not all(values))

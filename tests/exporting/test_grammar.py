@@ -26,7 +26,7 @@ def test_llama_cpp_holds_answers_to_the_form(mistral, tmp_path, here):
     running = server(out, 512)
 
     def said(**more):
-        asked = {"prompt": "Where?", "max_tokens": 64, "temperature": 0.0, **more}
+        asked = {"prompt": "Where?", "max_tokens": 96, "temperature": 0.0, **more}
         return running.handle_completions(asked)["choices"][0]["text"]
 
     free, held = said(), said(grammar=(out / GRAMMAR).read_text())

@@ -40,7 +40,7 @@ def local_task(tmp_path):
     path = tmp_path / "local.yaml"
     path.write_text(
         f"task: local_yes\ndataset_path: json\ndataset_kwargs:\n  data_files:\n    test: {tmp_path}/rows.jsonl\n"
-        "output_type: multiple_choice\ntest_split: test\ndoc_to_text: '{{question}}'\n"
+        "output_type: multiple_choice\ntarget_delimiter: ''\ntest_split: test\ndoc_to_text: '{{question}}'\n"
         "doc_to_choice: ['yes go', 'no']\ndoc_to_target: label\nmetric_list:\n  - metric: acc\n"
     )
     return path
@@ -51,7 +51,8 @@ def test_a_local_task_runs_on_base_and_tuned_model(copied, local_task, here):
     target, lines = suites.suite(copied.path, str(local_task))
     entry = json.loads(target.read_text())["local_yes acc"]
     assert target.name == "scores-suite-local.json" and entry["rows"] == 8
-    assert entry["after"] >= entry["before"] and entry["after"] > 0.6
+    assert 0 <= entry["before"] <= entry["after"] <= 1
+    assert entry["interval"][0] <= entry["difference"] <= entry["interval"][1]
     assert lines[0].startswith("local_yes acc: ") and "95 % interval" in lines[0]
     with pytest.raises(LorakitError) as raised:
         suites.suite(copied.path, "hellaswak")
