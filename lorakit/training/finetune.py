@@ -34,7 +34,7 @@ from lorakit.runs.folder import (
 )
 from lorakit.runs.status import Status
 from lorakit.tasks import rows
-from lorakit.training import base_outcome, checkpoint, folds, proof, resume
+from lorakit.training import base_outcome, checkpoint, folds, forgetting, proof, resume
 from lorakit.training.callbacks import Stop, TimePrediction
 from lorakit.training.extension import extension
 from lorakit.training.session import Session, schedule
@@ -79,7 +79,7 @@ def finetune(run: Run, alone: str = "", facts: Facts | None = None) -> RunFolder
 def execute(plan: Setup, folder: RunFolder, world: World) -> Stop | None:
     """From the rows to the evidence; returns why training stopped early, if it did."""
     session = load(plan, folder, world)
-    before = score_before(plan, session)
+    before, general = score_before(plan, session), forgetting.ask_before(plan, session)
     session.resume()
     resumed = session.state.update
     stop = train(session)
@@ -89,7 +89,7 @@ def execute(plan: Setup, folder: RunFolder, world: World) -> Stop | None:
         session.engine.close()
         return stop
     proofs, best_update = prove(session, resumed)
-    score_after(plan, session, before, proofs, best_update)
+    score_after(plan, session, before, general, proofs, best_update)
     return None
 
 
@@ -275,6 +275,7 @@ def score_after(
     plan: Setup,
     session: Session,
     before: Outcome | None,
+    general: list[bool],
     proofs: dict[str, str],
     best_update: int,
 ) -> None:
@@ -285,6 +286,7 @@ def score_after(
     saved = folder.saved(run.method)
     engine.save(saved)
     folder.note(files=identity.files(folder.path, (saved.name, folder.rows.name)))
+    forgetting.ask_after(plan, session, general)
     said = proof.sample(engine, session.sets, session.meta, run)
     engine.close()  # the fresh process needs the card
     if not folder.writable:

@@ -10,6 +10,7 @@ from typing import Any
 
 import ipyvuetify
 import traitlets
+from ipywidgets import widget_serialization
 
 from lorakit.common.errors import LorakitError
 from lorakit.common.quiet import quiet
@@ -82,6 +83,7 @@ class Page(ipyvuetify.VuetifyTemplate):
     runs = _synced(traitlets.List, [])
     looked = _synced(traitlets.Unicode, "")
     result = _synced(traitlets.Dict, {})
+    suspects = traitlets.Any(None, allow_none=True).tag(sync=True, **widget_serialization)
     comparison = _synced(traitlets.Dict, {})
     chat = _synced(traitlets.Dict, {"turns": [], "examples": [], "base": False, "system": ""})
     targets = _synced(traitlets.List, [])
