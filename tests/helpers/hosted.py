@@ -136,7 +136,11 @@ def execute(
     outside = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     outside |= {"JUPYTER_PATH": str(jupyter), "PIP_LOG": str(log), "PIP_NO_CACHE_DIR": "1"}
     done = subprocess.run(
-        [*(() if network else NO_NETWORK), *command], env=outside, capture_output=True, text=True
+        [*(() if network else NO_NETWORK), *command],
+        cwd=folder,
+        env=outside,
+        capture_output=True,
+        text=True,
     )
     if not target.is_file():
         return Seen([done.stderr.strip().splitlines()[-1]], [], "", 0.0, 0.0, "")

@@ -11,6 +11,7 @@ import pytest
 from helpers import hosted
 from helpers.paths import ROOT
 
+from lorakit.common import registry
 from lorakit.machine import packages
 from lorakit.notebook.bundle.pack import HOSTS, asked_for, image_of
 
@@ -78,6 +79,18 @@ def foreign(names, seen):
                 yield from foreign(imports(ast.parse(file.read_text("utf-8")), False), seen)
 
 
+def of_registries(code):
+    """The packages of each metric that the cells name."""
+    words = {
+        node.value
+        for text in code
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.Constant)
+    }
+    for name in {*registry.names("metrics")} & words:
+        yield from getattr(registry.load("metrics", name), "PACKAGES", ())
+
+
 @pytest.mark.parametrize("host", HOSTS)
 @pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda p: p.stem)
 def test_a_notebook_installs_what_it_imports_and_the_image_lacks(path, host):
@@ -87,6 +100,8 @@ def test_a_notebook_installs_what_it_imports_and_the_image_lacks(path, host):
     there = {packages.normal(name) for name in image_of(host)[2]}
     there |= {packages.normal(r.name) for r in packages.declared()}
     there |= {packages.normal(r.name) for r in packages.specified(asked_for_names(path))}
+    needed = {packages.normal(name) for name in of_registries(code)}
+    assert needed <= there
     distributions = metadata.packages_distributions()
     tops = set(foreign(wanted, set())) - sys.stdlib_module_names
     lacking = {
