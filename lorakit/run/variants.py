@@ -41,6 +41,21 @@ Init = Annotated[
         "out of the frozen base."
     ),
 ]
+Optimizer = Annotated[
+    Literal[
+        "adamw",
+        "adamw_8bit",
+        "paged_adamw_8bit",
+        "paged_adamw_32bit",
+        "muon",
+        "adamw_schedule_free",
+    ],
+    Field(
+        description="8-bit optimizers keep their state in a quarter of the memory; paged ones move it to host memory "
+        "when the GPU is full. muon (arXiv 2502.16982) orthogonalizes the updates of matrices. adamw_schedule_free "
+        "(arXiv 2405.15682) averages the weights in place of a falling rate; it needs the package schedulefree."
+    ),
+]
 Ratio = Annotated[
     float,
     Field(
@@ -89,6 +104,12 @@ def refuse(run: Run, clash: Callable[[Run, str, str, str], None]) -> None:
             clash(run, "adapter_init", "use_dora", why)
         if run.shard:
             clash(run, "adapter_init", "shard", "no process holds a whole weight")
+    if run.optimizer == "adamw_schedule_free":
+        if run.schedule != "constant":
+            why = "an average of the weights takes the place of a falling rate; set schedule: constant"
+            clash(run, "optimizer", "schedule", why)
+        if run.shard:
+            clash(run, "optimizer", "shard", "its averages are of whole tensors")
     if run.optimizer == "muon":
         for name in ("use_dora", "shard"):
             if getattr(run, name):

@@ -130,17 +130,57 @@ def test_embeddings_and_head_are_trained_saved_and_merged(tmp_path, tied):
     np.testing.assert_allclose(again.predict(batch()), said, atol=1e-4)
 
 
-def test_muon_learns_and_resumes_bit_for_bit(base):
-    engine = load(settings(base, optimizer="muon"))
+@pytest.mark.parametrize(
+    ("optimizer", "kept"), [("muon", "/momentum_buffer"), ("adamw_schedule_free", "/z")]
+)
+def test_other_optimizers_learn_and_resume_bit_for_bit(base, optimizer, kept):
+    run = settings(base, optimizer=optimizer, schedule="constant")
+    engine = load(run)
     losses = curve(engine)
     assert losses[-1] < losses[0] and all(np.isfinite(losses))
-    state = engine.state()
-    assert any(key.endswith("/momentum_buffer") for key in state)
-    again = load(settings(base, optimizer="muon"))
+    state = {name: np.array(value) for name, value in engine.state().items()}
+    assert any(key.endswith(kept) for key in state)
+    again = load(run)
     again.restore(state)
     for each in (engine, again):
         each.update(1e-3, each.backward(batch())[1])
     assert all((engine.weights()[n] == w).all() for n, w in again.weights().items())
+
+
+def test_schedule_free_keeps_the_average_between_updates(base):
+    """Beside schedulefree's own optimizer: the gradients of its `train` weights, the weights of its `eval`."""
+    from schedulefree import AdamWScheduleFree
+
+    engine = load(settings(base, optimizer="adamw_schedule_free", schedule="constant"))
+    own = [torch.nn.Parameter(torch.from_numpy(w.copy())) for w in engine.weights().values()]
+    plain = AdamWScheduleFree(own, lr=1e-3)
+    for _ in range(3):
+        count = engine.backward(batch())[1]
+        plain.train()
+        for mine, parameter in zip(own, engine.trained.values(), strict=True):
+            torch.testing.assert_close(mine.data, parameter.data, atol=1e-6, rtol=1e-5)
+            mine.grad = parameter.grad * engine.optimization.unit / count
+        torch.nn.utils.clip_grad_norm_(own, 1.0)
+        engine.update(1e-3, count)
+        plain.step()
+        plain.eval()
+    for mine, weight in zip(own, engine.weights().values(), strict=True):
+        np.testing.assert_allclose(weight, mine.detach().numpy(), atol=1e-6)
+
+
+def test_a_missing_schedulefree_is_named_before_training(monkeypatch):
+    from helpers.paths import ROOT
+
+    from lorakit.machine import packages
+    from lorakit.planning.setup import setup
+
+    packages.require.cache_clear()
+    real = packages.installed
+    monkeypatch.setattr(packages, "installed", lambda n: None if n == "schedulefree" else real(n))
+    run = Run(data=str(ROOT / "data/triage.jsonl"), max_rows=40, optimizer="adamw_schedule_free", schedule="constant")  # fmt: skip
+    with pytest.raises(LorakitError, match="schedulefree is not installed") as error:
+        setup(run)
+    assert "pip install" in error.value.cure
 
 
 @pytest.mark.parametrize(
@@ -152,6 +192,7 @@ def test_muon_learns_and_resumes_bit_for_bit(base):
         ({"adapter_init": "pissa", "method": "full"}, "method='full' and adapter_init='pissa'"),
         ({"loraplus_ratio": 16, "method": "full"}, "method='full' and loraplus_ratio"),
         ({"optimizer": "muon", "method": "full"}, "optimizer='muon' and method='full'"),
+        ({"optimizer": "adamw_schedule_free"}, "optimizer='adamw_schedule_free' and schedule='cosine'"),
         ({"optimizer": "muon", "use_dora": True}, "optimizer='muon' and use_dora=True"),
         ({"train_embeddings": True, "fake_quantization": "q8_0"}, "train_embeddings=True and fake_q"),
         ({"layers_to_transform": []}, "leaves no layer to train"),

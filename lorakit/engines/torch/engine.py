@@ -127,6 +127,7 @@ class TorchEngine:
 
     def _backward(self, batch: Batch) -> tuple[float | torch.Tensor, int]:
         self.model.train()
+        self.optimization.training(True)
         for encoder in self.frozen_encoders:
             encoder.eval()
         summed: float | torch.Tensor = 0.0
