@@ -34,11 +34,12 @@ Replay = Annotated[
     ),
 ]
 Init = Annotated[
-    Literal["default", "gaussian", "pissa", "olora"],
+    Literal["default", "gaussian", "pissa", "olora", "eva"],
     Field(
         description="What the adapter begins with: nothing (default, gaussian), or the largest singular parts of each "
         "weight (pissa, arXiv 2404.02948) or the first of its QR factors (olora, arXiv 2406.01775), which are taken "
-        "out of the frozen base."
+        "out of the frozen base; or A with the directions in which the rows' own activations vary most (eva, arXiv "
+        "2410.07170)."
     ),
 ]
 Optimizer = Annotated[
@@ -104,6 +105,8 @@ def refuse(run: Run, clash: Callable[[Run, str, str, str], None]) -> None:
             clash(run, "adapter_init", "use_dora", why)
         if run.shard:
             clash(run, "adapter_init", "shard", "no process holds a whole weight")
+    if run.adapter_init == "eva" and run.shard:
+        clash(run, "adapter_init", "shard", "no process sees all rows")
     if run.optimizer == "adamw_schedule_free":
         if run.schedule != "constant":
             why = "an average of the weights takes the place of a falling rate; set schedule: constant"

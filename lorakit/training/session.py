@@ -36,6 +36,8 @@ from lorakit.training.range_test import with_rate, with_some_rate
 from lorakit.training.reference import with_reference
 from lorakit.training.trackers import Trackers
 
+EVA_UPDATES = 16  # whose rows decide what an adapter begins with
+
 
 def batches_of(train: Rows, run: Run, packing: bool, world: World = ALONE) -> Batches:
     """The updates of a run, this process's share of them."""
@@ -104,6 +106,9 @@ class Session:
             engine.tokenizer = tools.reader(engine.tokenizer)
         sets = with_reference(engine, sets, run, folder.rows, world)
         batches = batches_of(sets["train"], run, engine.packing, world)
+        if run.adapter_init == "eva" and not resume.can_resume(folder):
+            some = range(min(EVA_UPDATES, len(batches)))
+            engine.begin_with([batch for i in some for batch in batches[i] if len(batch.ids)])
         run = with_rate(engine, batches, run, folder, world)
         untouched = engine.fingerprint()
         return cls(run, folder, world, engine, sets, meta, batches, untouched=untouched)

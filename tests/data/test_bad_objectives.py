@@ -67,4 +67,6 @@ def test_a_bad_row_is_named_by_check_and_left_out_of_training(case, base, tmp_pa
     assert words in rejected.reason
     used = [n for some in prepared.rows.values() for n in some.column("row")]
     assert 8 not in used and len(set(used)) == 39
-    assert rejected.reason in lorakit.check(run).words()
+    checked = lorakit.check(run)
+    assert checked.report.rejected == [rejected]
+    assert "WRONG: 1 row cannot be used: 1 × " in checked.words() and words in checked.words()

@@ -12,6 +12,7 @@ from helpers.engines import batches, history, learnable, settings
 from lorakit import engines
 from lorakit.common.errors import LorakitError
 from lorakit.engines.torch import load
+from lorakit.engines.torch.kernels import lora
 from lorakit.models import merge
 from lorakit.planning import choose
 from lorakit.run import Run
@@ -61,6 +62,39 @@ def test_what_is_saved_fits_the_base_as_it_is(base, tmp_path, init):
     plain = tuned(input_ids=ids).logits
     whole = merge.merge(AutoModelForCausalLM.from_pretrained(base), saved, "fp32", base)
     torch.testing.assert_close(whole(input_ids=ids).logits, plain, atol=1e-4, rtol=1e-4)
+
+
+def test_eva_begins_with_the_directions_of_the_rows(base, tmp_path):
+    """A is orthonormal and spans the inputs' first singular directions; B is zero, so nothing has changed yet."""
+    plain, engine = load(settings(base, rank=4)), load(settings(base, rank=4, adapter_init="eva"))
+    some = batches(learnable(48), engine, updates=4)
+    engine.begin_with([b for i in range(4) for b in some[i]])
+    np.testing.assert_array_equal(engine.predict(batch()), plain.predict(batch()))
+    name = next(n for n in engine.trained if "layers.1.mlp.down_proj.lora_A" in n)
+    a = engine.weights()[name]
+    np.testing.assert_allclose(a @ a.T, np.eye(4), atol=1e-4)
+    seen = []
+    layer = engine.model.get_submodule(name.removesuffix(".lora_A.default.weight"))
+    hook = layer.register_forward_hook(
+        lambda m, i, o: seen.append(i[0].reshape(-1, i[0].shape[-1]))
+    )
+    with torch.no_grad(), lora.as_peft(), engine.passes.evaluating():
+        for i in range(4):
+            for one in some[i]:
+                engine.passes.hidden(one)
+    hook.remove()
+    inputs = torch.cat(seen)
+    kept = [
+        float((inputs @ torch.from_numpy(w).T).square().sum()) for w in (a, plain.weights()[name])
+    ]
+    norms = np.square(plain.weights()[name]).sum() / 4
+    assert kept[0] > 3 * kept[1] / norms  # of the inputs' energy, beside four random directions
+    losses = curve(engine)
+    assert losses[-1] < losses[0]
+    saved = engine.save(tmp_path / "adapter")
+    np.testing.assert_allclose(
+        load(settings(base), adapter=saved).predict(batch()), engine.predict(batch()), atol=1e-4
+    )
 
 
 def test_lora_plus_gives_b_a_rate_of_its_own(base):
