@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,23 +37,30 @@ def directions(
     import peft
     from peft.tuners.lora.eva import get_eva_state_dict
 
-    if any(len(batch.ids) < rank for batch in batches):
+    some = [
+        batch for batch in batches if len(batch.ids) >= rank
+    ]  # fewer tokens span fewer directions
+    if not some:
         raise LorakitError(
-            f"adapter_init='eva' needs at least rank={rank} tokens in a micro-batch",
+            f"no micro-batch has the {rank} tokens from which EVA could take {rank} directions",
             setting="adapter_init",
             value="eva",
             cure="raise micro_batch_tokens, or lower rank",
         )
-    found = get_eva_state_dict(
-        model,
-        list(batches),
-        peft.LoraConfig(r=rank, init_lora_weights="eva", eva_config=peft.EvaConfig(rho=1.0)),
-        forward_fn=lambda _, batch: hidden(batch),
-        prepare_model_inputs_fn=None,
-        prepare_layer_inputs_fn=lambda inputs, *_: _rows_of(inputs),
-        gather_distributed_inputs=False,
-        show_progress_bar=False,
-    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", "input of type .* could not be moved"
+        )  # arrays, moved later
+        found = get_eva_state_dict(
+            model,
+            some,
+            peft.LoraConfig(r=rank, init_lora_weights="eva", eva_config=peft.EvaConfig(rho=1.0)),
+            forward_fn=lambda _, batch: hidden(batch),
+            prepare_model_inputs_fn=None,
+            prepare_layer_inputs_fn=lambda inputs, *_: _rows_of(inputs),
+            gather_distributed_inputs=False,
+            show_progress_bar=False,
+        )
     return {f"{name}.lora_A.default.weight": a for name, a in found.items()}
 
 
