@@ -19,6 +19,8 @@ from lorakit.exporting.source import source
 from lorakit.machine.hardware import child_environment
 from lorakit.machine.packages import require
 from lorakit.models import identity
+from lorakit.results.evidence import trust
+from lorakit.results.evidence.form import taught, unknown_form
 from lorakit.run import Run
 from lorakit.runs.folder import Folder
 
@@ -26,11 +28,19 @@ HOST = "127.0.0.1"
 STARTS_IN = 120  # seconds
 
 
-def serve(path: str | os.PathLike, port: int = 8000, *, model: str | None = None) -> int:
+def serve(
+    path: str | os.PathLike, port: int = 8000, *, model: str | None = None, held: bool = False
+) -> int:
     """Serves until it is stopped, and returns the server's exit code. The merged model is made on the first call.
 
-    Raises `LorakitError` for a classifier, and where the server's packages are missing or the port is taken.
+    `held`: answers are held to the form that `lorakit form` found. What else was measured of the run goes along, see
+    `lorakit.exporting.answering`.
+
+    Raises `LorakitError` for a classifier, where no form is known, where the server's packages are missing, and where
+    the port is taken.
     """
+    if held and taught(Folder.of(path)) is None:
+        raise unknown_form(path)
     if source(path, model=model).classes:
         raise LorakitError(
             f"{path}: a classifier answers no chat; ask it by lorakit ask, or export it --to onnx"
@@ -46,7 +56,12 @@ def serve(path: str | os.PathLike, port: int = 8000, *, model: str | None = None
             ) from None
     folder = merged(path, model)
     print(f"http://{HOST}:{port}/v1 answers as model '{folder.name}'; Ctrl-C ends it", flush=True)
-    return subprocess.call(_command(folder, port), cwd=folder.parent, env=child_environment())
+    if trust.known(Folder.of(path)):
+        print(
+            'Each answer says whether to ask a person: "lorakit": {"ask_a_person": …}', flush=True
+        )
+    command = _command(path, folder, port, held)
+    return subprocess.call(command, cwd=folder.parent, env=child_environment())
 
 
 @contextlib.contextmanager
@@ -62,7 +77,7 @@ def serving(path: str | os.PathLike, *, model: str | None = None) -> Iterator[tu
         port = free.getsockname()[1]
     with tempfile.TemporaryFile() as log:
         child = subprocess.Popen(
-            _command(folder, port),
+            _command(path, folder, port),
             cwd=folder.parent,
             env=child_environment(),
             stdout=log,
@@ -87,9 +102,21 @@ def _answers(port: int) -> bool:
         return tried.connect_ex((HOST, port)) == 0
 
 
-def _command(folder: Path, port: int) -> list[str]:
-    server = [sys.executable, "-m", "lorakit.exporting.limited_server", "serve", folder.name]
-    return [*server, "--host", HOST, "--port", str(port)]
+def _command(path: str | os.PathLike, folder: Path, port: int, held: bool = False) -> list[str]:
+    """Of the server over a merged `folder` of the run `path`."""
+    return [
+        sys.executable,
+        "-m",
+        "lorakit.exporting.limited_server",
+        str(Path(path).resolve()),
+        *(["--form"] if held else []),
+        "serve",
+        folder.name,
+        "--host",
+        HOST,
+        "--port",
+        str(port),
+    ]
 
 
 def merged(path: str | os.PathLike, model: str | None = None) -> Path:

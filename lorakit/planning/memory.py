@@ -176,6 +176,7 @@ NO_INFLUENCE = {
     "global_batch_size", "micro_batch_size", "micro_batch_tokens", "seed", "processes", "shard",
     "loraplus_ratio", "neftune_alpha", "replay",
     "checkpoint_every", "max_minutes", "output_dir", "samples", "log_to", "metrics", "max_new_tokens",
+    "general_questions",
 }  # fmt: skip
 
 

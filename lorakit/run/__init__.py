@@ -35,6 +35,7 @@ FREE_TO_CHANGE = {
     "name",
     "log_to",
     "samples",
+    "general_questions",
 }
 
 
@@ -295,6 +296,7 @@ class Run(BaseModel):
         ge=0,
         description="Validation questions answered at every validation, to watch the model learn.",
     )
+    general_questions: variants.Questions = "auto"
     log_to: list[str] = Field(
         [],
         description="Trackers that also receive the curve: names from `lorakit/training/trackers/`.",

@@ -82,6 +82,13 @@ Noise = Annotated[
         description="NEFTune (arXiv 2310.05914): noise of this size on the embeddings in training; the paper takes 5.",
     ),
 ]
+Questions = Annotated[
+    Annotated[int, Field(ge=0)] | Literal["auto"],
+    Field(
+        description="General questions asked before and after a chat run, to show what it forgot; auto: as many as "
+        "fit into a tenth of the predicted training time; 0: none."
+    ),
+]
 
 
 def refuse(run: Run, clash: Callable[[Run, str, str, str], None]) -> None:

@@ -35,7 +35,7 @@ from lorakit.runs.folder import (
 )
 from lorakit.runs.status import Status
 from lorakit.tasks import rows
-from lorakit.training import checkpoint, folds, proof, resume
+from lorakit.training import base_outcome, checkpoint, folds, forgetting, proof, resume
 from lorakit.training.callbacks import Stop, TimePrediction
 from lorakit.training.extension import extension
 from lorakit.training.session import Session, schedule
@@ -80,7 +80,7 @@ def finetune(run: Run, alone: str = "", facts: Facts | None = None) -> RunFolder
 def execute(plan: Setup, folder: RunFolder, world: World) -> Stop | None:
     """From the rows to the evidence; returns why training stopped early, if it did."""
     session = load(plan, folder, world)
-    before = score_before(plan, session)
+    before, general = score_before(plan, session), forgetting.ask_before(plan, session)
     session.resume()
     resumed = session.state.update
     stop = train(session)
@@ -90,7 +90,7 @@ def execute(plan: Setup, folder: RunFolder, world: World) -> Stop | None:
         session.engine.close()
         return stop
     proofs, best_update = prove(session, resumed)
-    score_after(plan, session, before, proofs, best_update)
+    score_after(plan, session, before, general, proofs, best_update)
     return None
 
 
@@ -194,16 +194,21 @@ def _statistics(session: Session, outcome: Outcome) -> None:
 
 
 def _scored(plan: Setup, session: Session, when: str, *, again: bool) -> Outcome | None:
-    """What the model does on the test rows. It is kept: a resumed run does not ask the base once more."""
+    """What the model does on the test rows. It is kept: neither a resumed run nor another run asks the base again."""
     if "test" not in session.sets:
         return None
-    path, world = session.folder.outcome(when), session.world
-    known = world.broadcast_from_rank0(
-        lambda: None if again or not path.exists() else Outcome.read(path)
-    )
-    if known:
+    path, world, test = session.folder.outcome(when), session.world, session.sets["test"]
+    generate = evaluate.needs_answers(_metrics(session))
+    key = base_outcome.key(plan, session, generate) if world.first and not again else None
+
+    def kept() -> Outcome | None:
+        return Outcome.read(path) if path.exists() and not again else base_outcome.read(key)
+
+    if known := world.broadcast_from_rank0(kept):
+        if session.folder.writable and not path.exists():
+            _phase(session.folder, f"answers {when} training: as in an earlier run of this base")
+            known.write(path)
         return known
-    test = session.sets["test"]
     _phase(session.folder, f"answering {len(test)} test rows {when} training")
     outcome = predict(
         session.engine,
@@ -214,10 +219,11 @@ def _scored(plan: Setup, session: Session, when: str, *, again: bool) -> Outcome
         max_new_tokens=session.run.max_new_tokens,
         when=when,
         visible=world.first,
-        generate=evaluate.needs_answers(_metrics(session)),
+        generate=generate,
     )
     if session.folder.writable:
         outcome.write(path)
+        base_outcome.keep(key, path)
     return outcome
 
 
@@ -270,6 +276,7 @@ def score_after(
     plan: Setup,
     session: Session,
     before: Outcome | None,
+    general: list[bool],
     proofs: dict[str, str],
     best_update: int,
 ) -> None:
@@ -280,6 +287,7 @@ def score_after(
     saved = folder.saved(run.method)
     engine.save(saved)
     folder.note(files=identity.files(folder.path, (saved.name, folder.rows.name)))
+    forgetting.ask_after(plan, session, general)
     said = proof.sample(engine, session.sets, session.meta, run)
     engine.close()  # the fresh process needs the card
     if not folder.writable:

@@ -122,6 +122,11 @@ def counted(hits: int, rows: int) -> str:
     return f"{hits} of {rows} ({100 * hits / max(rows, 1):.0f} %, 95 % interval {low:.0f} to {high:.0f} %)"
 
 
+def percent(share: float) -> str:
+    """`82 %`"""
+    return f"{100 * share:.0f} %"
+
+
 def one_of_each(sources: Sequence[str]) -> np.ndarray:
     """Indices of the first row of each source: pieces of one text are no independent evidence."""
     return np.unique(np.asarray(sources), return_index=True)[1]
