@@ -140,11 +140,7 @@ class Run(BaseModel):
     question: str = Field(
         "What does this picture show?", description="Question for pictures whose rows have none."
     )
-    join_documents: bool = Field(
-        False,
-        description="Plain text: training documents stand end to end in rows of max_length, each after the token that "
-        "ends the one before; attention crosses their boundaries.",
-    )
+    join_documents: variants.Joined = False
     language: str = Field(
         "en", description="Code of the spoken language, for multilingual speech models."
     )

@@ -75,6 +75,13 @@ Embeddings = Annotated[
         "language needs. Tied ones become two."
     ),
 ]
+Joined = Annotated[
+    bool,
+    Field(
+        description="Plain text: training documents stand end to end in rows of max_length, each after the token that "
+        "ends the one before; attention crosses their boundaries."
+    ),
+]
 Noise = Annotated[
     float | None,
     Field(
