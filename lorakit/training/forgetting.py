@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Callable
 
@@ -58,6 +59,8 @@ def ask_before(plan: Setup, session: Session) -> list[bool]:
     seconds, items = seconds_allowed(plan), _items(plan)
     if not world.broadcast_from_rank0(lambda: seconds > 0):
         return []
+    if session.folder.writable:
+        print(f"asking {len(items)} general questions at most …", file=sys.stderr, flush=True)
     found = forgotten.answers_right(
         session.engine, session.meta, items, more=within(seconds, session, len(items))
     )
