@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import subprocess
 import sys
+import tempfile
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from lorakit.common.errors import LorakitError
@@ -21,6 +25,7 @@ from lorakit.run import Run
 from lorakit.runs.folder import Folder
 
 HOST = "127.0.0.1"
+STARTS_IN = 120  # seconds
 
 
 def serve(
@@ -55,7 +60,51 @@ def serve(
         print(
             'Each answer says whether to ask a person: "lorakit": {"ask_a_person": …}', flush=True
         )
-    command = [
+    command = _command(path, folder, port, held)
+    return subprocess.call(command, cwd=folder.parent, env=child_environment())
+
+
+@contextlib.contextmanager
+def serving(path: str | os.PathLike, *, model: str | None = None) -> Iterator[tuple[str, str]]:
+    """A server of this run for the time of a `with` block: (address that ends in /v1, name of the model).
+
+    It takes a free port. Raises `LorakitError` as `serve` does, and where it does not come up in `STARTS_IN` seconds.
+    """
+    require("fastapi", "uvicorn", "openai", purpose="the server")
+    folder = merged(path, model)
+    with socket.socket() as free:
+        free.bind((HOST, 0))
+        port = free.getsockname()[1]
+    with tempfile.TemporaryFile() as log:
+        child = subprocess.Popen(
+            _command(path, folder, port),
+            cwd=folder.parent,
+            env=child_environment(),
+            stdout=log,
+            stderr=log,
+        )
+        try:
+            until = time.monotonic() + STARTS_IN
+            while not _answers(port):
+                if child.poll() is not None or time.monotonic() > until:
+                    log.seek(0)
+                    last = log.read().decode(errors="replace").strip().splitlines()[-1:]
+                    raise LorakitError(f"the server of {path} did not come up", value=last)
+                time.sleep(0.2)
+            yield f"http://{HOST}:{port}/v1", folder.name
+        finally:
+            child.terminate()
+            child.wait()
+
+
+def _answers(port: int) -> bool:
+    with socket.socket() as tried:
+        return tried.connect_ex((HOST, port)) == 0
+
+
+def _command(path: str | os.PathLike, folder: Path, port: int, held: bool = False) -> list[str]:
+    """Of the server over a merged `folder` of the run `path`."""
+    return [
         sys.executable,
         "-m",
         "lorakit.exporting.limited_server",
@@ -68,7 +117,6 @@ def serve(
         "--port",
         str(port),
     ]
-    return subprocess.call(command, cwd=folder.parent, env=child_environment())
 
 
 def merged(path: str | os.PathLike, model: str | None = None) -> Path:

@@ -23,6 +23,7 @@ from lorakit.models.recorded import verify_files
 from lorakit.planning.setup import Setup, setup
 from lorakit.results import evaluate, report
 from lorakit.results.evaluate import Outcome
+from lorakit.results.evidence import learning_rate
 from lorakit.results.predict import predict
 from lorakit.run import Run, resolved
 from lorakit.runs.folder import (
@@ -143,14 +144,14 @@ def load(plan: Setup, folder: RunFolder, world: World) -> Session:
         folder.record.get("updates", 0) if resume.can_resume(folder) else 0,
         folder.record.get("updates_planned"),
         len(session.batches),
-        lambda updates: schedule(plan.settings, updates),
+        lambda updates: schedule(session.run, updates),
     )
     if extended:
         choices["max_updates"] = extended
         _phase(folder, f"max_updates: {extended.reason}")
     if folder.writable:
         with atomic_write(folder.settings) as part:
-            plan.settings.write(part)
+            session.run.write(part)
     trained = parent(plan.asked.model)
     folder.note(
         choices=choices,
@@ -294,6 +295,7 @@ def score_after(
     proofs |= proof.repeated(folder, said, run)
     if before and after:
         _write_scores(session, before, after)
+    learning_rate.from_record(folder)
     folder.note(status=Status.DONE, proof=proofs, adapter_from_update=best_update)
 
 

@@ -54,7 +54,14 @@ class EvidenceModule(Protocol):
 
 
 INTERFACE = EvidenceModule
-ORDER = ("forecast", "suspicious", "forgotten", "trust", "form")  # in which a report shows them
+ORDER = (
+    "learning_rate",
+    "forecast",
+    "suspicious",
+    "forgotten",
+    "trust",
+    "form",
+)  # in which a report shows them
 
 
 def keep(folder: RunFolder, evidence: Evidence) -> Evidence:
