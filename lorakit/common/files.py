@@ -189,7 +189,9 @@ def _forget(newest: Path) -> None:
     others = [
         f
         for f in newest.parent.iterdir()
-        if f.is_dir() and re.fullmatch(r"(reference-)?[0-9a-f]{32}", f.name) and f != newest
+        if f.is_dir()
+        and re.fullmatch(r"((reference|before)-)?[0-9a-f]{32}", f.name)
+        and f != newest
     ]
     for folder in [newest, *sorted(others, key=lambda f: -f.stat().st_mtime)]:
         room -= sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())

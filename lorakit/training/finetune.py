@@ -23,6 +23,7 @@ from lorakit.models.recorded import verify_files
 from lorakit.planning.setup import Setup, setup
 from lorakit.results import evaluate, report
 from lorakit.results.evaluate import Outcome
+from lorakit.results.evidence import learning_rate
 from lorakit.results.predict import predict
 from lorakit.run import Run, resolved
 from lorakit.runs.folder import (
@@ -34,7 +35,7 @@ from lorakit.runs.folder import (
 )
 from lorakit.runs.status import Status
 from lorakit.tasks import rows
-from lorakit.training import checkpoint, folds, proof, resume
+from lorakit.training import base_outcome, checkpoint, folds, forgetting, proof, resume
 from lorakit.training.callbacks import Stop, TimePrediction
 from lorakit.training.extension import extension
 from lorakit.training.session import Session, schedule
@@ -79,7 +80,7 @@ def finetune(run: Run, alone: str = "", facts: Facts | None = None) -> RunFolder
 def execute(plan: Setup, folder: RunFolder, world: World) -> Stop | None:
     """From the rows to the evidence; returns why training stopped early, if it did."""
     session = load(plan, folder, world)
-    before = score_before(plan, session)
+    before, general = score_before(plan, session), forgetting.ask_before(plan, session)
     session.resume()
     resumed = session.state.update
     stop = train(session)
@@ -89,7 +90,7 @@ def execute(plan: Setup, folder: RunFolder, world: World) -> Stop | None:
         session.engine.close()
         return stop
     proofs, best_update = prove(session, resumed)
-    score_after(plan, session, before, proofs, best_update)
+    score_after(plan, session, before, general, proofs, best_update)
     return None
 
 
@@ -143,14 +144,14 @@ def load(plan: Setup, folder: RunFolder, world: World) -> Session:
         folder.record.get("updates", 0) if resume.can_resume(folder) else 0,
         folder.record.get("updates_planned"),
         len(session.batches),
-        lambda updates: schedule(plan.settings, updates),
+        lambda updates: schedule(session.run, updates),
     )
     if extended:
         choices["max_updates"] = extended
         _phase(folder, f"max_updates: {extended.reason}")
     if folder.writable:
         with atomic_write(folder.settings) as part:
-            plan.settings.write(part)
+            session.run.write(part)
     trained = parent(plan.asked.model)
     folder.note(
         choices=choices,
@@ -193,16 +194,21 @@ def _statistics(session: Session, outcome: Outcome) -> None:
 
 
 def _scored(plan: Setup, session: Session, when: str, *, again: bool) -> Outcome | None:
-    """What the model does on the test rows. It is kept: a resumed run does not ask the base once more."""
+    """What the model does on the test rows. It is kept: neither a resumed run nor another run asks the base again."""
     if "test" not in session.sets:
         return None
-    path, world = session.folder.outcome(when), session.world
-    known = world.broadcast_from_rank0(
-        lambda: None if again or not path.exists() else Outcome.read(path)
-    )
-    if known:
+    path, world, test = session.folder.outcome(when), session.world, session.sets["test"]
+    generate = evaluate.needs_answers(_metrics(session))
+    key = base_outcome.key(plan, session, generate) if world.first and not again else None
+
+    def kept() -> Outcome | None:
+        return Outcome.read(path) if path.exists() and not again else base_outcome.read(key)
+
+    if known := world.broadcast_from_rank0(kept):
+        if session.folder.writable and not path.exists():
+            _phase(session.folder, f"answers {when} training: as in an earlier run of this base")
+            known.write(path)
         return known
-    test = session.sets["test"]
     _phase(session.folder, f"answering {len(test)} test rows {when} training")
     outcome = predict(
         session.engine,
@@ -213,10 +219,11 @@ def _scored(plan: Setup, session: Session, when: str, *, again: bool) -> Outcome
         max_new_tokens=session.run.max_new_tokens,
         when=when,
         visible=world.first,
-        generate=evaluate.needs_answers(_metrics(session)),
+        generate=generate,
     )
     if session.folder.writable:
         outcome.write(path)
+        base_outcome.keep(key, path)
     return outcome
 
 
@@ -269,6 +276,7 @@ def score_after(
     plan: Setup,
     session: Session,
     before: Outcome | None,
+    general: list[bool],
     proofs: dict[str, str],
     best_update: int,
 ) -> None:
@@ -279,6 +287,7 @@ def score_after(
     saved = folder.saved(run.method)
     engine.save(saved)
     folder.note(files=identity.files(folder.path, (saved.name, folder.rows.name)))
+    forgetting.ask_after(plan, session, general)
     said = proof.sample(engine, session.sets, session.meta, run)
     engine.close()  # the fresh process needs the card
     if not folder.writable:
@@ -286,6 +295,7 @@ def score_after(
     proofs |= proof.repeated(folder, said, run)
     if before and after:
         _write_scores(session, before, after)
+    learning_rate.from_record(folder)
     folder.note(status=Status.DONE, proof=proofs, adapter_from_update=best_update)
 
 

@@ -7,6 +7,7 @@ metadata (`lorakit.slow`); `make notebooks` runs them all.
 import json
 
 import pytest
+from helpers.installed import only_the_extra
 from helpers.paths import ROOT
 
 from lorakit.notebook.execute import execute
@@ -37,7 +38,9 @@ def marks(path):
 @pytest.mark.parametrize(
     "path", [pytest.param(path, id=path.stem, marks=marks(path)) for path in NOTEBOOKS]
 )
-def test_notebook_runs(path, tmp_path):
+def test_notebook_runs(path, tmp_path, monkeypatch):
+    if path.stem == "quickstart":  # `make quickstart` installs no more than this
+        monkeypatch.setenv("PYTHONPATH", only_the_extra("quickstart", tmp_path / "site"))
     small = said(path).get("test_parameters", {})
     known = parameters(path)
     if "output_dir" in known:

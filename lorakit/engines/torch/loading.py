@@ -34,7 +34,10 @@ from lorakit.engines.torch.out_of_memory import out_of_memory, while_loading
 from lorakit.machine import distributed, hardware
 from lorakit.machine.distributed import World
 from lorakit.models import base_model, locate, served
+from lorakit.models.merge import quietly
 from lorakit.run import Run
+
+SHOWN_FROM = 2e9  # bytes of weights from which loading them has a progress bar
 
 
 def device(world: World) -> torch.device:
@@ -147,15 +150,21 @@ def base(
     if classifies:
         options |= {"config": config, "ignore_mismatched_sizes": True}
     try:
-        model, loaded = kind.from_pretrained(
-            source, output_loading_info=True, trust_remote_code=False, **options
-        )
+        with contextlib.nullcontext() if _takes_long(source) else quietly():
+            model, loaded = kind.from_pretrained(
+                source, output_loading_info=True, trust_remote_code=False, **options
+            )
     except Exception as error:  # transformers checks little: damaged files raise almost anything
         if out_of_memory(error):
             raise
         raise locate.unusable(run.model, error) from None
     require_finite(model, source)
     return model, list(loaded["missing_keys"])
+
+
+def _takes_long(source: str) -> bool:
+    """Whether loading these files is worth a progress bar."""
+    return sum(file.stat().st_size for file in Path(source).glob("*.safetensors")) > SHOWN_FROM
 
 
 def require_finite(model: Any, source: str) -> None:

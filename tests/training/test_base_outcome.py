@@ -1,0 +1,75 @@
+"""The base is asked once: a control, a comparison or a trial on the same rows reads what it said."""
+
+import json
+import shutil
+
+import pytest
+from helpers.runs import tiny_run
+
+import lorakit
+from lorakit.training import finetune as module
+
+
+@pytest.fixture
+def asked(monkeypatch, tmp_path, quick):
+    """The moments at which a model was asked; the cache is this test's own."""
+    moments, real = [], module.predict
+    monkeypatch.setenv("LORAKIT_CACHE", str(tmp_path / "cache"))
+
+    def predict(*given, when, **options):
+        moments.append(when)
+        return real(*given, when=when, **options)
+
+    monkeypatch.setattr(module, "predict", predict)
+    return moments
+
+
+def scores(run):
+    lorakit.finetune(run)
+    return {name: entry["before"] for name, entry in run_scores(run).items()}
+
+
+def run_scores(run):
+    return json.loads((run.folder / "scores.json").read_text())
+
+
+def test_a_control_reads_what_the_base_said(base, rows_file, tmp_path, asked):
+    run = tiny_run(base, rows_file, tmp_path, max_updates=2)
+    first = scores(run)
+    assert asked == ["before", "after"]
+    asked.clear()
+    control = run.with_(name="control", shuffle_answers=True, learning_rate=3e-4, max_updates=3)
+    assert scores(control) == first
+    assert asked == ["after"]
+    answers = [(run.folder / "answers.jsonl").read_text(), (control.folder / "answers.jsonl")]
+    before = [json.loads(line)["before"] for line in answers[0].splitlines()]
+    assert before == [json.loads(line)["before"] for line in answers[1].read_text().splitlines()]
+
+
+@pytest.mark.parametrize("change", [{"max_new_tokens": 4}, {"seed": 1}, {"metrics": ["loss"]}])
+def test_what_bears_on_the_answers_asks_again(base, rows_file, tmp_path, asked, change):
+    run = tiny_run(base, rows_file, tmp_path, max_updates=1)
+    lorakit.finetune(run)
+    asked.clear()
+    lorakit.finetune(run.with_(name="other", **change))
+    assert asked == ["before", "after"]
+
+
+def test_another_base_is_asked_and_a_damaged_entry_is_not_believed(
+    base, rows_file, tmp_path, asked
+):
+    run = tiny_run(base, rows_file, tmp_path, max_updates=1)
+    first = scores(run)
+    for kept in (tmp_path / "cache").glob("before-*/outcome.json"):
+        kept.write_text("{")
+    asked.clear()
+    assert scores(run.with_(name="again")) == first
+    assert asked == ["before", "after"]
+    other = shutil.copytree(base, tmp_path / "other")
+    weights = other / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-2] ^= 1
+    weights.write_bytes(content)
+    asked.clear()
+    lorakit.finetune(run.with_(name="other", model=str(other)))
+    assert asked == ["before", "after"]
