@@ -73,10 +73,6 @@ def test_a_question_and_an_export_import_no_compiler(finished, tmp_path):
     )
 
 
-def test_the_doctor_imports_no_compiler(tmp_path):
-    assert imported(HEAVY, "doctor") == []
-
-
 def test_what_is_postponed_works_when_it_is_used():
     code = """
 import lorakit, sys, torch
