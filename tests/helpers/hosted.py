@@ -37,9 +37,9 @@ def overlay(image: Path, folder: Path) -> Path:
     packages = folder / "image"
     packages.mkdir()
     for entry in site_packages(image).iterdir():
-        if not entry.name.startswith(("lorakit", "__editable__", "_lorakit")) and (
-            entry.suffix != ".pth"
-        ):
+        if entry.suffix == ".pth" and "lorakit" not in entry.name:
+            shutil.copy(entry, site_packages(folder))
+        elif not entry.name.startswith(("lorakit", "__editable__", "_editable_impl_lorakit")):
             (packages / entry.name).symlink_to(entry)
     (site_packages(folder) / "image.pth").write_text(f"{packages}\n")
     return folder / "bin/python"

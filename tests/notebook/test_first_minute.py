@@ -21,8 +21,7 @@ SHORT = {"max_updates": 4, "max_rows": 64, "max_new_tokens": 4}
 @pytest.mark.slow
 @pytest.mark.skipif(not (ROOT / ".git").exists(), reason="a clone is made of the repository")
 @pytest.mark.parametrize("route", hosted.ROUTES)
-def test_the_quickstart_alone_ends_in_a_run_that_is_done(route, tmp_path, monkeypatch):
-    monkeypatch.setenv("PIP_NO_BUILD_ISOLATION", "0")  # pip's words for: without isolation
+def test_the_quickstart_alone_ends_in_a_run_that_is_done(route, tmp_path):
     python = hosted.overlay(Path(sys.prefix), tmp_path / "environment")
     hosted.kernel(python, tmp_path / "jupyter")
     notebook = hosted.laid(route, "quickstart", tmp_path / "content")
