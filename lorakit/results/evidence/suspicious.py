@@ -41,6 +41,7 @@ from lorakit.data.sources import of_run
 from lorakit.results import evidence
 from lorakit.results.compare import outcome
 from lorakit.results.confidence import answered
+from lorakit.results.evaluate import Outcome
 from lorakit.results.evidence import Evidence, counted, percent
 from lorakit.results.open_run import open_run
 from lorakit.results.plots import bare
@@ -126,13 +127,7 @@ def measure(path: str | os.PathLike, *, model: str | None = None) -> Evidence:
     columns: list[np.ndarray] = []
     for part in parts:
         found, rows = outcome(RunFolder(part))
-        opened = open_run(part, model=model)
-        test = opened.rows("test")
-        if test is None:
-            raise LorakitError("has no test rows", where=part, cure="train the folds again")
-        engine = opened.engine()
-        answers, own = answered(engine, test, opened.meta, opened.run)
-        engine.close()
+        answers, own = _own(part, found, model)
         given = -found.tokens[:, 0]
         same = [
             (row["reference"] or "").strip() == (a or "").strip()
@@ -154,6 +149,21 @@ def measure(path: str | os.PathLike, *, model: str | None = None) -> Evidence:
     }
     known = {"figures": figures, "weights": evidence.weights(folder)}
     return evidence.keep(folder, said(ranking, lines, written, **known))
+
+
+def _own(part: Path, found: Outcome, model: str | None) -> tuple[Sequence[str | None], np.ndarray]:
+    """(a fold's own answers to its test rows, log p of each (n,)); of classes they are known from its scores."""
+    if found.probabilities is not None:
+        return found.answers, np.log(found.probabilities.max(axis=1))
+    opened = open_run(part, model=model)
+    test = opened.rows("test")
+    if test is None:
+        raise LorakitError("has no test rows", where=part, cure="train the folds again")
+    engine = opened.engine()
+    try:
+        return answered(engine, test, opened.meta, opened.run)
+    finally:
+        engine.close()
 
 
 def write_table(folder: RunFolder, lines: Sequence[Mapping[str, Any]], ranking: Ranking) -> Path:
