@@ -160,7 +160,7 @@ def _judges(name: str, values: Sequence[Any], schema: ModuleType) -> bool:
         return False
     words = all(isinstance(value, str) for value in values)
     return bool(
-        FAULTS.fullmatch(name) or words and (REMARKS.fullmatch(name) or SCORES.fullmatch(name))
+        FAULTS.fullmatch(name) or (words and (REMARKS.fullmatch(name) or SCORES.fullmatch(name)))
     )
 
 

@@ -156,7 +156,7 @@ def encode(
         if len(encoded[name]) > len(examples):
             notes.append(f"{name}: {len(examples)} examples became {len(encoded[name])} rows")
     train = encoded["train"]
-    if "label" in task.COLUMNS:  # how many classes there are shows in all rows alone
+    if task.OBJECTIVE == "labels":  # how many classes there are shows in all rows alone
         judged = [{"reference": label} for label in train.column("reference")]
     else:
         judged = uncut(train)
