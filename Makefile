@@ -138,9 +138,9 @@ WHICH ?= colab
 PYTHON_HOSTED ?= $(firstword $(wildcard $(HOME)/.pyenv/versions/$(if $(filter kaggle,$(WHICH)),3.12,3.13).*/bin/python3) \
   $(if $(filter kaggle,$(WHICH)),python3.12,python3.13))
 HOSTED ?= .venv-hosted-$(WHICH)
-test-hosted: env  ## eight notebooks in an environment with the packages of Colab's or Kaggle's image: WHICH=colab|kaggle
+test-hosted: env  ## eight notebooks in an environment with the packages of Colab's or Kaggle's image: WHICH=colab|kaggle, ROUTE=bundle: without network
 	[ -x $(HOSTED)/bin/python ] || $(PYTHON_HOSTED) tests/hosted/image.py $(HOSTED) $(WHICH) $(PYTHON_HOSTED)
-	PYTHONPATH=$(CURDIR) $(BIN)/python tests/hosted/run.py $(HOSTED) $(WHICH) $(NOTEBOOKS)
+	$(BIN)/python tests/hosted/run.py $(HOSTED) $(WHICH) $(if $(ROUTE),--route $(ROUTE)) $(NOTEBOOKS)
 
 publish-links:  ## the repository's address into notebooks and README; without a remote out of them
 	$(PYTHON) docs/publish_links.py

@@ -227,6 +227,7 @@ def test_differences_forbid_going_on():
         name="n",
         log_to=["wandb"],
         samples=2,
+        general_questions=0,
     )
     assert set(free) == FREE_TO_CHANGE and run.differences(run.with_(**free)) == {}
     assert (

@@ -45,7 +45,7 @@ def _told(options: Namespace, found: Any) -> int:
     examples=("lorakit trust outputs/run", "lorakit trust outputs/run --error 0.1"),
 )
 def trust(options: Namespace) -> int:
-    """From validation rows, checked on test rows; `ask` and the model card then use it."""
+    """From validation rows, checked on test rows; `ask`, `serve` and the model card then use it."""
     from lorakit.results.evidence.trust import measure
 
     about = {"error": options.error, "certainty": options.certainty, "model": options.model}

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from lorakit.commands import BASE_AT, RUN_DIR, argument, command, print_json
 from lorakit.commands.terminal import coloured
+from lorakit.common.errors import LorakitError
 
 GROUP = "After training"
 TOKENS = argument(
@@ -106,20 +107,70 @@ def report(options: Namespace) -> int:
     RUN_DIR,
     argument("--data", metavar="FILE", help="rows to score on instead of the run's test rows"),
     argument("--metrics", metavar="NAMES", help="names, separated by commas, e.g. bleu,rouge"),
+    argument(
+        "--suite",
+        metavar="NAME|FILE.yaml",
+        help="a task of lm-evaluation-harness instead, by its name or its YAML file",
+    ),
+    argument("--limit", type=int, metavar="N", help="questions of the suite, or rows judged"),
+    argument(
+        "--judge",
+        metavar="URL",
+        help="has a model behind an OpenAI-compatible address (…/v1) prefer answers instead; they are sent there, "
+        "with the key in LORAKIT_JUDGE_KEY",
+    ),
+    argument("--judge-model", default="", metavar="NAME", help="its first one unless given"),
+    argument(
+        "--judge-prices",
+        type=float,
+        nargs=2,
+        metavar=("READ", "WRITTEN"),
+        help="of a million tokens, for the cost",
+    ),
     argument("--json", action="store_true", help="the scores as JSON"),
     BASE_AT,
+    examples=(
+        "lorakit evaluate outputs/run --data new.jsonl",
+        "lorakit evaluate outputs/run --suite hellaswag --limit 200",
+        "lorakit evaluate outputs/run --judge http://127.0.0.1:8001/v1",
+    ),
 )
 def evaluate(options: Namespace) -> int:
     """Rows that the run trained on are left out and counted."""
-    from lorakit.results.evaluate_again import rescore
-
-    metrics = options.metrics.split(",") if options.metrics else None
-    path, lines = rescore(options.run, data=options.data, metrics=metrics, model=options.model)
+    path, lines = _evaluated(options)
     if options.json:
         print_json({"file": str(path), "scores": json.loads(path.read_text(encoding="utf-8"))})
     else:
         print("\n".join(lines) + f"\nSee {path}")
     return 0
+
+
+def _evaluated(options: Namespace) -> tuple[Path, list[str]]:
+    """(file written, what it says) of what the options ask for."""
+    asked = [n for n in ("data", "suite", "judge") if getattr(options, n)]
+    if len(asked) > 1:
+        raise LorakitError(
+            f"--{asked[0]} and --{asked[1]} are two questions", cure="ask them one after the other"
+        )
+    if options.suite:
+        from lorakit.exporting.suite import suite
+
+        return suite(options.run, options.suite, limit=options.limit, model=options.model)
+    if options.judge:
+        from lorakit.results.outside_judge import ROWS, judged
+
+        def progress(done: int, of: int) -> None:
+            print(f"\rjudged {done} of {of} rows", end="", file=sys.stderr, flush=True)
+
+        about = {"judge": options.judge_model, "rows": options.limit or ROWS}
+        prices = tuple(options.judge_prices) if options.judge_prices else None
+        found = judged(options.run, options.judge, prices=prices, progress=progress, **about)
+        print(file=sys.stderr)
+        return found
+    from lorakit.results.evaluate_again import rescore
+
+    metrics = options.metrics.split(",") if options.metrics else None
+    return rescore(options.run, data=options.data, metrics=metrics, model=options.model)
 
 
 @command(

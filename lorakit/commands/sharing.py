@@ -51,13 +51,14 @@ def export(options: Namespace) -> int:
     "Serves a tuned model on this machine by OpenAI's protocol, for a first try.",
     RUN_DIR,
     argument("--port", type=int, default=8000, metavar="N", help="8000 unless given"),
+    argument("--form", action="store_true", help="hold answers to the form lorakit form found"),
     BASE_AT,
 )
 def serve(options: Namespace) -> int:
-    """Until it is stopped."""
+    """Until it is stopped. After `lorakit trust` each answer also says whether to ask a person."""
     from lorakit.exporting.serve import serve as until_stopped
 
-    return until_stopped(options.run, options.port, model=options.model)
+    return until_stopped(options.run, options.port, model=options.model, held=options.form)
 
 
 @command(

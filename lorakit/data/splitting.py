@@ -295,13 +295,18 @@ def shuffle_answers(examples: Sequence[Example], seed: int) -> list[Example]:
             for e, m in zip(examples, marks, strict=True)
         ]
     answers = [m for e in examples for m in e.fields["messages"] if m["role"] == "assistant"]
-    dealt = (answers[i] for i in np.random.default_rng((seed, 1)).permutation(len(answers)))
+    dealt = {}
+    for calls in (False, True):  # a result follows a call in the control, too
+        some = [m for m in answers if ("tool_calls" in m) == calls]
+        order = np.random.default_rng((seed, 1)).permutation(len(some))
+        dealt[calls] = iter([some[i] for i in order])
     return [
         e.with_fields(
             {
                 **e.fields,
                 "messages": [
-                    next(dealt) if m["role"] == "assistant" else m for m in e.fields["messages"]
+                    next(dealt["tool_calls" in m]) if m["role"] == "assistant" else m
+                    for m in e.fields["messages"]
                 ],
             }
         )

@@ -114,6 +114,9 @@ class Engine(Protocol):
     def loss(self, batch: Batch) -> tuple[float, int]:
         """(summed loss in nats, targets), in evaluation mode, without gradients."""
 
+    def begin_with(self, batches: Sequence[Batch]) -> None:
+        """Gives new adapters what `adapter_init: eva` takes from these rows; only engines that serve it are asked."""
+
     def backward(self, batch: Batch) -> tuple[float, int]:
         """The same in training mode; gradients of the sum are accumulated. The sum may still be on its way: it adds up
         like a number, and `reduce` waits for it."""

@@ -1,4 +1,6 @@
-"""`transformers serve` behind limits: python -m lorakit.exporting.limited_server serve MODEL --host … --port …
+"""`transformers serve` behind limits: python -m lorakit.exporting.limited_server RUN_DIR [--form] serve MODEL …
+
+Answers carry what was measured of the run, see `lorakit.exporting.answering`.
 
 Without them one request of 150 MB holds 6.5 GB, and any web page could reach the server under a name of its own that it
 points at this machine (DNS rebinding).
@@ -68,15 +70,21 @@ def limited(app: Any) -> Any:
 
 def main() -> None:
     import uvicorn
+    from transformers.cli.serving import chat_completion
     from transformers.cli.transformers import main as transformers
 
+    from lorakit.exporting.answering import Answering
+
+    place = sys.argv.index("serve")
+    path, *form = sys.argv[1:place]
+    chat_completion.ChatCompletionHandler = Answering.of(path, held=bool(form))
     plain = uvicorn.Config
 
     def config(app: Any, **options: Any) -> uvicorn.Config:
         return plain(limited(app), limit_concurrency=MOST_CONNECTIONS, **options)
 
     uvicorn.Config = config  # type: ignore[assignment,misc]  # `transformers serve` offers no place for middleware
-    sys.argv[0] = "transformers"
+    sys.argv[:place] = ["transformers"]
     transformers()
 
 

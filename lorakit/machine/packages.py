@@ -159,6 +159,22 @@ def tolerate_old_packages() -> None:
                 setattr(module, name, tolerant)
 
 
+NO_VIDEO_READER = "0.26"  # the first torchvision without torchvision.io.VideoReader
+
+
+def tolerate_new_torchvision() -> None:
+    """Keeps `datasets` from asking torchvision, where this has no `VideoReader`, whether a value is a video.
+
+    `datasets` 4.0, on Colab beside torchvision 0.26, imports that class for every value of a row once torchvision is
+    loaded, and fails. Imports `datasets`; calling it again does nothing.
+    """
+    version = installed("torchvision")
+    if version and Version(version) >= Version(NO_VIDEO_READER):
+        from datasets import config
+
+        config.TORCHVISION_AVAILABLE = False
+
+
 def installed(name: str) -> str | None:
     """The version on the disk; None when there is none."""
     try:

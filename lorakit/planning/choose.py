@@ -8,6 +8,7 @@ from lorakit.common.errors import LorakitError
 from lorakit.engines import quantization as quantizations
 from lorakit.engines.protocol import EngineModule
 from lorakit.machine.hardware import DRIVE, Facts
+from lorakit.machine.packages import require
 from lorakit.models import base_model, gguf
 from lorakit.models.spec import Spec
 from lorakit.planning import bf16_trial, memory
@@ -15,6 +16,7 @@ from lorakit.planning.ladder import ladder, smaller_forms
 from lorakit.run import Run
 from lorakit.run.variants import VARIANTS
 
+OWN_OPTIMIZERS = ("muon", "adamw_schedule_free")  # of engines that name `optimizer` in VARIANTS
 WORTHWHILE = 1.2  # bf16 on a CPU is taken from this gain on
 
 
@@ -31,8 +33,10 @@ def resolve(run: Run, facts: Facts, started: Choice | None = None) -> tuple[Run,
             f"processes={chosen['processes'].value} and global_batch_size={run.global_batch_size}: some "
             "processes would have no row; raise global_batch_size or lower processes"
         )
+    if run.optimizer == "adamw_schedule_free":
+        require("schedulefree", purpose=f"optimizer={run.optimizer}")
     chosen["engine"] = engine(run, facts, spec)
-    if facts.device == "mps" and run.optimizer not in ("adamw", "muon"):
+    if facts.device == "mps" and run.optimizer not in ("adamw", *OWN_OPTIMIZERS):
         raise LorakitError(
             f"optimizer={run.optimizer!r}: bitsandbytes has none for Apple's GPU; use optimizer=adamw"
         )
@@ -44,6 +48,9 @@ def resolve(run: Run, facts: Facts, started: Choice | None = None) -> tuple[Run,
     rate = tasks.objective_for(run)[0].LEARNING_RATE
     if rate and "learning_rate" not in run.model_fields_set:
         chosen["learning_rate"] = Choice(rate, "the published rate of this objective")
+    if run.learning_rate == "auto":
+        why = "found before the first update, by a range test on the training rows"
+        chosen["learning_rate"] = Choice("auto", why)
     if run.shard and run.processes == 1:
         chosen["shard"] = Choice(False, "one process: there is nobody to share the weights with")
     if run.packing == "auto":
@@ -202,6 +209,8 @@ def lacks(module: EngineModule, run: Run) -> str:
     """The first variant of LoRA that a run asks for and an engine does not have; "" when it has all."""
     defaults = {name: type(run).model_fields[name].default for name in VARIANTS}
     asked = [name for name in VARIANTS if getattr(run, name) != defaults[name]]
+    if run.optimizer in OWN_OPTIMIZERS and "optimizer" not in module.VARIANTS:
+        return f"it has no {run.optimizer}"
     return next((f"it has no {name}" for name in asked if name not in module.VARIANTS), "")
 
 

@@ -25,6 +25,8 @@ def refuse_ineffective(run: Run, updates: int, sets: Collection[str]) -> None:
         raise _ignored(run, "samples", "no validation question is there to be answered")
     if run.samples and tasks.objective_of(run.task).HEAD == "labels":
         raise _ignored(run, "samples", f"task={run.task} writes no answers")
+    if run.general_questions not in ("auto", 0) and run.task != "chat":
+        raise _ignored(run, "general_questions", f"task={run.task} answers none")
     if run.chat_template and "reasoning" not in task.SETTINGS:
         raise _ignored(run, "chat_template", f"task={run.task} uses no chat template")
     for name in OF_TASKS:

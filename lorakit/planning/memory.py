@@ -106,7 +106,9 @@ def memory(run: Run, of: Shape | None = None, facts: Facts | None = None) -> dic
         facts: the machine that is planned for; None: this one.
     """
     of = of or shape(run)
-    moments = {"adamw": 8, "paged_adamw_32bit": 8, "muon": 4}.get(run.optimizer, 2.03)
+    moments = {"adamw": 8, "paged_adamw_32bit": 8, "muon": 4, "adamw_schedule_free": 8}.get(
+        run.optimizer, 2.03
+    )
     if run.method == "full":
         trained, weights = of.linear + of.other, 4.0 * (of.linear + of.other)
         extra = trained * (4 + moments)
@@ -174,6 +176,7 @@ NO_INFLUENCE = {
     "global_batch_size", "micro_batch_size", "micro_batch_tokens", "seed", "processes", "shard",
     "loraplus_ratio", "neftune_alpha", "replay",
     "checkpoint_every", "max_minutes", "output_dir", "samples", "log_to", "metrics", "max_new_tokens",
+    "general_questions",
 }  # fmt: skip
 
 

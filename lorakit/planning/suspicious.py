@@ -30,8 +30,8 @@ def suspicious(run: Run, rows: int | None = None) -> list[str]:
         run: the settings as given or as resolved.
         rows: training rows, where they are known.
     """
-    rate, usual = run.learning_rate, USUAL_RATE[run.method]
-    out = []
+    usual, out = USUAL_RATE[run.method], list[str]()
+    rate = usual if isinstance(run.learning_rate, str) else run.learning_rate
     if rate > 50 * usual:
         out.append(
             f"learning_rate={rate:g} is {times(rate / usual)} the usual {usual:g} of {run.method}: the loss will most "

@@ -12,11 +12,10 @@ import numpy as np
 
 from lorakit import tasks
 from lorakit.common import registry
-from lorakit.common.errors import LorakitError
 from lorakit.results import evaluate
 from lorakit.results.confidence import log_probabilities
 from lorakit.results.evidence import trust
-from lorakit.results.evidence.form import taught
+from lorakit.results.evidence.form import taught, unknown_form
 from lorakit.results.form import acceptor
 from lorakit.results.open_run import open_run
 from lorakit.run import Run
@@ -79,9 +78,7 @@ def ask_surely(
     folder = RunFolder.of(path)
     form = taught(folder) if held else None
     if held and form is None:
-        raise LorakitError(
-            "no form of answers is known", where=path, cure=f"find it: lorakit form {path}"
-        )
+        raise unknown_form(path)
     engine, _, meta, run = tuned(path, model=model)
     accepts = acceptor(form, engine.tokenizer, meta["stop_ids"]) if form else None
     tokens = max_new_tokens or run.max_new_tokens

@@ -18,12 +18,16 @@ FEWEST = 20  # answers from which a form is believed
 CHOICES = 50  # values of a slot at most; each comes twice on average at least
 FIXED = 0.2  # share of the shortest answer's characters that is fixed, spaces left out
 NUMBER = r"-?[0-9]+(?:[.,][0-9]+)*"
+DIGITS = 18  # of a number at most, where none were seen
 PIECES = re.compile(r"\w+|\s+|[^\w\s]")
 
 
 @dataclass(frozen=True)
 class Slot:
-    """What may stand at one place: one of `choices`, a number, or 1 to `longest` characters, none of them in `ends`."""
+    """What may stand at one place: one of `choices`, a number, or 1 to `longest` characters, none of them in `ends`.
+
+    `longest` of a number: of each run of its digits, so that no answer goes on with digits forever.
+    """
 
     kind: str  # choice, number, text
     choices: Sequence[str] = ()
@@ -36,14 +40,16 @@ class Slot:
             longest_first = sorted(self.choices, key=len, reverse=True)
             return "(?:" + "|".join(map(re.escape, longest_first)) + ")"
         if self.kind == "number":
-            return f"(?:{NUMBER})"
+            digits = f"[0-9]{{1,{self.longest or DIGITS}}}"
+            return f"(?:-?{digits}(?:[.,]{digits}){{0,3}})"
         return f"[^{re.escape(self.ends)}\\n]{{{0 if self.empty else 1},{self.longest}}}"
 
     def rule(self) -> str:
         if self.kind == "choice":
             return " | ".join(json.dumps(c, ensure_ascii=False) for c in self.choices)
         if self.kind == "number":
-            return '"-"? [0-9]+ ([.,] [0-9]+)*'
+            digits = f"[0-9]{{1,{self.longest or DIGITS}}}"
+            return f'"-"? {digits} ([.,] {digits}){{0,3}}'
         escaped = re.sub(r"([\]\\^-])", r"\\\1", self.ends)
         return f"[^{escaped}\\n]{{{0 if self.empty else 1},{self.longest}}}"
 
@@ -190,7 +196,7 @@ def _slot(values: Sequence[str], following: str) -> Slot:
     if closed := _choice(values):
         return closed
     if all(re.fullmatch(NUMBER, value) for value in values):
-        return Slot("number")
+        return Slot("number", longest=2 * max(map(len, values)))
     mark = following.strip()[:1]
     ends = mark if mark and not any(mark in value for value in values) else ""
     return Slot("text", (), ends, 2 * max(map(len, values)), not all(values))
@@ -199,17 +205,30 @@ def _slot(values: Sequence[str], following: str) -> Slot:
 def acceptor(
     form: Form, tokenizer: Any, stop_ids: Sequence[int]
 ) -> Callable[[Sequence[int]], bool]:
-    """Whether generated ids may begin an answer of the form, or be one, where they end with a stop token."""
-    special = set(tokenizer.all_special_ids)
+    """Whether generated ids may begin an answer of the form, or be one, where they end with a stop token.
+
+    Bytes of a character that is not complete yet decode to U+FFFD: they pass where the form has room for one that is
+    not ASCII.
+    """
+    special, broken = set(tokenizer.all_special_ids), "\ufffd"
+    texts = [
+        text for p in form.parts for text in (p.choices if isinstance(p, Slot) else (p,))
+    ]  # text slots take any character, also this one:
+    wide = {c for text in texts for c in text if not c.isascii()} | {"\u00e9"}
 
     def accepts(ids: Sequence[int]) -> bool:
         if ids[-1] in stop_ids:
             return form.fits(tokenizer.decode(list(ids[:-1]), skip_special_tokens=True))
-        if ids[-1] in special:
+        if ids[-1] in special or not tokenizer.decode([ids[-1]], skip_special_tokens=True):
+            return (
+                False  # as ids beyond the tokenizer's, which fill up a vocabulary, it says nothing
+            )
+        text = tokenizer.decode(list(ids), skip_special_tokens=True).lstrip()
+        whole = text.rstrip(broken)
+        if broken in whole or len(text) > len(whole) + 3:  # a character has 4 bytes at most
             return False
-        text = tokenizer.decode(list(ids), skip_special_tokens=True).rstrip("\ufffd")
-        if not text.strip():
-            return len(ids) == 1
-        return form.begins(text.lstrip())
+        if text != whole:
+            return any(form.begins(whole + c) for c in wide)
+        return form.begins(text) if text else len(ids) == 1
 
     return accepts

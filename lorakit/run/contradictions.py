@@ -104,6 +104,9 @@ def _folds(run: Run) -> None:
     if run.folds and run.processes not in ("auto", 1):
         why = "the folds are trained in one process, one after the other"
         _clash(run, "folds", "processes", why)
+    if run.folds and run.learning_rate == "auto":
+        why = "each fold would find another one; find it in a run without folds"
+        _clash(run, "learning_rate", "folds", why)
 
 
 def _sizes(run: Run) -> None:

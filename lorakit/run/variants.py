@@ -34,11 +34,27 @@ Replay = Annotated[
     ),
 ]
 Init = Annotated[
-    Literal["default", "gaussian", "pissa", "olora"],
+    Literal["default", "gaussian", "pissa", "olora", "eva"],
     Field(
         description="What the adapter begins with: nothing (default, gaussian), or the largest singular parts of each "
         "weight (pissa, arXiv 2404.02948) or the first of its QR factors (olora, arXiv 2406.01775), which are taken "
-        "out of the frozen base."
+        "out of the frozen base; or A with the directions in which the rows' own activations vary most (eva, arXiv "
+        "2410.07170)."
+    ),
+]
+Optimizer = Annotated[
+    Literal[
+        "adamw",
+        "adamw_8bit",
+        "paged_adamw_8bit",
+        "paged_adamw_32bit",
+        "muon",
+        "adamw_schedule_free",
+    ],
+    Field(
+        description="8-bit optimizers keep their state in a quarter of the memory; paged ones move it to host memory "
+        "when the GPU is full. muon (arXiv 2502.16982) orthogonalizes the updates of matrices. adamw_schedule_free "
+        "(arXiv 2405.15682) averages the weights in place of a falling rate; it needs the package schedulefree."
     ),
 ]
 Ratio = Annotated[
@@ -59,11 +75,25 @@ Embeddings = Annotated[
         "language needs. Tied ones become two."
     ),
 ]
+Joined = Annotated[
+    bool,
+    Field(
+        description="Plain text: training documents stand end to end in rows of max_length, each after the token that "
+        "ends the one before; attention crosses their boundaries."
+    ),
+]
 Noise = Annotated[
     float | None,
     Field(
         gt=0,
         description="NEFTune (arXiv 2310.05914): noise of this size on the embeddings in training; the paper takes 5.",
+    ),
+]
+Questions = Annotated[
+    Annotated[int, Field(ge=0)] | Literal["auto"],
+    Field(
+        description="General questions asked before and after a chat run, to show what it forgot; auto: as many as "
+        "fit into a tenth of the predicted training time; 0: none."
     ),
 ]
 
@@ -89,6 +119,14 @@ def refuse(run: Run, clash: Callable[[Run, str, str, str], None]) -> None:
             clash(run, "adapter_init", "use_dora", why)
         if run.shard:
             clash(run, "adapter_init", "shard", "no process holds a whole weight")
+    if run.adapter_init == "eva" and run.shard:
+        clash(run, "adapter_init", "shard", "no process sees all rows")
+    if run.optimizer == "adamw_schedule_free":
+        if run.schedule != "constant":
+            why = "an average of the weights takes the place of a falling rate; set schedule: constant"
+            clash(run, "optimizer", "schedule", why)
+        if run.shard:
+            clash(run, "optimizer", "shard", "its averages are of whole tensors")
     if run.optimizer == "muon":
         for name in ("use_dora", "shard"):
             if getattr(run, name):

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 # Modules of this package that are not tasks.
 HELPERS = (
-    "batches", "dataset", "mixture", "objectives", "pairs", "preview", "protocol", "rows", "template",
+    "batches", "dataset", "joined", "mixture", "objectives", "pairs", "preview", "protocol", "rows", "template",
     "tools",
 )  # fmt: skip
 

@@ -106,7 +106,8 @@ def with_pictures(turns: list[dict], pictures: list[bytes], processor: Any) -> l
 def inputs(row: dict, processor: Any, random: np.random.Generator | None) -> dict[str, np.ndarray]:
     """pixel_values and what else the model's own image processor gives"""
     images = [media.unpacked(picture) for picture in row["media"]]
-    found = processor.image_processor(images, return_tensors="np")
+    # Fast image processors of transformers 5.0 (Kaggle) give torch's tensors alone.
+    found = processor.image_processor(images, return_tensors="pt")
     return {name: np.asarray(value) for name, value in found.items()}
 
 

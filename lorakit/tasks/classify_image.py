@@ -80,8 +80,9 @@ def inputs(row: dict, processor: Any, random: np.random.Generator | None) -> dic
     image = media.unpacked(row["media"][0])
     if random is not None and row["augment"]:
         image = augmented(image, random)
+    # Fast image processors of transformers 5.0 (Kaggle) give torch's tensors alone.
     return {
-        "pixel_values": np.asarray(processor(images=image, return_tensors="np")["pixel_values"])
+        "pixel_values": np.asarray(processor(images=image, return_tensors="pt")["pixel_values"])
     }
 
 

@@ -23,6 +23,7 @@ from lorakit.models import base_model, served
 from lorakit.models.base_model import BaseModel
 from lorakit.run import Run
 from lorakit.tasks import rows
+from lorakit.tasks.joined import joined
 from lorakit.tasks.mixture import mixed
 from lorakit.tasks.rows import Rows
 
@@ -47,6 +48,7 @@ SETTINGS = (
     "augment",
     "folds",
     "fold",
+    "join_documents",
 )
 MEDIA = "media.json"  # the files that rows are made of beside the data's own
 # Raise it when the code that makes rows (data/, tasks/) encodes a file differently: tests/tasks/test_format_version.py
@@ -232,6 +234,9 @@ def encode_sets(
         run.group_by,
         **tasks.settings_of(task, run),
     )
+    if run.join_documents:
+        encoded["train"], note = joined(encoded["train"], task, run.max_length, run.seed)
+        notes.append(note)
     weights = {name: w for name, w in shares(run.data, run.replay).items() if w}
     if len(weights) > 1:
         encoded["train"], more = mixed(encoded["train"], weights, run.seed)

@@ -18,6 +18,7 @@ from lorakit.common.errors import BadRow, LorakitError
 from lorakit.data.example import Example, Rejected
 from lorakit.data.quality import LOST
 from lorakit.data.sources import SETS
+from lorakit.machine.packages import tolerate_new_torchvision
 from lorakit.runs.folder import read_meta
 from lorakit.tasks.objectives import labels, next_token
 from lorakit.tasks.protocol import Document, Row, Task
@@ -50,6 +51,7 @@ class Rows(Sequence[Row]):
     ):
         import pyarrow.compute as pc
 
+        tolerate_new_torchvision()
         self.dataset, self._arrays, self.inputs, self.classes = (
             dataset,
             dataset.with_format("numpy"),

@@ -40,6 +40,7 @@ OF_TRAINING = {
     "checkpoint_every",
     "global_batch_size",
     "samples",
+    "general_questions",
     "log_to",
 }
 NAME = "outcome.json"

@@ -23,6 +23,7 @@ from lorakit.models.recorded import verify_files
 from lorakit.planning.setup import Setup, setup
 from lorakit.results import evaluate, report
 from lorakit.results.evaluate import Outcome
+from lorakit.results.evidence import learning_rate
 from lorakit.results.predict import predict
 from lorakit.run import Run, resolved
 from lorakit.runs.folder import (
@@ -34,7 +35,7 @@ from lorakit.runs.folder import (
 )
 from lorakit.runs.status import Status
 from lorakit.tasks import rows
-from lorakit.training import base_outcome, checkpoint, folds, proof, resume
+from lorakit.training import base_outcome, checkpoint, folds, forgetting, proof, resume
 from lorakit.training.callbacks import Stop, TimePrediction
 from lorakit.training.extension import extension
 from lorakit.training.session import Session, schedule
@@ -79,7 +80,7 @@ def finetune(run: Run, alone: str = "", facts: Facts | None = None) -> RunFolder
 def execute(plan: Setup, folder: RunFolder, world: World) -> Stop | None:
     """From the rows to the evidence; returns why training stopped early, if it did."""
     session = load(plan, folder, world)
-    before = score_before(plan, session)
+    before, general = score_before(plan, session), forgetting.ask_before(plan, session)
     session.resume()
     resumed = session.state.update
     stop = train(session)
@@ -89,7 +90,7 @@ def execute(plan: Setup, folder: RunFolder, world: World) -> Stop | None:
         session.engine.close()
         return stop
     proofs, best_update = prove(session, resumed)
-    score_after(plan, session, before, proofs, best_update)
+    score_after(plan, session, before, general, proofs, best_update)
     return None
 
 
@@ -143,14 +144,14 @@ def load(plan: Setup, folder: RunFolder, world: World) -> Session:
         folder.record.get("updates", 0) if resume.can_resume(folder) else 0,
         folder.record.get("updates_planned"),
         len(session.batches),
-        lambda updates: schedule(plan.settings, updates),
+        lambda updates: schedule(session.run, updates),
     )
     if extended:
         choices["max_updates"] = extended
         _phase(folder, f"max_updates: {extended.reason}")
     if folder.writable:
         with atomic_write(folder.settings) as part:
-            plan.settings.write(part)
+            session.run.write(part)
     trained = parent(plan.asked.model)
     folder.note(
         choices=choices,
@@ -275,6 +276,7 @@ def score_after(
     plan: Setup,
     session: Session,
     before: Outcome | None,
+    general: list[bool],
     proofs: dict[str, str],
     best_update: int,
 ) -> None:
@@ -285,6 +287,7 @@ def score_after(
     saved = folder.saved(run.method)
     engine.save(saved)
     folder.note(files=identity.files(folder.path, (saved.name, folder.rows.name)))
+    forgetting.ask_after(plan, session, general)
     said = proof.sample(engine, session.sets, session.meta, run)
     engine.close()  # the fresh process needs the card
     if not folder.writable:
@@ -292,6 +295,7 @@ def score_after(
     proofs |= proof.repeated(folder, said, run)
     if before and after:
         _write_scores(session, before, after)
+    learning_rate.from_record(folder)
     folder.note(status=Status.DONE, proof=proofs, adapter_from_update=best_update)
 
 

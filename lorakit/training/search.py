@@ -143,6 +143,13 @@ def _refuse(run: Run, space: Mapping[str, Any]) -> None:
         raise LorakitError(
             "search: the space is empty; name a setting and what to try, e.g. rank: [4, 16]"
         )
+    if run.learning_rate == "auto":
+        raise LorakitError(
+            "a search compares rates that are named",
+            setting="learning_rate",
+            value="auto",
+            cure="name the rate of the first trial, and search others: learning_rate=(1e-4, 1e-2)",
+        )
     for name, values in space.items():
         if name in FIXED:
             raise LorakitError(

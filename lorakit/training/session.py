@@ -32,8 +32,11 @@ from lorakit.training.callbacks import (
     Validation,
 )
 from lorakit.training.loop import State, train
+from lorakit.training.range_test import with_rate, with_some_rate
 from lorakit.training.reference import with_reference
 from lorakit.training.trackers import Trackers
+
+EVA_UPDATES = 16  # whose rows decide what an adapter begins with
 
 
 def batches_of(train: Rows, run: Run, packing: bool, world: World = ALONE) -> Batches:
@@ -55,7 +58,7 @@ def batches_of(train: Rows, run: Run, packing: bool, world: World = ALONE) -> Ba
 
 def schedule(run: Run, updates: int) -> Callable[[int], float]:
     """Learning rate of update u (from 0): a linear warm-up, then constant, linear to 0, or half a cosine to 0."""
-    warm = math.ceil(run.warmup_ratio * updates)
+    warm, peak = math.ceil(run.warmup_ratio * updates), resolved(run.learning_rate)
     falling: dict[str, Callable[[float], float]] = {
         "constant": lambda done: 1.0,
         "linear": lambda done: 1 - done,
@@ -64,9 +67,9 @@ def schedule(run: Run, updates: int) -> Callable[[int], float]:
 
     def rate(update: int) -> float:
         if update < warm:
-            return run.learning_rate * (update + 1) / warm
+            return peak * (update + 1) / warm
         done = (update - warm) / max(1, updates - warm)
-        return run.learning_rate * falling[run.schedule](done)
+        return peak * falling[run.schedule](done)
 
     return rate
 
@@ -98,11 +101,15 @@ class Session:
     ) -> Session:
         """Loads the weights into the engine that was chosen."""
         run = plan.settings
-        engine = engines.get(run.engine).load(run, classes=meta["classes"])
+        engine = engines.get(run.engine).load(with_some_rate(run), classes=meta["classes"])
         if meta.get("tools"):
             engine.tokenizer = tools.reader(engine.tokenizer)
         sets = with_reference(engine, sets, run, folder.rows, world)
         batches = batches_of(sets["train"], run, engine.packing, world)
+        if run.adapter_init == "eva" and not resume.can_resume(folder):
+            some = range(min(EVA_UPDATES, len(batches)))
+            engine.begin_with([batch for i in some for batch in batches[i] if len(batch.ids)])
+        run = with_rate(engine, batches, run, folder, world)
         untouched = engine.fingerprint()
         return cls(run, folder, world, engine, sets, meta, batches, untouched=untouched)
 

@@ -12,6 +12,7 @@ from helpers.engines import batches, history, learnable, settings
 from lorakit import engines
 from lorakit.common.errors import LorakitError
 from lorakit.engines.torch import load
+from lorakit.engines.torch.kernels import lora
 from lorakit.models import merge
 from lorakit.planning import choose
 from lorakit.run import Run
@@ -61,6 +62,39 @@ def test_what_is_saved_fits_the_base_as_it_is(base, tmp_path, init):
     plain = tuned(input_ids=ids).logits
     whole = merge.merge(AutoModelForCausalLM.from_pretrained(base), saved, "fp32", base)
     torch.testing.assert_close(whole(input_ids=ids).logits, plain, atol=1e-4, rtol=1e-4)
+
+
+def test_eva_begins_with_the_directions_of_the_rows(base, tmp_path):
+    """A is orthonormal and spans the inputs' first singular directions; B is zero, so nothing has changed yet."""
+    plain, engine = load(settings(base, rank=4)), load(settings(base, rank=4, adapter_init="eva"))
+    some = batches(learnable(48), engine, updates=4)
+    engine.begin_with([b for i in range(4) for b in some[i]])
+    np.testing.assert_array_equal(engine.predict(batch()), plain.predict(batch()))
+    name = next(n for n in engine.trained if "layers.1.mlp.down_proj.lora_A" in n)
+    a = engine.weights()[name]
+    np.testing.assert_allclose(a @ a.T, np.eye(4), atol=1e-4)
+    seen = []
+    layer = engine.model.get_submodule(name.removesuffix(".lora_A.default.weight"))
+    hook = layer.register_forward_hook(
+        lambda m, i, o: seen.append(i[0].reshape(-1, i[0].shape[-1]))
+    )
+    with torch.no_grad(), lora.as_peft(), engine.passes.evaluating():
+        for i in range(4):
+            for one in some[i]:
+                engine.passes.hidden(one)
+    hook.remove()
+    inputs = torch.cat(seen)
+    kept = [
+        float((inputs @ torch.from_numpy(w).T).square().sum()) for w in (a, plain.weights()[name])
+    ]
+    norms = np.square(plain.weights()[name]).sum() / 4
+    assert kept[0] > 3 * kept[1] / norms  # of the inputs' energy, beside four random directions
+    losses = curve(engine)
+    assert losses[-1] < losses[0]
+    saved = engine.save(tmp_path / "adapter")
+    np.testing.assert_allclose(
+        load(settings(base), adapter=saved).predict(batch()), engine.predict(batch()), atol=1e-4
+    )
 
 
 def test_lora_plus_gives_b_a_rate_of_its_own(base):
@@ -130,17 +164,57 @@ def test_embeddings_and_head_are_trained_saved_and_merged(tmp_path, tied):
     np.testing.assert_allclose(again.predict(batch()), said, atol=1e-4)
 
 
-def test_muon_learns_and_resumes_bit_for_bit(base):
-    engine = load(settings(base, optimizer="muon"))
+@pytest.mark.parametrize(
+    ("optimizer", "kept"), [("muon", "/momentum_buffer"), ("adamw_schedule_free", "/z")]
+)
+def test_other_optimizers_learn_and_resume_bit_for_bit(base, optimizer, kept):
+    run = settings(base, optimizer=optimizer, schedule="constant")
+    engine = load(run)
     losses = curve(engine)
     assert losses[-1] < losses[0] and all(np.isfinite(losses))
-    state = engine.state()
-    assert any(key.endswith("/momentum_buffer") for key in state)
-    again = load(settings(base, optimizer="muon"))
+    state = {name: np.array(value) for name, value in engine.state().items()}
+    assert any(key.endswith(kept) for key in state)
+    again = load(run)
     again.restore(state)
     for each in (engine, again):
         each.update(1e-3, each.backward(batch())[1])
     assert all((engine.weights()[n] == w).all() for n, w in again.weights().items())
+
+
+def test_schedule_free_keeps_the_average_between_updates(base):
+    """Beside schedulefree's own optimizer: the gradients of its `train` weights, the weights of its `eval`."""
+    from schedulefree import AdamWScheduleFree
+
+    engine = load(settings(base, optimizer="adamw_schedule_free", schedule="constant"))
+    own = [torch.nn.Parameter(torch.from_numpy(w.copy())) for w in engine.weights().values()]
+    plain = AdamWScheduleFree(own, lr=1e-3)
+    for _ in range(3):
+        count = engine.backward(batch())[1]
+        plain.train()
+        for mine, parameter in zip(own, engine.trained.values(), strict=True):
+            torch.testing.assert_close(mine.data, parameter.data, atol=1e-6, rtol=1e-5)
+            mine.grad = parameter.grad * engine.optimization.unit / count
+        torch.nn.utils.clip_grad_norm_(own, 1.0)
+        engine.update(1e-3, count)
+        plain.step()
+        plain.eval()
+    for mine, weight in zip(own, engine.weights().values(), strict=True):
+        np.testing.assert_allclose(weight, mine.detach().numpy(), atol=1e-6)
+
+
+def test_a_missing_schedulefree_is_named_before_training(monkeypatch):
+    from helpers.paths import ROOT
+
+    from lorakit.machine import packages
+    from lorakit.planning.setup import setup
+
+    packages.require.cache_clear()
+    real = packages.installed
+    monkeypatch.setattr(packages, "installed", lambda n: None if n == "schedulefree" else real(n))
+    run = Run(data=str(ROOT / "data/triage.jsonl"), max_rows=40, optimizer="adamw_schedule_free", schedule="constant")  # fmt: skip
+    with pytest.raises(LorakitError, match="schedulefree is not installed") as error:
+        setup(run)
+    assert "pip install" in error.value.cure
 
 
 @pytest.mark.parametrize(
@@ -152,6 +226,7 @@ def test_muon_learns_and_resumes_bit_for_bit(base):
         ({"adapter_init": "pissa", "method": "full"}, "method='full' and adapter_init='pissa'"),
         ({"loraplus_ratio": 16, "method": "full"}, "method='full' and loraplus_ratio"),
         ({"optimizer": "muon", "method": "full"}, "optimizer='muon' and method='full'"),
+        ({"optimizer": "adamw_schedule_free"}, "optimizer='adamw_schedule_free' and schedule='cosine'"),
         ({"optimizer": "muon", "use_dora": True}, "optimizer='muon' and use_dora=True"),
         ({"train_embeddings": True, "fake_quantization": "q8_0"}, "train_embeddings=True and fake_q"),
         ({"layers_to_transform": []}, "leaves no layer to train"),
@@ -171,3 +246,10 @@ def test_engines_without_variants_refuse_by_name():
     assert choose.lacks(engines.get("mlx"), run) == "it has no adapter_init"
     assert choose.lacks(engines.get("torch"), run) == ""
     assert choose.lacks(engines.get("mlx"), Run(data="-")) == ""
+
+
+@pytest.mark.parametrize("optimizer", ["muon", "adamw_schedule_free"])
+def test_engines_without_an_optimizer_refuse_by_name(optimizer):
+    run = Run(data="-", optimizer=optimizer, schedule="constant")
+    assert choose.lacks(engines.get("mlx"), run) == f"it has no {optimizer}"
+    assert choose.lacks(engines.get("torch"), run) == ""

@@ -27,6 +27,8 @@ from lorakit.common import registry
 from lorakit.common.errors import LorakitError
 from lorakit.exporting import fresh_process
 from lorakit.machine.hardware import child_environment
+from lorakit.results import evidence
+from lorakit.runs.folder import RunFolder
 
 cards, exporting = (
     importlib.import_module("lorakit.exporting.model_card"),
@@ -286,6 +288,9 @@ def free_port():
 @pytest.mark.slow
 def test_the_endpoint_answers_as_the_tuned_model_does(run):
     port, question = free_port(), json.loads((run / "answers.jsonl").read_text().splitlines()[0])
+    folder = RunFolder(run)
+    always = {"figures": {"always": True, "threshold": None}, "weights": evidence.weights(folder)}
+    evidence.keep(folder, evidence.Evidence("trust", "", True, **always))
     with (run / "serve.log").open("w") as log:
         child = subprocess.Popen(
             [sys.executable, "-m", "lorakit.cli", "serve", str(run), "--port", str(port)],
@@ -295,7 +300,7 @@ def test_the_endpoint_answers_as_the_tuned_model_does(run):
             start_new_session=True,
         )
     try:
-        for _ in range(240):
+        for _ in range(600):
             with (
                 contextlib.suppress(OSError),
                 urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5),
@@ -315,7 +320,9 @@ def test_the_endpoint_answers_as_the_tuned_model_does(run):
             {"Content-Type": "application/json"},
         )
         with urllib.request.urlopen(call, timeout=60) as answer:
-            said = json.load(answer)["choices"][0]
+            said = json.load(answer)
+        assert said["lorakit"]["ask_a_person"] is False and said["lorakit"]["log_probability"] < 0
+        said = said["choices"][0]
         assert (
             said["message"]["content"].strip() == question["after"]
             and said["finish_reason"] == "stop"
@@ -323,6 +330,7 @@ def test_the_endpoint_answers_as_the_tuned_model_does(run):
     finally:
         os.killpg(child.pid, 9)
         child.wait()
+        folder.evidence("trust").unlink()
     assert (
         f"http://127.0.0.1:{port}/v1 answers as model 'merged-fp32'"
         in (run / "serve.log").read_text()

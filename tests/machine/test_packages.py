@@ -84,3 +84,18 @@ def test_peft_works_beside_an_old_torchao(tmp_path):
     ).stdout.splitlines()
     assert "incompatible version of torchao" in said[0]
     assert said[1:] == ["PeftModel", "True False"]
+
+
+def test_datasets_does_not_ask_a_torchvision_without_videos(monkeypatch):
+    from datasets import Dataset, config
+
+    from lorakit.tasks.rows import Rows
+
+    monkeypatch.setattr(config, "TORCHVISION_AVAILABLE", True)
+    monkeypatch.setattr(packages, "installed", {"torchvision": "0.25.0"}.get)
+    Rows(Dataset.from_dict({"ids": [[1, 2, 3]]}))
+    assert config.TORCHVISION_AVAILABLE is True
+    monkeypatch.setattr(packages, "installed", {"torchvision": "0.26.0+cu130"}.get)
+    rows = Rows(Dataset.from_dict({"ids": [[1, 2, 3]]}))
+    assert config.TORCHVISION_AVAILABLE is False
+    assert rows[0]["ids"].tolist() == [1, 2, 3]

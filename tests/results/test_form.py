@@ -73,9 +73,33 @@ class Letters:
         return "".join(chr(i) for i in ids if i > 1)
 
 
+class Bytes(Letters):
+    """A tokenizer whose tokens are bytes."""
+
+    def decode(self, ids, skip_special_tokens):
+        return bytes(i for i in ids if i > 1).decode(errors="replace")
+
+
+@pytest.mark.parametrize(
+    ("parts", "said", "accepted"),
+    [
+        (["I say: ", Slot("choice", ["aye", "nay"])], b"I ", True),
+        (["I say: ", Slot("choice", ["aye", "nay"])], b"I \xc3", False),
+        (["I say: ", Slot("choice", ["\u4f60\u597d", "nay"])], b"I say: \xe4\xbd", True),
+        (["I say: ", Slot("text", (), "", 9)], b"I say: caf\xc3", True),
+        (["I say: ", Slot("text", (), "", 9)], b"I say: caf\xc3\xa9", True),
+        (["I say: ", Slot("text", (), "", 9)], b"I say: \xc3a", False),
+        ([Slot("choice", ["\u00e9t\u00e9", "nay"])], b"\xc3", True),
+        (["I say: ", Slot("text", (), "", 9)], b"I say: \x01", False),
+    ],
+)
+def test_a_character_in_several_tokens_is_held_to_the_form(parts, said, accepted):
+    assert acceptor(Form(parts), Bytes(), [0])(list(said)) is accepted
+
+
 def test_an_answer_held_to_its_form_takes_the_most_probable_token_that_fits():
     torch = pytest.importorskip("torch")
-    from lorakit.engines.torch.generation import Accepted
+    from lorakit.models.constrained import Accepted
 
     accepts = acceptor(infer(["yes", "no"] * 10), Letters(), [0])
     scores = torch.zeros(2, 128)

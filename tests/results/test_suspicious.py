@@ -3,11 +3,14 @@
 import csv
 import json
 import re
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from lorakit.common.errors import LorakitError
+from lorakit.results.evaluate import Outcome
 from lorakit.results.evidence import suspicious
 
 ROWS = 600
@@ -105,3 +108,21 @@ def test_a_run_without_folds_is_told_what_it_takes(copied):
     with pytest.raises(LorakitError) as raised:
         suspicious.measure(copied.path)
     assert raised.value.setting == "folds" and raised.value.cure == "train with folds=5"
+
+
+def test_the_models_of_the_folds_judge_their_rows(copied, finished):
+    for number in (1, 2):
+        shutil.copytree(finished.path, copied / f"folds/fold-{number}")
+    said = suspicious.measure(copied.path)
+    answers = [json.loads(line) for line in finished.answers.read_text().splitlines()]
+    wrong = [row["where"] for row in answers if row["after"] != row["reference"]]
+    assert not said.told and f"{2 * len(answers)} rows are too few" in said.headline
+    assert len(said.figures["margin"]) == 2 * len(answers)
+    assert {row["row"] for row in suspicious.table(copied.path)} <= {*wrong}
+
+
+def test_classes_are_judged_by_the_scores_that_are_there():
+    shares = np.array([[0.9, 0.1], [0.25, 0.75]])
+    known = Outcome(np.zeros((2, 3)), ["a", "b"], probabilities=shares, classes=["a", "b"])
+    answers, own = suspicious._own(Path("nowhere"), known, None)
+    assert answers == ["a", "b"] and np.exp(own).tolist() == pytest.approx([0.9, 0.75])

@@ -67,7 +67,7 @@ def test_without_a_mistake_45_rows_promise_one_in_twenty():
     ("rows", "wrong", "words"),
     [
         (20, 0, "Cannot tell: 20 validation rows are too few .* 45 are needed"),
-        (60, 30, r"Cannot promise at most 5% .* 30 of 45 .* train a better model"),
+        (60, 30, r"Cannot promise at most 5 % .* 30 of 45 .* train a better model"),
         (100, 2, r"Cannot promise .* 2 of 50 \(4 %, 95 % interval 0 to 14 %\).* would do"),
     ],
 )
@@ -85,15 +85,20 @@ def test_the_check_on_test_rows_has_an_interval():
     said = trust.said(trust.threshold(confidence, right), sets, 0.05, 0.9)
     assert (
         said.told
-        and "Answers 100% of the questions by itself (95 % interval 96% to" in said.headline
+        and "Answers 100 % of the questions by itself (95 % interval 96 % to" in said.headline
     )
     assert "1 of 100 (1 %, 95 % interval 0 to 5 %) were wrong" in said.sentences[1]
 
 
-def test_a_rate_that_is_no_share_is_refused():
-    with pytest.raises(LorakitError) as raised:
-        trust.threshold(np.zeros(3), np.ones(3, dtype=bool), error=5)
-    assert raised.value.setting == "error" and raised.value.value == 5
+@pytest.mark.parametrize("shares", [{"error": 7}, {"error": 0}, {"certainty": 1.0}])
+def test_a_rate_that_is_no_share_is_refused_before_a_run_is_opened(shares):
+    for refused in (
+        lambda: trust.threshold(np.zeros(3), np.ones(3, dtype=bool), **shares),
+        lambda: trust.measure("no such run", **shares),
+    ):
+        with pytest.raises(LorakitError) as raised:
+            refused()
+        assert {raised.value.setting: raised.value.value} == shares
 
 
 def test_the_interval_of_a_share_is_clopper_and_pearsons():

@@ -21,7 +21,7 @@ from lorakit.engines.mlx.lora import recomputed, watched
 from lorakit.engines.mlx.passes import Answering, Passes
 from lorakit.engines.mlx.tensors import frozen_sizes, frozen_tensors
 from lorakit.models import base_model
-from lorakit.run import Run
+from lorakit.run import Run, resolved
 from lorakit.tasks.batches import Batch
 
 
@@ -49,7 +49,10 @@ class MLXEngine:
         }
         # torch's AdamW: moments corrected, decay apart from the gradient. MLX's own default corrects nothing.
         self.optimizer = AdamW(
-            run.learning_rate, eps=1e-8, weight_decay=run.weight_decay, bias_correction=True
+            resolved(run.learning_rate),
+            eps=1e-8,
+            weight_decay=run.weight_decay,
+            bias_correction=True,
         )
         self.optimizer.init(self.trained)
         self.gradients: dict[str, Any] | None = None

@@ -24,7 +24,7 @@ SERVES = (
     ("document_logps", ""),
 )
 FAKE_QUANTIZATION = True
-VARIANTS = settings.VARIANTS
+VARIANTS = (*settings.VARIANTS, "optimizer")
 HALF_PRODUCTS = True
 
 

@@ -107,6 +107,12 @@ class TorchEngine:
     def _bare(self) -> Any:
         return self.model.get_base_model() if self.method == "lora" else self.model
 
+    @torch.no_grad()
+    def begin_with(self, batches: Sequence[Batch]) -> None:
+        with lora.as_peft(), self.passes.evaluating():
+            first = variants.directions(self.model, self.passes.hidden, self.run.rank, batches)
+        self.set_weights(self.weights() | {n: a.cpu().numpy() for n, a in first.items()})
+
     def backward(self, batch: Batch) -> tuple[float | torch.Tensor, int]:
         if batch.idle and not self.sharded:
             return 0.0, 0
@@ -127,6 +133,7 @@ class TorchEngine:
 
     def _backward(self, batch: Batch) -> tuple[float | torch.Tensor, int]:
         self.model.train()
+        self.optimization.training(True)
         for encoder in self.frozen_encoders:
             encoder.eval()
         summed: float | torch.Tensor = 0.0

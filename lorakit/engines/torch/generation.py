@@ -13,6 +13,7 @@ from transformers import GenerationMixin
 
 from lorakit.engines.torch.kernels import lora
 from lorakit.engines.torch.passes import Passes
+from lorakit.models.constrained import Accepted
 
 
 @torch.no_grad()
@@ -63,31 +64,6 @@ def generate(
         end = next((i for i, token in enumerate(row) if token in stop_ids), len(row))
         answers.append(row[:end])
     return answers
-
-
-class Accepted:
-    """transformers' logits processor that leaves the most probable token which `accepts` lets stand.
-
-    Tokens are tried in the order of their logits, so that of a large vocabulary few are looked at. Where none is
-    accepted, the answer ends.
-    """
-
-    def __init__(
-        self, accepts: Callable[[Sequence[int]], bool], width: int, stop_ids: Sequence[int]
-    ):
-        self.accepts, self.width, self.stop_ids = accepts, width, stop_ids
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """(B, T) ids and (B, V) scores -> (B, V), -inf for all but one token of each row."""
-        chosen = []
-        for ids, order in zip(
-            input_ids[:, self.width :].tolist(), scores.argsort(-1, descending=True), strict=True
-        ):
-            ended = any(i in self.stop_ids for i in ids)
-            tried = iter(()) if ended else (i for i in order.tolist() if self.accepts([*ids, i]))
-            chosen.append(next(tried, self.stop_ids[0] if self.stop_ids else int(order[0])))
-        places = torch.tensor(chosen, device=scores.device)[:, None]
-        return torch.full_like(scores, -torch.inf).scatter(1, places, 0.0)
 
 
 def _heard(model: Any, given: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -15,6 +15,8 @@ from lorakit.engines.torch.optimizers import make_optimizer
 from lorakit.machine.distributed import World
 from lorakit.run import Run
 
+OF_GROUPS = ("k", "weight_sum", "lr_max")  # what a schedule-free optimizer knows beside its tensors
+
 
 class Optimization:
     """The trained tensors (fp32, name -> parameter) with their optimizer and loss scaler.
@@ -43,6 +45,12 @@ class Optimization:
     def optimizer(self) -> Any:
         assert self._optimizer is not None, "nothing is trained"
         return self._optimizer
+
+    def training(self, on: bool) -> None:
+        """Between updates a schedule-free optimizer keeps its average as the weights; gradients are taken elsewhere."""
+        if self._optimizer is not None and "train_mode" in self.optimizer.defaults:
+            (self.optimizer.train if on else self.optimizer.eval)()
+            adapters_changed()
 
     def add(self, loss: torch.Tensor) -> None:
         """Adds the gradients of a summed loss."""
@@ -105,6 +113,7 @@ class Optimization:
         self.scaler.update()
         self.drop_gradients()
         adapters_changed()
+        self.training(False)
         self.norm = None
         return norm, self.scaler.is_enabled() and not math.isfinite(norm)
 
@@ -136,6 +145,9 @@ class Optimization:
                     else np.asarray(value)
                 )
                 out[f"optimizer/{name}/{key}"] = value
+        for number, group in enumerate(self.optimizer.param_groups):
+            known = {k: np.asarray(group[k]) for k in OF_GROUPS if k in group}
+            out |= {f"group/{number}/{k}": v for k, v in known.items()}
         return out | {f"scaler/{k}": np.asarray(v) for k, v in self.scaler.state_dict().items()}
 
     def restore(self, state: dict[str, np.ndarray]) -> None:
@@ -145,6 +157,11 @@ class Optimization:
                 self.optimizer.state[parameter] = {
                     k: self._optimizer_value(k, v, parameter) for k, v in kept.items()
                 }
+            else:  # of before the first update
+                self.optimizer.state.pop(parameter, None)
+        for number, group in enumerate(self.optimizer.param_groups):
+            kept = protocol.tensors_in(state, f"group/{number}")
+            group.update({k: v.item() for k, v in kept.items()})
         if scaler := {k: v.item() for k, v in protocol.tensors_in(state, "scaler").items()}:
             self.scaler.load_state_dict(scaler)
 

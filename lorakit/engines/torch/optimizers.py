@@ -1,4 +1,4 @@
-"""What changes the weights: AdamW, its 8-bit and paged forms, Muon; LoRA+ gives B a rate of its own."""
+"""What changes the weights: AdamW, its 8-bit, paged and schedule-free forms, Muon; LoRA+ gives B a rate of its own."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from collections.abc import Mapping
 import torch
 
 from lorakit.common.errors import LorakitError
-from lorakit.run import Run
+from lorakit.machine.packages import require
+from lorakit.run import Run, resolved
 
 BITSANDBYTES = {
     "adamw_8bit": "AdamW8bit",
@@ -41,11 +42,18 @@ def make_optimizer(run: Run, trained: Mapping[str, torch.nn.Parameter]) -> torch
                 cure="use optimizer=adamw",
             )
         # Updates are scaled to AdamW's size, so that its learning rates hold (arXiv 2502.16982).
-        return torch.optim.Muon(groups, lr=run.learning_rate, adjust_lr_fn="match_rms_adamw")
+        return torch.optim.Muon(
+            groups, lr=resolved(run.learning_rate), adjust_lr_fn="match_rms_adamw"
+        )
+    if run.optimizer == "adamw_schedule_free":
+        require("schedulefree", purpose=f"optimizer={run.optimizer}")
+        from schedulefree import AdamWScheduleFree
+
+        return AdamWScheduleFree(groups, lr=resolved(run.learning_rate))
     if run.optimizer == "adamw":
         where = parameters[0].device
         fused = where.type in ("cpu", "cuda")
-        adamw = torch.optim.AdamW(groups, lr=run.learning_rate, fused=fused)
+        adamw = torch.optim.AdamW(groups, lr=resolved(run.learning_rate), fused=fused)
         for p in parameters:  # now, and not in the first update, which memory would end halfway
             moments = {n: torch.zeros_like(p) for n in ("exp_avg", "exp_avg_sq")}
             step = torch.zeros((), device=where if fused else "cpu")
@@ -53,4 +61,6 @@ def make_optimizer(run: Run, trained: Mapping[str, torch.nn.Parameter]) -> torch
         return adamw
     import bitsandbytes
 
-    return getattr(bitsandbytes.optim, BITSANDBYTES[run.optimizer])(groups, lr=run.learning_rate)
+    return getattr(bitsandbytes.optim, BITSANDBYTES[run.optimizer])(
+        groups, lr=resolved(run.learning_rate)
+    )

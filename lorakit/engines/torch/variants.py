@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from lorakit.common.errors import LorakitError
 from lorakit.run import Run
 from lorakit.tasks.batches import Batch
 
@@ -21,11 +23,51 @@ MOVES_BASE = ("pissa", "olora")  # take what the adapter begins with out of the 
 def options(run: Run) -> dict[str, Any]:
     """PEFT's arguments for the variants that a run asks for."""
     found: dict[str, Any] = {}
-    if run.adapter_init != "default":
+    if run.adapter_init not in ("default", "eva"):  # eva needs rows: see `directions`
         found["init_lora_weights"] = run.adapter_init
     if run.layers_to_transform is not None:
         found["layers_to_transform"] = run.layers_to_transform
     return found
+
+
+def directions(
+    model: Any, hidden: Callable[[Batch], Any], rank: int, batches: Sequence[Batch]
+) -> dict[str, torch.Tensor]:
+    """EVA by PEFT: name of each A -> (rank, in), the first right singular vectors of its layer's inputs."""
+    import peft
+    from peft.tuners.lora.eva import get_eva_state_dict
+
+    some = [
+        batch for batch in batches if len(batch.ids) >= rank
+    ]  # fewer tokens span fewer directions
+    if not some:
+        raise LorakitError(
+            f"no micro-batch has the {rank} tokens from which EVA could take {rank} directions",
+            setting="adapter_init",
+            value="eva",
+            cure="raise micro_batch_tokens, or lower rank",
+        )
+    with warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", "input of type .* could not be moved"
+        )  # arrays, moved later
+        found = get_eva_state_dict(
+            model,
+            some,
+            peft.LoraConfig(r=rank, init_lora_weights="eva", eva_config=peft.EvaConfig(rho=1.0)),
+            forward_fn=lambda _, batch: hidden(batch),
+            prepare_model_inputs_fn=None,
+            prepare_layer_inputs_fn=lambda inputs, *_: _rows_of(inputs),
+            gather_distributed_inputs=False,
+            show_progress_bar=False,
+        )
+    return {f"{name}.lora_A.default.weight": a for name, a in found.items()}
+
+
+def _rows_of(inputs: Any) -> torch.Tensor:
+    """(N, in) fp32 of a layer's inputs (…, in)."""
+    tensor = inputs[0] if isinstance(inputs, tuple) else inputs
+    return tensor.reshape(-1, tensor.shape[-1]).float()
 
 
 def embeddings_of(model: Any) -> list[str]:

@@ -20,7 +20,9 @@ from typing import Any
 from lorakit.common.errors import LorakitError
 from lorakit.common.text import label
 from lorakit.notebook.live import Panel
+from lorakit.notebook.look_through import LookThrough
 from lorakit.notebook.studio.controller import EMBEDDED, size
+from lorakit.notebook.studio.page import enable_on_colab
 from lorakit.notebook.studio.preparing import Preparing
 from lorakit.results import report
 from lorakit.results.verdict import MEANING, named
@@ -32,6 +34,7 @@ class Studio(Preparing):
     """Shown by being the last line of a cell."""
 
     def __init__(self, run: Run, folders: Sequence[str] = ()):
+        enable_on_colab()
         super().__init__(run, folders)
         self._panel: Panel | None = None
         self._export: Path | None = None
@@ -149,6 +152,7 @@ class Studio(Preparing):
     def _show_result(self) -> None:
         if not self.looked:
             return
+        self.suspects = None
 
         def work() -> None:
             folder = self.desk.job(self.looked).folder
@@ -168,9 +172,25 @@ class Studio(Preparing):
                     for s in found["scores"]
                 ],
                 "report": page.read_text(encoding="utf-8") if page.exists() else "",
+                "folded": self.desk.folded(self.looked),
             }
 
         self.later("Reading the scores …", work)
+
+    def vue_look_through(self, _: Any) -> None:
+        """The answers of the run that look wrong, to be looked through; a cleaned file becomes the data."""
+        name = self.looked
+
+        def use(target: Path) -> None:
+            self.desk.use(str(target))
+            self._arrived(f"{target.name}: the cleaned rows are the data of the next run")
+
+        def work() -> None:
+            path = self.desk.suspects(name)
+            target = self.desk.folder / "uploads" / f"{name}-cleaned.jsonl"
+            self.suspects = LookThrough(path, target, use)
+
+        self.later("Looking for wrong answers …", work)
 
     def vue_clone(self, _: Any) -> None:
         if self.tried(lambda: self.desk.clone(self.looked)):

@@ -17,6 +17,14 @@ asked = json.load(sys.stdin)
 print("ANSWER", json.dumps(str(export(asked["run"], asked["target"], type=asked["type"]))), flush=True)
 """
 
+SUSPICIOUS = """
+import json, sys
+from lorakit.results.evidence.suspicious import measure
+from lorakit.results.report import write
+asked = json.load(sys.stdin)
+measure(asked["run"])
+print("ANSWER", json.dumps(str(write(asked["run"]))), flush=True)
+"""
 
 PUSH = """
 import json, os, sys

@@ -25,13 +25,14 @@ from lorakit.machine import hardware
 from lorakit.machine.hardware import Facts
 from lorakit.models import spec
 from lorakit.notebook.studio import uploads
-from lorakit.notebook.studio.children import EXPORT, PUSH, answers_of
+from lorakit.notebook.studio.children import EXPORT, PUSH, SUSPICIOUS, answers_of
 from lorakit.notebook.studio.incoming import usable
 from lorakit.notebook.studio.talk import Talk
 from lorakit.planning.check import Checked, check
 from lorakit.planning.clean_copy import fix
 from lorakit.planning.setup import setup
 from lorakit.planning.suspicious import suspicious
+from lorakit.results.evidence.suspicious import table_path
 from lorakit.results.logs import read as read_log
 from lorakit.results.verdict import change, primary
 from lorakit.run import Run
@@ -322,6 +323,17 @@ class Desk:
         with open(path, "a", encoding="utf-8") as file:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
         return path
+
+    def folded(self, name: str) -> bool:
+        """Whether a run has folds, so that models which never saw its rows can judge them."""
+        return (self.job(name).folder / "folds").is_dir()
+
+    def suspects(self, name: str) -> Path:
+        """The folder of a run whose suspicious answers are ranked; they are now where they were not."""
+        folder = self.job(name).folder
+        if not table_path(folder).is_file():
+            answers_of(SUSPICIOUS, {"run": str(folder.path)})
+        return folder.path
 
     def clone(self, name: str) -> Run:
         """The settings of a run, as it was asked for, for the next one under another name."""

@@ -10,9 +10,11 @@ from typing import Any
 
 import ipyvuetify
 import traitlets
+from ipywidgets import widget_serialization
 
 from lorakit.common.errors import LorakitError
 from lorakit.common.quiet import quiet
+from lorakit.machine.hardware import place
 from lorakit.notebook.live import EVERY, SHARE
 from lorakit.notebook.studio import columns, uploads
 from lorakit.notebook.studio.controller import Desk
@@ -32,6 +34,15 @@ PRESETS = {
 
 def _synced(kind: Callable[..., Any], *default: Any) -> Any:
     return kind(*default).tag(sync=True)
+
+
+def enable_on_colab() -> None:
+    """Colab shows widgets of packages beside ipywidgets only when asked to; does nothing elsewhere."""
+    if place() == "colab":
+        with contextlib.suppress(ImportError):
+            from google.colab import output
+
+            output.enable_custom_widget_manager()
 
 
 def paced(look: Callable[[], Any]) -> float:
@@ -72,6 +83,7 @@ class Page(ipyvuetify.VuetifyTemplate):
     runs = _synced(traitlets.List, [])
     looked = _synced(traitlets.Unicode, "")
     result = _synced(traitlets.Dict, {})
+    suspects = traitlets.Any(None, allow_none=True).tag(sync=True, **widget_serialization)
     comparison = _synced(traitlets.Dict, {})
     chat = _synced(traitlets.Dict, {"turns": [], "examples": [], "base": False, "system": ""})
     targets = _synced(traitlets.List, [])

@@ -54,7 +54,14 @@ class EvidenceModule(Protocol):
 
 
 INTERFACE = EvidenceModule
-ORDER = ("forecast", "suspicious", "forgotten", "trust", "form")  # in which a report shows them
+ORDER = (
+    "learning_rate",
+    "forecast",
+    "suspicious",
+    "forgotten",
+    "trust",
+    "form",
+)  # in which a report shows them
 
 
 def keep(folder: RunFolder, evidence: Evidence) -> Evidence:
@@ -113,6 +120,11 @@ def counted(hits: int, rows: int) -> str:
     """`12 of 60 (20 %, 95 % interval 11 to 32 %)`"""
     low, high = (100 * end for end in share(hits, rows))
     return f"{hits} of {rows} ({100 * hits / max(rows, 1):.0f} %, 95 % interval {low:.0f} to {high:.0f} %)"
+
+
+def percent(share: float) -> str:
+    """`82 %`"""
+    return f"{100 * share:.0f} %"
 
 
 def one_of_each(sources: Sequence[str]) -> np.ndarray:

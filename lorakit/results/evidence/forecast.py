@@ -136,7 +136,12 @@ def said(
 ) -> Evidence:
     """What the curve forecasts, for people."""
     scores = [best - e if best else e for e in errors]
-    table = [["training rows", named(metric)], *([str(n), short(v)] for n, v in zip(rows, scores))]
+    ends = [sorted(best - e if best else e for e in _ends(*pair)) for pair in zip(errors, spreads)]
+    table = [["training rows", named(metric), "95 % interval"]]
+    table += [
+        [str(n), short(v), f"{short(low)} to {short(high)}"]
+        for n, v, (low, high) in zip(rows, scores, ends, strict=True)
+    ]
     lacking = _lacking(rows, tested)
     if lacking:
         return Evidence("forecast", lacking, False, (), LIMITS, table, **more)
@@ -146,7 +151,7 @@ def said(
     def gained(extra: int) -> tuple[float, float, float]:
         return curve.interval(factor * (curve.error(now) - curve.error(now + extra)))
 
-    steps = [max(1, now // 2), now, 3 * now]
+    steps = [max(1, now // 2), 3 * now]
     sentences = [
         f"{extra:,} more rows ({now + extra:,} in all): {short(middle)}{unit} better "
         f"(80 % interval {short(low)} to {short(high)})."
@@ -162,6 +167,12 @@ def said(
             f"More rows of this kind will not help visibly: {now:,} more, {named(metric)} {gain}."
         )
     return Evidence("forecast", headline, True, sentences, LIMITS, table, **more)
+
+
+def _ends(error: float, spread: float) -> tuple[float, float]:
+    """95 % interval of a measured error whose logarithm errs by `spread`."""
+    wide = float(np.exp(1.96 * spread))
+    return error / wide, error * wide
 
 
 LIMITS = (
@@ -206,9 +217,9 @@ def draw(figures: Mapping[str, Any], colours: Palette) -> Figure:
             places, score(low), score(high), color=colours.training, alpha=0.18, linewidth=0
         )
         axes.axvline(rows[-1], color=colours.quiet, linewidth=0.8, linestyle=":")
-    ends = [score(errors * np.exp(sign * spreads)) for sign in (-1, 1)]
+    ends = [score(np.array(end)) for end in zip(*map(_ends, errors, spreads), strict=True)]
     axes.vlines(rows, *ends, color=colours.ink, linewidth=1)
-    axes.plot(rows, score(errors), "o", color=colours.ink, label="measured")
+    axes.plot(rows, score(errors), "o", color=colours.ink, label="measured, 95 % interval")
     axes.set(xlabel="training rows", ylabel=written(named(figures["metric"])), xscale="log")
     axes.set_xticks([*rows, 4 * rows[-1]], [str(n) for n in (*rows, 4 * rows[-1])])
     axes.minorticks_off()

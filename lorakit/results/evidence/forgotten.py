@@ -13,7 +13,8 @@ import json
 import os
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,7 @@ import numpy as np
 from lorakit.common.errors import LorakitError
 from lorakit.results import evidence, intervals
 from lorakit.results.ask import replies
-from lorakit.results.evidence import Evidence, counted, share
+from lorakit.results.evidence import Evidence, counted, percent, share
 from lorakit.results.open_run import open_run
 from lorakit.results.plots import bare
 
@@ -65,6 +66,40 @@ def right(answer: str, rule: str, value: Any) -> bool:
     raise ValueError(f"there is no rule {rule!r}")
 
 
+def spread(items: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The questions in an order whose every beginning holds as many of each kind."""
+    seen: Counter[str] = Counter()
+    places = []
+    for item in items:
+        places.append(seen[item["kind"]])
+        seen[item["kind"]] += 1
+    return [items[i] for i in np.argsort(places, kind="stable")]
+
+
+def answers_right(
+    engine: Any,
+    meta: dict[str, Any],
+    items: Sequence[Mapping[str, Any]],
+    max_new_tokens: int = TOKENS,
+    more: Callable[[int], bool] = lambda done: True,
+) -> list[bool]:
+    """Which questions a loaded model answers rightly, in their order, until `more` of those done says to stop."""
+    out: list[bool] = []
+    while len(out) < len(items) and more(len(out)):
+        some = items[len(out) : len(out) + TOGETHER]
+        said = replies(engine, meta, [item["prompt"] for item in some], max_new_tokens)
+        out += [
+            right(reply.text, item["rule"], item["value"])
+            for reply, item in zip(said, some, strict=True)
+        ]
+    return out
+
+
+def asks(task: Any, meta: Mapping[str, Any]) -> bool:
+    """Whether a task's models answer general questions: those that chat in words."""
+    return task.GIVES == "messages" and not task.MEDIUM and not meta["classes"]
+
+
 def measure(
     path: str | os.PathLike,
     *,
@@ -84,7 +119,7 @@ def measure(
     """
     started, opened = time.process_time(), open_run(path, model=model)
     items = suite() if questions is None else [*questions]
-    if opened.meta["classes"] or opened.task.GIVES != "messages" or opened.task.MEDIUM:
+    if not asks(opened.task, opened.meta):
         raise LorakitError(
             "answers no general questions: it is no chat",
             where=opened.folder.path,
@@ -94,17 +129,9 @@ def measure(
     for when in ("before", "after"):
         engine = opened.engine(adapted=when == "after")
         try:
-            asked = [item["prompt"] for item in items]
-            answers = [
-                reply.text
-                for k in range(0, len(asked), TOGETHER)
-                for reply in replies(engine, opened.meta, asked[k : k + TOGETHER], max_new_tokens)
-            ]
+            sides[when] = answers_right(engine, opened.meta, items, max_new_tokens)
         finally:
             engine.close()
-        sides[when] = [
-            right(a, item["rule"], item["value"]) for a, item in zip(answers, items, strict=True)
-        ]
     seconds = time.process_time() - started
     weights = evidence.weights(opened.folder)
     kinds = [item["kind"] for item in items]
@@ -119,8 +146,9 @@ def said(
     after: Sequence[bool],
     seconds: float = 0.0,
     weights: Mapping[str, str] | None = None,
+    note: str = "",
 ) -> Evidence:
-    """What changed, for people."""
+    """What changed, for people; `note`: how the questions were chosen."""
     n, first, last = len(kinds), np.asarray(before, float), np.asarray(after, float)
     table, by_kind = [["kind", "questions", "right before", "right after"]], {}
     for kind in dict.fromkeys(kinds):
@@ -136,7 +164,7 @@ def said(
     if first.mean() < KNEW:
         headline = (
             f"Cannot tell: the base answers {counted(int(first.sum()), n)} of the questions; a model that knows less "
-            f"than {KNEW:.0%} has nothing to forget that these could show."
+            f"than {percent(KNEW)} has nothing to forget that these could show."
         )
         return Evidence("forgotten", headline, False, (), *more)
     _, _, change, ends = intervals.paired_difference(
@@ -152,7 +180,8 @@ def said(
     else:
         headline = f"No forgetting is shown: {gap} on {n} general questions."
     sentences = [
-        f"Right before: {counted(int(first.sum()), n)}; after: {counted(int(last.sum()), n)}."
+        f"Right before: {counted(int(first.sum()), n)}; after: {counted(int(last.sum()), n)}.",
+        *([note] if note else []),
     ]
     return Evidence("forgotten", headline, True, sentences, *more)
 

@@ -129,6 +129,13 @@ def taught(folder: RunFolder) -> Form | None:
     return Form.of(known.figures["form"]) if known and "form" in known.figures else None
 
 
+def unknown_form(path: str | os.PathLike) -> LorakitError:
+    """For answers that are to be held to a form that was not looked for, or not found."""
+    return LorakitError(
+        "no form of answers is known", where=path, cure=f"find it: lorakit form {path}"
+    )
+
+
 def draw(figures: Mapping[str, Any], colours: Palette) -> Figure:
     """Shares of answers that have the form, with their intervals."""
     from matplotlib.figure import Figure

@@ -25,7 +25,7 @@ import csv
 import os
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,7 +41,8 @@ from lorakit.data.sources import of_run
 from lorakit.results import evidence
 from lorakit.results.compare import outcome
 from lorakit.results.confidence import answered
-from lorakit.results.evidence import Evidence, counted
+from lorakit.results.evaluate import Outcome
+from lorakit.results.evidence import Evidence, counted, percent
 from lorakit.results.open_run import open_run
 from lorakit.results.plots import bare
 from lorakit.runs.folder import RunFolder, write_lines
@@ -126,22 +127,19 @@ def measure(path: str | os.PathLike, *, model: str | None = None) -> Evidence:
     columns: list[np.ndarray] = []
     for part in parts:
         found, rows = outcome(RunFolder(part))
-        opened = open_run(part, model=model)
-        test = opened.rows("test")
-        if test is None:
-            raise LorakitError("has no test rows", where=part, cure="train the folds again")
-        engine = opened.engine()
-        answers, own = answered(engine, test, opened.meta, opened.run)
-        engine.close()
+        answers, own = _own(part, found, model)
         given = -found.tokens[:, 0]
-        same = [row["reference"] == a for row, a in zip(rows, answers, strict=True)]
+        same = [
+            (row["reference"] or "").strip() == (a or "").strip()
+            for row, a in zip(rows, answers, strict=True)
+        ]
         columns.append(np.stack([own, given, found.tokens[:, 1], np.asarray(same, float)]))
         lines += [{**row, "own": a} for row, a in zip(rows, answers, strict=True)]
     own, given, tokens, agree = np.concatenate(columns, axis=1)
     asked = np.isfinite(own)
     lines = [line for line, known in zip(lines, asked, strict=True) if known]
     ranking = rank(own[asked], given[asked], tokens[asked], agree[asked] > 0)
-    table = write_table(folder, lines, ranking)
+    written = write_table(folder, lines, ranking)
     figures = {
         "margin": ranking.margin[ranking.order].tolist(),
         "standing_out": ranking.standing_out[ranking.order].tolist(),
@@ -150,33 +148,57 @@ def measure(path: str | os.PathLike, *, model: str | None = None) -> Evidence:
         "cpu_seconds": time.process_time() - started,
     }
     known = {"figures": figures, "weights": evidence.weights(folder)}
-    return evidence.keep(folder, said(ranking, lines, table, **known))
+    return evidence.keep(folder, said(ranking, lines, written, **known))
+
+
+def _own(part: Path, found: Outcome, model: str | None) -> tuple[Sequence[str | None], np.ndarray]:
+    """(a fold's own answers to its test rows, log p of each (n,)); of classes they are known from its scores."""
+    if found.probabilities is not None:
+        return found.answers, np.log(found.probabilities.max(axis=1))
+    opened = open_run(part, model=model)
+    test = opened.rows("test")
+    if test is None:
+        raise LorakitError("has no test rows", where=part, cure="train the folds again")
+    engine = opened.engine()
+    try:
+        return answered(engine, test, opened.meta, opened.run)
+    finally:
+        engine.close()
 
 
 def write_table(folder: RunFolder, lines: Sequence[Mapping[str, Any]], ranking: Ranking) -> Path:
     """`evidence/suspicious.csv`: every contradicted row, with a first column for the decision keep, fix or drop."""
-    path = folder.evidence("suspicious").with_suffix(".csv")
+    contradicted = [i for i in ranking.order if ranking.margin[i] > 0]
+    cells = [
+        ("", lines[i].get("where", ""), *(lines[i][k] for k in ("prompt", "reference", "own")))
+        for i in contradicted
+    ]
+    margins = [f"{ranking.margin[i]:.3f}" for i in contradicted]
+    return _write(folder, [(*row, margin) for row, margin in zip(cells, margins, strict=True)])
+
+
+def _write(folder: RunFolder, rows: Iterable[Sequence[str]]) -> Path:
+    path = table_path(folder)
     with (
         atomic_write(path) as part,
         open(part, "w", encoding="utf-8", newline="") as file,
     ):
-        table = csv.writer(file)
-        table.writerow(COLUMNS)
-        for i in ranking.order:
-            if ranking.margin[i] > 0:
-                row = lines[i]
-                cells = (row.get("where", ""), row["prompt"], row["reference"], row["own"])
-                table.writerow(["", *cells, f"{ranking.margin[i]:.3f}"])
+        csv.writer(file).writerows([COLUMNS, *rows])
     return path
 
 
+def table_path(folder: RunFolder) -> Path:
+    """Where the table to look through lies."""
+    return folder.evidence("suspicious").with_suffix(".csv")
+
+
 def said(
-    ranking: Ranking, lines: Sequence[Mapping[str, Any]], table: Path, **more: Any
+    ranking: Ranking, lines: Sequence[Mapping[str, Any]], written: Path, **more: Any
 ) -> Evidence:
     """What a ranking means, for people."""
     n, hits = len(lines), int(ranking.standing_out.sum())
     low, high = ranking.interval
-    share = f"{ranking.rate:.0%} (95 % interval {low:.0%} to {high:.0%}) of the answers look wrong"
+    share = f"{percent(ranking.rate)} (95 % interval {percent(low)} to {percent(high)}) of the answers look wrong"
     if n < FEWEST:
         headline = f"Cannot tell: {n} rows are too few; at least {FEWEST} are needed."
         return Evidence("suspicious", headline, False, limits=LIMITS, **more)
@@ -199,7 +221,7 @@ def said(
         for i in best
     ]
     sentences = [
-        f"All contradicted rows, the most suspicious first, are in {table.name}: write keep, fix or drop into its "
+        f"All contradicted rows, the most suspicious first, are in {written.name}: write keep, fix or drop into its "
         "first column, then make a cleaned file of it (lorakit suspicious RUN_DIR --apply). Train with that and "
         "compare the two runs: that is the score with and without them."
     ]
@@ -212,28 +234,43 @@ LIMITS = (
 )
 
 
+def table(path: str | os.PathLike) -> list[dict[str, str]]:
+    """The rows of the table to look through, by `COLUMNS`. Raises `LorakitError` where there is none."""
+    place = table_path(RunFolder.of(path))
+    if not place.is_file():
+        raise LorakitError(
+            "no table to look through", where=place, cure="write it: lorakit suspicious RUN_DIR"
+        )
+    with open(place, encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def decide(path: str | os.PathLike, row: str, decision: str, answer: str | None = None) -> None:
+    """Writes a decision, and of `fix` the right answer, into the table."""
+    lines = table(path)
+    for line in lines:
+        if line["row"] == row:
+            line["decision"] = decision
+            line["answer"] = line["answer"] if answer is None else answer
+    _write(RunFolder.of(path), [[line[name] for name in COLUMNS] for line in lines])
+
+
 def decisions(path: str | os.PathLike) -> dict[str, tuple[str, str]]:
     """`file:row` -> (decision, answer) of a table that was looked through; a row without a decision is kept.
 
     Raises `LorakitError` for another word, and where there is no table.
     """
-    table = RunFolder.of(path).evidence("suspicious").with_suffix(".csv")
-    if not table.is_file():
-        raise LorakitError(
-            "no table to look through", where=table, cure="write it: lorakit suspicious RUN_DIR"
-        )
     found = {}
-    with open(table, encoding="utf-8", newline="") as file:
-        for line in csv.DictReader(file):
-            word = (line["decision"] or "").strip().casefold() or "keep"
-            if word not in DECISIONS:
-                raise LorakitError(
-                    f"{word!r} is no decision",
-                    value=word,
-                    where=f"{table}, {line['row']}",
-                    cure="write keep, fix (and the right answer into the column answer) or drop",
-                )
-            found[line["row"]] = (word, line["answer"])
+    for line in table(path):
+        word = (line["decision"] or "").strip().casefold() or "keep"
+        if word not in DECISIONS:
+            raise LorakitError(
+                f"{word!r} is no decision",
+                value=word,
+                where=f"{table_path(RunFolder.of(path))}, {line['row']}",
+                cure="write keep, fix (and the right answer into the column answer) or drop",
+            )
+        found[line["row"]] = (word, line["answer"])
     return found
 
 

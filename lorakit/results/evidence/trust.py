@@ -30,7 +30,7 @@ from lorakit.common.errors import LorakitError
 from lorakit.results import evaluate, evidence
 from lorakit.results.confidence import answered
 from lorakit.results.evaluate import Outcome
-from lorakit.results.evidence import Evidence, counted, share
+from lorakit.results.evidence import Evidence, counted, percent, share
 from lorakit.results.open_run import FinishedRun, open_run
 from lorakit.results.plots import bare
 
@@ -54,6 +54,18 @@ class Threshold:
     rows: int
 
 
+def promised(error: float, certainty: float) -> None:
+    """Raises `LorakitError` for a rate or a certainty that is no share between 0 and 1."""
+    for name, value, example in (("error", error, 0.05), ("certainty", certainty, 0.9)):
+        if not 0 < value < 1:
+            raise LorakitError(
+                f"{name} = {value} is no share between 0 and 1",
+                setting=name,
+                value=value,
+                cure=f"e.g. {example}",
+            )
+
+
 def rows_needed(error: float, certainty: float, rate: float = 0.0) -> int | None:
     """Rows from which so small a rate of wrong answers shows that it is at most `error`; None: more than can be had."""
     from scipy.stats import binom
@@ -73,15 +85,11 @@ def threshold(
 ) -> Threshold:
     """The lowest threshold that keeps the promise, from `confidence` (n,) and `right` (n,) of validation rows.
 
-    Raises `LorakitError` for a rate or a certainty that is no share.
+    Raises `LorakitError` as `promised` does.
     """
     from scipy.stats import binom
 
-    for name, value in (("error", error), ("certainty", certainty)):
-        if not 0 < value < 1:
-            raise LorakitError(
-                f"{name} = {value} is no share", setting=name, value=value, cure="e.g. 0.05"
-            )
+    promised(error, certainty)
     n = len(confidence)
     order = np.argsort(-np.asarray(confidence), kind="stable")
     ordered = np.append(np.asarray(confidence, dtype=float)[order], -np.inf)
@@ -114,8 +122,9 @@ def measure(
         model: where the run's base lies now.
 
     Raises:
-        LorakitError: the run cannot be opened, or has no validation rows with answers.
+        LorakitError: a share is none, the run cannot be opened, or it has no validation rows with answers.
     """
+    promised(error, certainty)
     started, opened = time.process_time(), open_run(path, model=model)
     engine = opened.engine()
     try:
@@ -181,9 +190,9 @@ def said(
     base = (given.sum(), len(given)) if len(given) else (found.answered, found.rows)
     low, high = share(*map(int, base))
     headline = (
-        f"Answers {base[0] / base[1]:.0%} of the questions by itself (95 % interval {low:.0%} to {high:.0%}) and "
-        f"passes the others on to a person; at most {error:.0%} of its answers are wrong, with {certainty:.0%} "
-        "certainty."
+        f"Answers {percent(base[0] / base[1])} of the questions by itself (95 % interval {percent(low)} to "
+        f"{percent(high)}) and passes the others on to a person; at most {percent(error)} of its answers are wrong, "
+        f"with {percent(certainty)} certainty."
     )
     sentences = [
         f"The threshold comes from {found.rows} validation rows, of which it answers {found.answered}, "
@@ -208,7 +217,7 @@ def _cannot(
     found: Threshold, confidence: np.ndarray, right: np.ndarray, error: float, certainty: float
 ) -> str:
     """Why there is no threshold, and what it would take."""
-    promise = f"at most {error:.0%} wrong answers with {certainty:.0%} certainty"
+    promise = f"at most {percent(error)} wrong answers with {percent(certainty)} certainty"
     least = rows_needed(error, certainty)
     if least is None or found.rows < least:
         return (
@@ -228,14 +237,20 @@ def _cannot(
     )
 
 
+def known(folder: Any) -> Mapping[str, Any] | None:
+    """The figures of the threshold that was found for a run; None where there is none."""
+    found = evidence.read(folder, "trust")
+    return found.figures if found and found.told else None
+
+
 def sure(folder: Any, log_probability: float) -> bool | None:
     """Whether an answer of a run may be given without asking a person; None where no threshold is kept."""
-    known = evidence.read(folder, "trust")
-    return None if known is None or not known.told else passes(known.figures, log_probability)
+    figures = known(folder)
+    return None if figures is None else passes(figures, log_probability)
 
 
 def passes(figures: Mapping[str, Any], log_probability: float) -> bool:
-    """The same, by the figures that are kept."""
+    """Whether an answer is surer than the threshold of these figures."""
     return bool(figures["always"] or log_probability > figures["threshold"])
 
 
