@@ -284,9 +284,8 @@ def prepare(
         report.rejected += other.rejected
     report.sha256 = with_media(identity(sources), examples)
     own = [name for name in given if sources[name].path == sources["train"].path]
-    in_column = split_column.parts(examples, report, [*given])
-    examples = in_column["train"]
-    given |= {name: rows for name, rows in in_column.items() if name != "train"}
+    given |= split_column.parts(examples, report, [*given])
+    examples = given.pop("train")
     if folds and given.pop("test", None):
         report.notes.append(
             "the official test rows are set aside: every fold trains and tests on the others"
