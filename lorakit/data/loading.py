@@ -275,10 +275,9 @@ def prepare(
     sources, notes = with_answers(sources, report.schema, columns)
     report.notes += notes
     given: dict[str, Sequence[Example]] = {}
+    gives = registry.load("schemas", report.schema).GIVES
     for name in [n for n in ("validation", "test") if n in sources]:
-        given[name], other = load(
-            sources[name], gives=registry.load("schemas", report.schema).GIVES, **some
-        )
+        given[name], other = load(sources[name], gives=gives, **some)
         new = [note for note in other.notes if note not in report.notes]
         report.notes += [f"{name} rows: {line}" for line in (other.lines()[0], *new)]
         report.rejected += other.rejected
