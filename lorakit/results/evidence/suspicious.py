@@ -230,8 +230,8 @@ def said(
 
 LIMITS = (
     "A contradiction is no proof: the answer may be right and rare, and models that are sure of their own mistakes, as "
-    "after training until the loss is near 0, contradict right answers of a clean file too. It cannot tell about wrong answers that follow a "
-    "rule, which the models learn like any other.",
+    "after training until the loss is near 0, contradict right answers of a clean file too. It cannot tell about wrong "
+    "answers that follow a rule, which the models learn like any other.",
 )
 
 
