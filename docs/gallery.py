@@ -106,7 +106,7 @@ def title(notebook: dict[str, Any]) -> tuple[str, str]:
 
 def index() -> None:
     """docs/gallery/index.md: a card for each copy, with its first picture."""
-    lines = ["# Gallery", "", "Every notebook, executed. Open one to read it with its output.", ""]
+    lines = ["# Gallery", "", "Executed notebooks. Open one to read it with its output.", ""]
     lines += ["| | notebook |", "|---|---|"]
     for path in sorted(GALLERY.glob("*.ipynb")):
         heading, words = title(read(path))

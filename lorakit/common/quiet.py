@@ -7,6 +7,7 @@ import warnings
 
 WARNINGS = (
     "`is_gradient_checkpointing` is deprecated",  # transformers' own use of its own attribute
+    "`gradient_checkpointing_enable` is deprecated",  # older transformers, which lorakit serves too, have no other name
     "Full backward hook is firing",  # our search for the layer that overflows
 )
 # logger -> the beginning of its message. bitsandbytes names a package that only makes a CPU's 4-bit product faster.

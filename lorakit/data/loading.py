@@ -13,7 +13,7 @@ import numpy as np
 
 from lorakit.common import registry
 from lorakit.common.errors import BadRow, LorakitError
-from lorakit.data import media
+from lorakit.data import media, split_column
 from lorakit.data.duplicates import NEAR
 from lorakit.data.example import Chosen, Example, Examples, Joined, Rejected, Tagged
 from lorakit.data.matching import Match, aliases_of, match, renamed, renamer
@@ -275,19 +275,20 @@ def prepare(
     sources, notes = with_answers(sources, report.schema, columns)
     report.notes += notes
     given: dict[str, Sequence[Example]] = {}
+    gives = registry.load("schemas", report.schema).GIVES
     for name in [n for n in ("validation", "test") if n in sources]:
-        given[name], other = load(
-            sources[name], gives=registry.load("schemas", report.schema).GIVES, **some
-        )
+        given[name], other = load(sources[name], gives=gives, **some)
         new = [note for note in other.notes if note not in report.notes]
         report.notes += [f"{name} rows: {line}" for line in (other.lines()[0], *new)]
         report.rejected += other.rejected
     report.sha256 = with_media(identity(sources), examples)
+    own = [name for name in given if sources[name].path == sources["train"].path]
+    given |= split_column.parts(examples, report, [*given])
+    examples = given.pop("train")
     if folds and given.pop("test", None):
         report.notes.append(
             "the official test rows are set aside: every fold trains and tests on the others"
         )
-    own = [name for name in given if sources[name].path == sources["train"].path]
     if own:
         report.notes.append(f"the data's own splits are used: {', '.join(['train', *own])}")
     sets = split(

@@ -10,7 +10,7 @@ from typing import Any
 
 from lorakit.common import registry
 from lorakit.common.errors import BadRow, LorakitError, did_you_mean
-from lorakit.data import meanings
+from lorakit.data import meanings, split_column
 from lorakit.data.example import Example
 from lorakit.data.meanings import Choices, canonical
 from lorakit.data.report import LISTED, listed
@@ -55,6 +55,12 @@ def match(rows: Sequence[Example], gives: str | None, choices: Choices) -> Match
             used.setdefault(one if one in present else one.partition(".")[0], name)
     used |= {c: "keep_rows" for c in choices.keep_rows}
     unused = [c for c in present if c not in used]
+    for column in unused:
+        values = [row.fields[column] for row in rows if column in row.fields]
+        if column not in choices.ignore_columns and split_column.named(column, values):
+            used[column] = split_column.MEANS
+            unused.remove(column)
+            break
     verdicts = meanings.judge(
         rows, module, unused, choices, siblings(choices.columns), gives is not None
     )
@@ -270,6 +276,10 @@ def _example(rows: Sequence[Example]) -> str:
                 if isinstance(words, str) and not set(path) & set("{},:"):
                     sizes[path] += len(words) + 1
     found = [name for name in sizes if sizes[name] * 4 >= max(sizes.values())]
+    label = next((n for n in rows[0].fields if meanings.CLASSES.fullmatch(canonical(n))), None)
+    if label and (texts := [name for name in found if name != label][:3]):
+        text = texts[0] if len(texts) == 1 else f"'{' '.join(f'{{{name}}}' for name in texts)}'"
+        return f"{{text: {text}, label: {label}}}"
     if len(found) < 2:
         return "{prompt: question_text, answer: solution}"
     return f"{{prompt: {found[0]}, answer: {found[-1]}}}"

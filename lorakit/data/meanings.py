@@ -22,7 +22,18 @@ VERDICTS = re.compile(
     r"labels?|(is_)?(correct|good|accepted|approved|valid|helpful|safe|desirable|chosen)|correctness|passed|verdict"
     r"|kto_tag|thumbs_up|is_answer_correct"
 )
-SCORES = re.compile(r"(?!language_)(\w+_)?(ratings?|scores?|rewards?|stars|grade)|quality|rank")
+# Whether it is bad, as true or false.
+FAULTS = re.compile(
+    r"((is|was|has|marked)_)?(as_)?(deleted|removed|flagged|toxic|toxicity|spam|duplicated?|invalid|incorrect|wrong"
+    r"|rejected|hidden|unsafe|harmful|offensive|hallucinat(ed|ion)|low_quality|corrupted|broken|errors?|failed"
+    r"|thumbs_down|downvoted|disliked|blocked|banned|ignored?|skip(ped)?|excluded?|discard(ed)?|refusal|refused)"
+)
+# Judgements that may be words of their own, too.
+REMARKS = re.compile(r"(\w+_)?(feedback|reaction|vote|judge?ment)")
+SCORES = re.compile(
+    r"(?!language_)(\w+_)?(ratings?|scores?|rewards?|stars|grade)|quality|rank|(\w+_)?((up|down)?votes|(dis)?likes"
+    r"|karma|helpfulness)"
+)
 PAIRS = re.compile(r"(\w+_)?(chosen|rejected|preferred|dispreferred)(_\w+)?")
 CONTENT = re.compile(
     "|".join([*prompts.INPUT, *prompts.BESIDE])
@@ -48,7 +59,22 @@ ANSWERS = re.compile(
     + r"|summary|highlights|abstract|target|translation|reply|question|instruction|prompt"
 )
 FALSE, TRUE = ("false", "no", "bad", "rejected"), ("true", "yes", "good", "chosen", "accepted")
+# The same of a column that is no label: of that, "positive" is a class.
+AGAINST = (
+    *FALSE,
+    "incorrect",
+    "wrong",
+    "invalid",
+    "thumbs_down",
+    "down",
+    "dislike",
+    "disliked",
+    "negative",
+    "👎",
+)
+FOR = (*TRUE, "correct", "right", "valid", "thumbs_up", "up", "like", "liked", "positive", "👍")
 MANY = 20  # numbers that differ, from which they are measured rather than classes
+NUMBER = re.compile(r"\s*[-+]?[\d.,]+\s*")
 COMPARED = re.compile(r"\s*(>=|<=|==|!=|>|<)\s*(.+?)\s*")
 
 
@@ -79,7 +105,7 @@ def judge(
     """
     verdicts: list[str] = []
     refused: dict[str, tuple[str, str]] = {}
-    binary: list[str] = []  # columns of 0 and 1
+    binary: list[str] = []  # columns of 0 and 1, or of true and false
     for column in unused:
         name = canonical(column)
         if column in choices.ignore_columns or name in decided | _neutral(schema):
@@ -88,11 +114,11 @@ def judge(
         values = [v for v in values if v not in (None, "", [], {})]
         if not values:
             continue
-        if {str(v).removesuffix(".0") for v in values} == {"0", "1"}:
+        if {str(v).removesuffix(".0") for v in values} in ({"0", "1"}, {"False", "True"}):
             binary.append(column)
-        if VERDICTS.fullmatch(name) and all(verdict(v, name) is not None for v in values):
+        if _judges(name, values, schema):
             verdicts.append(column)
-        elif cure := _cure(name, column, bool(choices.columns)) or (
+        elif cure := _cure(name, column, values, bool(choices.columns)) or (
             None
             if asked and schema.GIVES == "text"
             else _beside(name, column, schema, values, rows)
@@ -105,6 +131,11 @@ def judge(
         )
         advice = f"train one class with columns: {{label: {marks[0]}}}"
         refused |= dict.fromkeys(marks, (several, advice))
+    elif marks and FAULTS.fullmatch(canonical(marks[0])):
+        refused[marks[0]] = (
+            "may be the class of the text, or mark bad rows",
+            f"use it with columns: {{label: {marks[0]}}}, or choose the rows with keep_rows: {{{marks[0]}: false}}",
+        )
     if refused:
         column, (what, advice) = next(iter(refused.items()))
         others = [repr(c) for c in refused if c != column][:4]
@@ -117,6 +148,20 @@ def judge(
             cure=f"{advice}, or leave it out on purpose with ignore_columns: [{', '.join(refused)}]",
         )
     return verdicts
+
+
+def _judges(name: str, values: Sequence[Any], schema: ModuleType) -> bool:
+    """Whether every value of a column says of its row that it is good or that it is bad."""
+    if any(verdict(value, name) is None for value in values):
+        return False
+    if VERDICTS.fullmatch(name):
+        return True
+    if schema.GIVES == "text":  # beside a text such a column may be its class
+        return False
+    words = all(isinstance(value, str) for value in values)
+    return bool(
+        FAULTS.fullmatch(name) or (words and (REMARKS.fullmatch(name) or SCORES.fullmatch(name)))
+    )
 
 
 def _neutral(schema: ModuleType) -> set[str]:
@@ -150,7 +195,7 @@ def _beside(
     return None
 
 
-def _cure(name: str, column: str, mapped: bool) -> tuple[str, str] | None:
+def _cure(name: str, column: str, values: Sequence[Any], mapped: bool) -> tuple[str, str] | None:
     """(what the column may mean, what to do), None when its name says nothing.
 
     Who names the columns decides about the content; what marks good and bad rows has to be decided all the same.
@@ -161,9 +206,11 @@ def _cure(name: str, column: str, mapped: bool) -> tuple[str, str] | None:
             f"choose the rows with keep_rows: {{{column}: [VALUE, …]}}",
         )
     if SCORES.fullmatch(name):
+        words = all(isinstance(value, str) and not NUMBER.fullmatch(value) for value in values)
+        wanted = "[VALUE, …]" if words else "'>= 4'"
         return (
             "may say how good a row is",
-            f"choose the rows with keep_rows: {{{column}: '>= 4'}}",
+            f"choose the rows with keep_rows: {{{column}: {wanted}}}",
         )
     if PAIRS.fullmatch(name):
         return ("belongs to preference pairs", "name the answer to train with columns: {answer: …}")
@@ -204,8 +251,9 @@ def verdict(value: Any, name: str) -> bool | None:
     if isinstance(value, bool):
         return value
     if isinstance(value, str):
-        word = value.strip().lower()
-        return word in TRUE if word in TRUE + FALSE else None
+        word = canonical(value)
+        good, bad = (TRUE, FALSE) if "label" in name else (FOR, AGAINST)
+        return word in good if word in good + bad else None
     if isinstance(value, (int, float)) and value in (0, 1) and "label" not in name:
         return bool(value)
     return None
@@ -220,8 +268,10 @@ def rejecter(
     def reject(fields: Mapping[str, Any]) -> str:
         for column in verdicts:
             value = fields.get(column)
-            if value is not None and not verdict(value, ""):
-                return f"{column!r} is {_shown(value)}: the row is not marked as good"
+            bad = bool(FAULTS.fullmatch(canonical(column)))
+            if value not in (None, "", [], {}) and verdict(value, "") is bad:
+                marked = "marked as bad" if bad else "not marked as good"
+                return f"{column!r} is {_shown(value)}: the row is {marked}"
         for column, holds in conditions.items():
             if not holds(fields.get(column)):
                 return f"{column!r} is {_shown(fields.get(column))}, keep_rows asks for {keep_rows[column]!r}"

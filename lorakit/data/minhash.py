@@ -15,6 +15,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -106,12 +107,25 @@ class Grams:
             str, int
         ] = {}  # of the pieces, from 1; 0 stands where a text has too few
 
-    def of(self, text: str) -> np.ndarray:
+    def row(self, text: str) -> list[int]:
+        """The numbers of a text's pieces, three at least."""
         numbers = self.numbers
-        row = [numbers.setdefault(piece, len(numbers) + 1) for piece in pieces(text)]
-        row += [0] * (3 - len(row))
-        places = np.array(row, dtype=np.uint64)
-        return mixed(mixed(places[:-2]) + places[1:-1]) + places[2:]
+        found = [numbers.setdefault(piece, len(numbers) + 1) for piece in pieces(text)]
+        return found + [0] * (3 - len(found))
+
+    def of(self, text: str) -> np.ndarray:
+        return self.together([self.row(text)])[0]
+
+    @staticmethod
+    def together(rows: Sequence[list[int]]) -> tuple[np.ndarray, np.ndarray]:
+        """(the grams of all these texts, how many each has)."""
+        places = np.fromiter(chain.from_iterable(rows), np.uint64)
+        grams = mixed(mixed(places[:-2]) + places[1:-1]) + places[2:]
+        lengths = np.fromiter(map(len, rows), np.int64, len(rows))
+        within = np.ones(len(places), bool)  # a gram begins here and ends in the same text
+        ends = np.cumsum(lengths)
+        within[ends - 1] = within[ends - 2] = False
+        return grams[within[:-2]], lengths - 2
 
 
 def shared_grams(texts: Sequence[str], grams: Grams) -> np.ndarray:
@@ -136,28 +150,36 @@ def sketches(
     rng = np.random.default_rng(1)
     factors = rng.integers(2**63, size=(2, PLACES), dtype=np.uint64) * np.uint64(2) + np.uint64(1)
     parts: list[np.ndarray] = [np.empty((0, PLACES), np.uint32)]
-    held: list[np.ndarray] = []
-    nothing: list[bool] = []
+    nothing: list[np.ndarray] = [np.empty(0, bool)]
+    rows: list[list[int]] = []
 
-    def least() -> np.ndarray:
-        hashes, at = mixed(np.concatenate(held)), np.cumsum([0, *map(len, held[:-1])])
-        return np.stack(
-            [
-                np.minimum.reduceat((hashes * a + b) >> np.uint64(32), at).astype(np.uint32)
-                for a, b in factors.T
-            ],
-            axis=1,
+    def add() -> None:
+        found, counts = grams.together(rows)
+        text_of = np.repeat(np.arange(len(rows)), counts)
+        kept = ~np.isin(found, without) if len(without) else np.ones(len(found), bool)
+        left = np.bincount(text_of[kept], minlength=len(rows))
+        kept |= (left == 0)[text_of]
+        hashes = mixed(found[kept])
+        at = np.flatnonzero(np.diff(text_of[kept], prepend=-1))
+        parts.append(
+            np.stack(
+                [
+                    np.minimum.reduceat((hashes * a + b) >> np.uint64(32), at).astype(np.uint32)
+                    for a, b in factors.T
+                ],
+                axis=1,
+            )
         )
+        nothing.append(left == 0)
+        rows.clear()
 
     for text in texts:
-        row = grams.of(text)
-        own = row[~np.isin(row, without)] if len(without) else row
-        nothing.append(not len(own))
-        held.append(own if len(own) else row)
-        if len(held) == AT_A_TIME:
-            parts.append(least())
-            held.clear()
-    return np.concatenate([*parts, least()] if held else parts), np.array(nothing, dtype=bool)
+        rows.append(grams.row(text))
+        if len(rows) == AT_A_TIME:
+            add()
+    if rows:
+        add()
+    return np.concatenate(parts), np.concatenate(nothing)
 
 
 def mixed(x: np.ndarray) -> np.ndarray:
@@ -173,9 +195,10 @@ def buckets(places: np.ndarray) -> Iterator[np.ndarray]:
     for column in places.T:
         key = mixed(key + column)
     order = np.argsort(key, kind="stable")
-    for some in np.split(order, np.flatnonzero(np.diff(key[order])) + 1):
-        if len(some) > 1:
-            yield some
+    first = np.flatnonzero(np.diff(key[order], prepend=key[order[:1]] + np.uint64(1)))
+    sizes = np.diff(first, append=len(key))
+    for start, size in zip(first[sizes > 1], sizes[sizes > 1], strict=True):
+        yield order[start : start + size]
 
 
 def links(rows: np.ndarray, measures: Measures, exact: Exact) -> Iterator[tuple[int, int]]:

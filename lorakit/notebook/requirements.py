@@ -15,6 +15,7 @@ from importlib import metadata
 from pathlib import Path
 
 from lorakit.common.errors import LorakitError
+from lorakit.common.quiet import quiet
 from lorakit.machine.hardware import HELD
 from lorakit.machine.packages import (
     Unmet,
@@ -37,8 +38,10 @@ def install_missing(*names: str) -> None:
     """Installs lorakit's requirements and the packages `names` where they are missing or too old, and says so.
 
     From the wheels of a bundle where one is attached, else by pip. Does nothing, silently, when all is there. Raises
-    `LorakitError` when pip fails, and when a package was replaced that this process has imported already.
+    `LorakitError` when pip fails, and when a package was replaced that this process has imported already. From then on
+    this process shows no known message that tells a user nothing.
     """
+    quiet()
     lacking = unmet([*declared(), *specified(names)])
     if lacking:
         _install(lacking)

@@ -157,7 +157,12 @@ def encode(
             )
         if len(encoded[name]) > len(examples):
             notes.append(f"{name}: {len(examples)} examples became {len(encoded[name])} rows")
-    task.guard(uncut(encoded["train"]), getattr(reader, "tokenizer", reader))
+    train = encoded["train"]
+    if task.OBJECTIVE == "labels":  # how many classes there are shows in all rows alone
+        judged = [{"reference": label} for label in train.column("reference")]
+    else:
+        judged = uncut(train)
+    task.guard(judged, getattr(reader, "tokenizer", reader))
     return encoded, rejected, notes
 
 

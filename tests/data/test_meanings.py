@@ -99,6 +99,16 @@ def turns(*words, **marks):
             [],
         ),
         (
+            {
+                "Messages": [
+                    {"Role": "User", "Content": "Where?"},
+                    {"Role": "Assistant", "Content": "Here.", "Weight": 1},
+                ]
+            },
+            asked("Where?", "Here."),
+            [],
+        ),
+        (
             {"messages": json.dumps(turns("Where?", "Here.")["messages"])},
             asked("Where?", "Here."),
             [],
@@ -129,6 +139,13 @@ def test_unused_columns_are_one_line_of_the_report(load):
         ("is_correct", 1, 0),
         ("is_correct", "true", "false"),
         ("Accepted", "yes", "no"),
+        ("feedback", "thumbs_up", "Thumbs Down"),
+        ("user_feedback", "positive", "negative"),
+        ("quality", "good", "bad"),
+        ("deleted", False, True),
+        ("is_toxic", 0, 1),
+        ("marked_as_spam", "no", "yes"),
+        ("Flagged", "", "true"),
     ],
 )
 def test_a_row_marked_as_bad_is_never_trained_as_good(load, column, good, bad):
@@ -137,7 +154,9 @@ def test_a_row_marked_as_bad_is_never_trained_as_good(load, column, good, bad):
     )
     assert [r[-1][1] for r in rows] == ["A0", "A2", "A4"]
     assert [r.row for r in report.rejected] == [2, 4, 6]
-    assert report.rejected[0].reason.endswith("the row is not marked as good")
+    assert report.rejected[0].reason.endswith(
+        ("the row is not marked as good", "the row is marked as bad")
+    )
     assert report.used[column] == "marks bad rows"
 
 
@@ -148,6 +167,9 @@ def test_a_row_marked_as_bad_is_never_trained_as_good(load, column, good, bad):
         ("label", ["good-ish", "spam", "fine"], ["fine"], ["A2"]),
         ("score", [0.2, None, 0.9], "> 0.5", ["A2"]),
         ("label", [0, 1, 1], 1, ["A1", "A2"]),
+        ("label", ["positive", "negative", "positive"], "negative", ["A1"]),
+        ("upvotes", [3, -2, 40], ">= 3", ["A0", "A2"]),
+        ("quality", ["gold", "silver", "gold"], ["gold"], ["A0", "A2"]),
     ],
 )
 def test_columns_that_may_mark_rows_are_decided_by_a_setting(load, column, values, keep, kept):
@@ -177,6 +199,24 @@ def test_data_of_other_kinds_are_refused_by_name(load, row, words):
     with pytest.raises(LorakitError, match=words) as error:
         load([row] * 3, gives=gives)
     assert error.value.cure and len(str(error.value)) < 400
+
+
+def test_what_somebody_wrote_as_feedback_is_no_verdict(load):
+    given = [{"prompt": f"Q{i}?", "completion": f"A{i}", "feedback": f"F{i}"} for i in range(3)]
+    assert len(load(given)[0]) == 3
+
+
+def test_a_flag_beside_a_text_may_be_its_class(load):
+    with pytest.raises(LorakitError, match="class of the text, or mark bad rows") as error:
+        load([{"text": f"t{i}", "is_spam": i % 2 == 0} for i in range(4)])
+    assert error.value.value == "is_spam"
+
+
+def test_the_columns_that_are_proposed_hold_the_label(load):
+    row = {"premise": "It rained all night.", "hypothesis": "The road is wet.", "label": "entails"}
+    with pytest.raises(LorakitError) as error:
+        load([row] * 3)
+    assert "columns: {text: '{premise} {hypothesis}', label: label}" in str(error.value)
 
 
 # Marks of turns

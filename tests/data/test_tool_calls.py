@@ -11,6 +11,7 @@ from lorakit.data.duplicates import fingerprint, own, prompt_key
 from lorakit.data.example import Example
 from lorakit.data.matching import find_schema
 from lorakit.data.schemas import tool_calls, xlam
+from lorakit.data.splitting import shuffle_answers
 
 Q, RESULT, ANSWER = "Rain in Lima?", '{"mm": 3}', "Three millimetres."
 PARAMETERS = {"type": "object", "properties": {"city": {"type": "string"}}}
@@ -134,3 +135,28 @@ def test_calls_and_tools_are_part_of_a_rows_content():
     assert len({fingerprint(example(*a)) for a in (("Lima",), ("Rome",), ("Lima", more))}) == 3
     assert "Lima" in own(example("Lima"))
     assert prompt_key(example("Lima")) == prompt_key(example("Rome")) != 0
+
+
+def test_the_control_deals_calls_among_calls_and_words_among_words():
+    """So that a tool's result still follows a call."""
+    rows = []
+    for i in range(12):
+        call = {"function": {"name": "rain", "arguments": {"city": f"city {i}"}}}
+        turns = [
+            {"role": "user", "content": f"Q {i}"},
+            {"role": "assistant", "content": None, "tool_calls": [call]},
+            {"role": "tool", "content": RESULT},
+            {"role": "assistant", "content": f"answer {i}"},
+        ]
+        rows.append(Example(tool_calls.convert({"messages": turns, "tools": TOOLS}), "f", i + 1))
+    dealt = [e.fields["messages"] for e in shuffle_answers(rows, seed=0)]
+    undealt = [e.fields["messages"] for e in rows]
+    for place, kept in ((0, True), (1, False), (2, True), (3, False)):
+        before, after = ([turns[place]["content"] for turns in some] for some in (undealt, dealt))
+        assert ("tool_calls" in dealt[0][place]) == (place == 1)
+        if place == 3:
+            assert sorted(after) == sorted(before) and after != before
+        elif kept:
+            assert after == before
+    cities = [t[1]["tool_calls"][0]["function"]["arguments"]["city"] for t in dealt]
+    assert sorted(cities) == sorted(f"city {i}" for i in range(12)) != cities

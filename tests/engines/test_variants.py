@@ -246,3 +246,10 @@ def test_engines_without_variants_refuse_by_name():
     assert choose.lacks(engines.get("mlx"), run) == "it has no adapter_init"
     assert choose.lacks(engines.get("torch"), run) == ""
     assert choose.lacks(engines.get("mlx"), Run(data="-")) == ""
+
+
+@pytest.mark.parametrize("optimizer", ["muon", "adamw_schedule_free"])
+def test_engines_without_an_optimizer_refuse_by_name(optimizer):
+    run = Run(data="-", optimizer=optimizer, schedule="constant")
+    assert choose.lacks(engines.get("mlx"), run) == f"it has no {optimizer}"
+    assert choose.lacks(engines.get("torch"), run) == ""

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import warnings
 
 import pytest
 
@@ -114,3 +115,14 @@ def test_a_package_replaced_under_the_session_asks_for_a_restart(image, monkeypa
         requirements.install_missing()
     assert "has imported pyarrow 18.1.0, and 25.0.0 is installed" in error.value.message
     assert error.value.value == ["pyarrow"] and "restart the session" in error.value.cure
+
+
+def test_the_first_cell_silences_known_messages_in_the_kernel(image, capsys):
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("always")
+        requirements.install_missing()
+        warnings.warn(
+            "`gradient_checkpointing_enable` is deprecated and", FutureWarning, stacklevel=1
+        )
+        warnings.warn("another", FutureWarning, stacklevel=1)
+    assert [str(w.message) for w in shown] == ["another"]

@@ -15,13 +15,16 @@ from PIL import Image
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from lorakit import tasks
 from lorakit.common.errors import BadRow, LorakitError
 from lorakit.data.example import Example
 from lorakit.models import reading
-from lorakit.tasks import chat, rows, text
+from lorakit.tasks import rows
 from lorakit.tasks.batches import collate
 from lorakit.tasks.preview import Preview
 from lorakit.tasks.template import encoded, render
+
+chat, text = tasks.get("chat"), tasks.get("text")
 
 TURNS = (
     "{{ bos_token }}{% for m in messages %}{{ m['role'][0] }}:{{ m['content'] }}"

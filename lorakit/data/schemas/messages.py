@@ -115,6 +115,8 @@ def turn(turn: Any, number: int) -> dict[str, Any]:
         raise BadRow(
             f"turn {number} is {type(turn).__name__}, expected an object with role and content"
         )
+    if turn.keys().isdisjoint(("role", "from", *SPEAKER)):
+        turn = {str(key).lower(): value for key, value in turn.items()}
     for name, usual, others in (("role", "from", SPEAKER), ("content", "value", SAID)):
         other = next((other for other in others if other in turn), None)
         if other and name not in turn and usual not in turn:

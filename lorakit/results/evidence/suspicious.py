@@ -208,8 +208,8 @@ def said(
         )
         return Evidence("suspicious", headline, True, limits=LIMITS, **more)
     headline = (
-        f"About {share}. Models that never saw them contradict {counted(hits, n)} answers although they are sure: look "
-        "through these."
+        f"Models that never saw them contradict {counted(hits, n)} answers although they are sure: look "
+        f"through these. If the models are right about how sure they may be, about {share}."
     )
     best = [i for i in ranking.order if ranking.standing_out[i]][:SHOWN]
     cells = [
@@ -229,8 +229,9 @@ def said(
 
 
 LIMITS = (
-    "A contradiction is no proof: the answer may be right and rare. It cannot tell about wrong answers that follow a "
-    "rule, which the models learn like any other.",
+    "A contradiction is no proof: the answer may be right and rare, and models that are sure of their own mistakes, as "
+    "after training until the loss is near 0, contradict right answers of a clean file too. It cannot tell about wrong "
+    "answers that follow a rule, which the models learn like any other.",
 )
 
 
