@@ -8,8 +8,6 @@ job.result()                           # scores before and after, with intervals
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from lorakit.common import postponed
-
 if TYPE_CHECKING:
     from lorakit.common.errors import LorakitError
     from lorakit.data.sources import example_data
@@ -29,7 +27,6 @@ if TYPE_CHECKING:
     from lorakit.training.finetune import finetune
     from lorakit.training.launch import Job, attach, launch
 
-postponed.install()  # before anything imports transformers or PEFT
 # Imported on first use, so that `import lorakit` and `lorakit --help` load neither torch nor transformers.
 _MODULES = {
     "Run": "run",

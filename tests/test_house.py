@@ -84,9 +84,9 @@ CONVERTS = (
 )
 
 
-# The exceptions speak of packages: which are installed, and what they import late.
+# The exceptions state which packages are installed.
 @pytest.mark.parametrize(
-    "path", [p for p in FILES if p.stem not in ("hardware", "doctor", "postponed")], ids=named
+    "path", [p for p in FILES if p.stem not in ("hardware", "doctor")], ids=named
 )
 def test_an_engine_is_named_only_in_its_own_file(path):
     engines = {*registry.names("engines"), "torch", "mlx", "unsloth"}
