@@ -326,7 +326,7 @@ class Run(BaseModel):
         try:
             super().__init__(**settings)
         except ValidationError as error:
-            faults = error.errors()
+            faults = values.without_alternatives(error.errors())
             place = faults[0]["loc"][:1] if len(faults) == 1 else ()
             raise LorakitError(
                 "; ".join(dict.fromkeys(map(values.explain, faults))),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, get_args
@@ -43,6 +43,16 @@ def refuse_odd_number(name: str, value: Any) -> None:
             value=value,
             cure=f"write it in decimal digits, for example {name}: 10",
         )
+
+
+def without_alternatives(errors: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """One error of a setting that takes `auto` or a number: what is wrong with the number that was given."""
+    numbers = {
+        error["loc"][:1]
+        for error in errors
+        if error["type"] != "literal_error" and not isinstance(error.get("input"), str)
+    }
+    return [e for e in errors if e["type"] != "literal_error" or e["loc"][:1] not in numbers]
 
 
 def explain(error: Mapping[str, Any]) -> str:

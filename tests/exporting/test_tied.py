@@ -39,7 +39,10 @@ def tensors(path):
     return load_file(path)
 
 
-@pytest.mark.parametrize("name", TARGETS)
+@pytest.mark.parametrize(
+    "name",
+    [*(pytest.param(name, marks=pytest.mark.slow) for name in ("head", "embeddings")), "both"],
+)
 def test_every_tensor_without_an_adapter_is_the_base_s(run, tmp_path, here, name):
     path = run(name)
     out = export(path, "merged", tmp_path / "out", type="fp32")

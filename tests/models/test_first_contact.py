@@ -53,7 +53,9 @@ def run(model, data, folder, **changes):
     )
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", ["bert", *(pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS[1:])]
+)
 def test_an_encoder_without_a_head_learns_classes(kind, labelled, quick, tmp_path):
     task = "classify_text" if kind == "bert" else "auto"
     model = encoders.saved(kind, tmp_path / kind)

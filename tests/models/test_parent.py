@@ -54,6 +54,7 @@ def test_record_and_report_name_the_first_one(finished, child):
     )
 
 
+@pytest.mark.slow
 def test_both_folders_moved_and_the_cache_forgotten(child, tmp_path, monkeypatch):
     """What was merged elsewhere is the same base, though its last bits may differ."""
     answer = lorakit.ask(child.path, ["abcde efgha bcdef ghabc?"])
@@ -64,6 +65,7 @@ def test_both_folders_moved_and_the_cache_forgotten(child, tmp_path, monkeypatch
     assert lorakit.ask(tmp_path / "moved" / "second", ["abcde efgha bcdef ghabc?"]) == answer
 
 
+@pytest.mark.slow
 def test_a_merged_base_with_other_weights_is_another_base(child):
     from safetensors.torch import load_file, save_file
 

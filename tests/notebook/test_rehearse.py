@@ -96,6 +96,7 @@ def changed(one, other):
     return {name for name in one if one[name] != other[name]}
 
 
+@pytest.mark.slow
 def test_a_second_rehearsal_starts_anew_and_takes_other_settings(base, rows_file, here, quick):
     run_yaml(model=base, data=rows_file, quantization="none")
     quiet = lambda words: None

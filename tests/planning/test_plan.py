@@ -561,6 +561,7 @@ def test_out_of_memory_in_an_evaluation(engine, monkeypatch):
         engine.predict(documents(31))
 
 
+@pytest.mark.slow
 def test_a_run_that_runs_out_of_memory_ends_the_same_and_says_so(run, quick, monkeypatch):
     whole = lorakit.finetune(run.with_(name="whole", dropout=0.0))
     plain = Losses.summed

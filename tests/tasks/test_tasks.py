@@ -299,6 +299,7 @@ def test_bytes_keep_the_zeros_at_their_end():
         {
             "COLUMNS": {"ids": ["int32"], "cut": "int32", "media": ["binary"]},
             "MEDIUM": "sound",
+            "OBJECTIVE": "next_token",
             "encode": staticmethod(lambda *_: [{"ids": [1], "cut": 0, "media": [b"a\0\0", b"\0"]}]),
             "guard": staticmethod(lambda *_: None),
             "complete": None,

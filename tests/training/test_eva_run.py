@@ -12,7 +12,7 @@ SETTINGS = dict(
 )  # fmt: skip
 
 
-def test_a_run_ends_and_can_be_resumed(tmp_path):
+def test_a_run_ends_and_can_be_resumed(tmp_path, quick):
     whole = finetune(Run(name="whole", output_dir=tmp_path, **SETTINGS))
     assert whole.record["status"] == "done" and "reloaded" in whole.record["proof"]
     cut = Run(name="cut", output_dir=tmp_path, **SETTINGS)

@@ -68,6 +68,7 @@ def test_the_parent_dies_and_the_child_trains_on(base, rows_file, tmp_path, caps
     assert "fresh process repeats" in folder.record["proof"]["reloaded"]
 
 
+@pytest.mark.slow
 def test_a_child_is_watched_attached_to_and_stopped(base, rows_file, tmp_path, monkeypatch, capsys):
     run = tiny_run(
         base,

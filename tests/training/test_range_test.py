@@ -1,15 +1,17 @@
 """`learning_rate: auto`: a range test that leaves no trace but the rate, is noted with its curve, and can be resumed."""
 
 import json
+import types
 
 import numpy as np
 import pytest
 from helpers.paths import ROOT
+from helpers.runs import repeat_here
 
 from lorakit.common.errors import LorakitError
 from lorakit.results.evidence import kept
 from lorakit.run import Run
-from lorakit.training import range_test
+from lorakit.training import proof, range_test
 from lorakit.training.finetune import finetune
 
 SETTINGS = dict(
@@ -23,7 +25,9 @@ def found(tmp_path_factory):
     run = Run(
         name="a", learning_rate="auto", output_dir=tmp_path_factory.mktemp("auto"), **SETTINGS
     )
-    return finetune(run)
+    with pytest.MonkeyPatch.context() as here:
+        here.setattr(proof, "subprocess", types.SimpleNamespace(run=repeat_here))
+        return finetune(run)
 
 
 def adapter(folder):
@@ -46,7 +50,7 @@ def test_the_rate_is_stated_with_its_curve(found):
     assert (found / "evidence/learning_rate.png").stat().st_size > 5000
 
 
-def test_it_leaves_no_trace_and_can_be_resumed(found, tmp_path, monkeypatch):
+def test_it_leaves_no_trace_and_can_be_resumed(found, tmp_path, monkeypatch, quick):
     rate = Run.read(found.settings).learning_rate
     named = finetune(Run(name="b", learning_rate=rate, output_dir=tmp_path, **SETTINGS))
     assert adapter(named) == adapter(found)

@@ -216,6 +216,7 @@ def test_asked_to_stop(quick, whole, run, monkeypatch, number):
     assert folder.record["error"] is None
 
 
+@pytest.mark.slow
 def test_a_second_interrupt_ends_at_once(quick, whole, run, monkeypatch):
     def twice():
         signal.raise_signal(signal.SIGINT)
@@ -237,6 +238,7 @@ def test_a_second_interrupt_ends_at_once(quick, whole, run, monkeypatch):
     assert evidence(finetune(run)) == whole(run)
 
 
+@pytest.mark.slow
 def test_an_interrupt_outside_of_training(quick, whole, run, monkeypatch):
     from lorakit.results import evaluate
 
@@ -281,6 +283,7 @@ def test_a_finished_run_is_left_alone(quick, run, monkeypatch):
     }
 
 
+@pytest.mark.slow
 def test_settings_half_written(stopped, whole, monkeypatch):
     real = Path.write_text
 
@@ -352,6 +355,7 @@ def test_a_checkpoint_without_a_record_is_refused(stopped):
         finetune(stopped)
 
 
+@pytest.mark.slow
 def test_the_written_settings_continue_the_run(whole, stopped):
     """What `auto` became is no difference, in either order."""
     run = lorakit.Run.read(stopped.folder / "run.yaml")
@@ -384,6 +388,7 @@ def test_fewer_updates_end_a_cut_run(stopped):
     assert folder.scores["loss"]["rows"] == 8
 
 
+@pytest.mark.slow
 def test_epochs_instead_of_updates_go_on(quick, run):
     """64 training rows, 8 an update: two epochs are 16 updates."""
     folder = finetune(run.with_(epochs=2))
@@ -643,6 +648,7 @@ def test_early_stopping_keeps_the_best(quick, overfitting):
     assert any(last[f"weight/{n}"].tobytes() != v.tobytes() for n, v in kept.items())
 
 
+@pytest.mark.slow
 def test_a_run_cut_after_early_stopping_trains_no_further(quick, overfitting, monkeypatch):
     expected = evidence(finetune(overfitting.with_(name="whole")))
     with monkeypatch.context() as patch:
@@ -659,6 +665,7 @@ def test_the_best_of_the_first_update_is_good_enough(quick, overfitting):
     assert folder.record["status"] == "done"
 
 
+@pytest.mark.slow
 def test_one_termination_said_twice_is_one(quick, whole, run, monkeypatch):
     """Slurm signals every process of a step, and torchrun passes it on to its own."""
 
