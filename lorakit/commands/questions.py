@@ -36,7 +36,7 @@ def _ask(question: str, default: str = "") -> str:
 
 def _data() -> str:
     while True:
-        data = _ask("1/5 Where are your rows? (CSV, Excel as CSV, JSON Lines, a folder, a hub id)")
+        data = _ask("1/5 Where are your rows? (CSV, Excel, JSON Lines, a folder, a hub id)")
         try:
             asked.present(data)
             if data:

@@ -49,7 +49,9 @@ def suite(
     opened = open_run(path, model=model)
     if opened.task.MEDIUM or opened.meta["classes"]:
         raise LorakitError(
-            "is no language model of words", where=opened.folder.path, cure="name a run of chats"
+            "is no language model of text",
+            where=opened.folder.path,
+            cure="name a run with task: chat",
         )
     import torch
     from lm_eval.models.huggingface import HFLM

@@ -135,7 +135,7 @@ def launch(run: Run, *, queued: bool = False) -> Job:
         differing = run.differences(Run(**folder.record.get("settings", run.model_dump())))
         if differing:
             raise LorakitError(
-                f"{folder.path}: a run with other settings is going there ({', '.join(differing)}); "
+                f"{folder.path}: a run with other settings is running there ({', '.join(differing)}); "
                 "give this one another name, or stop that one"
             )
         return Job(folder.path)

@@ -121,9 +121,9 @@ def measure(
     items = suite() if questions is None else [*questions]
     if not asks(opened.task, opened.meta):
         raise LorakitError(
-            "answers no general questions: it is no chat",
+            "is no run of chats, so it cannot be asked general questions",
             where=opened.folder.path,
-            cure="a chat run",
+            cure="name a run with task: chat",
         )
     sides = {}
     for when in ("before", "after"):
