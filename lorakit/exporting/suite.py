@@ -49,9 +49,7 @@ def suite(
     opened = open_run(path, model=model)
     if opened.task.MEDIUM or opened.meta["classes"]:
         raise LorakitError(
-            "is no language model of text",
-            where=opened.folder.path,
-            cure="name a run with task: chat",
+            "is no language model of text", where=opened.folder.path, cure="name a run of chats"
         )
     import torch
     from lm_eval.models.huggingface import HFLM
