@@ -63,7 +63,7 @@ def suite(
             f"there is no suite '{task}'{did_you_mean(task, manager.all_tasks)}",
             setting="--suite",
             value=name,
-            cure="a name from `lm-eval ls tasks`, or the YAML file of a task",
+            cure="name one that `lm-eval ls tasks` lists, or the YAML file of a task",
         )
     cards = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     device = next((name for name, there in cards.items() if there), "cpu")
