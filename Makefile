@@ -130,7 +130,7 @@ test-fast: env  ## what tells most within two minutes
 
 coverage: env  ## the share of lorakit's lines that the suite runs
 	mkdir -p outputs/coverage
-	$(BIN)/python -m pytest -m "not slow and not gpu" --ignore tests/notebook/test_notebooks.py $(UNVERIFIED) \
+	$(BIN)/python -m pytest -m "not slow and not gpu" --ignore tests/notebook/test_notebooks.py \
 	  --numprocesses 2 --dist loadfile --cov --cov-report term --cov-report html:outputs/coverage/html
 
 # WHICH=colab needs Python 3.13, WHICH=kaggle 3.12: in pyenv, or named in PYTHON_HOSTED.
@@ -156,7 +156,7 @@ docs: env  ## the documentation as a site in outputs/site
 notebooks: env  ## every notebook whole: small, or on a shrunken model where it names one of the hub
 	$(BIN)/python -m pytest tests/notebook/test_notebooks.py --numprocesses 2 --dist load --durations 30
 
-pretrain: env  ## the embedded base from scratch, as shipped (minutes are in the README)
+pretrain: env  ## the embedded base from scratch, as shipped (its time is in docs/measured.md)
 	$(BIN)/lorakit run notebooks/pretrain_tiny.ipynb -p install true
 
 bench: env  ## one curve in many layouts; speed and memory beside TRL and a plain loop (12 minutes on one quiet core)

@@ -1,6 +1,6 @@
 """What watching costs a training: one run of the embedded model, in turns watched and left alone.
 
-    python bench/panel.py            # 24 turns of 20 s: alone, a panel in a notebook, alone, Progress in the studio
+    python bench/panel.py            # 24 turns of 20 s: alone, panel, alone, the studio's step Train
 
 The watcher is a Jupyter kernel without a page: what it computes and sends is counted, what a browser draws is not.
 """
@@ -21,14 +21,14 @@ import lorakit
 ROOT = Path(__file__).parents[1]
 SETUP = """
 import time, lorakit
-from lorakit.widgets.live import Panel
-from lorakit.widgets.studio import Studio
+from lorakit.notebook.live import Panel
+from lorakit.notebook.studio.app import Studio
 
 job = lorakit.attach({folder!r})
 studio = Studio(lorakit.Run(data={data!r}, output_dir={home!r}))
 
 def alone(seconds):
-    studio.show("Upload")
+    studio.vue_go(1)
     time.sleep(seconds)
 
 def panel(seconds):
@@ -38,7 +38,7 @@ def panel(seconds):
         time.sleep(1.0)
 
 def page(seconds):
-    studio.show("Progress")
+    studio.vue_go(5)  # Train
     time.sleep(seconds)
 """
 

@@ -1,4 +1,4 @@
-"""lorakit: fine-tune an open model on a free GPU or on a Mac, and know that it got better.
+"""lorakit: fine-tune an open model on a free GPU or on a Mac, and know whether it got better.
 
 run = lorakit.Run(model="tiny", data="data/triage.jsonl")
 job = lorakit.launch(run).watch()      # in a child process; lorakit.finetune(run) stays in this one

@@ -59,7 +59,7 @@ def _failed(message: str) -> int:
 
 def overview() -> str:
     """Every command in the order of use."""
-    lines = ["Fine-tune an open model and know that it got better.", "", FIRST]
+    lines = ["Fine-tune an open model and know whether it got better.", "", FIRST]
     for group in GROUPS:
         lines += ["", f"{group}:"]
         lines += [f"  {one.name:<10} {one.words}" for one in COMMANDS if one.group == group]

@@ -7,7 +7,10 @@ import re
 import pytest
 from helpers.paths import ROOT
 
+from lorakit.cli import COMMANDS
+
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
 def module(name):
@@ -29,7 +32,7 @@ def test_links_between_files_lead_somewhere(page):
             assert (page.parent / link).exists(), f"{page.name}: {link}"
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_links_of_notebooks_lead_somewhere(path):
     for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
         if cell["cell_type"] == "markdown":
@@ -43,3 +46,34 @@ def test_the_readme_is_short_and_names_every_package():
     for package in (ROOT / "lorakit").iterdir():
         if package.is_dir() and package.name not in ("assets", "__pycache__"):
             assert f"`{package.name}`" in text, package.name
+
+
+def text_of(path):
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".ipynb":
+        return "\n".join("".join(cell["source"]) for cell in json.loads(text)["cells"])
+    return text
+
+
+def test_pages_and_notebooks_name_commands_options_and_targets_that_exist():
+    options = {c.name: {n for a in c.arguments for n in a.names} for c in COMMANDS}
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([a-z0-9-]+):", makefile, re.M))
+    lost = []
+    for page in [*PAGES, *NOTEBOOKS]:
+        text = text_of(page)
+        for name, rest in re.findall(r"(?:`|^    )lorakit ([a-z]+)([^\n`]*)", text, re.M):
+            used = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", rest)) - {"--help"}
+            lost += [f"{page.name}: {name} {n}" for n in used - options.get(name, set())]
+            lost += [] if name in options else [f"{page.name}: lorakit {name}"]
+        used = set(re.findall(r"`make ([a-z0-9-]+)", text))
+        lost += [f"{page.name}: make {n}" for n in used - targets]
+    assert not lost
+
+
+def test_programs_import_modules_that_exist():
+    programs = [p for d in ("bench", "docs", "data") for p in (ROOT / d).glob("*.py")]
+    for path in [*programs, *NOTEBOOKS]:  # in text that is run as a program, too
+        for name in re.findall(r"(?:from|import) (lorakit(?:\.\w+)+)", text_of(path)):
+            module_path = ROOT / name.replace(".", "/")
+            assert module_path.is_dir() or module_path.with_suffix(".py").is_file(), (path, name)

@@ -378,6 +378,9 @@ def test_notebooks_open_and_end_well(path):
     opening, ending = ("".join(content["cells"][i]["source"]) for i in (0, -1))
     assert "<!-- badges -->" in opening and "| step |" in opening and "T4" in opening
     assert opening.startswith("# ") and "**New to this?**" in opening and "](http" in opening
+    planned = content["metadata"]["lorakit"]["planned"]
+    assert {*planned} == {"T4", "Mac", "memory"} and "are estimates, not measurements" in opening
+    assert "| |" not in opening.partition("<!-- steps -->")[2].partition("<!-- /steps -->")[0]
     assert "## What can go wrong" in ending and "## What next" in ending
     assert 'output_dir = "outputs"' not in "".join("".join(c["source"]) for c in content["cells"])
 

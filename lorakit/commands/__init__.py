@@ -63,7 +63,7 @@ def print_json(content: dict[str, Any]) -> None:
 
 RUN_DIR = argument("run", metavar="RUN_DIR", help="folder of a run, such as outputs/run")
 BASE_AT = argument(
-    "--model", metavar="PATH", help="where the run's base lies now; its content is compared"
+    "--model", metavar="PATH", help="where the run's base is now; its content must be the same"
 )
 SET = argument(
     "--set",

@@ -28,17 +28,21 @@ def _told(options: Namespace, found: Any) -> int:
 
 @command(
     GROUP,
-    "When should it ask a person? Finds how sure an answer must be to be given.",
+    "When should it ask a person? Finds how probable an answer must be to be given.",
     RUN_DIR,
     argument(
-        "--error", type=float, default=0.05, metavar="RATE", help="wrong answers at most; 0.05"
+        "--error",
+        type=float,
+        default=0.05,
+        metavar="RATE",
+        help="largest share of wrong answers; default 0.05",
     ),
     argument(
         "--certainty",
         type=float,
         default=0.9,
         metavar="P",
-        help="that this holds; 0.9 unless given",
+        help="certainty with which that holds; default 0.9",
     ),
     JSON,
     BASE_AT,
@@ -54,12 +58,12 @@ def trust(options: Namespace) -> int:
 
 @command(
     GROUP,
-    "Which of my answers are wrong? Ranks the rows of a run with folds by suspicion.",
+    "Which of my training answers are wrong? Ranks the rows of a run with folds.",
     RUN_DIR,
     argument(
         "--apply",
         metavar="FILE.jsonl",
-        help="write the rows as the table that was looked through decides: keep, fix or drop",
+        help="write the rows as decided in evidence/suspicious.csv: keep, fix or drop",
     ),
     JSON,
     BASE_AT,
@@ -103,7 +107,7 @@ def forecast(options: Namespace) -> int:
 
 @command(
     GROUP,
-    "Are the answers in the form that was taught? Counts them, and again when they are held to it.",
+    "Are the answers in the form that was taught? Counts them, free and held to that form.",
     RUN_DIR,
     JSON,
     BASE_AT,
@@ -118,7 +122,7 @@ def form(options: Namespace) -> int:
 
 @command(
     GROUP,
-    "What did it forget? Asks the base and the tuned model 200 general questions.",
+    "What did it forget? Asks the base and the tuned model 201 general questions.",
     RUN_DIR,
     JSON,
     BASE_AT,

@@ -17,7 +17,7 @@ EFFORT = {"quick": 1, "good": 3, "thorough": 6}
 def answered() -> Run:
     """The run that the answers describe. Raises `LorakitError` when the answers end before the questions do."""
     data = _data()
-    name = _ask("2/5 What shall the run be called?", asked.named(data))
+    name = _ask("2/5 What should the run be called?", asked.named(data))
     model = _model()
     effort = _choose("4/5 How thorough? quick, good or thorough", "good", tuple(EFFORT))
     share = _number("5/5 Percent of the rows to keep for the final test?", 10)
@@ -36,7 +36,7 @@ def _ask(question: str, default: str = "") -> str:
 
 def _data() -> str:
     while True:
-        data = _ask("1/5 Where are your rows? (CSV, Excel as CSV, JSON Lines, a folder, a hub id)")
+        data = _ask("1/5 Where are your rows? (CSV, Excel, JSON Lines, a folder, a hub id)")
         try:
             asked.present(data)
             if data:

@@ -24,13 +24,15 @@ BASE = argument("--base", action="store_true", help="show the untuned model's an
     "Talks with a tuned model; an empty line ends it.",
     RUN_DIR,
     BASE,
-    argument("--system", default="", metavar="TEXT", help="what the model is told to be"),
+    argument(
+        "--system", default="", metavar="TEXT", help="a system prompt, e.g. 'You are a nurse.'"
+    ),
     TOKENS,
     BASE_AT,
     examples=("lorakit chat outputs/run", "lorakit chat outputs/run --base"),
 )
 def chat(options: Namespace) -> int:
-    """The model stays loaded, and knows the turns before."""
+    """The model stays loaded and remembers the conversation."""
     from lorakit.results.chat import Chat
 
     print("Loading the model …", file=sys.stderr, flush=True)
@@ -103,7 +105,7 @@ def report(options: Namespace) -> int:
 
 @command(
     GROUP,
-    "Scores the base and the tuned model again, on other rows or by other metrics.",
+    "Scores the base and the tuned model again: on other rows, by other metrics, by a suite or a judge.",
     RUN_DIR,
     argument("--data", metavar="FILE", help="rows to score on instead of the run's test rows"),
     argument("--metrics", metavar="NAMES", help="names, separated by commas, e.g. bleu,rouge"),
@@ -112,20 +114,25 @@ def report(options: Namespace) -> int:
         metavar="NAME|FILE.yaml",
         help="a task of lm-evaluation-harness instead, by its name or its YAML file",
     ),
-    argument("--limit", type=int, metavar="N", help="questions of the suite, or rows judged"),
+    argument(
+        "--limit",
+        type=int,
+        metavar="N",
+        help="how many questions of the suite, or rows for the judge",
+    ),
     argument(
         "--judge",
         metavar="URL",
-        help="has a model behind an OpenAI-compatible address (…/v1) prefer answers instead; they are sent there, "
-        "with the key in LORAKIT_JUDGE_KEY",
+        help="let a model at an OpenAI-compatible address (…/v1) choose the better of two answers instead; sends "
+        "questions and answers there, with the key in LORAKIT_JUDGE_KEY",
     ),
-    argument("--judge-model", default="", metavar="NAME", help="its first one unless given"),
+    argument("--judge-model", default="", metavar="NAME", help="its model; default: the first one"),
     argument(
         "--judge-prices",
         type=float,
         nargs=2,
         metavar=("READ", "WRITTEN"),
-        help="of a million tokens, for the cost",
+        help="prices of a million tokens, to estimate the cost",
     ),
     argument("--json", action="store_true", help="the scores as JSON"),
     BASE_AT,
@@ -150,7 +157,7 @@ def _evaluated(options: Namespace) -> tuple[Path, list[str]]:
     asked = [n for n in ("data", "suite", "judge") if getattr(options, n)]
     if len(asked) > 1:
         raise LorakitError(
-            f"--{asked[0]} and --{asked[1]} are two questions", cure="ask them one after the other"
+            f"--{asked[0]} and --{asked[1]} do not go together", cure="give one of them at a time"
         )
     if options.suite:
         from lorakit.exporting.suite import suite

@@ -17,13 +17,13 @@ GROUP = "Using the model elsewhere"
     argument("--type", metavar="TYPE", help="precision, e.g. bf16, q8_0, int8, 4bit"),
     argument("--out", metavar="PATH", help="the folder to write; else RUN_DIR/export/FORMAT-TYPE"),
     argument(
-        "--also", nargs="+", metavar="RUN_DIR", help="runs on the same base whose adapters go along"
+        "--also", nargs="+", metavar="RUN_DIR", help="runs on the same base; adds their adapters"
     ),
     argument(
         "--proof-seconds",
         type=float,
         metavar="SECONDS",
-        help="how long the tuned model, and then the export, is asked at most; 20 unless given",
+        help="time limit for asking the tuned model, and again for the export; default 20",
     ),
     BASE_AT,
     examples=("lorakit export outputs/run --to gguf --type q8_0",),
@@ -48,9 +48,9 @@ def export(options: Namespace) -> int:
 
 @command(
     GROUP,
-    "Serves a tuned model on this machine by OpenAI's protocol, for a first try.",
+    "Serves a tuned model on this machine through OpenAI's protocol, for a first try.",
     RUN_DIR,
-    argument("--port", type=int, default=8000, metavar="N", help="8000 unless given"),
+    argument("--port", type=int, default=8000, metavar="N", help="default 8000"),
     argument("--form", action="store_true", help="hold answers to the form lorakit form found"),
     BASE_AT,
 )
@@ -65,8 +65,8 @@ def serve(options: Namespace) -> int:
     GROUP,
     "Uploads an exported folder with its model card to the hub.",
     argument("folder", metavar="EXPORT_DIR", help="a folder that `lorakit export` wrote"),
-    argument("repository", metavar="OWNER/NAME", help="where to at the hub"),
-    argument("--public", action="store_true", help="for everybody to see; else private"),
+    argument("repository", metavar="OWNER/NAME", help="the repository at the hub"),
+    argument("--public", action="store_true", help="visible to everybody; else private"),
 )
 def push(options: Namespace) -> int:
     """Needs a token of the hub in the environment."""
@@ -79,7 +79,9 @@ def push(options: Namespace) -> int:
 @command(
     GROUP,
     "Converts an adapter or a base between PEFT, transformers and mlx-lm.",
-    argument("source", metavar="SOURCE", help="a folder, or a hub id; its files say which way"),
+    argument(
+        "source", metavar="SOURCE", help="a folder, or a hub id; its files decide the direction"
+    ),
     argument("target", metavar="TARGET", help="the folder to write"),
     argument("--four-bit", action="store_true", help="quantize a base for mlx-lm"),
 )

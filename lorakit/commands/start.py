@@ -78,9 +78,7 @@ def _settings(options: Namespace) -> int:
     GROUP,
     "Checks your data: lists every row that cannot be used, with its line and the reason.",
     argument("data", metavar="DATA|RUN.yaml", help="a file, a folder, a hub id, or a RUN.yaml"),
-    argument(
-        "--task", default="auto", help="what the rows are for, e.g. chat; else found by itself"
-    ),
+    argument("--task", default="auto", help="what the rows are for, e.g. chat; else recognized"),
     argument("--json", action="store_true", help="report, findings and figures as JSON"),
     argument("--picture", type=Path, metavar="FILE.png", help="draw what was found into this file"),
     argument("--fix", action="store_true", help="write a clean copy, and the bad rows, beside it"),
@@ -97,7 +95,7 @@ def _settings(options: Namespace) -> int:
     ),
 )
 def check(options: Namespace) -> int:
-    """Exit code 0 when every row can be used, else 1."""
+    """Exit code 0 when the data can be used, 1 when a row cannot or a set is wrong."""
     run = _checked_run(options)
     from lorakit.data.sources import shares
 

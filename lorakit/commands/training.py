@@ -20,13 +20,13 @@ KINDS = {"better": "green", "worse": "red", "open": "yellow"}
     asked.RUN,
     asked.MODEL,
     asked.NAME,
-    argument("--processes", type=int, metavar="N", help="one per GPU; else as many as there are"),
-    argument("--queue", action="store_true", help="wait for a free GPU, behind those that wait"),
+    argument("--processes", type=int, metavar="N", help="training processes; default: one per GPU"),
+    argument("--queue", action="store_true", help="wait in a queue for a free GPU"),
     argument(
         "--continue",
         action="store_true",
         dest="continues",
-        help="RUN_DIR in place of a file: train on from that finished run, as a run of its own",
+        help="start a new run from a finished one: give its RUN_DIR in place of a file",
     ),
     SET,
     examples=(
@@ -100,7 +100,7 @@ def _trained(run) -> int:
 @command(
     GROUP,
     "Tries a notebook or a run in about a minute: a small random model, your data, no internet.",
-    argument("what", metavar="NOTEBOOK|RUN.yaml", help="what to try"),
+    argument("what", metavar="NOTEBOOK|RUN.yaml", help="the notebook or run to try"),
     PARAMETER,
     SET,
     examples=("lorakit rehearse run.yaml",),
@@ -123,7 +123,7 @@ def rehearse(options: Namespace) -> int:
         help="execute it for every combination of the lists in a YAML file, or for every row of a CSV",
     ),
     PARAMETER,
-    argument("--output-dir", default="outputs", metavar="FOLDER", help="outputs unless given"),
+    argument("--output-dir", default="outputs", metavar="FOLDER", help="default outputs"),
     examples=("lorakit run notebooks/quickstart.ipynb -p epochs 1",),
 )
 def _run(options: Namespace) -> int:
@@ -154,7 +154,7 @@ def _run(options: Namespace) -> int:
         "--without",
         nargs="*",
         metavar="PACKAGE",
-        help=f"what the target has already; {', '.join(HELD)} unless named, nothing when none is",
+        help=f"packages that the target has already; default: {', '.join(HELD)}; without a name: none",
     ),
     argument(
         "--extra",
@@ -164,11 +164,19 @@ def _run(options: Namespace) -> int:
         dest="extras",
         help="one of lorakit's extras that the notebook needs, such as images",
     ),
-    argument("--python", default="", metavar="3.12", help="the target's, where it is another"),
     argument(
-        "--platform", default="", metavar="manylinux_2_35_x86_64", help="the target's, as pip says"
+        "--python",
+        default="",
+        metavar="3.12",
+        help="the target's Python version; default: this one",
     ),
-    argument("--name", default="", metavar="OWNER/NAME", help="the Kaggle data set"),
+    argument(
+        "--platform",
+        default="",
+        metavar="manylinux_2_35_x86_64",
+        help="the target's platform, as pip names it",
+    ),
+    argument("--name", default="", metavar="OWNER/NAME", help="name of the Kaggle data set"),
     argument(
         "--for",
         default="",

@@ -49,7 +49,7 @@ def suite(
     opened = open_run(path, model=model)
     if opened.task.MEDIUM or opened.meta["classes"]:
         raise LorakitError(
-            "is no language model of words", where=opened.folder.path, cure="name a run of chats"
+            "is no language model of text", where=opened.folder.path, cure="name a run of chats"
         )
     import torch
     from lm_eval.models.huggingface import HFLM
@@ -63,7 +63,7 @@ def suite(
             f"there is no suite '{task}'{did_you_mean(task, manager.all_tasks)}",
             setting="--suite",
             value=name,
-            cure="a name from `lm-eval ls tasks`, or the YAML file of a task",
+            cure="name one that `lm-eval ls tasks` lists, or the YAML file of a task",
         )
     cards = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     device = next((name for name, there in cards.items() if there), "cpu")

@@ -42,9 +42,9 @@ MEANING = {
     "bleu": "shared word sequences with the expected answer; 100 is the same text",
     "chrf": "shared letter sequences with the expected answer; 100 is the same text",
     "rouge": "shared words with the expected answer; 1 is the same text",
-    "token_accuracy": "share of word pieces predicted rightly, given the right ones before",
+    "token_accuracy": "share of word pieces predicted rightly, given the right text before",
     "loss": "how surprised the model is by the expected answer; lower is better",
-    "perplexity": "among how many word pieces the model hesitates; lower is better",
+    "perplexity": "between how many equally likely word pieces the model chooses; lower is better",
 }
 BEST = {"bleu": 100.0, "chrf": 100.0, "loss": 0.0, "perplexity": 1.0, "wer": 0.0, "cer": 0.0}
 POINTS = {"bleu": 1, "chrf": 1, **dict.fromkeys((*ANSWERS[:6], "rouge", "token_accuracy"), 100)}

@@ -51,7 +51,7 @@ class Run(BaseModel):
         extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False
     )
 
-    # what is trained, on what
+    # model, data and task
     name: str = Field("run", description="Name of the run; its folder is `output_dir/name`.")
     model: str = Field(
         "tiny",
@@ -106,8 +106,8 @@ class Run(BaseModel):
     )
     media_folder: str | None = Field(
         None,
-        description="Folder of pictures and sounds that a table may name beside those of its own folder; "
-        "no others are read.",
+        description="A second folder of pictures and sounds that a table may name; without it, only those in its "
+        "own folder are read.",
     )
     near_duplicates: Annotated[float, Field(gt=0, le=1)] | Literal["off"] = Field(
         0.8,
@@ -159,7 +159,7 @@ class Run(BaseModel):
         description="Control experiment: permutes the training answers, so that nothing can be learned.",
     )
 
-    # how
+    # method and optimizer
     engine: str = Field(
         "auto",
         description="A name from `lorakit/engines/`; auto: the fastest one that supports the model on "
@@ -238,7 +238,7 @@ class Run(BaseModel):
         description="Stops after this many validations without a lower loss; null: never.",
     )
 
-    # in what pieces
+    # batches and memory
     global_batch_size: int = Field(
         8, ge=1, description="Rows per update, over all micro-batches and processes."
     )
@@ -270,7 +270,7 @@ class Run(BaseModel):
         "pays on runs of many minutes.",
     )
 
-    # where, how long
+    # place and time
     seed: int = Field(
         0, ge=0, lt=2**63, description="Seed of splits, order, dropout and initial adapter weights."
     )

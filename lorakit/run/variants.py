@@ -29,17 +29,17 @@ Data = Annotated[
 Replay = Annotated[
     dict[str, Annotated[float, Field(gt=0, lt=1)]],
     Field(
-        description="{file: share}: rows of general text or talk that take this share of the target tokens, so that "
+        description="{file: share}: rows of general text or chats that take this share of the target tokens, so that "
         "less is forgotten."
     ),
 ]
 Init = Annotated[
     Literal["default", "gaussian", "pissa", "olora", "eva"],
     Field(
-        description="What the adapter begins with: nothing (default, gaussian), or the largest singular parts of each "
-        "weight (pissa, arXiv 2404.02948) or the first of its QR factors (olora, arXiv 2406.01775), which are taken "
-        "out of the frozen base; or A with the directions in which the rows' own activations vary most (eva, arXiv "
-        "2410.07170)."
+        description="How the adapter starts. default, gaussian: without effect. pissa (arXiv 2404.02948): with the "
+        "largest singular parts of each weight. olora (arXiv 2406.01775): with the first of its QR factors. Both are "
+        "taken out of the frozen base. eva (arXiv 2410.07170): A has the directions in which the activations of the "
+        "run's rows vary most."
     ),
 ]
 Optimizer = Annotated[
@@ -72,13 +72,13 @@ Embeddings = Annotated[
     bool,
     Field(
         description="Trains the embeddings and the head whole beside the adapter, as continued pretraining on a new "
-        "language needs. Tied ones become two."
+        "language needs. Tied weights become two matrices."
     ),
 ]
 Joined = Annotated[
     bool,
     Field(
-        description="Plain text: training documents stand end to end in rows of max_length, each after the token that "
+        description="Plain text: puts training documents end to end into rows of max_length, each after the token that "
         "ends the one before; attention crosses their boundaries."
     ),
 ]

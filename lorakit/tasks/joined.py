@@ -17,7 +17,7 @@ from lorakit.tasks.rows import Rows, quiet
 
 
 def joined(rows: Rows, task: Task, max_length: int, seed: int) -> tuple[Rows, str]:
-    """(training rows of `max_length` tokens, a note). The documents of a file are dealt by seed; each source is apart.
+    """(training rows of `max_length` tokens, a note). Documents are shuffled by seed; sources stay apart.
 
     Raises `LorakitError` for a task whose rows are no plain text.
     """

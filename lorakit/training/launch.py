@@ -126,16 +126,16 @@ def _named(folder: RunFolder) -> str:
 
 
 def launch(run: Run, *, queued: bool = False) -> Job:
-    """Starts the run in a process group of its own. A run that is already going is attached to instead.
+    """Starts the run in a process group of its own. A run that is already running is attached to instead.
 
-    `queued`: it waits for a free card, behind those that wait already (see `turns`); else it starts at once.
+    `queued`: it waits for a free card, behind those that wait already (see `gpu_queue`); else it starts at once.
     """
     folder = _made(run)
     if folder.busy or gpu_queue.place_of(_named(folder)):
         differing = run.differences(Run(**folder.record.get("settings", run.model_dump())))
         if differing:
             raise LorakitError(
-                f"{folder.path}: a run with other settings is going there ({', '.join(differing)}); "
+                f"{folder.path}: a run with other settings is running there ({', '.join(differing)}); "
                 "give this one another name, or stop that one"
             )
         return Job(folder.path)

@@ -145,10 +145,10 @@ def _refuse(run: Run, space: Mapping[str, Any]) -> None:
         )
     if run.learning_rate == "auto":
         raise LorakitError(
-            "a search compares rates that are named",
+            "a search needs a number as learning_rate, not auto",
             setting="learning_rate",
             value="auto",
-            cure="name the rate of the first trial, and search others: learning_rate=(1e-4, 1e-2)",
+            cure="set the rate of the first trial, and search others: learning_rate=(1e-4, 1e-2)",
         )
     for name, values in space.items():
         if name in FIXED:

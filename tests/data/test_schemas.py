@@ -431,7 +431,7 @@ def asked(*parts):
         ),
         (
             answered(tool_calls=[{}], content=None),
-            "turn 2 calls a tool or is a tool's; tools cannot be trained: leave",
+            "turn 2 calls a tool or is a tool's, which rows of this form cannot train: leave",
         ),
         (answered(function_call={"name": "f"}), "turn 2 calls a tool"),
         (turns(("user", "u"), ("tool", "x")), "turn 2 calls a tool or is a tool's"),

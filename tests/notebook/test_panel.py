@@ -1,4 +1,4 @@
-"""The live panel: what it reads, what it draws, what it costs. How it is shown in place: tests/test_launch.py."""
+"""The live panel: what it reads, what it draws, what it costs. How it is shown in place: test_launch.py."""
 
 import json
 import re

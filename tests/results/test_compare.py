@@ -1,4 +1,4 @@
-"""Logs of other tools, and runs laid beside them. What a comparison of runs says of scores: tests/test_finetune.py."""
+"""Logs of other tools, and runs laid beside them. What a comparison of runs says of scores: test_finetune.py."""
 
 import json
 import shutil

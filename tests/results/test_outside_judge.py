@@ -135,4 +135,4 @@ def test_no_address_and_no_encryption_are_refused(url, monkeypatch):
 
 def test_two_questions_at_once_are_refused(copied, capsys):
     assert cli.main(["evaluate", str(copied.path), "--suite", "x", "--judge", "http://x/v1"]) == 1
-    assert "--suite and --judge are two questions" in capsys.readouterr().err
+    assert "--suite and --judge do not go together" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Which of my answers are wrong? Planted wrong answers come first, and of sound files nothing stands out."""
+"""Which training answers are wrong? Planted wrong answers come first, and of sound files nothing stands out."""
 
 import csv
 import json

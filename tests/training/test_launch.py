@@ -85,7 +85,8 @@ def test_a_child_is_watched_attached_to_and_stopped(base, rows_file, tmp_path, m
     again = lorakit.launch(run)
     assert again.folder.path == folder.path and again._child is None  # attached, not started twice
     with pytest.raises(
-        lorakit.LorakitError, match=r"other settings is going there \(rank\); give this one another"
+        lorakit.LorakitError,
+        match=r"other settings is running there \(rank\); give this one another",
     ):
         lorakit.launch(run.with_(rank=4))
     with pytest.raises(lorakit.LorakitError, match="another run is writing here"):

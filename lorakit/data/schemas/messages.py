@@ -124,7 +124,9 @@ def turn(turn: Any, number: int) -> dict[str, Any]:
     said = turn.get("role", turn.get("from"))
     said = said.strip().lower() if isinstance(said, str) else said
     if said in TOOLS or turn.get("tool_calls") or turn.get("function_call"):
-        raise BadRow(f"turn {number} calls a tool or is a tool's; tools cannot be trained: {CURE}")
+        raise BadRow(
+            f"turn {number} calls a tool or is a tool's, which rows of this form cannot train: {CURE}"
+        )
     if not isinstance(said, str) or said not in ROLES:
         shown = f"the role {said[:40]!r}" if isinstance(said, str) else "no role"
         raise BadRow(f"turn {number} has {shown}; known: {', '.join([*ROLES][:10])}")

@@ -121,9 +121,9 @@ def measure(
     items = suite() if questions is None else [*questions]
     if not asks(opened.task, opened.meta):
         raise LorakitError(
-            "answers no general questions: it is no chat",
+            "is no run of chats, so it cannot be asked general questions",
             where=opened.folder.path,
-            cure="a chat run",
+            cure="name a run with task: chat",
         )
     sides = {}
     for when in ("before", "after"):
@@ -164,7 +164,7 @@ def said(
     if first.mean() < KNEW:
         headline = (
             f"Cannot tell: the base answers {counted(int(first.sum()), n)} of the questions; a model that knows less "
-            f"than {percent(KNEW)} has nothing to forget that these could show."
+            f"than {percent(KNEW)} cannot show what it forgets."
         )
         return Evidence("forgotten", headline, False, (), *more)
     _, _, change, ends = intervals.paired_difference(
@@ -174,9 +174,7 @@ def said(
     if ends.high < 0:
         headline = f"It forgot: {gap} on {n} general questions. Try fewer epochs, a lower rate or rank, or replay."
     elif ends.low > 0:
-        headline = (
-            f"It forgot nothing that shows; it even got better: {gap} on {n} general questions."
-        )
+        headline = f"No forgetting is shown; it even got better: {gap} on {n} general questions."
     else:
         headline = f"No forgetting is shown: {gap} on {n} general questions."
     sentences = [
@@ -188,7 +186,7 @@ def said(
 
 LIMITS = (
     "It cannot tell about knowledge that these questions do not ask for, about long conversations or safety; a model "
-    "that answers in its new form may know what it no longer says.",
+    "that answers in its new form may still know what it no longer says.",
 )
 
 

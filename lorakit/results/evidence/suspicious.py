@@ -1,4 +1,4 @@
-"""Which of my answers are wrong? Answers that models which never saw them contradict, the most suspicious first.
+"""Which training answers are wrong? Answers that models which never saw them contradict, the most suspicious first.
 
 Every fold's model answers its own test rows, so each row is judged out of fold. With a the model's answer and y the
 file's, in nats, a row's suspicion is
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 
     from lorakit.results.plots import Palette
 
-QUESTION = "Which of my answers are wrong?"
+QUESTION = "Which training answers are wrong?"
 FEWEST = 100  # rows; of fewer a twentieth is not five
 SHOWN = 12  # rows in a report; the table that is written has all that contradict
 COLUMNS = ("decision", "row", "question", "answer", "model's answer", "suspicion")
@@ -208,8 +208,8 @@ def said(
         )
         return Evidence("suspicious", headline, True, limits=LIMITS, **more)
     headline = (
-        f"Models that never saw them contradict {counted(hits, n)} answers although they are sure: look "
-        f"through these. If the models are right about how sure they may be, about {share}."
+        f"Models that never saw them contradict {counted(hits, n)} answers with confidence: review these. "
+        f"If the models' probabilities are right, about {share}."
     )
     best = [i for i in ranking.order if ranking.standing_out[i]][:SHOWN]
     cells = [

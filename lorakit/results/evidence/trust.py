@@ -55,14 +55,14 @@ class Threshold:
 
 
 def promised(error: float, certainty: float) -> None:
-    """Raises `LorakitError` for a rate or a certainty that is no share between 0 and 1."""
+    """Raises `LorakitError` for a rate or a certainty that is not between 0 and 1."""
     for name, value, example in (("error", error, 0.05), ("certainty", certainty, 0.9)):
         if not 0 < value < 1:
             raise LorakitError(
-                f"{name} = {value} is no share between 0 and 1",
+                f"{name} = {value} must lie between 0 and 1",
                 setting=name,
                 value=value,
-                cure=f"e.g. {example}",
+                cure=f"write e.g. {example}",
             )
 
 
