@@ -22,7 +22,8 @@ FEWEST = forgotten.FEWEST
 def seconds_allowed(plan: Setup) -> float:
     """Seconds for the questions on either side of training; 0 where none are asked."""
     task, asked, meta = tasks.get(plan.task), plan.settings.general_questions, plan.prepared.meta
-    if not asked or plan.asked.fold or not forgotten.asks(task, meta):
+    run = plan.asked
+    if not asked or run.fold or run.shuffle_answers or not forgotten.asks(task, meta):
         return 0.0
     if asked != "auto":
         return float("inf")

@@ -22,6 +22,7 @@ from lorakit.training import forgetting
         ({"general_questions": 0}, 0.0),
         ({"general_questions": 60}, float("inf")),
         ({"general_questions": 60, "folds": 2, "fold": 1}, 0.0),
+        ({"general_questions": 60, "shuffle_answers": True}, 0.0),  # a control
     ],
 )
 def test_how_long_may_be_asked(base, rows_file, tmp_path, changes, seconds):
