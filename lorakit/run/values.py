@@ -47,11 +47,8 @@ def refuse_odd_number(name: str, value: Any) -> None:
 
 def without_alternatives(errors: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """One error of a setting that takes `auto` or a number: what is wrong with the number that was given."""
-    numbers = {
-        error["loc"][:1]
-        for error in errors
-        if error["type"] != "literal_error" and not isinstance(error.get("input"), str)
-    }
+    bounds = ("greater", "less", "finite")
+    numbers = {error["loc"][:1] for error in errors if error["type"].startswith(bounds)}
     return [e for e in errors if e["type"] != "literal_error" or e["loc"][:1] not in numbers]
 
 
