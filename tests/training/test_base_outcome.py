@@ -65,6 +65,7 @@ def test_what_bears_on_the_answers_asks_again(base, rows_file, tmp_path, asked):
     assert len({key(), key(False), key(max_new_tokens=4), key(seed=1), key(rank=4)}) == 5
 
 
+@pytest.mark.slow
 def test_another_base_is_asked_and_a_damaged_entry_is_not_believed(
     base, rows_file, tmp_path, asked
 ):

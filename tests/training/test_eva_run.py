@@ -1,5 +1,6 @@
 """`adapter_init: eva` in a whole run: noted settings, a proof in a fresh process, and resumed to the same adapter."""
 
+import pytest
 from helpers.paths import ROOT
 
 from lorakit.run import Run
@@ -12,6 +13,7 @@ SETTINGS = dict(
 )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_run_ends_and_can_be_resumed(tmp_path, quick):
     whole = finetune(Run(name="whole", output_dir=tmp_path, **SETTINGS))
     assert whole.record["status"] == "done" and "reloaded" in whole.record["proof"]

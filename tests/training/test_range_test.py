@@ -50,6 +50,7 @@ def test_the_rate_is_stated_with_its_curve(found):
     assert (found / "evidence/learning_rate.png").stat().st_size > 5000
 
 
+@pytest.mark.slow
 def test_it_leaves_no_trace_and_can_be_resumed(found, tmp_path, monkeypatch, quick):
     rate = Run.read(found.settings).learning_rate
     named = finetune(Run(name="b", learning_rate=rate, output_dir=tmp_path, **SETTINGS))

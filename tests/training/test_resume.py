@@ -253,6 +253,7 @@ def test_an_interrupt_outside_of_training(quick, whole, run, monkeypatch):
     assert evidence(finetune(run)) == whole(run)
 
 
+@pytest.mark.slow
 def test_out_of_time(quick, whole, run):
     """A limit that is over after one update: each start does one more, the end is the same."""
     run = run.with_(max_updates=3)
@@ -369,6 +370,7 @@ def test_the_written_settings_continue_the_run(whole, stopped):
     assert evidence(finetune(stopped)) == whole(stopped)
 
 
+@pytest.mark.slow
 def test_more_updates_go_on_and_fewer_do_no_harm(stopped):
     folder = finetune(stopped.with_(max_updates=14))
     assert [u["update"] for u in folder.history()[0]] == list(range(1, 15))
