@@ -152,6 +152,26 @@ def evaluate(options: Namespace) -> int:
     return 0
 
 
+def _refuse_without_effect(options: Namespace) -> None:
+    """Raises `LorakitError` for an option that another way of scoring would use."""
+    others = options.suite or options.judge
+    unused = {
+        "--metrics": options.metrics and others,
+        "--limit": options.limit is not None and not others,
+        "--judge-model": options.judge_model and not options.judge,
+        "--judge-prices": options.judge_prices and not options.judge,
+    }
+    for name, given in unused.items():
+        if given:
+            way = "--suite or --judge" if name == "--limit" else "--judge"
+            raise LorakitError(
+                f"{name} has no effect here",
+                cure=f"leave it out{'' if name == '--metrics' else f', or add {way}'}",
+            )
+    if options.limit is not None and options.limit < 1:
+        raise LorakitError("--limit is a number of rows or questions from 1", value=options.limit)
+
+
 def _evaluated(options: Namespace) -> tuple[Path, list[str]]:
     """(file written, what it says) of what the options ask for."""
     asked = [n for n in ("data", "suite", "judge") if getattr(options, n)]
@@ -159,6 +179,7 @@ def _evaluated(options: Namespace) -> tuple[Path, list[str]]:
         raise LorakitError(
             f"--{asked[0]} and --{asked[1]} do not go together", cure="give one of them at a time"
         )
+    _refuse_without_effect(options)
     if options.suite:
         from lorakit.exporting.suite import suite
 

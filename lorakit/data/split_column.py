@@ -17,9 +17,11 @@ MEANS = "names the set"  # what the column is used for, in a report
 
 
 def named(column: str, values: Sequence[Any]) -> bool:
-    """Whether this column says of each row that it is for training, validation or test."""
-    return bool(COLUMN.fullmatch(canonical(column))) and all(
-        isinstance(value, str) and value.strip().lower() in BY_WORD for value in values
+    """Whether this column says which rows are for training, validation or test. What else it says is refused later."""
+    words = [value.strip().lower() for value in values if isinstance(value, str) and value.strip()]
+    sets = {BY_WORD.get(word) for word in words}
+    return bool(COLUMN.fullmatch(canonical(column)) and sets) and (
+        official(sets) or None not in sets
     )
 
 

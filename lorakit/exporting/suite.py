@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from lorakit.common.errors import LorakitError, did_you_mean
+from lorakit.common.errors import LorakitError, did_you_mean, first_line
 from lorakit.exporting.serve import merged
 from lorakit.machine.packages import require
+from lorakit.models import base_model
 from lorakit.results import intervals
 from lorakit.results.evaluate_again import free_name
 from lorakit.results.open_run import open_run
@@ -68,7 +69,7 @@ def suite(
     cards = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     device = next((name for name, there in cards.items() if there), "cpu")
     tuned, samples = str(merged(path, model)), {}
-    for when, place in (("before", opened.run.model), ("after", tuned)):
+    for when, place in (("before", base_model.path(opened.run.model)), ("after", tuned)):
         language_model = HFLM(
             pretrained=place,
             tokenizer=tuned,
@@ -109,7 +110,10 @@ def _named(path: Path) -> str:
         """Reads the harness's own tags, such as !function, as nothing."""
 
     Loader.add_multi_constructor("!", lambda *_: None)
-    found = yaml.load(path.read_text(encoding="utf-8"), Loader)  # a SafeLoader
+    try:
+        found = yaml.load(path.read_text(encoding="utf-8"), Loader)  # a SafeLoader
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise LorakitError(f"is no YAML: {first_line(error)}", where=path) from None
     if not isinstance(found, dict) or not isinstance(found.get("task"), str):
         raise LorakitError("names no task", where=path, cure="write `task: NAME` into it")
     return found["task"]

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lorakit.common.text import label
+from lorakit.machine.packages import require
 from lorakit.results.evaluate import better
 from lorakit.results.verdict import change, improvement, named, ordered
 
@@ -341,6 +342,7 @@ def interactive(
     updates: Sequence[Mapping], validations: Sequence[Mapping], unit: str = "target token"
 ) -> Any:
     """The losses as a plotly figure that is a PNG where no plotly runs (GitHub, static HTML)."""
+    require("plotly", purpose="an interactive curve")
     import plotly.graph_objects as go
 
     class Curve(go.Figure):

@@ -1,6 +1,6 @@
 """What a base says on a run's test rows, computed once for the base, the rows and the settings that it depends on.
 
-A control, a comparison and the trials of a search ask the same base the same rows: the second run reads the answers.
+A control, and a run with another learning rate or more updates, ask the same base the same rows: they read the answers.
 """
 
 from __future__ import annotations

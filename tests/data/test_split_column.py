@@ -112,6 +112,15 @@ def test_a_set_with_a_file_of_its_own(tmp_path):
     )
 
 
+@pytest.mark.parametrize("word", [None, "", "extra"])
+def test_a_row_of_no_set_among_the_first_is_refused_too(tmp_path, word):
+    some = [row | {"split": "test" if i < 6 else "train"} for i, row in enumerate(rows())]
+    some[9]["split"] = word
+    with pytest.raises(LorakitError, match="names the set of every row") as error:
+        prepare(of_run(written(tmp_path / "a.jsonl", some)))
+    assert error.value.where == "a.jsonl:10"
+
+
 def test_a_row_without_a_set_is_refused(tmp_path):
     some = [row | {"split": "test" if i < 6 else "train"} for i, row in enumerate(rows(1200))]
     some[1100]["split"] = "later"
