@@ -37,7 +37,14 @@ SCORES = re.compile(
 PAIRS = re.compile(r"(\w+_)?(chosen|rejected|preferred|dispreferred)(_\w+)?")
 CONTENT = re.compile(
     "|".join([*prompts.INPUT, *prompts.BESIDE])
-    + r"|contexts|passages|documents|system\w*|option_?[a-e1-5]|choice_?[a-e1-5]"
+    + r"|contexts|passages|documents|system\w*|option_?[a-e1-5]|choice_?[a-e1-5]|support(ing_\w+)?|evidence"
+    r"|facts|definition|instructions?|questions?"
+)
+# Answers that are wrong, to choose from.
+WRONG = re.compile(r"distractors?_?\d*|(incorrect|wrong|false)_(answers?|options?|choices?)_?\d*")
+# A second text of a row whose first text has a class.
+SECOND = re.compile(
+    r"(sentence|text|question|statement)_?\d*|premise|hypothesis|query|claim|context|passage|subject"
 )
 WEIGHTS = re.compile("|".join(marks.NAMES) + r"|(sample|importance)_weight")
 TOOLS = re.compile(r"tools|functions|tool_calls?|function_calls?")
@@ -52,7 +59,8 @@ THOUGHTS = re.compile(
 )
 # What the text of a row may be labelled, answered or followed with, where only the text would be trained.
 CLASSES = re.compile(
-    r"(\w+_)?labels?(_\w+)?|targets?|class(es|_\w+)?|cats|categor(y|ies)|tags?|topics?|sentiment|emotions?|intent"
+    r"(\w+_)?labels?(_\w+)?|targets?|(\w+_)?class(es)?|class_\w+|cats|(\w+_)?(categor(y|ies)|topics?|sentiment|emotions?"
+    r"|intent|polarity|stance)|tags?"
 )
 ANSWERS = re.compile(
     "|".join(prompts.ANSWER)
@@ -106,9 +114,15 @@ def judge(
     verdicts: list[str] = []
     refused: dict[str, tuple[str, str]] = {}
     binary: list[str] = []  # columns of 0 and 1, or of true and false
+    mapped = bool(choices.columns)
+    first = next((c for c in rows[0].fields if canonical(c) in schema.REQUIRED[0]), "question")
     for column in unused:
         name = canonical(column)
         if column in choices.ignore_columns or name in decided | _neutral(schema):
+            continue
+        if schema.GIVES == "pair" and PAIRS.fullmatch(
+            name
+        ):  # of pairs it says no more than they do
             continue
         values = [row.fields.get(column) for row in rows]
         values = [v for v in values if v not in (None, "", [], {})]
@@ -118,11 +132,13 @@ def judge(
             binary.append(column)
         if _judges(name, values, schema):
             verdicts.append(column)
-        elif cure := _cure(name, column, values, bool(choices.columns)) or (
-            None
-            if asked and schema.GIVES == "text"
-            else _beside(name, column, schema, values, rows)
-        ):
+            continue
+        cure = _second(name, column, values, mapped, schema, first) or _cure(
+            name, column, values, mapped, schema.GIVES, first
+        )
+        if cure is None and not (asked and schema.GIVES == "text"):
+            cure = _beside(name, column, schema, values, rows)
+        if cure:
             refused[column] = cure
     marks = [c for c in binary if c not in refused] if schema.GIVES == "text" and not asked else []
     if len(marks) > 1:
@@ -171,7 +187,11 @@ def _neutral(schema: ModuleType) -> set[str]:
 
 
 def _beside(
-    name: str, column: str, schema: ModuleType, values: Sequence[Any], rows: Sequence[Example]
+    name: str,
+    column: str,
+    schema: ModuleType,
+    values: Sequence[Any],
+    rows: Sequence[Example],
 ) -> tuple[str, str] | None:
     """(what the column may mean, what to do), by its values and the schema that does not use it."""
     words = all(isinstance(value, str) for value in values)
@@ -195,7 +215,24 @@ def _beside(
     return None
 
 
-def _cure(name: str, column: str, values: Sequence[Any], mapped: bool) -> tuple[str, str] | None:
+def _second(
+    name: str, column: str, values: Sequence[Any], mapped: bool, schema: ModuleType, first: str
+) -> tuple[str, str] | None:
+    """The same for a second text beside the one that has a class."""
+    text = schema.GIVES == "messages" and getattr(schema, "LABELS", False)
+    if not text or mapped or not SECOND.fullmatch(name):
+        return None
+    if not all(isinstance(value, str) for value in values):
+        return None
+    return (
+        "may belong to the text",
+        f"join them with columns: {{text: '{{{column}}} {{{first}}}', label: …}}",
+    )
+
+
+def _cure(
+    name: str, column: str, values: Sequence[Any], mapped: bool, gives: str, first: str
+) -> tuple[str, str] | None:
     """(what the column may mean, what to do), None when its name says nothing.
 
     Who names the columns decides about the content; what marks good and bad rows has to be decided all the same.
@@ -208,20 +245,25 @@ def _cure(name: str, column: str, values: Sequence[Any], mapped: bool) -> tuple[
     if SCORES.fullmatch(name):
         words = all(isinstance(value, str) and not NUMBER.fullmatch(value) for value in values)
         wanted = "[VALUE, …]" if words else "'>= 4'"
-        return (
-            "may say how good a row is",
-            f"choose the rows with keep_rows: {{{column}: {wanted}}}",
-        )
+        keep = f"choose the rows with keep_rows: {{{column}: {wanted}}}"
+        if gives == "text" and not mapped:
+            return (
+                "may be the class of the text, or say how good a row is",
+                f"train it with columns: {{label: {column}}}, or {keep}",
+            )
+        return ("may say how good a row is", keep)
     if PAIRS.fullmatch(name):
         return ("belongs to preference pairs", "name the answer to train with columns: {answer: …}")
     if mapped:
         return None
+    if WRONG.fullmatch(name):
+        return ("holds wrong answers to choose from", "put all choices into one list, 'choices'")
     if WEIGHTS.fullmatch(name):
         return ("may say how much a row counts", "move it into the turns as 'weight'")
     if CONTENT.fullmatch(name):
         return (
             "may belong to the question",
-            f"put it there with columns: {{prompt: '{{{column}}} {{question}}', answer: …}}",
+            f"put it there with columns: {{prompt: '{{{column}}} {{{first}}}', answer: …}}",
         )
     if TOOLS.fullmatch(name):
         return ("offers tools to the model, which cannot be trained", "remove the column")
