@@ -29,7 +29,8 @@ Encode = Callable[[Example, int], list[dict]]
 
 Choose = Callable[[str], Encode | None]
 
-SAMPLE = 10_000  # rows for the checks that need not see all
+WHOLE = 10_000  # rows of a file that every check sees all of
+SAMPLE = 5_000  # rows of a larger one for the checks that need not see all
 WIDE, BAR, TITLED = (
     5.5,
     0.27,
@@ -233,7 +234,7 @@ def check(run: Run) -> Checked:
 
 def _prepared(run: Run, found: Checked) -> DataReport:
     """The report of the preparation that the run would make."""
-    if sum(found.rows.values()) <= SAMPLE or run.max_rows:
+    if sum(found.rows.values()) <= WHOLE or run.max_rows:
         return dataset.prepare(run).report
     sets: dict[str, list[Example]] = {}
     for row, name in found.sample:
@@ -266,10 +267,11 @@ def look(
     gives: str | None = None,
     max_length: int = 1024,
     seed: int = 0,
+    whole: int = WHOLE,
     sample: int = SAMPLE,
 ) -> Checked:
     """Reads each file once, a row at a time. `choose` finds what encodes the rows of a schema."""
-    rows, kept = Counter[str](), _Sample(sample, seed)
+    rows, kept = Counter[str](), _Sample(whole, sample, seed)
     checks: dict[str, Any] = {}
     report = DataReport("")
     for key, it in dict(sources).items():
@@ -328,10 +330,13 @@ def _finish(
 
 
 class _Sample:
-    """So many rows, each as likely as any other, in the order of the files (algorithm R, Vitter 1985)."""
+    """All of at most `size` rows; of more, `few` of them, each as likely as any other. In the order of the files.
 
-    def __init__(self, size: int, seed: int):
-        self.size, self.seen, self.random = size, 0, random.Random(seed)
+    Algorithm R (Vitter 1985, https://doi.org/10.1145/3147.3165).
+    """
+
+    def __init__(self, size: int, few: int, seed: int):
+        self.size, self.few, self.seen, self.random = size, few, 0, random.Random(seed)
         self.kept: list[tuple[int, Example, str]] = []
 
     def see(self, row: Example, name: str) -> None:
@@ -343,4 +348,7 @@ class _Sample:
         self.seen += 1
 
     def rows(self) -> list[tuple[Example, str]]:
-        return [(row, name) for _, row, name in sorted(self.kept, key=lambda k: k[0])]
+        kept = self.kept
+        if self.seen > self.size:
+            kept = self.random.sample(kept, min(self.few, self.size))
+        return [(row, name) for _, row, name in sorted(kept, key=lambda k: k[0])]

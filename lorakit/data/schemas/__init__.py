@@ -45,7 +45,7 @@ def text_of(
 
     With `empty` it may be missing, null or blank; with `number` it may be a number.
     """
-    if empty and not any(name in fields for name in names):
+    if empty and fields.keys().isdisjoint(names):
         return ""
     name = column(fields, names)
     value = fields[name]
