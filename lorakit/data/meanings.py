@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from lorakit.common.errors import LorakitError
+from lorakit.data.conditions import condition
 from lorakit.data.example import Example
 from lorakit.data.schemas import marks, prompts
 
@@ -83,7 +84,6 @@ AGAINST = (
 FOR = (*TRUE, "correct", "right", "valid", "thumbs_up", "up", "like", "liked", "positive", "👍")
 MANY = 20  # numbers that differ, from which they are measured rather than classes
 NUMBER = re.compile(r"\s*[-+]?[\d.,]+\s*")
-COMPARED = re.compile(r"\s*(>=|<=|==|!=|>|<)\s*(.+?)\s*")
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class Choices:
     columns: Mapping[str, str] = field(default_factory=dict)
     """The schema's name -> the file's column, or a text with columns in braces."""
     keep_rows: Mapping[str, Any] = field(default_factory=dict)
-    """A column of the file -> the values of rows to train on: see `meanings.condition`."""
+    """A column of the file -> the values of rows to train on: see `conditions.condition`."""
     ignore_columns: Sequence[str] = ()
     """Columns that carry meaning and are deliberately left out."""
 
@@ -324,59 +324,6 @@ def rejecter(
 
 def _shown(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) or value is None else repr(value)[:40]
-
-
-def condition(wanted: Any) -> Callable[[Any], bool]:
-    """What a value has to be: one of a list, equal to a value, or compared: ">= 4", "!= spam".
-
-    Raises `LorakitError` for a comparison with what is no number.
-    """
-    if isinstance(wanted, list):
-        each = [condition(one) for one in wanted]
-        return lambda value: any(holds(value) for holds in each)
-    found = COMPARED.fullmatch(wanted) if isinstance(wanted, str) else None
-    if found is None:
-        return lambda value: _same(value, wanted)
-    sign, limit = found.groups()
-    if sign in ("==", "!="):
-        return lambda value: _same(value, limit) == (sign == "==")
-    try:
-        bound = float(limit)
-    except ValueError:
-        raise LorakitError(
-            f"keep_rows: {wanted!r} compares with what is no number",
-            setting="keep_rows",
-            value=wanted,
-        ) from None
-
-    def holds(value: Any) -> bool:
-        try:
-            number = float(value)
-        except (TypeError, ValueError):
-            return False
-        if math.isnan(number):
-            return False
-        return {
-            ">=": number >= bound,
-            "<=": number <= bound,
-            ">": number > bound,
-            "<": number < bound,
-        }[sign]
-
-    return holds
-
-
-def _same(value: Any, wanted: Any) -> bool:
-    """Equal as written: true is "true", 1 is "1" and 1.0."""
-
-    def written(one: Any) -> str:
-        if isinstance(one, bool):
-            return str(one).lower()
-        if isinstance(one, float) and one.is_integer():
-            one = int(one)
-        return str(one).strip()
-
-    return written(value) == written(wanted)
 
 
 def refuse_by_name(
