@@ -118,11 +118,7 @@ def judge(
     first = next((c for c in rows[0].fields if canonical(c) in schema.REQUIRED[0]), "question")
     for column in unused:
         name = canonical(column)
-        if column in choices.ignore_columns or name in decided | _neutral(schema):
-            continue
-        if schema.GIVES == "pair" and PAIRS.fullmatch(
-            name
-        ):  # of pairs it says no more than they do
+        if column in choices.ignore_columns or name in decided or _neutral(name, schema):
             continue
         values = [row.fields.get(column) for row in rows]
         values = [v for v in values if v not in (None, "", [], {})]
@@ -140,18 +136,8 @@ def judge(
             cure = _beside(name, column, schema, values, rows)
         if cure:
             refused[column] = cure
-    marks = [c for c in binary if c not in refused] if schema.GIVES == "text" and not asked else []
-    if len(marks) > 1:
-        several = (
-            "holds 0 and 1 beside a text, as one label of several does (multi-label classification)"
-        )
-        advice = f"train one class with columns: {{label: {marks[0]}}}"
-        refused |= dict.fromkeys(marks, (several, advice))
-    elif marks and FAULTS.fullmatch(canonical(marks[0])):
-        refused[marks[0]] = (
-            "may be the class of the text, or mark bad rows",
-            f"use it with columns: {{label: {marks[0]}}}, or choose the rows with keep_rows: {{{marks[0]}: false}}",
-        )
+    if schema.GIVES == "text" and not asked:
+        refused |= _marks([c for c in binary if c not in refused])
     if refused:
         column, (what, advice) = next(iter(refused.items()))
         others = [repr(c) for c in refused if c != column][:4]
@@ -164,6 +150,25 @@ def judge(
             cure=f"{advice}, or leave it out on purpose with ignore_columns: [{', '.join(refused)}]",
         )
     return verdicts
+
+
+def _marks(columns: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """What columns of 0 and 1 beside a text may mean: several are labels, and one may be the class."""
+    if len(columns) > 1:
+        several = (
+            "holds 0 and 1 beside a text, as one label of several does (multi-label classification)"
+        )
+        return dict.fromkeys(
+            columns, (several, f"train one class with columns: {{label: {columns[0]}}}")
+        )
+    return {
+        c: (
+            "may be the class of the text, or mark bad rows",
+            f"use it with columns: {{label: {c}}}, or choose the rows with keep_rows: {{{c}: false}}",
+        )
+        for c in columns
+        if FAULTS.fullmatch(canonical(c))
+    }
 
 
 def _judges(name: str, values: Sequence[Any], schema: ModuleType) -> bool:
@@ -180,10 +185,11 @@ def _judges(name: str, values: Sequence[Any], schema: ModuleType) -> bool:
     )
 
 
-def _neutral(schema: ModuleType) -> set[str]:
-    """Names that say nothing about a row of this schema; another name of the class it uses among them."""
+def _neutral(name: str, schema: ModuleType) -> bool:
+    """Whether this name says nothing about a row of the schema, as another name of the class it uses."""
     labels = schema.REQUIRED[1] if getattr(schema, "LABELS", False) else ()
-    return {*getattr(schema, "NEUTRAL", ()), *labels}
+    paired = schema.GIVES == "pair" and PAIRS.fullmatch(name)
+    return name in (*getattr(schema, "NEUTRAL", ()), *labels) or bool(paired)
 
 
 def _beside(
