@@ -16,6 +16,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
+from lorakit.common import hub
 from lorakit.common.errors import LorakitError
 from lorakit.common.files import file_hash, state
 from lorakit.models import gguf
@@ -189,7 +190,9 @@ def _config(model: str, where: str) -> Any:
 
     refuse_sizes(model, Path(where))
     try:
-        return AutoConfig.from_pretrained(where, trust_remote_code=False)
+        return AutoConfig.from_pretrained(
+            where, trust_remote_code=False, local_files_only=hub.kept_only(where)
+        )
     except Exception as error:  # transformers checks little: damaged files raise almost anything
         raise unusable(model, error) from None
 
