@@ -17,7 +17,7 @@ os.environ["LORAKIT_CACHE"] = tempfile.mkdtemp(prefix="lorakit-cache-")
 import pytest
 from helpers.engines import curve, rows  # noqa: F401  (fixtures)
 from helpers.models import save_base
-from helpers.pictures import leaves, made  # noqa: F401  (fixtures)
+from helpers.pictures import BLANK, leaves, made  # noqa: F401  (fixtures)
 from helpers.processes import processes  # noqa: F401  (fixtures)
 from helpers.runs import repeat_here, tiny_run
 
@@ -116,13 +116,19 @@ def copied(finished, tmp_path):
 
 
 @pytest.fixture
-def quick(monkeypatch):
+def quick_drawn(monkeypatch):
     """Runs in this test repeat their answers in this process."""
     monkeypatch.setattr(
         importlib.import_module("lorakit.training.proof"),
         "subprocess",
         types.SimpleNamespace(run=repeat_here),
     )
+
+
+@pytest.fixture
+def quick(quick_drawn, monkeypatch):
+    """The same, and their reports hold blank pictures: to draw them takes longer than such a run."""
+    monkeypatch.setattr("lorakit.results.plots.png", lambda draw, *_, **__: BLANK)
 
 
 @pytest.fixture

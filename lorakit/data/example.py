@@ -11,7 +11,7 @@ from abc import abstractmethod
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +36,7 @@ class Example:
         return f"{self.file}:{self.row}"
 
     def with_fields(self, fields: dict[str, Any]) -> Example:
-        return replace(self, fields=fields)
+        return Example(fields, self.file, self.row)
 
 
 @dataclass(frozen=True, slots=True)

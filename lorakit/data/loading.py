@@ -94,7 +94,8 @@ def read(
     def rows() -> Iterator[Example | Rejected]:
         for row in chain(head, lines):
             if isinstance(row, Example):
-                yield converted(_without_points(row, whole), module, found, it)
+                row = _without_points(row, whole) if whole else row
+                yield converted(row, module, found, it)
             else:
                 yield row
 
@@ -142,7 +143,10 @@ def converted(row: Example, schema: Any, found: Match, it: Source) -> Example | 
 def _deeper(value: Any, levels: int) -> bool:
     """Whether lists and objects stand in each other more than so many levels deep."""
     inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return levels < 0 or any(_deeper(v, levels - 1) for v in inside if isinstance(v, (dict, list)))
+    for v in inside:  # noqa: SIM110  (asked for every row, and faster so)
+        if isinstance(v, (dict, list)) and (not levels or _deeper(v, levels - 1)):
+            return True
+    return False
 
 
 def load(

@@ -20,7 +20,8 @@ from lorakit.data.matching import columns_of
 from lorakit.data.quality import LEVELS, Finding, some
 from lorakit.data.report import DataReport, listed, shown
 from lorakit.data.sources import Source, identity, of_run
-from lorakit.models import base_model, served
+from lorakit.models import served
+from lorakit.models.derived import base_of
 from lorakit.run import Run
 from lorakit.tasks import dataset
 
@@ -28,7 +29,8 @@ Encode = Callable[[Example, int], list[dict]]
 
 Choose = Callable[[str], Encode | None]
 
-SAMPLE = 10_000  # rows for the checks that need not see all
+WHOLE = 10_000  # rows of a file that every check sees all of
+SAMPLE = 5_000  # rows of a larger one for the checks that need not see all
 WIDE, BAR, TITLED = (
     5.5,
     0.27,
@@ -174,7 +176,7 @@ def _known(names: tuple[str, ...]) -> tuple[str, ...]:
 
 def encoder_of(run: Run) -> tuple[Choose, list[str]]:
     """(what finds how the run would encode rows of a schema, notes on the model's tokenizer)."""
-    base = base_model.of(run.model, run.chat_template)
+    base = base_of(run)
 
     def choose(schema: str) -> Encode | None:
         given = registry.load("schemas", schema)
@@ -214,7 +216,7 @@ def check(run: Run) -> Checked:
         choose=choose,
         **columns_of(run),
         gives=gives_of(run.task),
-        max_length=base_model.of(run.model).fitting(run),
+        max_length=base_of(run).fitting(run),
         seed=run.seed,
     )
     found.report.notes += notes
@@ -232,7 +234,7 @@ def check(run: Run) -> Checked:
 
 def _prepared(run: Run, found: Checked) -> DataReport:
     """The report of the preparation that the run would make."""
-    if sum(found.rows.values()) <= SAMPLE or run.max_rows:
+    if sum(found.rows.values()) <= WHOLE or run.max_rows:
         return dataset.prepare(run).report
     sets: dict[str, list[Example]] = {}
     for row, name in found.sample:
@@ -250,7 +252,7 @@ def _prepared(run: Run, found: Checked) -> DataReport:
         fold=run.fold,
         near=None if run.near_duplicates == "off" else run.near_duplicates,
     )
-    base = base_model.of(run.model, run.chat_template)
+    base = base_of(run)
     dataset.encode_sets(run, parts, report, base)
     return DataReport(found.report.file)  # its counts are the sample's
 
@@ -265,10 +267,11 @@ def look(
     gives: str | None = None,
     max_length: int = 1024,
     seed: int = 0,
+    whole: int = WHOLE,
     sample: int = SAMPLE,
 ) -> Checked:
     """Reads each file once, a row at a time. `choose` finds what encodes the rows of a schema."""
-    rows, kept = Counter[str](), _Sample(sample, seed)
+    rows, kept = Counter[str](), _Sample(whole, sample, seed)
     checks: dict[str, Any] = {}
     report = DataReport("")
     for key, it in dict(sources).items():
@@ -327,10 +330,13 @@ def _finish(
 
 
 class _Sample:
-    """So many rows, each as likely as any other, in the order of the files (algorithm R, Vitter 1985)."""
+    """All of at most `size` rows; of more, `few` of them, each as likely as any other. In the order of the files.
 
-    def __init__(self, size: int, seed: int):
-        self.size, self.seen, self.random = size, 0, random.Random(seed)
+    Algorithm R (Vitter 1985, https://doi.org/10.1145/3147.3165).
+    """
+
+    def __init__(self, size: int, few: int, seed: int):
+        self.size, self.few, self.seen, self.random = size, few, 0, random.Random(seed)
         self.kept: list[tuple[int, Example, str]] = []
 
     def see(self, row: Example, name: str) -> None:
@@ -342,4 +348,7 @@ class _Sample:
         self.seen += 1
 
     def rows(self) -> list[tuple[Example, str]]:
-        return [(row, name) for _, row, name in sorted(self.kept, key=lambda k: k[0])]
+        kept = self.kept
+        if self.seen > self.size:
+            kept = self.random.sample(kept, min(self.few, self.size))
+        return [(row, name) for _, row, name in sorted(kept, key=lambda k: k[0])]

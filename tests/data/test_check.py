@@ -456,10 +456,10 @@ def test_another_file_has_to_serve_the_same_task(looked):
 
 
 def test_the_sample_is_uniform_and_in_order():
-    size, total, tries = 2, 12, 4000
+    held, size, total, tries = 4, 2, 12, 4000
     drawn = np.zeros(total)
     for seed in range(tries):
-        sample = checking._Sample(size, seed)
+        sample = checking._Sample(held, size, seed)
         for i in range(total):
             sample.see(Example({}, "f", i), "train")
         places = [row.row for row, _ in sample.rows()]
@@ -471,7 +471,7 @@ def test_the_sample_is_uniform_and_in_order():
 
 def test_the_sample_is_stated(looked):
     lines = [qa(f"question {i}", "c" * 200) for i in range(60)] + [qa("end\0")]
-    checked = looked(lines, settings={"sample": 20, "max_length": 64})
+    checked = looked(lines, settings={"whole": 60, "sample": 20, "max_length": 64})
     assert (checked.sampled, checked.rows) == (20, {"train": 61})
     stated = [
         n

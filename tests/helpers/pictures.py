@@ -1,5 +1,7 @@
 """Pictures to classify and a run on them."""
 
+import io
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -10,6 +12,13 @@ from lorakit.notebook.rehearse import stand_in
 CLASSES = {"rust": (200, 90, 40), "spot": (90, 140, 60), "blight": (150, 150, 120)}
 
 
+def blank() -> bytes:
+    """A white PNG of one pixel."""
+    Image.new("L", (1, 1), 255).save(out := io.BytesIO(), "PNG")
+    return out.getvalue()
+
+
+BLANK = blank()
 SETTINGS = {
     "precision": "fp32",
     "quantization": "none",

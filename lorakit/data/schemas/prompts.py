@@ -11,12 +11,12 @@ from typing import Any
 
 from lorakit.common.errors import BadRow, LorakitError
 from lorakit.data import markup
-from lorakit.data.schemas import SYSTEM, nested, text_of, turns
+from lorakit.data.schemas import SYSTEM, column, nested, text_of, turns
 from lorakit.data.schemas.messages import conversation
 
 ANSWER = (
     "completion", "response", "solution", "output", "answer", "answers", "answerkey", "answer_key",
-    "correct_answer", "canonical_solution", "assistant",
+    "correct_answer", "canonical_solution", "targets", "assistant",
 )  # fmt: skip
 INPUT = ("input",)
 CONTEXT = ("context", "passage", "article", "paragraph", "document", "background")
@@ -88,8 +88,8 @@ def answer_of(fields: Mapping[str, Any], names: tuple[str, ...]) -> str:
 
     Raises `BadRow` for a list of none, or of several that differ.
     """
-    name = next((n for n in names if n in fields), names[0])
-    value = fields.get(name)
+    name = column(fields, names)
+    value = fields[name]
     if name not in ("answer", "answers") or not isinstance(nested(value), (dict, list)):
         return text_of(fields, names, number=True)
     value = nested(value)
