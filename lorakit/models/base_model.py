@@ -68,6 +68,12 @@ class BaseModel:
         known = self.spec.config
         return AutoConfig.for_model(**known) if known else self.config
 
+    @cached_property
+    def sizes_key(self) -> str:
+        """What `sizes` is made of: of a model known by name without importing transformers, which takes seconds."""
+        known = self.spec.config
+        return json.dumps(known, sort_keys=True) if known else self.config.to_json_string()
+
     @property
     def tokenizer(self) -> Any:
         """The fast tokenizer, ready for training; None for a classifier of pictures."""
