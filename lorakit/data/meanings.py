@@ -67,6 +67,14 @@ ANSWERS = re.compile(
     "|".join(prompts.ANSWER)
     + r"|summary|highlights|abstract|target|translation|reply|question|instruction|prompt"
 )
+# The right answer beside one that a model gave.
+RIGHT = re.compile(
+    r"(ground_truth|reference|gold|expected|ideal|correct)s?(_(answer|output|response|completion|label)s?)?"
+)
+# What people who looked a row through say of it, whatever the column's name.
+LOOKED = frozenset(
+    ("accept", "accepted", "reject", "rejected", "ignore", "ignored", "approved", "declined")
+)
 FALSE, TRUE = ("false", "no", "bad", "rejected"), ("true", "yes", "good", "chosen", "accepted")
 # The same of a column that is no label: of that, "positive" is a class.
 AGAINST = (
@@ -80,8 +88,25 @@ AGAINST = (
     "disliked",
     "negative",
     "👎",
+    "reject",
+    "ignore",
+    "ignored",
+    "declined",
 )
-FOR = (*TRUE, "correct", "right", "valid", "thumbs_up", "up", "like", "liked", "positive", "👍")
+FOR = (
+    *TRUE,
+    "correct",
+    "right",
+    "valid",
+    "thumbs_up",
+    "up",
+    "like",
+    "liked",
+    "positive",
+    "👍",
+    "accept",
+    "approved",
+)
 MANY = 20  # numbers that differ, from which they are measured rather than classes
 NUMBER = re.compile(r"\s*[-+]?[\d.,]+\s*")
 
@@ -180,6 +205,8 @@ def _judges(name: str, values: Sequence[Any], schema: ModuleType) -> bool:
     if schema.GIVES == "text":  # beside a text such a column may be its class
         return False
     words = all(isinstance(value, str) for value in values)
+    if words and {canonical(value) for value in values} <= LOOKED:
+        return True
     return bool(
         FAULTS.fullmatch(name) or (words and (REMARKS.fullmatch(name) or SCORES.fullmatch(name)))
     )
@@ -204,6 +231,8 @@ def _beside(
     if schema.GIVES == "messages" and THOUGHTS.fullmatch(name):  # noqa: SIM102
         if words or all(isinstance(value, list) for value in values):
             return ("may hold the reasoning", f"use it with columns: {{reasoning: {column}}}")
+    if schema.GIVES == "messages" and RIGHT.fullmatch(name) and words:
+        return ("may be the right answer", f"train it with columns: {{answer: {column}}}")
     if schema.GIVES == "messages" and name == "text" and words and "text" not in schema.REQUIRED[0]:
         asked = next((n for n in schema.REQUIRED[0] if n in rows[0].fields), "")
         question = rows[0].fields.get(asked)
