@@ -261,6 +261,11 @@ def weights_of(folder: Path) -> str | None:
 
 
 def file_sha256(path: Path) -> str:
-    """SHA-256 of a file. In the hub's cache a large file is a link to a blob that is named by it."""
-    blob = path.resolve().name
-    return blob if re.fullmatch(r"[0-9a-f]{64}", blob) else file_hash(path)
+    """SHA-256 of a file. In the hub's own cache, and nowhere else, a large file is a link to a blob named by it."""
+    from huggingface_hub import constants
+
+    blob = path.resolve()
+    trusted = blob.is_relative_to(Path(constants.HF_HUB_CACHE).resolve())
+    if trusted and blob.parent.name == "blobs" and re.fullmatch(r"[0-9a-f]{64}", blob.name):
+        return blob.name
+    return file_hash(path)
