@@ -10,7 +10,7 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -105,14 +105,21 @@ def temporary_folder() -> tempfile.TemporaryDirectory:
 
 def copy_tree(source: Path, target: Path) -> None:
     """A folder that shares its files with `source` where the disk allows. Files are replaced here, never rewritten."""
+    shutil.copytree(source, target, copy_function=_link)
 
-    def link(one: str, other: str) -> None:
-        try:
-            os.link(one, other)
-        except OSError:
-            shutil.copyfile(one, other)
 
-    shutil.copytree(source, target, copy_function=link)
+def link_files(source: Path, target: Path, without: Collection[str]) -> None:
+    """The files of one folder in another as `copy_tree` shares them, but for those of these names."""
+    for file in source.iterdir():
+        if file.is_file() and file.name not in without:
+            _link(str(file.resolve()), str(target / file.name))
+
+
+def _link(one: str, other: str) -> None:
+    try:
+        os.link(one, other)
+    except OSError:
+        shutil.copyfile(one, other)
 
 
 def cache() -> Path:

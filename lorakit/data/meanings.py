@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from lorakit.common.errors import LorakitError
+from lorakit.data.conditions import condition
 from lorakit.data.example import Example
 from lorakit.data.schemas import marks, prompts
 
@@ -37,7 +38,14 @@ SCORES = re.compile(
 PAIRS = re.compile(r"(\w+_)?(chosen|rejected|preferred|dispreferred)(_\w+)?")
 CONTENT = re.compile(
     "|".join([*prompts.INPUT, *prompts.BESIDE])
-    + r"|contexts|passages|documents|system\w*|option_?[a-e1-5]|choice_?[a-e1-5]"
+    + r"|contexts|passages|documents|system\w*|option_?[a-e1-5]|choice_?[a-e1-5]|support(ing_\w+)?|evidence"
+    r"|facts|definition|instructions?|questions?"
+)
+# Answers that are wrong, to choose from.
+WRONG = re.compile(r"distractors?_?\d*|(incorrect|wrong|false)_(answers?|options?|choices?)_?\d*")
+# A second text of a row whose first text has a class.
+SECOND = re.compile(
+    r"(sentence|text|question|statement)_?\d*|premise|hypothesis|query|claim|context|passage|subject"
 )
 WEIGHTS = re.compile("|".join(marks.NAMES) + r"|(sample|importance)_weight")
 TOOLS = re.compile(r"tools|functions|tool_calls?|function_calls?")
@@ -52,7 +60,8 @@ THOUGHTS = re.compile(
 )
 # What the text of a row may be labelled, answered or followed with, where only the text would be trained.
 CLASSES = re.compile(
-    r"(\w+_)?labels?(_\w+)?|targets?|class(es|_\w+)?|cats|categor(y|ies)|tags?|topics?|sentiment|emotions?|intent"
+    r"(\w+_)?labels?(_\w+)?|targets?|(\w+_)?class(es)?|class_\w+|cats|(\w+_)?(categor(y|ies)|topics?|sentiment|emotions?"
+    r"|intent|polarity|stance)|tags?"
 )
 ANSWERS = re.compile(
     "|".join(prompts.ANSWER)
@@ -75,7 +84,6 @@ AGAINST = (
 FOR = (*TRUE, "correct", "right", "valid", "thumbs_up", "up", "like", "liked", "positive", "👍")
 MANY = 20  # numbers that differ, from which they are measured rather than classes
 NUMBER = re.compile(r"\s*[-+]?[\d.,]+\s*")
-COMPARED = re.compile(r"\s*(>=|<=|==|!=|>|<)\s*(.+?)\s*")
 
 
 @dataclass(frozen=True)
@@ -85,7 +93,7 @@ class Choices:
     columns: Mapping[str, str] = field(default_factory=dict)
     """The schema's name -> the file's column, or a text with columns in braces."""
     keep_rows: Mapping[str, Any] = field(default_factory=dict)
-    """A column of the file -> the values of rows to train on: see `meanings.condition`."""
+    """A column of the file -> the values of rows to train on: see `conditions.condition`."""
     ignore_columns: Sequence[str] = ()
     """Columns that carry meaning and are deliberately left out."""
 
@@ -106,9 +114,11 @@ def judge(
     verdicts: list[str] = []
     refused: dict[str, tuple[str, str]] = {}
     binary: list[str] = []  # columns of 0 and 1, or of true and false
+    mapped = bool(choices.columns)
+    first = next((c for c in rows[0].fields if canonical(c) in schema.REQUIRED[0]), "question")
     for column in unused:
         name = canonical(column)
-        if column in choices.ignore_columns or name in decided | _neutral(schema):
+        if column in choices.ignore_columns or name in decided or _neutral(name, schema):
             continue
         values = [row.fields.get(column) for row in rows]
         values = [v for v in values if v not in (None, "", [], {})]
@@ -118,24 +128,16 @@ def judge(
             binary.append(column)
         if _judges(name, values, schema):
             verdicts.append(column)
-        elif cure := _cure(name, column, values, bool(choices.columns)) or (
-            None
-            if asked and schema.GIVES == "text"
-            else _beside(name, column, schema, values, rows)
-        ):
+            continue
+        cure = _second(name, column, values, mapped, schema, first) or _cure(
+            name, column, values, mapped, schema.GIVES, first
+        )
+        if cure is None and not (asked and schema.GIVES == "text"):
+            cure = _beside(name, column, schema, values, rows)
+        if cure:
             refused[column] = cure
-    marks = [c for c in binary if c not in refused] if schema.GIVES == "text" and not asked else []
-    if len(marks) > 1:
-        several = (
-            "holds 0 and 1 beside a text, as one label of several does (multi-label classification)"
-        )
-        advice = f"train one class with columns: {{label: {marks[0]}}}"
-        refused |= dict.fromkeys(marks, (several, advice))
-    elif marks and FAULTS.fullmatch(canonical(marks[0])):
-        refused[marks[0]] = (
-            "may be the class of the text, or mark bad rows",
-            f"use it with columns: {{label: {marks[0]}}}, or choose the rows with keep_rows: {{{marks[0]}: false}}",
-        )
+    if schema.GIVES == "text" and not asked:
+        refused |= _marks([c for c in binary if c not in refused])
     if refused:
         column, (what, advice) = next(iter(refused.items()))
         others = [repr(c) for c in refused if c != column][:4]
@@ -148,6 +150,25 @@ def judge(
             cure=f"{advice}, or leave it out on purpose with ignore_columns: [{', '.join(refused)}]",
         )
     return verdicts
+
+
+def _marks(columns: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """What columns of 0 and 1 beside a text may mean: several are labels, and one may be the class."""
+    if len(columns) > 1:
+        several = (
+            "holds 0 and 1 beside a text, as one label of several does (multi-label classification)"
+        )
+        return dict.fromkeys(
+            columns, (several, f"train one class with columns: {{label: {columns[0]}}}")
+        )
+    return {
+        c: (
+            "may be the class of the text, or mark bad rows",
+            f"use it with columns: {{label: {c}}}, or choose the rows with keep_rows: {{{c}: false}}",
+        )
+        for c in columns
+        if FAULTS.fullmatch(canonical(c))
+    }
 
 
 def _judges(name: str, values: Sequence[Any], schema: ModuleType) -> bool:
@@ -164,14 +185,19 @@ def _judges(name: str, values: Sequence[Any], schema: ModuleType) -> bool:
     )
 
 
-def _neutral(schema: ModuleType) -> set[str]:
-    """Names that say nothing about a row of this schema; another name of the class it uses among them."""
+def _neutral(name: str, schema: ModuleType) -> bool:
+    """Whether this name says nothing about a row of the schema, as another name of the class it uses."""
     labels = schema.REQUIRED[1] if getattr(schema, "LABELS", False) else ()
-    return {*getattr(schema, "NEUTRAL", ()), *labels}
+    paired = schema.GIVES == "pair" and PAIRS.fullmatch(name)
+    return name in (*getattr(schema, "NEUTRAL", ()), *labels) or bool(paired)
 
 
 def _beside(
-    name: str, column: str, schema: ModuleType, values: Sequence[Any], rows: Sequence[Example]
+    name: str,
+    column: str,
+    schema: ModuleType,
+    values: Sequence[Any],
+    rows: Sequence[Example],
 ) -> tuple[str, str] | None:
     """(what the column may mean, what to do), by its values and the schema that does not use it."""
     words = all(isinstance(value, str) for value in values)
@@ -195,7 +221,24 @@ def _beside(
     return None
 
 
-def _cure(name: str, column: str, values: Sequence[Any], mapped: bool) -> tuple[str, str] | None:
+def _second(
+    name: str, column: str, values: Sequence[Any], mapped: bool, schema: ModuleType, first: str
+) -> tuple[str, str] | None:
+    """The same for a second text beside the one that has a class."""
+    text = schema.GIVES == "messages" and getattr(schema, "LABELS", False)
+    if not text or mapped or not SECOND.fullmatch(name):
+        return None
+    if not all(isinstance(value, str) for value in values):
+        return None
+    return (
+        "may belong to the text",
+        f"join them with columns: {{text: '{{{column}}} {{{first}}}', label: …}}",
+    )
+
+
+def _cure(
+    name: str, column: str, values: Sequence[Any], mapped: bool, gives: str, first: str
+) -> tuple[str, str] | None:
     """(what the column may mean, what to do), None when its name says nothing.
 
     Who names the columns decides about the content; what marks good and bad rows has to be decided all the same.
@@ -208,20 +251,25 @@ def _cure(name: str, column: str, values: Sequence[Any], mapped: bool) -> tuple[
     if SCORES.fullmatch(name):
         words = all(isinstance(value, str) and not NUMBER.fullmatch(value) for value in values)
         wanted = "[VALUE, …]" if words else "'>= 4'"
-        return (
-            "may say how good a row is",
-            f"choose the rows with keep_rows: {{{column}: {wanted}}}",
-        )
+        keep = f"choose the rows with keep_rows: {{{column}: {wanted}}}"
+        if gives == "text" and not mapped:
+            return (
+                "may be the class of the text, or say how good a row is",
+                f"train it with columns: {{label: {column}}}, or {keep}",
+            )
+        return ("may say how good a row is", keep)
     if PAIRS.fullmatch(name):
         return ("belongs to preference pairs", "name the answer to train with columns: {answer: …}")
     if mapped:
         return None
+    if WRONG.fullmatch(name):
+        return ("holds wrong answers to choose from", "put all choices into one list, 'choices'")
     if WEIGHTS.fullmatch(name):
         return ("may say how much a row counts", "move it into the turns as 'weight'")
     if CONTENT.fullmatch(name):
         return (
             "may belong to the question",
-            f"put it there with columns: {{prompt: '{{{column}}} {{question}}', answer: …}}",
+            f"put it there with columns: {{prompt: '{{{column}}} {{{first}}}', answer: …}}",
         )
     if TOOLS.fullmatch(name):
         return ("offers tools to the model, which cannot be trained", "remove the column")
@@ -282,59 +330,6 @@ def rejecter(
 
 def _shown(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) or value is None else repr(value)[:40]
-
-
-def condition(wanted: Any) -> Callable[[Any], bool]:
-    """What a value has to be: one of a list, equal to a value, or compared: ">= 4", "!= spam".
-
-    Raises `LorakitError` for a comparison with what is no number.
-    """
-    if isinstance(wanted, list):
-        each = [condition(one) for one in wanted]
-        return lambda value: any(holds(value) for holds in each)
-    found = COMPARED.fullmatch(wanted) if isinstance(wanted, str) else None
-    if found is None:
-        return lambda value: _same(value, wanted)
-    sign, limit = found.groups()
-    if sign in ("==", "!="):
-        return lambda value: _same(value, limit) == (sign == "==")
-    try:
-        bound = float(limit)
-    except ValueError:
-        raise LorakitError(
-            f"keep_rows: {wanted!r} compares with what is no number",
-            setting="keep_rows",
-            value=wanted,
-        ) from None
-
-    def holds(value: Any) -> bool:
-        try:
-            number = float(value)
-        except (TypeError, ValueError):
-            return False
-        if math.isnan(number):
-            return False
-        return {
-            ">=": number >= bound,
-            "<=": number <= bound,
-            ">": number > bound,
-            "<": number < bound,
-        }[sign]
-
-    return holds
-
-
-def _same(value: Any, wanted: Any) -> bool:
-    """Equal as written: true is "true", 1 is "1" and 1.0."""
-
-    def written(one: Any) -> str:
-        if isinstance(one, bool):
-            return str(one).lower()
-        if isinstance(one, float) and one.is_integer():
-            one = int(one)
-        return str(one).strip()
-
-    return written(value) == written(wanted)
 
 
 def refuse_by_name(

@@ -28,9 +28,7 @@ from lorakit.models.spec import Spec
 
 UNLIMITED = 10**7  # positions; a tokenizer without a limit of its own names a larger number
 WEIGHTS = ("*.safetensors", "*.bin")  # the first pattern that finds something
-MERGED = (
-    "trained_on_from.json"  # in the folder that `parent.py` makes of a run: what it was made of
-)
+MADE_OF = "made_of.json"  # in a folder that `parent.py` or `derived.py` makes: what it was made of
 
 
 class BaseModel:
@@ -247,17 +245,29 @@ def hash_of(model: str) -> str:
 def weights_of(folder: Path) -> str | None:
     """SHA-256 over the SHA-256 of each file of weights; None where there is none.
 
-    Of a merged run, whose last bits depend on the machine that merged it, what it was made of counts.
+    Of a base made here, whose last bits depend on the machine that made it, what it was made of counts.
     """
     files = next((f for pattern in WEIGHTS if (f := sorted(folder.glob(pattern)))), [])
     if not files:
         return None
     found = hashlib.sha256("".join(map(file_sha256, files)).encode()).hexdigest()
-    if (folder / MERGED).is_file():
-        made = json.loads((folder / MERGED).read_text(encoding="utf-8"))
+    if (folder / MADE_OF).is_file():
+        made = json.loads((folder / MADE_OF).read_text(encoding="utf-8"))
         if made["weights"] == found:
             return hashlib.sha256(json.dumps(made["origin"]).encode()).hexdigest()
     return found
+
+
+def note_origin(folder: Path, origin: dict[str, Any]) -> None:
+    """Writes what a folder was made of beside the hash of its weights."""
+    content = {"origin": origin, "weights": weights_of(folder)}
+    (folder / MADE_OF).write_text(json.dumps(content), encoding="utf-8")
+
+
+def made_of(folder: str | Path) -> dict[str, Any]:
+    """What `note_origin` wrote; nothing for other folders."""
+    note = Path(folder) / MADE_OF
+    return json.loads(note.read_text(encoding="utf-8"))["origin"] if note.is_file() else {}
 
 
 def file_sha256(path: Path) -> str:

@@ -73,7 +73,7 @@ def _config(path: Path) -> str | None:
 def note(model: str, run_folder: Path, reader: str) -> dict[str, Any]:
     """What the record of a run keeps of its base: where it lay, its content, the hash of what reads for it."""
     found, where = base(model), base_model.path(model)
-    if (Path(where) / base_model.MERGED).is_file():  # made of a run, and made again from it
+    if (Path(where) / base_model.MADE_OF).is_file():  # made of a run, and made again from it
         where = model
     local = Path(where).is_dir()
     return {

@@ -66,7 +66,7 @@ class Parent:
         """Folder of the merged model with the tokenizer and the template of the run."""
         if self.run.method == "full":
             return self.saved
-        key = hashlib.sha256(json.dumps(["parent", self.origin]).encode()).hexdigest()[:32]
+        key = hashlib.sha256(json.dumps(["merged", self.origin]).encode()).hexdigest()[:32]
         return files.cached(key, self._write)
 
     def _write(self, part: Path) -> None:
@@ -88,9 +88,7 @@ class Parent:
         for file in self.saved.iterdir():
             if not file.name.startswith(("adapter_", "README")):
                 shutil.copyfile(file, part / file.name)
-        weights = base_model.weights_of(part)
-        content = {"origin": self.origin, "weights": weights}
-        (part / base_model.MERGED).write_text(json.dumps(content), encoding="utf-8")
+        base_model.note_origin(part, self.origin)
 
 
 def parent(model: str) -> Parent | None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from lorakit.common.errors import LorakitError
 from lorakit.models import identity
+from lorakit.models.derived import derived
 from lorakit.run import Run
 from lorakit.runs.folder import RunFolder
 
@@ -44,7 +45,7 @@ def find_base(
         notes = [] if place == run.model else [f"the base was found in {place}"]
         if wanted.weights is None or found.weights is None:
             notes.append(f"the weights of {place} could not be compared with those tuned on")
-        return place, notes
+        return derived(run.with_(model=place)).model, notes
     raise _refused(folder, run, model, missing, other)
 
 

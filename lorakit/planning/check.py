@@ -20,7 +20,8 @@ from lorakit.data.matching import columns_of
 from lorakit.data.quality import LEVELS, Finding, some
 from lorakit.data.report import DataReport, listed, shown
 from lorakit.data.sources import Source, identity, of_run
-from lorakit.models import base_model, served
+from lorakit.models import served
+from lorakit.models.derived import base_of
 from lorakit.run import Run
 from lorakit.tasks import dataset
 
@@ -175,7 +176,7 @@ def _known(names: tuple[str, ...]) -> tuple[str, ...]:
 
 def encoder_of(run: Run) -> tuple[Choose, list[str]]:
     """(what finds how the run would encode rows of a schema, notes on the model's tokenizer)."""
-    base = base_model.of(run.model, run.chat_template)
+    base = base_of(run)
 
     def choose(schema: str) -> Encode | None:
         given = registry.load("schemas", schema)
@@ -215,7 +216,7 @@ def check(run: Run) -> Checked:
         choose=choose,
         **columns_of(run),
         gives=gives_of(run.task),
-        max_length=base_model.of(run.model).fitting(run),
+        max_length=base_of(run).fitting(run),
         seed=run.seed,
     )
     found.report.notes += notes
@@ -251,7 +252,7 @@ def _prepared(run: Run, found: Checked) -> DataReport:
         fold=run.fold,
         near=None if run.near_duplicates == "off" else run.near_duplicates,
     )
-    base = base_model.of(run.model, run.chat_template)
+    base = base_of(run)
     dataset.encode_sets(run, parts, report, base)
     return DataReport(found.report.file)  # its counts are the sample's
 

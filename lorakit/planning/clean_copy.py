@@ -15,7 +15,7 @@ from lorakit.data import duplicates, loading
 from lorakit.data.example import Example, Rejected
 from lorakit.data.matching import columns_of
 from lorakit.data.sources import Source, of_run
-from lorakit.models import base_model
+from lorakit.models.derived import base_of
 from lorakit.planning.check import encoder_of, gives_of
 from lorakit.run import Run
 
@@ -63,7 +63,7 @@ def _sifted(run: Run, it: Source) -> Iterator[Example | Rejected]:
     for row in reading.rows:
         if isinstance(row, Example):
             try:
-                encode(row, base_model.of(run.model).fitting(run))
+                encode(row, base_of(run).fitting(run))
             except BadRow as error:
                 row = Rejected(row.file, row.row, str(error))
             else:

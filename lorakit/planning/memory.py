@@ -113,7 +113,8 @@ def memory(run: Run, of: Shape | None = None, facts: Facts | None = None) -> dic
         trained, weights = of.linear + of.other, 4.0 * (of.linear + of.other)
         extra = trained * (4 + moments)
     else:
-        weights, extra = frozen(run, of), of.adapter * (4 + 4 + moments)
+        trained = of.adapter + run.trains_embeddings * 2 * of.vocabulary * of.hidden
+        weights, extra = frozen(run, of), trained * (4 + 4 + moments)
     rounded = (
         of.linear * BYTES.get(run.precision, 4) if run.fake_quantization != "none" else 0
     )  # kept while it answers

@@ -17,6 +17,7 @@ from lorakit.machine import hardware
 from lorakit.machine.hardware import Facts
 from lorakit.models import base_model, safety
 from lorakit.models.base_model import BaseModel
+from lorakit.models.derived import derived
 from lorakit.models.parent import parent
 from lorakit.planning import choose, host_memory, ladder, memory
 from lorakit.planning.effective import refuse_ineffective
@@ -105,7 +106,7 @@ def setup(
     choose.first(run, facts)
     started = None if processes is None else choose.here(run, facts, processes, alone)
     prepared = prepared or prepare(run)
-    limited = run.with_(task=prepared.meta["task"], max_length=prepared.max_length)
+    limited = derived(run).with_(task=prepared.meta["task"], max_length=prepared.max_length)
     settings, choices = choose.resolve(shortened(limited, prepared), facts, started)
     settings = lengthened(settings, prepared.max_length)
     if prepared.max_length < run.max_length:
@@ -114,6 +115,10 @@ def setup(
         )
     if trained := parent(run.model):
         choices["model"] = Choice(run.model, trained.sentence())
+    if limited.model != run.model:
+        choices["base"] = Choice(
+            limited.model, f"{run.model} with what the run adds to it, made once"
+        )
     if run.task == "auto":
         choices["task"] = Choice(settings.task, prepared.report.reason)
     if started and started.value > len(prepared.rows["train"]):

@@ -154,6 +154,7 @@ def open_run(
     verify_files(folder, ["rows/meta.json"])
     if run.method == "full" and adapted:  # the whole model is saved: the base is not needed
         found = str(saved)
+        run = run.with_(added_tokens=[], rope_scaling=None)  # it has them
     else:
         found, notes = find_base(folder, run, record, model)
     meta = folder.meta()

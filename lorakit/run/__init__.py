@@ -18,10 +18,6 @@ from lorakit.run.contradictions import OF_ADAPTER
 
 Auto = Literal["auto"]
 Number = TypeVar("Number", int, float)
-KEPT = (
-    "/content/drive/MyDrive",
-    "/kaggle/working",
-)  # what outlives a session of Colab (its Drive) and of Kaggle
 Natural = Annotated[int, Field(ge=0)]  # 0, 1, 2, …
 Positive = Annotated[int, Field(ge=1)]  # 1, 2, 3, …
 # What may differ between a cut run and its continuation; everything else must match.
@@ -37,11 +33,6 @@ FREE_TO_CHANGE = {
     "samples",
     "general_questions",
 }
-
-
-def home() -> str:
-    """Where runs are kept unless a folder is named."""
-    return next((f"{folder}/outputs" for folder in KEPT if Path(folder).is_dir()), "outputs")
 
 
 class Run(BaseModel):
@@ -203,6 +194,8 @@ class Run(BaseModel):
     loraplus_ratio: variants.Ratio = 1.0
     layers_to_transform: variants.Layers = None
     train_embeddings: variants.Embeddings = False
+    added_tokens: variants.Tokens = []
+    rope_scaling: variants.Rope = None
     neftune_alpha: variants.Noise = None
     optimizer: variants.Optimizer = "adamw"
     learning_rate: Annotated[float, Field(gt=0)] | Auto = Field(
@@ -283,7 +276,7 @@ class Run(BaseModel):
         None, gt=0, description="Stops with a checkpoint before this many minutes have passed."
     )
     output_dir: str = Field(
-        default_factory=home,
+        default_factory=values.home,
         description="Folder that holds the runs; auto: Google Drive on Colab, /kaggle/working on "
         "Kaggle, else `outputs`.",
     )
@@ -343,6 +336,11 @@ class Run(BaseModel):
     def folder(self) -> Path:
         """`output_dir/name`, where everything of this run is kept."""
         return Path(self.output_dir) / self.name
+
+    @property
+    def trains_embeddings(self) -> bool:
+        """Whether embeddings and head are trained beside an adapter: as asked for, or for the tokens added."""
+        return self.method == "lora" and (self.train_embeddings or bool(self.added_tokens))
 
     def with_(self, **changes: Any) -> Run:
         """A copy with some settings changed, checked like a new one.

@@ -17,6 +17,11 @@ from lorakit.common.errors import LorakitError
 
 NUMBER = r"[-+]?(?:(?:0|[1-9]\d*)(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?"  # 16, 0.5, 1e-4; not 010
 
+KEPT = (
+    "/content/drive/MyDrive",
+    "/kaggle/working",
+)  # what outlives a session of Colab (its Drive) and of Kaggle
+
 
 @cache
 def numeric(settings: type[BaseModel]) -> frozenset[str]:
@@ -77,3 +82,8 @@ def load(path: Path) -> dict[str, Any]:
             f"{path}: expected 'setting: value' lines, found {type(settings).__name__}"
         )
     return {str(k): v for k, v in settings.items()}
+
+
+def home() -> str:
+    """Where runs are kept unless a folder is named."""
+    return next((f"{folder}/outputs" for folder in KEPT if Path(folder).is_dir()), "outputs")

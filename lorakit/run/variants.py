@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 if TYPE_CHECKING:
     from lorakit.run import Run
@@ -17,6 +17,7 @@ VARIANTS = (
     "layers_to_transform",
     "train_embeddings",
     "neftune_alpha",
+    "added_tokens",
 )
 Weight = Annotated[float, Field(gt=0)]
 Data = Annotated[
@@ -33,8 +34,20 @@ Replay = Annotated[
         "less is forgotten."
     ),
 ]
+
+
+def _without_loftq(value: object) -> object:
+    if value == "loftq":
+        raise ValueError(
+            "adapter_init='loftq' makes up for the rounding of a quantized base, and every merge and export here is "
+            "into the unquantized weights, where that correction would be an error; leave it out, or take eva"
+        )
+    return value
+
+
 Init = Annotated[
     Literal["default", "gaussian", "pissa", "olora", "eva"],
+    BeforeValidator(_without_loftq),
     Field(
         description="How the adapter starts. default, gaussian: without effect. pissa (arXiv 2404.02948): with the "
         "largest singular parts of each weight. olora (arXiv 2406.01775): with the first of its QR factors. Both are "
@@ -75,6 +88,21 @@ Embeddings = Annotated[
         "language needs. Tied weights become two matrices."
     ),
 ]
+Tokens = Annotated[
+    list[Annotated[str, Field(pattern=r"\S")]],
+    Field(
+        description="Texts that become tokens of their own. Each starts as the mean of its former pieces; embeddings "
+        "and head are trained whole, as train_embeddings does."
+    ),
+]
+Factor = Annotated[float, Field(gt=1)]
+Rope = Annotated[
+    Factor | dict[Literal["linear", "yarn"], Factor] | None,
+    Field(
+        description="Times as many positions as the base has, by scaling RoPE: {yarn: 4} (arXiv 2309.00071), "
+        "{linear: 2} or 2 (arXiv 2306.15595). max_length may use them; exports carry them."
+    ),
+]
 Joined = Annotated[
     bool,
     Field(
@@ -106,8 +134,18 @@ def refuse(run: Run, clash: Callable[[Run, str, str, str], None]) -> None:
         clash(run, "replay", "data", "replay leaves data no share of the target tokens")
     if run.layers_to_transform == []:
         raise ValueError("layers_to_transform=[] leaves no layer to train; null: all")
-    if run.train_embeddings and run.fake_quantization != "none":
-        clash(run, "train_embeddings", "fake_quantization", "trained embeddings are not rounded")
+    if run.trains_embeddings and run.fake_quantization != "none":
+        name = "train_embeddings" if run.train_embeddings else "added_tokens"
+        clash(run, name, "fake_quantization", "trained embeddings are not rounded")
+    if len({*run.added_tokens}) < len(run.added_tokens):
+        raise ValueError(f"added_tokens={run.added_tokens!r} names one twice")
+    if isinstance(run.rope_scaling, dict) and len(run.rope_scaling) != 1:
+        raise ValueError(f"rope_scaling={run.rope_scaling!r}: name one way of scaling")
+    for name in ("added_tokens", "rope_scaling"):
+        if getattr(run, name) and run.quantization == "gguf":
+            clash(
+                run, name, "quantization", "the blocks of the file are those of the base as it is"
+            )
     if run.adapter_init in ("pissa", "olora"):
         why = "the adapter begins with a part of the unquantized weights, which it is taken out of"
         if run.quantization not in ("auto", "none"):

@@ -19,8 +19,9 @@ from lorakit.data.example import Example, Rejected
 from lorakit.data.matching import columns_of
 from lorakit.data.report import DataReport
 from lorakit.data.sources import Source, media_paths, of_run, shares
-from lorakit.models import base_model, served
+from lorakit.models import served
 from lorakit.models.base_model import BaseModel
+from lorakit.models.derived import base_of
 from lorakit.run import Run
 from lorakit.tasks import rows
 from lorakit.tasks.joined import joined
@@ -137,7 +138,7 @@ def prepare(run: Run) -> Prepared:
     sources = of_run(
         run.data, run.validation_data, run.test_data, run.format, run.replay, run.media_folder
     )
-    base = base_model.of(run.model, run.chat_template)
+    base = base_of(run)
     if (limit := base.fitting(run)) < run.max_length:
         run = run.with_(max_length=limit)
     key = _key(run, sources, base)

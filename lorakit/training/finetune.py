@@ -65,7 +65,7 @@ def finetune(run: Run, alone: str = "", facts: Facts | None = None) -> RunFolder
         plan.refuse()
         attempt.writes = world.broadcast_from_rank0(lambda: not resume.finished(plan, folder))
         if not attempt.writes and folder.writable and not folder.settings.exists():
-            plan.settings.write(folder.settings)
+            plan.settings.with_(model=plan.asked.model).write(folder.settings)
         if attempt.writes:
             begin(plan, folder)
             if run.folds and not run.fold:
@@ -151,13 +151,13 @@ def load(plan: Setup, folder: RunFolder, world: World) -> Session:
         _phase(folder, f"max_updates: {extended.reason}")
     if folder.writable:
         with atomic_write(folder.settings) as part:
-            session.run.write(part)
+            session.run.with_(model=plan.asked.model).write(part)
     trained = parent(plan.asked.model)
     folder.note(
         choices=choices,
         parent=trained.note() if trained else None,
         base_sha256=plan.base.hash,
-        base=identity.note(plan.settings.model, folder.path, plan.base.reader_hash),
+        base=identity.note(plan.asked.model, folder.path, plan.base.reader_hash),
         parameters=sum(n for n, _ in sizes.values()),
         trained_parameters=sum(n for n, on in sizes.values() if on),
         updates_planned=len(session.batches),

@@ -279,7 +279,7 @@ def test_a_system_column_stands_first_unless_a_turn_does():
         (
             prompt_completion,
             {"prompt": "x", "completion": True},
-            "'completion' is bool, expected text",
+            "'completion' is true, expected text",
         ),
         (
             prompt_completion,

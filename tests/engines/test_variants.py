@@ -231,7 +231,7 @@ def test_a_missing_schedulefree_is_named_before_training(monkeypatch):
         ({"train_embeddings": True, "fake_quantization": "q8_0"}, "train_embeddings=True and fake_q"),
         ({"layers_to_transform": []}, "leaves no layer to train"),
         ({"layers_to_transform": [-1]}, "greater than or equal to 0"),
-        ({"adapter_init": "loftq"}, "adapter_init='loftq'"),
+        ({"adapter_init": "loftq"}, "adapter_init='loftq'.*into the unquantized weights"),
         ({"neftune_alpha": 0}, "greater than 0"),
         ({"loraplus_ratio": 0.5}, "greater than or equal to 1"),
     ],

@@ -55,6 +55,11 @@ def text_of(
         raise BadRow(f"{name!r} is {'null' if value is None else 'NaN'}")
     if number and type(value) in (int, float):
         return number_text(value)
+    if number and isinstance(value, bool):
+        word = str(value).lower()
+        raise BadRow(
+            f"{name!r} is {word}, expected text: write the word to be said, e.g. {'yes' if value else 'no'}"
+        )
     if not isinstance(value, str):
         raise BadRow(f"{name!r} is {type(value).__name__}, expected text")
     if not empty and not value.strip():

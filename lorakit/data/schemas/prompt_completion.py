@@ -15,7 +15,7 @@ from lorakit.data.schemas.messages import conversation
 GIVES = "messages"
 RICHNESS = 30
 REQUIRED = (
-    ("prompt", "question", "query", "problem", "input", "user", "human"),
+    ("prompt", "question", "query", "problem", "input", "inputs", "user", "human"),
     prompts.ANSWER,
 )
 OPTIONAL = prompts.INPUT + prompts.BESIDE + marks.NAMES + tuple(prompts.LETTERS)

@@ -40,7 +40,7 @@ def with_adapter(
         except Exception as error:  # PEFT checks little: damaged files raise almost anything
             raise adapter_refused(adapter, run.model, error) from None
     targets = targeted(model, run, spec)
-    if run.train_embeddings:
+    if run.trains_embeddings:
         heads = [*heads, *variants.embeddings_of(model)]
     experts = (
         []

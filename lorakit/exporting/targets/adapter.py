@@ -68,7 +68,11 @@ def write(source: Source, folder: Path, type_: str) -> list[str]:
         place = folder / _name(each) if together else folder
         shutil.copytree(each.saved, place, dirs_exist_ok=True)
     names = ", ".join(map(_name, (source, *together)))
-    return [f"adapters to switch by name: {names}"] if together else []
+    added = source.run.added_tokens or source.run.rope_scaling
+    own = [
+        "its base has added tokens or scaled RoPE; where it is not made again, export --to merged"
+    ]
+    return [f"adapters to switch by name: {names}"] * bool(together) + own * bool(added)
 
 
 class Switched(TransformersModel):
