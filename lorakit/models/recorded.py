@@ -82,7 +82,9 @@ def verify_saved(folder: RunFolder, saved: Path) -> None:
     """
     verify_files(folder, [saved.name])
     recorded = folder.record.get("files")
-    for path in sorted(saved.rglob("*")) if recorded is not None else ():
+    if recorded is None:
+        return
+    for path in sorted(saved.rglob("*")):
         ours = path.relative_to(folder.path).as_posix() in recorded
         if ours or (path.is_dir() and not path.is_symlink()):
             continue

@@ -11,7 +11,7 @@ from helpers.pictures import trained
 from PIL import Image
 
 from lorakit.common.errors import LorakitError
-from lorakit.models import identity
+from lorakit.models import base_model, identity
 from lorakit.results.open_run import open_run
 
 WEIGHTS = "adapter/adapter_model.safetensors"
@@ -112,3 +112,10 @@ def test_pictures_are_read_as_the_run_was_trained_whatever_the_base_says_now(
     settings.write_text(json.dumps(content))
     after = open_run(run).engine().processor(picture)["pixel_values"]
     assert np.array_equal(before, after)
+
+
+def test_a_base_that_says_what_it_was_made_of_is_known_by_its_weights(base, tmp_path):
+    folder = shutil.copytree(base, tmp_path / "base")
+    plain = identity.base(str(folder))
+    base_model.note_origin(folder, {"base": ["a", "b"]})
+    assert identity.base(str(folder)) == plain
