@@ -23,7 +23,6 @@ from lorakit.data import sources
 from lorakit.data.example import Example
 from lorakit.machine import hardware
 from lorakit.machine.hardware import Facts
-from lorakit.models import spec
 from lorakit.notebook.studio import uploads
 from lorakit.notebook.studio.children import EXPORT, PUSH, SUSPICIOUS, answers_of
 from lorakit.notebook.studio.incoming import usable
@@ -44,7 +43,6 @@ OWN = "+studio"  # of the folder of runs: no run can have this name, so deleting
 PATHS = (  # settings that name files
     "data", "replay", "validation_data", "test_data", "media_folder", "chat_template", "model",
 )  # fmt: skip
-HUB = re.compile(r"[\w][\w.\-]*/[\w][\w.\-]*")  # owner/name
 EMBEDDED = 100_000_000  # bytes of a download that travels inside the page
 
 
@@ -112,18 +110,10 @@ class Desk:
             return {self._confined(name, path): share for path, share in value.items()}
         if isinstance(value, list):
             return [self._confined(name, path) for path in value]
-        if self._elsewhere(name, value):
+        if uploads.elsewhere(name, value):
             return value
         found = value if name == "model" else sources.find(value) or value
         return str(uploads.inside(found, self.roots))
-
-    def _elsewhere(self, name: str, value: str) -> bool:
-        """Whether a name stands for something that is no file here: a known model, an id of the hub."""
-        if name == "model" and value in spec.known():
-            return True
-        if name in ("media_folder", "chat_template"):
-            return False
-        return bool(HUB.fullmatch(value)) and not os.path.lexists(value) and ".." not in value
 
     def _inside(self, value: Any) -> None:
         """Refuses a path out of the project's folders in the options of a format."""
@@ -404,12 +394,3 @@ def _score(scores: dict[str, dict]) -> str:
     """`exact match 0 → 0.92`, where there are scores."""
     name = primary(scores)
     return change(name, scores[name]) if name else ""
-
-
-def size(path: Path) -> int:
-    """Bytes of a file, or of all files of a folder."""
-    return (
-        path.stat().st_size
-        if path.is_file()
-        else sum(p.stat().st_size for p in path.rglob("*") if p.is_file())
-    )
