@@ -16,6 +16,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
+from lorakit.common import hub
 from lorakit.common.errors import LorakitError
 from lorakit.common.files import cache, file_hash, state
 from lorakit.models import gguf
@@ -66,6 +67,12 @@ class BaseModel:
 
         known = self.spec.config
         return AutoConfig.for_model(**known) if known else self.config
+
+    @cached_property
+    def sizes_key(self) -> str:
+        """What `sizes` is made of: of a model known by name without importing transformers, which takes seconds."""
+        known = self.spec.config
+        return json.dumps(known, sort_keys=True) if known else self.config.to_json_string()
 
     @property
     def tokenizer(self) -> Any:
@@ -189,7 +196,9 @@ def _config(model: str, where: str) -> Any:
 
     refuse_sizes(model, Path(where))
     try:
-        return AutoConfig.from_pretrained(where, trust_remote_code=False)
+        return AutoConfig.from_pretrained(
+            where, trust_remote_code=False, local_files_only=hub.kept_only(where)
+        )
     except Exception as error:  # transformers checks little: damaged files raise almost anything
         raise unusable(model, error) from None
 

@@ -121,7 +121,8 @@ def install(model: Any, form: str = "none") -> Counter[str]:
             continue  # each adapter sees its input through a dropout of its own
         act = gated.name_of(getattr(module, "act_fn", None))
         names = ["gate_proj", "up_proj", "down_proj"]
-        if act and list(parts) == [*names, "act_fn"] and (mlp := all_of(parts, names)):
+        mlp = all_of(parts, names) if list(parts) == [*names, "act_fn"] else []
+        if act and mlp and gated.is_gated(module, act):
             found["gated MLP"] += 1
             _mlp(module, Group(mlp[:2], copies), Group(mlp[2:], copies), act)
         attention = all_of(parts, ["q_proj", "k_proj", "v_proj"])
