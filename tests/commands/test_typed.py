@@ -179,3 +179,12 @@ def test_a_missing_file_keeps_its_fields(tmp_path):
     with pytest.raises(LorakitError) as error:
         settings.present(str(tmp_path / "rows.csv"))
     assert error.value.where == str(tmp_path / "rows.csv") and error.value.cure is None
+
+
+def test_what_rows_and_names_hold_does_not_command_a_terminal():
+    """Titles, the clipboard and the cursor are left alone; colours and lines of progress pass."""
+    stream = io.StringIO()
+    stream.isatty = lambda: True
+    terminal.shielded(stream)
+    print("a\x1b]0;title\x07b\x1b[2Jc\x9bd\x1b[1;31me\x1b[0m\r\x1b[K\tf", file=stream)
+    assert stream.getvalue() == "a�]0;title�b�[2Jc�d\x1b[1;31me\x1b[0m\r\x1b[K\tf\n"
