@@ -27,7 +27,7 @@ ASKED = re.compile(
 # What it is to be answered with.
 ANSWERED = re.compile(
     r"(\w+_)?(answer|response|completion|outputs?|targets?|reply|solution|summary|highlights|abstract|translation|doctor"
-    r"|sql|code|antwort|réponse|reponse|respuesta|risposta|resposta|ответ|答案|回答|答え|جواب)"
+    r"|sql|code|corrected|antwort|réponse|reponse|respuesta|risposta|resposta|ответ|答案|回答|答え|جواب)"
 )
 # What says where a row is from, and nothing that could be learnt.
 APART = re.compile(
@@ -97,13 +97,22 @@ def _wanted(schemas: Mapping[str, ModuleType]) -> str:
 def columns_for(rows: Sequence[Example]) -> str:
     """A value of the setting `columns` for these rows, by names and values; "" where no column holds text."""
     values = _values(rows[:LOOKED_AT])
-    strings = [p for p in values if isinstance(values[p][0], str) and _last(p) not in SYSTEM]
+    strings = [
+        p
+        for p in values
+        if isinstance(values[p][0], str)
+        and not APART.fullmatch(_last(p))
+        and _last(p) not in SYSTEM
+    ]
     texts = [p for p in strings if _is_text(p, values[p])] or strings
     if choices := _with_choices(values, texts):
         return choices
-    answers = [path for path in texts if ANSWERED.fullmatch(_last(path))]
+    answers = [
+        p for p in texts if ANSWERED.fullmatch(_last(p)) or meanings.RIGHT.fullmatch(_last(p))
+    ]
     classes = [path for path in values if path not in answers and _is_class(path, values[path])]
     if answers:
+        answers.sort(key=lambda path: not meanings.RIGHT.fullmatch(_last(path)))
         # Of "question" and "sql" the last is the answer; of several answers the first (`best_answer`).
         answer = answers[0] if len(answers) < len(texts) else answers[-1]
         asked = [p for p in texts if p not in answers] or [p for p in texts if p != answer]
@@ -119,7 +128,8 @@ def columns_for(rows: Sequence[Example]) -> str:
     if said:
         answer = max(said, key=lambda path: sum(len(str(v)) for v in values[path]))
         return f"{{prompt: {_filled([prompt])}, answer: {_filled([answer])}}}"
-    return f"{{text: {_filled(texts)}}}" if len(texts) == 1 else ""
+    whole = not any(isinstance(value[0], (list, dict)) for value in values.values())
+    return f"{{text: {_filled(texts)}}}" if len(texts) == 1 and whole else ""
 
 
 def _with_choices(values: Mapping[str, list[Any]], texts: Sequence[str]) -> str:
@@ -156,7 +166,7 @@ def _last(path: str) -> str:
 def _is_text(path: str, values: Sequence[Any]) -> bool:
     """Whether a column holds texts that differ, and not where the row is from."""
     words = [v for v in values if isinstance(v, str)]
-    if len(words) * 2 <= len(values) or APART.fullmatch(_last(path)):
+    if len(words) * 2 <= len(values):
         return False
     if ASKED.fullmatch(_last(path)) or ANSWERED.fullmatch(_last(path)):
         return True

@@ -10,7 +10,7 @@ from typing import Any
 
 from lorakit.common import registry
 from lorakit.common.errors import BadRow, LorakitError, did_you_mean
-from lorakit.data import advice, meanings, split_column
+from lorakit.data import advice, kinds, meanings, split_column
 from lorakit.data.example import Example
 from lorakit.data.meanings import Choices, canonical
 from lorakit.data.report import listed
@@ -196,7 +196,7 @@ def find_schema(
         for n, m in schemas.items()
         if _fitting(rows, m) * 2 > len(rows) and (not hasattr(m, "fits") or m.fits(rows))
     }
-    meanings.refuse_by_name(rows, common, fits)
+    kinds.refuse_by_name(rows, common, fits)
     if not fits:
         own = given or rows
         raise advice.no_schema(own, Counter(n for row in own for n in row.fields), schemas)

@@ -5,9 +5,7 @@ Such a column is used, or the file is refused with the setting that decides abou
 
 from __future__ import annotations
 
-import math
 import re
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
@@ -67,6 +65,14 @@ ANSWERS = re.compile(
     "|".join(prompts.ANSWER)
     + r"|summary|highlights|abstract|target|translation|reply|question|instruction|prompt"
 )
+# The right answer beside one that a model gave.
+RIGHT = re.compile(
+    r"(ground_truth|reference|gold|expected|ideal|correct)s?(_(answer|output|response|completion|label)s?)?"
+)
+# What people who looked a row through say of it, whatever the column's name.
+LOOKED = frozenset(
+    ("accept", "accepted", "reject", "rejected", "ignore", "ignored", "approved", "declined")
+)
 FALSE, TRUE = ("false", "no", "bad", "rejected"), ("true", "yes", "good", "chosen", "accepted")
 # The same of a column that is no label: of that, "positive" is a class.
 AGAINST = (
@@ -80,9 +86,25 @@ AGAINST = (
     "disliked",
     "negative",
     "👎",
+    "reject",
+    "ignore",
+    "ignored",
+    "declined",
 )
-FOR = (*TRUE, "correct", "right", "valid", "thumbs_up", "up", "like", "liked", "positive", "👍")
-MANY = 20  # numbers that differ, from which they are measured rather than classes
+FOR = (
+    *TRUE,
+    "correct",
+    "right",
+    "valid",
+    "thumbs_up",
+    "up",
+    "like",
+    "liked",
+    "positive",
+    "👍",
+    "accept",
+    "approved",
+)
 NUMBER = re.compile(r"\s*[-+]?[\d.,]+\s*")
 
 
@@ -180,6 +202,8 @@ def _judges(name: str, values: Sequence[Any], schema: ModuleType) -> bool:
     if schema.GIVES == "text":  # beside a text such a column may be its class
         return False
     words = all(isinstance(value, str) for value in values)
+    if words and {canonical(value) for value in values} <= LOOKED:
+        return True
     return bool(
         FAULTS.fullmatch(name) or (words and (REMARKS.fullmatch(name) or SCORES.fullmatch(name)))
     )
@@ -204,6 +228,8 @@ def _beside(
     if schema.GIVES == "messages" and THOUGHTS.fullmatch(name):  # noqa: SIM102
         if words or all(isinstance(value, list) for value in values):
             return ("may hold the reasoning", f"use it with columns: {{reasoning: {column}}}")
+    if schema.GIVES == "messages" and RIGHT.fullmatch(name) and words:
+        return ("may be the right answer", f"train it with columns: {{answer: {column}}}")
     if schema.GIVES == "messages" and name == "text" and words and "text" not in schema.REQUIRED[0]:
         asked = next((n for n in schema.REQUIRED[0] if n in rows[0].fields), "")
         question = rows[0].fields.get(asked)
@@ -330,63 +356,3 @@ def rejecter(
 
 def _shown(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) or value is None else repr(value)[:40]
-
-
-def refuse_by_name(
-    rows: Sequence[Example], common: set[str], fits: Mapping[str, ModuleType]
-) -> None:
-    """Raises `LorakitError` for data of a kind that no schema of these takes, named as what it is."""
-    file = rows[0].file
-    takes_pairs = any("chosen" in names for m in fits.values() for names in m.REQUIRED)
-    if {"chosen", "rejected"} <= common and not takes_pairs:
-        raise LorakitError(
-            "these look like preference pairs (chosen, rejected), and only one answer to a question can be trained",
-            where=file,
-            setting="columns",
-            cure="train the good answers alone with columns: {prompt: prompt, answer: chosen} and "
-            "ignore_columns: [rejected]",
-        )
-    if "messages" in fits or "prompt_completion" in fits:
-        return
-    labels = {n for m in fits.values() if hasattr(m, "LABELS") for n in m.REQUIRED[1]}
-    for name in sorted(common & {"label", "labels", *labels}):
-        values = [v for v in (row.fields.get(name) for row in rows) if v is not None]
-        if several := _several(values):
-            raise LorakitError(
-                f"several labels per row in {name!r} (multi-label classification), e.g. {several!r}: "
-                "one class of each row can be trained",
-                where=file,
-                setting="columns",
-                cure="give each row one label, or write the labels as the answer of a question",
-            )
-        parts = [v for v in values if _fraction(v)]
-        some = len(parts) > 1 and len(parts) * 10 >= len(values)
-        if some and (isinstance(parts[0], float) or len({*map(str, values)}) > MANY):
-            raise LorakitError(
-                f"{name!r} holds numbers such as {parts[0]!r} (regression): classes can be trained, numbers cannot",
-                where=file,
-                setting="columns",
-                cure="round or bin the numbers into classes, or write them as the answer of a question",
-            )
-
-
-def _fraction(value: Any) -> bool:
-    """Whether this is a number with a part behind the point."""
-    if isinstance(value, str) and re.fullmatch(r"-?\d*\.\d+", value.strip()):
-        value = float(value)
-    return isinstance(value, float) and math.isfinite(value) and not value.is_integer()
-
-
-def _several(values: Sequence[Any]) -> Any:
-    """A list of several labels, or labels joined by a sign that other rows have too ("water,food"); else ""."""
-    lists = [v for v in values if isinstance(v, list)]
-    long = [v for v in lists if len(v) != 1]
-    if long and (len(lists) == len(values) or len(long) * 2 > len(values)):
-        return long[0]
-    words = {v for v in values if isinstance(v, str)}
-    for sign in ",;|":
-        counts = Counter(part.strip() for v in words for part in {*v.split(sign)})
-        for value in sorted(v for v in words if sign in v):
-            if all(counts[part.strip()] > 1 for part in value.split(sign)):
-                return value
-    return ""

@@ -13,7 +13,7 @@ from lorakit.commands import COMMANDS, settings, terminal
 from lorakit.common.errors import LorakitError
 from lorakit.machine.hardware import Card, Facts
 from lorakit.models import catalogue
-from lorakit.planning.suspicious import suspicious
+from lorakit.planning.unusual import unusual
 from lorakit.run import Run
 
 
@@ -116,7 +116,7 @@ def test_questions_without_an_answer_end_with_a_message(monkeypatch, capsys, tmp
     ],
 )
 def test_a_setting_that_looks_like_a_mistake_is_named_before_training(given, said):
-    warnings = suspicious(Run(data="x.jsonl", **given), rows=40)
+    warnings = unusual(Run(data="x.jsonl", **given), rows=40)
     assert not warnings if said is None else any(said in warning for warning in warnings)
 
 

@@ -1,5 +1,6 @@
 """Rows in the form of well-known public data sets, written anew: read for what they mean, or refused with columns that fit."""
 
+import json
 import random
 
 import pytest
@@ -60,6 +61,23 @@ READ = {
         "messages",
         ["problem", "solution"],
     ),
+    "Langfuse": (
+        lambda i: {
+            "input": json.dumps({"messages": [{"role": "user", "content": said()}]}),
+            "output": json.dumps({"role": "assistant", "content": said()}),
+        },
+        "prompt_completion",
+        [],
+    ),
+    "lists as text": (lambda i: {"prompt": "[3, 1]", "completion": "[1, 3]"}, "prompt_completion", []),
+    "Prodigy": (
+        lambda i: {"text": said(), "label": "ab"[i % 2], "answer": ("accept", "reject", "ignore")[i % 3]},
+        "text_label",
+        [],
+    ),
+    "questions and answers in a text": (lambda i: {"text": f"Question: {said()}\nAnswer: {said()}"}, "templated", []),
+    "users and assistants in a text": (lambda i: {"text": f"User: {said()}\nAssistant: {said()}"}, "templated", []),
+    "a line of prose": (lambda i: {"text": f"A: {said()}\nQ: {said()}"}, "text", []),
     "banking77": (lambda i: {"text": said(), "label": i % 7, "label_text": f"c{i % 7}"}, "text_label", ["label"]),
 }  # fmt: skip
 # name: (a row by its number, the column that decides, what to do about it)
@@ -98,6 +116,11 @@ REFUSED = {
         lambda i: {"instruction": said(), "question": said(), "answer": said()},
         "question",
         "columns: {prompt: '{question} {instruction}', answer: …}",
+    ),
+    "Ragas": (
+        lambda i: {"question": said(), "answer": said(), "ground_truth": said()},
+        "ground_truth",
+        "columns: {answer: ground_truth}",
     ),
     "Yelp": (lambda i: {"stars": i % 5 + 1, "text": said()}, "stars", "columns: {label: stars}"),
     "reviews without pictures": (
@@ -147,6 +170,8 @@ ADVISED = {
 }  # fmt: skip
 # No text in them is an answer.
 WITHOUT = {
+    "Label Studio": lambda i: {"id": i, "data": {"text": said()}, "annotations": [{"result": []}]},
+    "SQuAD's own file": lambda i: {"title": said(2), "paragraphs": [{"context": said()}]},
     "CoNLL": lambda i: {"tokens": ["a", "b"], "ner_tags": [0, 1]},
     "DROP": lambda i: {"passage": said(30), "question": said(), "answers_spans": {"spans": [said()]}},
 }  # fmt: skip
@@ -191,6 +216,25 @@ def test_where_nothing_can_be_advised_nothing_is(name):
         LorakitError, match="Write rows with a prompt and its completion, or a text"
     ):
         match(rows_of(WITHOUT[name]), None, Choices())
+
+
+def test_a_log_of_calls_is_a_conversation():
+    make, schema, _ = READ["Langfuse"]
+    found = registry.load("schemas", schema).convert(make(0))["messages"]
+    assert [t["role"] for t in found] == ["user", "assistant"] and "{" not in found[0]["content"]
+
+
+def test_what_prodigys_user_did_not_accept_is_left_out():
+    rows = rows_of(READ["Prodigy"][0])
+    found = match(rows, None, Choices())
+    assert found.reject(rows[0].fields) == ""
+    assert found.reject(rows[1].fields) == "'answer' is 'reject': the row is not marked as good"
+
+
+def test_examples_inside_a_prompt_stay_one_question():
+    row = {"prompt": "Q: one\nA: two\nQ: three\nA:", "completion": "four"}
+    found = registry.load("schemas", "prompt_completion").convert(row)["messages"]
+    assert [t["content"] for t in found] == [row["prompt"], "four"]
 
 
 def test_an_answer_of_true_or_false_is_to_be_a_word():

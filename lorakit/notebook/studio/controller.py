@@ -30,7 +30,7 @@ from lorakit.notebook.studio.talk import Talk
 from lorakit.planning.check import Checked, check
 from lorakit.planning.clean_copy import fix
 from lorakit.planning.setup import setup
-from lorakit.planning.suspicious import suspicious
+from lorakit.planning.unusual import unusual
 from lorakit.results.evidence.suspicious import table_path
 from lorakit.results.logs import read as read_log
 from lorakit.results.verdict import change, primary
@@ -191,7 +191,7 @@ class Desk:
         """What the next run needs. Raises `LorakitError` when it cannot fit, naming settings that would."""
         found = setup(self.run, self.facts)
         found.refuse()
-        warnings = suspicious(self.run, len(found.prepared.rows["train"]))
+        warnings = unusual(self.run, len(found.prepared.rows["train"]))
         need = found.peak_memory["total"]
         return Plan(need, self.facts.device_memory, found.updates, found.seconds()[0], warnings)
 
