@@ -55,6 +55,14 @@ def test_a_sound_that_would_fill_the_memory_is_refused_before_it_is_decoded(tmp_
         media.examined("a.flac", "sound", [tmp_path])
 
 
+@pytest.mark.parametrize("rate", [1, 99_999_989])
+def test_a_rate_that_no_sound_has_is_refused_before_it_is_resampled(tmp_path, rate):
+    soundfile = pytest.importorskip("soundfile")
+    soundfile.write(tmp_path / "a.wav", np.ones(100) / 2, rate)
+    with pytest.raises(BadRow, match=f"a.wav: {rate:,} samples a second"):
+        media.examined("a.wav", "sound", [tmp_path])
+
+
 def test_rows_out_of_an_archive_go_with_a_killed_process_too(tmp_path):
     with zipfile.ZipFile(tmp_path / "rows.zip", "w") as archive:
         archive.writestr("rows.csv", "prompt,answer\na,b\n")

@@ -10,6 +10,7 @@ import pytest
 from helpers.pictures import trained
 from PIL import Image
 
+import lorakit
 from lorakit.common.errors import LorakitError
 from lorakit.models import base_model, identity
 from lorakit.results.open_run import open_run
@@ -38,6 +39,19 @@ def test_a_link_whose_target_bears_the_recorded_hash_as_its_name_is_read_all_the
     path.unlink()
     path.symlink_to(other)
     refused(copied, "has changed since the run saved it")
+
+
+def test_a_finished_run_whose_adapter_changed_is_not_called_done_again(copied):
+    path = copied / WEIGHTS
+    content = changed(path)
+    path.unlink()
+    path.write_bytes(content)
+    run = lorakit.Run.read(
+        copied.settings, name=copied.path.name, output_dir=str(copied.path.parent)
+    )
+    with pytest.raises(LorakitError, match="has changed since the run saved it"):
+        lorakit.finetune(run)
+    assert copied.status == "done"
 
 
 def test_the_hub_s_own_cache_is_taken_at_its_word(tmp_path, monkeypatch):
