@@ -3,8 +3,8 @@ none does, they stand before the first question.
 
 {"image": "rust.jpg", "messages": [{"role": "user", "content": "What?"}, {"role": "assistant", "content": "Rust."}]}
 
-Or each part holds its own picture: {"type": "image", "image": "rust.jpg"}, or as OpenAI stores them,
-{"type": "image_url", "image_url": {"url": "data:image/jpeg;base64,…"}}.
+Or each part holds its own picture: {"type": "image", "image": "rust.jpg"}, or, as OpenAI stores it,
+an address that holds the file: {"type": "image_url", "image_url": {"url": "data:image/jpeg;base64,…"}}.
 """
 
 from __future__ import annotations
