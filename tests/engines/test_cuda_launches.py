@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from helpers.cuda_reference import claimed
 from helpers.engines import SMALL, noise, settings
 from helpers.launches import CARD, Copies, Launches
@@ -9,6 +10,7 @@ from helpers.models import save_base
 from transformers import LlamaConfig
 
 from lorakit.engines.torch import load
+from lorakit.engines.torch.kernels import adapted
 from lorakit.tasks.batches import collate
 
 # Of a layer, forward and backward, before adapters were cast once an update and norms had kernels of their own;
@@ -39,6 +41,24 @@ def test_launches_and_waits_of_an_update(tmp_path, precision):
     assert layer <= 0.7 * before
     assert update_many.total == update_few.total
     assert not many.waits and not update_many.waits  # but the list of loss and norm, in one read
+
+
+def test_adapters_are_cast_once_an_update(base, monkeypatch):
+    casts, plain = [], adapted.Copies.refresh
+    monkeypatch.setattr(
+        adapted.Copies, "refresh", lambda self, dtype: casts.append(dtype) or plain(self, dtype)
+    )
+    with claimed((9, 0)):
+        engine = load(settings(base, precision="bf16"))
+        for _ in range(3):
+            casts.clear()
+            for seed in range(3):
+                total, count = engine.backward(collate(noise(30, 20, seed=seed), range(2)))
+            engine.update(1e-4, engine.reduce(total, count)[1])
+            engine.predict(collate(noise(9), range(1)))  # of the new weights
+    assert casts == [
+        torch.bfloat16
+    ]  # the update's micro-batches had those of the prediction before
 
 
 def weighted(*lengths):
