@@ -13,7 +13,7 @@ from lorakit.data import meanings
 from lorakit.data.example import Example
 from lorakit.data.meanings import canonical
 from lorakit.data.report import LISTED, listed
-from lorakit.data.schemas import SYSTEM, prompts
+from lorakit.data.schemas import PICTURES, SOUNDS, SYSTEM, ends, prompts
 
 # Columns with a list of answers.
 SEVERAL = ("responses", "completions", "answers", "outputs", "generations", "candidates")
@@ -103,10 +103,12 @@ def columns_for(rows: Sequence[Example]) -> str:
         if isinstance(values[p][0], str)
         and not APART.fullmatch(_last(p))
         and _last(p) not in SYSTEM
+        and not meanings.NUMBER.fullmatch(values[p][0])
+        and not ends(values[p][0], (*PICTURES, *SOUNDS))
     ]
     texts = [p for p in strings if _is_text(p, values[p])] or strings
-    if choices := _with_choices(values, texts):
-        return choices
+    if found := _with_choices(values, texts) or _with_media(values, texts):
+        return found
     answers = [
         p for p in texts if ANSWERED.fullmatch(_last(p)) or meanings.RIGHT.fullmatch(_last(p))
     ]
@@ -130,6 +132,18 @@ def columns_for(rows: Sequence[Example]) -> str:
         return f"{{prompt: {_filled([prompt])}, answer: {_filled([answer])}}}"
     whole = not any(isinstance(value[0], (list, dict)) for value in values.values())
     return f"{{text: {_filled(texts)}}}" if len(texts) == 1 and whole else ""
+
+
+def _with_media(values: Mapping[str, list[Any]], texts: Sequence[str]) -> str:
+    """The same for files of sounds and pictures and what is said of them."""
+    for slot, endings in (("audio", SOUNDS), ("image", PICTURES)):
+        files = [p for p in values if all(ends(v, endings) for v in values[p])]
+        said = [p for p in texts if p not in files]
+        classes = [p for p in values if slot == "image" and _is_class(p, values[p])]
+        if files and (said or classes):
+            what = "text" if slot == "audio" else "caption" if said else "label"
+            return f"{{{slot}: {_filled(files[:1])}, {what}: {_filled((said or classes)[:1])}}}"
+    return ""
 
 
 def _with_choices(values: Mapping[str, list[Any]], texts: Sequence[str]) -> str:

@@ -168,8 +168,21 @@ ADVISED = {
     "numbered": (lambda i: {"1": said(20), "2": said()}, "{prompt: '1', answer: '2'}", "prompt_completion"),
     "a system turn and a text": (lambda i: {"system": said(20), "chat": said(30)}, "{text: chat}", "text"),
 }  # fmt: skip
+ADVISED |= {
+    "clips": (
+        lambda i: {"clip": f"{i}.wav", "phrase": said()},
+        "{audio: clip, text: phrase}",
+        "sound_text",
+    ),
+    "plants": (
+        lambda i: {"shot": f"{i}.jpg", "healthy": i % 2},
+        "{image: shot, label: healthy}",
+        "image_label",
+    ),
+}
 # No text in them is an answer.
 WITHOUT = {
+    "pixels": lambda i: {"label": i % 10, "pixel0": str(i), "pixel1": "7"},
     "Label Studio": lambda i: {"id": i, "data": {"text": said()}, "annotations": [{"result": []}]},
     "SQuAD's own file": lambda i: {"title": said(2), "paragraphs": [{"context": said()}]},
     "CoNLL": lambda i: {"tokens": ["a", "b"], "ner_tags": [0, 1]},

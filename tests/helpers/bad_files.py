@@ -144,7 +144,7 @@ UNUSABLE = {
     "headless.csv": ("How much?,Much\nWhere?,There\n", f": the columns How much?, Much {SCHEMA}"),
     "numbers.csv": (
         "1,2\n3,4\n",
-        ": the columns 1, 2 fit no schema (…). …if it is a header, set format: {csv: {header: true}}. Name them …",
+        ": the columns 1, 2 fit no schema (…). …if it is a header, set format: {csv: {header: true}}. Write rows …",
     ),
     # names
     "table.xlsx": (

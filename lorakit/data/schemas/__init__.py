@@ -20,6 +20,8 @@ from typing import Any
 from lorakit.common.errors import BadRow, LorakitError, did_you_mean
 
 HELPERS = ("prompts", "marks")  # modules of this package that are no schemas
+PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+SOUNDS = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".aiff", ".aif")
 # Columns of what the model is told before everything else.
 SYSTEM = (
     "system", "system_prompt", "system_message", "sys_prompt", "system_instruction",
@@ -89,6 +91,11 @@ def medium_of(fields: Mapping[str, Any], names: tuple[str, ...]) -> Any:
     if not held and not (isinstance(value, str) and value.strip()):
         raise BadRow(f"{name!r} is {type(value).__name__}, expected a path")
     return value
+
+
+def ends(value: Any, endings: tuple[str, ...]) -> bool:
+    """Whether a value is the name of a file with one of these endings."""
+    return isinstance(value, str) and value.lower().endswith(endings)
 
 
 def turns(prompt: str, answer: str, system: str = "") -> dict[str, list[dict[str, str]]]:
