@@ -254,6 +254,23 @@ def test_every_family_was_asked():
     assert words - {models.known()[name].config["model_type"] for name in FAMILIES} == {"whisper"}
 
 
+def test_a_linear_layer_that_does_more_is_left_to_peft():
+    """As transformers' routers and grouped layers do."""
+    import peft
+
+    class Doubled(torch.nn.Linear):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    model = torch.nn.Sequential(Doubled(8, 8), torch.nn.Linear(8, 8))
+    model = peft.get_peft_model(model, peft.LoraConfig(target_modules=["0", "1"]))
+    x = torch.randn(3, 8, generator=torch.Generator().manual_seed(0))
+    plain = model(x)
+    found = lora.install(model)
+    assert (found["adapted layers"], found["left to PEFT"]) == (1, 1)
+    assert torch.allclose(model(x), plain)
+
+
 def test_a_gated_mlp_that_does_more_is_left_alone():
     """Gemma 3n's first layers let a twentieth of their activations through."""
     from transformers import Gemma3nTextConfig

@@ -72,8 +72,7 @@ def load(
     run = decided(run)
     spec, world, idle = base_model.spec(run.model), distributed.join(), hardware.resident()
     where = device(world)
-    if where.type == "cpu":
-        hardware.return_large_blocks()
+    hardware.return_large_blocks()
     config = base_model.labelled(base_model.config(run.model), classes)
     kind = served.maker(run.task, config, run.model)
     heads = new_heads(kind, config) if classes else []

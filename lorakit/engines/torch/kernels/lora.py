@@ -160,8 +160,11 @@ def adapted(module: Any, form: str = "none") -> Adapted | None:
         return None
     if module.lora_A[names[0]].bias is not None or module.lora_B[names[0]].bias is not None:
         return None
-    plain = isinstance(base, torch.nn.Linear) and not base.weight.requires_grad
-    return Adapted(module, names[0], form) if plain else None
+    if not isinstance(base, torch.nn.Linear) or base.weight.requires_grad:
+        return None
+    own = type(base).forward is not torch.nn.Linear.forward  # as of routers and grouped layers
+    known = type(module) is Linear4bit or hasattr(base, "read") or not own
+    return Adapted(module, names[0], form) if known else None
 
 
 def _single(group: Group) -> None:
