@@ -38,7 +38,7 @@ def parts(run: Run) -> dict[str, float]:
     found = (linear, counted["weights"] - linear, counted["trained"], counted["working"])
     sizes = dict(zip(PARTS, found, strict=True))
     sizes["total"] = counted["total"]
-    sizes["answers, beside the weights"] = memory.generation(run)
+    sizes["answers, beside the weights"] = memory.generation(run, of)
     sizes["host"] = host_memory.host(run, KAGGLE, of)["total"]
     return {name: size / GIB for name, size in sizes.items()}
 

@@ -16,7 +16,7 @@ from lorakit.commands import (
     start,
     training,
 )
-from lorakit.commands.terminal import coloured
+from lorakit.commands.terminal import coloured, shielded
 from lorakit.common.errors import LorakitError
 from lorakit.common.quiet import quiet
 
@@ -35,6 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a file's name may hold what the terminal cannot show
             stream.reconfigure(errors="backslashreplace")
+        shielded(stream)
     quiet()
     try:
         return options.call(options) or 0

@@ -776,7 +776,7 @@ def test_one_run_and_no_run(capsys, finished, tmp_path):
         (["--data", "nowhere.jsonl"], "nowhere.jsonl: no such file (looked from …)"),
         (
             ["--data", "{f}/wrong.jsonl"],
-            "wrong.jsonl: the columns words fit no schema (…). Name them with `columns`, …",
+            "wrong.jsonl: the columns words fit no schema (…). …",
         ),
         (
             ["--data", "{f}/trained.jsonl"],

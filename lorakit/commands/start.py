@@ -160,7 +160,7 @@ def plan(options: Namespace) -> int:
     run = asked.read(options)
     from lorakit.planning import memory
     from lorakit.planning.setup import setup
-    from lorakit.planning.suspicious import suspicious
+    from lorakit.planning.unusual import unusual
 
     found = setup(run)
     parts, room = found.peak_memory, found.facts.device_memory
@@ -196,7 +196,7 @@ def plan(options: Namespace) -> int:
         f"time: about {spoken(seconds)} of training for {tokens:,} tokens in {found.updates} updates, estimated "
         "from the speed of matrix products on this machine; answering the test rows is not included"
     )
-    for warning in suspicious(run, len(found.prepared.rows["train"])):
+    for warning in unusual(run, len(found.prepared.rows["train"])):
         print(coloured(f"warning: {warning}", "yellow", sys.stdout))
     found.refuse()
     print(

@@ -3,9 +3,25 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import TextIO
 
 CODES = {"bold": 1, "red": 31, "green": 32, "yellow": 33, "quiet": 2}
+
+
+# What moves a terminal's cursor, sets its title or writes its clipboard; colours and progress lines may pass.
+CONTROL = re.compile(r"(\x1b\[[0-9;]*[mKA]|[\t\n\r])|[\x00-\x1f\x7f-\x9f]")
+
+
+def shielded(stream: TextIO) -> None:
+    """Names, rows and answers that a terminal is shown cannot command it: control characters become `�`."""
+    if stream.isatty():
+        write = stream.write
+        stream.write = lambda text: write(CONTROL.sub(_kept, text))  # type: ignore[method-assign]
+
+
+def _kept(found: re.Match) -> str:
+    return found[1] or "\ufffd"
 
 
 def colours(stream: TextIO) -> bool:

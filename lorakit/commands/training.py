@@ -56,9 +56,9 @@ def train(options: Namespace) -> int:
 
 
 def _warned(run) -> None:
-    from lorakit.planning.suspicious import suspicious
+    from lorakit.planning.unusual import unusual
 
-    for warning in suspicious(run):
+    for warning in unusual(run):
         print(coloured(f"warning: {warning}", "yellow", sys.stderr), file=sys.stderr)
 
 

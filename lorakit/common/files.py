@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,12 @@ def sweep(folder: Path, names: str = "**/*") -> None:
                 remove(part)
 
 
+def temporary_folder() -> tempfile.TemporaryDirectory:
+    """A folder for the time of a `with` block; that of a killed process is removed at the next start."""
+    sweep(Path(tempfile.gettempdir()), "lorakit-*")
+    return tempfile.TemporaryDirectory(prefix="lorakit-", suffix=f".part{os.getpid()}")
+
+
 def copy_tree(source: Path, target: Path) -> None:
     """A folder that shares its files with `source` where the disk allows. Files are replaced here, never rewritten."""
     shutil.copytree(source, target, copy_function=_link)
@@ -175,9 +182,13 @@ def remembered(kind: str, key: Any, compute: Callable[[], Any]) -> Any:
 
 
 def state(path: Path) -> list[Any]:
-    """What tells one state of a file from another without reading it: path, bytes, time of change in ns, inode."""
+    """What tells one state of a file from another without reading it: path, bytes, times of change in ns, inode.
+
+    The second time is the disk's own: whoever rewrites a file can set the first one back, not this.
+    """
     about = path.stat()
-    return [str(path.resolve()), about.st_size, about.st_mtime_ns, about.st_ino]
+    times = [about.st_mtime_ns, about.st_ino, about.st_ctime_ns]
+    return [str(path.resolve()), about.st_size, *times]
 
 
 def file_hash(path: Path) -> str:

@@ -46,6 +46,11 @@ def reachable(seconds: float = 3) -> bool | None:
     return _answers(os.environ.get("HF_ENDPOINT") or SITE, seconds)
 
 
+def kept_only(where: str) -> bool:
+    """For `local_files_only` of a folder or hub id: whether nothing but what was downloaded before can be had."""
+    return not os.path.exists(where) and not reachable()
+
+
 @cache
 def _answers(endpoint: str, seconds: float) -> bool:
     """Whether somebody listens there, asked once a process; behind a proxy only a download can tell."""

@@ -128,8 +128,8 @@ def _package(folder: str) -> ModuleType:
     """The package of a registry, whose search path ends with the plug-ins' folders of that name."""
     package = importlib.import_module(PACKAGES[folder])
     own = [place for place in package.__path__ if _built_in(place)]
-    present = {m.name for m in pkgutil.iter_modules(own)}
     places = [str(p / folder) for p in plugin_folders() if (p / folder).is_dir()]
+    present = {m.name for m in pkgutil.iter_modules(own)} if places else set()
     for module in pkgutil.iter_modules(places):
         if module.name in present:
             raise LorakitError(
@@ -143,5 +143,6 @@ def _package(folder: str) -> ModuleType:
     return package
 
 
+@cache
 def _built_in(path: str) -> bool:
     return Path(__file__).parents[1] in Path(path).parents

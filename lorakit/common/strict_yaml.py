@@ -6,8 +6,9 @@ equal keys without a word.
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable
 from typing import Any
 
 import yaml
@@ -17,6 +18,9 @@ FLOAT = re.compile(
     r"[-+]?(?:(?:0|[1-9][0-9]*)\.[0-9]*|\.[0-9]+|(?:0|[1-9][0-9]*)(?=[eE]))(?:[eE][-+]?[0-9]+)?"
     r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)"
 )
+
+
+MOST = 1_000_000  # values of a document
 
 
 class _Loader(yaml.SafeLoader):
@@ -35,7 +39,7 @@ for tag, pattern, first in (
     _Loader.add_implicit_resolver(tag, whole, list(first))
 
 
-def _construct_mapping(loader: _Loader, node: yaml.MappingNode) -> Iterator[dict[Any, Any]]:
+def _construct_mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
     lines: dict[Any, int] = {}
     for key_node, _ in node.value:
         if key_node.tag == "tag:yaml.org,2002:merge":
@@ -48,10 +52,8 @@ def _construct_mapping(loader: _Loader, node: yaml.MappingNode) -> Iterator[dict
             )
         if isinstance(key, Hashable):
             lines[key] = line
-    content: dict[Any, Any] = {}
-    yield content  # PyYAML fills it later, so that a mapping can refer to itself
     loader.flatten_mapping(node)
-    content.update(loader.construct_mapping(node))
+    return loader.construct_mapping(node)
 
 
 _Loader.add_constructor("tag:yaml.org,2002:map", _construct_mapping)
@@ -76,5 +78,34 @@ def dump(content: Any) -> str:
 
 
 def load(text: str) -> Any:
-    """The content of a YAML document. Raises `yaml.YAMLError`, also for a key that stands twice."""
-    return yaml.load(text, Loader=_Loader)
+    """The content of a YAML document.
+
+    Raises `yaml.YAMLError`, also for a key that stands twice, and for aliases that stand in themselves or add up to
+    more than `MOST` values.
+    """
+    loader = _Loader(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        if _values(node, {}) > MOST:
+            raise yaml.constructor.ConstructorError(
+                problem=f"its aliases add up to more than {MOST:,} values; write them out"
+            )
+        return loader.construct_document(node)
+    finally:
+        loader.dispose()
+
+
+def _values(node: yaml.Node, counted: dict[int, float]) -> float:
+    """Values below a node when every alias is written out; infinitely many where one stands in itself."""
+    if id(node) not in counted:
+        counted[id(node)] = math.inf
+        inner = (
+            [each for pair in node.value for each in pair]
+            if isinstance(node, yaml.MappingNode)
+            else node.value
+        )
+        below = () if isinstance(node, yaml.ScalarNode) else inner
+        counted[id(node)] = 1 + sum(_values(each, counted) for each in below)
+    return counted[id(node)]

@@ -61,6 +61,11 @@ SPEAKERS = (
     re.compile(r"(?:\A\s*|\s*\n\n)(Human|Assistant):"),
     re.compile(r"(?:\A|\s+|(?<=</s>))(USER|ASSISTANT):"),
 )
+# The same of whole texts, a line each; inside a prompt they may be examples for the model.
+PAIRS = (("User", "Assistant"), ("Human", "AI"), ("Question", "Answer"), ("Q", "A"))
+LINES = tuple(re.compile(rf"(?:\A|\n)\s*({asks}|{says}):") for asks, says in PAIRS)
+SPOKEN = ROLES | {asks.lower(): "user" for asks, _ in PAIRS}
+SPOKEN |= {says.lower(): "assistant" for _, says in PAIRS}
 
 
 def may_be(text: str) -> bool:
@@ -83,6 +88,12 @@ def turns_of(text: str, spoken: bool = True) -> list[dict[str, str]] | None:
     for header in SPEAKERS if spoken else ():
         found = found or speakers_of(text, header)
     return found
+
+
+def lines_of(text: str) -> list[dict[str, str]] | None:
+    """The turns of a text like "Question: …\nAnswer: …", None for any other text."""
+    found = (speakers_of(text, header) for header in LINES if header.match(text))
+    return next((turns for turns in found if turns and turns[0]["role"] == "user"), None)
 
 
 def _headed(text: str, header: re.Pattern, end: str) -> list[dict[str, str]] | None:
@@ -124,7 +135,7 @@ def speakers_of(text: str, header: re.Pattern = SPEAKERS[1]) -> list[dict[str, s
     None unless user and assistant speak in turn, the user first.
     """
     before, *parts = header.split(text)
-    roles = [ROLES[role.lower()] for role in parts[::2]]
+    roles = [SPOKEN[role.lower()] for role in parts[::2]]
     turns = [
         {"role": role, "content": ENDS.sub("", words).strip()}
         for role, words in zip(roles, parts[1::2], strict=True)

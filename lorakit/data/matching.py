@@ -10,16 +10,14 @@ from typing import Any
 
 from lorakit.common import registry
 from lorakit.common.errors import BadRow, LorakitError, did_you_mean
-from lorakit.data import meanings, split_column
+from lorakit.data import advice, kinds, meanings, split_column
 from lorakit.data.example import Example
 from lorakit.data.meanings import Choices, canonical
-from lorakit.data.report import LISTED, listed
+from lorakit.data.report import listed
 from lorakit.data.schemas import fill, held, holes, prompts, value_of
 from lorakit.run import Run
 
 COMMON = ("answer", "prompt", "text", "label", "messages", "chosen", "rejected", "image")
-# Columns with a list of answers.
-SEVERAL = ("responses", "completions", "answers", "outputs", "generations", "candidates")
 
 
 @dataclass(frozen=True)
@@ -43,7 +41,7 @@ def match(rows: Sequence[Example], gives: str | None, choices: Choices) -> Match
     aliases = aliases_of(rows)
     rename = renamer(choices.columns, aliases)
     known = renamed(rows, rename)
-    schema, reason = find_schema(known, gives, choices.columns)
+    schema, reason = find_schema(known, gives, choices.columns, rows)
     module = registry.load("schemas", schema)
     if hasattr(module, "refuse"):
         module.refuse([row.fields for row in known])
@@ -181,20 +179,27 @@ def uses(module: ModuleType, rows: Sequence[Example]) -> list[str]:
 
 
 def find_schema(
-    rows: Sequence[Example], gives: str | None = None, mapped: Iterable[str] = ()
+    rows: Sequence[Example],
+    gives: str | None = None,
+    mapped: Iterable[str] = (),
+    given: Sequence[Example] | None = None,
 ) -> tuple[str, str]:
-    """(schema, reason in words). The schema with the most names that the user mapped wins, then the richest form."""
+    """(schema, reason in words). The schema with the most names that the user mapped wins, then the richest form.
+
+    `given` are the same rows with the file's own names, for what is said where no schema fits.
+    """
     columns = Counter(name for row in rows for name in row.fields)
     common = {name for name, n in columns.items() if n * 2 > len(rows)}
     schemas = {n: m for n, m in registry.modules("schemas").items() if gives in (None, m.GIVES)}
     fits = {
         n: m
         for n, m in schemas.items()
-        if _fitting(rows, m.REQUIRED) * 2 > len(rows) and (not hasattr(m, "fits") or m.fits(rows))
+        if _fitting(rows, m) * 2 > len(rows) and (not hasattr(m, "fits") or m.fits(rows))
     }
-    meanings.refuse_by_name(rows, common, fits)
+    kinds.refuse_by_name(rows, common, fits)
     if not fits:
-        raise _no_schema(rows, columns, schemas)
+        own = given or rows
+        raise advice.no_schema(own, Counter(n for row in own for n in row.fields), schemas)
 
     def rank(name: str) -> tuple[int, int]:
         names = {n for slot in (*fits[name].REQUIRED, fits[name].OPTIONAL) for n in slot}
@@ -218,78 +223,17 @@ def find_schema(
     return name, reason
 
 
-def _fitting(rows: Sequence[Example], slots: Sequence[tuple[str, ...]]) -> int:
-    """How many of these rows have a name of every slot."""
-    return sum(all(any(n in row.fields for n in names) for names in slots) for row in rows)
-
-
-def _no_schema(
-    rows: Sequence[Example], columns: Mapping[str, int], schemas: Mapping[str, ModuleType]
-) -> LorakitError:
-    """What is said of rows that no schema fits: their columns, why that may be, how to name them."""
-    names = sorted(map(str, columns))
-    shown = listed(names, quoted=False) or "(none)"
-    kinds = dict.fromkeys((row.file, tuple(map(str, row.fields))) for row in rows)
-    if len({file for file, _ in kinds}) > 1 and len({names for _, names in kinds}) > 1:
-        each = [f"{file}: {listed(names, quoted=False)}" for file, names in kinds]
-        return LorakitError(
-            f"{rows[0].file}: the files of this folder hold different columns ({'; '.join(each[:LISTED])})",
-            setting="data",
-            cure="name one of them, or put those of one kind into a folder of their own",
-        )
-    several = [n for n in SEVERAL if isinstance(rows[0].fields.get(n), list)]
-    if several:
-        return LorakitError(
-            f"{several[0]!r} holds several answers to one question: which of them to train, the row does not say",
-            where=rows[0].file,
-            setting="data",
-            cure="write a row for each good answer (prompt, completion), or pairs (prompt, chosen, rejected)",
-        )
-    return LorakitError(
-        f"{rows[0].file}: the columns {shown} fit no schema ({_wanted(schemas)}). "
-        f"{_header(rows[0].file, names)}Name them with `columns`, e.g. columns: {_example(rows)}"
+def _fitting(rows: Sequence[Example], schema: ModuleType) -> int:
+    """How many of these rows have a name of every slot; a list of pictures that is empty in every row is none."""
+    empty = {
+        n
+        for n in schema.REQUIRED[0]
+        if schema.GIVES in ("image", "sound") and all(row.fields.get(n) == [] for row in rows)
+    }
+    return sum(
+        all(any(n in row.fields and n not in empty for n in names) for names in schema.REQUIRED)
+        for row in rows
     )
-
-
-def _header(file: str, names: Sequence[str]) -> str:
-    """A word about the header of a table, which may be its first record."""
-    if not file.lower().removesuffix(".gz").endswith((".csv", ".tsv", ".tab", ".txt")):
-        return ""
-    if names and all(map(str.isdecimal, names)):
-        return (
-            "The first record looks like data, so the columns have numbers for names; if it is a header, set "
-            "format: {csv: {header: true}}. "
-        )
-    return (
-        "The first record was taken for the header; if it is data, set format: {csv: {header: false}}, and the "
-        "columns have the numbers 1, 2, … for names. "
-    )
-
-
-def _example(rows: Sequence[Example]) -> str:
-    """Columns of these rows, or what stands inside one, as they could be named: the longest texts are last."""
-    sizes: Counter[str] = Counter()
-    for row in rows[:20]:
-        for name, value in row.fields.items():
-            inner = value.items() if isinstance(value, dict) else ()
-            for path, words in [(f"{name}", value), *((f"{name}.{n}", v) for n, v in inner)]:
-                if isinstance(words, str) and not set(path) & set("{},:"):
-                    sizes[path] += len(words) + 1
-    found = [name for name in sizes if sizes[name] * 4 >= max(sizes.values())]
-    label = next((n for n in rows[0].fields if meanings.CLASSES.fullmatch(canonical(n))), None)
-    if label and (texts := [name for name in found if name != label][:3]):
-        text = texts[0] if len(texts) == 1 else f"'{' '.join(f'{{{name}}}' for name in texts)}'"
-        return f"{{text: {text}, label: {label}}}"
-    if len(found) < 2:
-        return "{prompt: question_text, answer: solution}"
-    return f"{{prompt: {found[0]}, answer: {found[-1]}}}"
-
-
-def _wanted(schemas: Mapping[str, ModuleType]) -> str:
-    """The first name of each slot, of a few schemas."""
-    shown = [f"{n}: {' + '.join(c[0] for c in m.REQUIRED)}" for n, m in schemas.items()]
-    more = f" and {len(shown) - LISTED} more" if len(shown) > LISTED else ""
-    return "; ".join(shown[:LISTED]) + more
 
 
 def columns_of(run: Run) -> dict[str, Any]:

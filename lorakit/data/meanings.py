@@ -5,15 +5,14 @@ Such a column is used, or the file is refused with the setting that decides abou
 
 from __future__ import annotations
 
-import math
 import re
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
 from lorakit.common.errors import LorakitError
+from lorakit.data.conditions import condition
 from lorakit.data.example import Example
 from lorakit.data.schemas import marks, prompts
 
@@ -37,7 +36,14 @@ SCORES = re.compile(
 PAIRS = re.compile(r"(\w+_)?(chosen|rejected|preferred|dispreferred)(_\w+)?")
 CONTENT = re.compile(
     "|".join([*prompts.INPUT, *prompts.BESIDE])
-    + r"|contexts|passages|documents|system\w*|option_?[a-e1-5]|choice_?[a-e1-5]"
+    + r"|contexts|passages|documents|system\w*|option_?[a-e1-5]|choice_?[a-e1-5]|support(ing_\w+)?|evidence"
+    r"|facts|definition|instructions?|questions?"
+)
+# Answers that are wrong, to choose from.
+WRONG = re.compile(r"distractors?_?\d*|(incorrect|wrong|false)_(answers?|options?|choices?)_?\d*")
+# A second text of a row whose first text has a class.
+SECOND = re.compile(
+    r"(sentence|text|question|statement)_?\d*|premise|hypothesis|query|claim|context|passage|subject"
 )
 WEIGHTS = re.compile("|".join(marks.NAMES) + r"|(sample|importance)_weight")
 TOOLS = re.compile(r"tools|functions|tool_calls?|function_calls?")
@@ -52,11 +58,20 @@ THOUGHTS = re.compile(
 )
 # What the text of a row may be labelled, answered or followed with, where only the text would be trained.
 CLASSES = re.compile(
-    r"(\w+_)?labels?(_\w+)?|targets?|class(es|_\w+)?|cats|categor(y|ies)|tags?|topics?|sentiment|emotions?|intent"
+    r"(\w+_)?labels?(_\w+)?|targets?|(\w+_)?class(es)?|class_\w+|cats|(\w+_)?(categor(y|ies)|topics?|sentiment|emotions?"
+    r"|intent|polarity|stance)|tags?"
 )
 ANSWERS = re.compile(
     "|".join(prompts.ANSWER)
     + r"|summary|highlights|abstract|target|translation|reply|question|instruction|prompt"
+)
+# The right answer beside one that a model gave.
+RIGHT = re.compile(
+    r"(ground_truth|reference|gold|expected|ideal|correct)s?(_(answer|output|response|completion|label)s?)?"
+)
+# What people who looked a row through say of it, whatever the column's name.
+LOOKED = frozenset(
+    ("accept", "accepted", "reject", "rejected", "ignore", "ignored", "approved", "declined")
 )
 FALSE, TRUE = ("false", "no", "bad", "rejected"), ("true", "yes", "good", "chosen", "accepted")
 # The same of a column that is no label: of that, "positive" is a class.
@@ -71,11 +86,26 @@ AGAINST = (
     "disliked",
     "negative",
     "👎",
+    "reject",
+    "ignore",
+    "ignored",
+    "declined",
 )
-FOR = (*TRUE, "correct", "right", "valid", "thumbs_up", "up", "like", "liked", "positive", "👍")
-MANY = 20  # numbers that differ, from which they are measured rather than classes
+FOR = (
+    *TRUE,
+    "correct",
+    "right",
+    "valid",
+    "thumbs_up",
+    "up",
+    "like",
+    "liked",
+    "positive",
+    "👍",
+    "accept",
+    "approved",
+)
 NUMBER = re.compile(r"\s*[-+]?[\d.,]+\s*")
-COMPARED = re.compile(r"\s*(>=|<=|==|!=|>|<)\s*(.+?)\s*")
 
 
 @dataclass(frozen=True)
@@ -85,7 +115,7 @@ class Choices:
     columns: Mapping[str, str] = field(default_factory=dict)
     """The schema's name -> the file's column, or a text with columns in braces."""
     keep_rows: Mapping[str, Any] = field(default_factory=dict)
-    """A column of the file -> the values of rows to train on: see `meanings.condition`."""
+    """A column of the file -> the values of rows to train on: see `conditions.condition`."""
     ignore_columns: Sequence[str] = ()
     """Columns that carry meaning and are deliberately left out."""
 
@@ -106,9 +136,11 @@ def judge(
     verdicts: list[str] = []
     refused: dict[str, tuple[str, str]] = {}
     binary: list[str] = []  # columns of 0 and 1, or of true and false
+    mapped = bool(choices.columns)
+    first = next((c for c in rows[0].fields if canonical(c) in schema.REQUIRED[0]), "question")
     for column in unused:
         name = canonical(column)
-        if column in choices.ignore_columns or name in decided | _neutral(schema):
+        if column in choices.ignore_columns or name in decided or _neutral(name, schema):
             continue
         values = [row.fields.get(column) for row in rows]
         values = [v for v in values if v not in (None, "", [], {})]
@@ -118,24 +150,16 @@ def judge(
             binary.append(column)
         if _judges(name, values, schema):
             verdicts.append(column)
-        elif cure := _cure(name, column, values, bool(choices.columns)) or (
-            None
-            if asked and schema.GIVES == "text"
-            else _beside(name, column, schema, values, rows)
-        ):
+            continue
+        cure = _second(name, column, values, mapped, schema, first) or _cure(
+            name, column, values, mapped, schema.GIVES, first
+        )
+        if cure is None and not (asked and schema.GIVES == "text"):
+            cure = _beside(name, column, schema, values, rows)
+        if cure:
             refused[column] = cure
-    marks = [c for c in binary if c not in refused] if schema.GIVES == "text" and not asked else []
-    if len(marks) > 1:
-        several = (
-            "holds 0 and 1 beside a text, as one label of several does (multi-label classification)"
-        )
-        advice = f"train one class with columns: {{label: {marks[0]}}}"
-        refused |= dict.fromkeys(marks, (several, advice))
-    elif marks and FAULTS.fullmatch(canonical(marks[0])):
-        refused[marks[0]] = (
-            "may be the class of the text, or mark bad rows",
-            f"use it with columns: {{label: {marks[0]}}}, or choose the rows with keep_rows: {{{marks[0]}: false}}",
-        )
+    if schema.GIVES == "text" and not asked:
+        refused |= _marks([c for c in binary if c not in refused])
     if refused:
         column, (what, advice) = next(iter(refused.items()))
         others = [repr(c) for c in refused if c != column][:4]
@@ -150,6 +174,25 @@ def judge(
     return verdicts
 
 
+def _marks(columns: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """What columns of 0 and 1 beside a text may mean: several are labels, and one may be the class."""
+    if len(columns) > 1:
+        several = (
+            "holds 0 and 1 beside a text, as one label of several does (multi-label classification)"
+        )
+        return dict.fromkeys(
+            columns, (several, f"train one class with columns: {{label: {columns[0]}}}")
+        )
+    return {
+        c: (
+            "may be the class of the text, or mark bad rows",
+            f"use it with columns: {{label: {c}}}, or choose the rows with keep_rows: {{{c}: false}}",
+        )
+        for c in columns
+        if FAULTS.fullmatch(canonical(c))
+    }
+
+
 def _judges(name: str, values: Sequence[Any], schema: ModuleType) -> bool:
     """Whether every value of a column says of its row that it is good or that it is bad."""
     if any(verdict(value, name) is None for value in values):
@@ -159,25 +202,34 @@ def _judges(name: str, values: Sequence[Any], schema: ModuleType) -> bool:
     if schema.GIVES == "text":  # beside a text such a column may be its class
         return False
     words = all(isinstance(value, str) for value in values)
+    if words and {canonical(value) for value in values} <= LOOKED:
+        return True
     return bool(
         FAULTS.fullmatch(name) or (words and (REMARKS.fullmatch(name) or SCORES.fullmatch(name)))
     )
 
 
-def _neutral(schema: ModuleType) -> set[str]:
-    """Names that say nothing about a row of this schema; another name of the class it uses among them."""
+def _neutral(name: str, schema: ModuleType) -> bool:
+    """Whether this name says nothing about a row of the schema, as another name of the class it uses."""
     labels = schema.REQUIRED[1] if getattr(schema, "LABELS", False) else ()
-    return {*getattr(schema, "NEUTRAL", ()), *labels}
+    paired = schema.GIVES == "pair" and PAIRS.fullmatch(name)
+    return name in (*getattr(schema, "NEUTRAL", ()), *labels) or bool(paired)
 
 
 def _beside(
-    name: str, column: str, schema: ModuleType, values: Sequence[Any], rows: Sequence[Example]
+    name: str,
+    column: str,
+    schema: ModuleType,
+    values: Sequence[Any],
+    rows: Sequence[Example],
 ) -> tuple[str, str] | None:
     """(what the column may mean, what to do), by its values and the schema that does not use it."""
     words = all(isinstance(value, str) for value in values)
     if schema.GIVES == "messages" and THOUGHTS.fullmatch(name):  # noqa: SIM102
         if words or all(isinstance(value, list) for value in values):
             return ("may hold the reasoning", f"use it with columns: {{reasoning: {column}}}")
+    if schema.GIVES == "messages" and RIGHT.fullmatch(name) and words:
+        return ("may be the right answer", f"train it with columns: {{answer: {column}}}")
     if schema.GIVES == "messages" and name == "text" and words and "text" not in schema.REQUIRED[0]:
         asked = next((n for n in schema.REQUIRED[0] if n in rows[0].fields), "")
         question = rows[0].fields.get(asked)
@@ -195,7 +247,24 @@ def _beside(
     return None
 
 
-def _cure(name: str, column: str, values: Sequence[Any], mapped: bool) -> tuple[str, str] | None:
+def _second(
+    name: str, column: str, values: Sequence[Any], mapped: bool, schema: ModuleType, first: str
+) -> tuple[str, str] | None:
+    """The same for a second text beside the one that has a class."""
+    text = schema.GIVES == "messages" and getattr(schema, "LABELS", False)
+    if not text or mapped or not SECOND.fullmatch(name):
+        return None
+    if not all(isinstance(value, str) for value in values):
+        return None
+    return (
+        "may belong to the text",
+        f"join them with columns: {{text: '{{{column}}} {{{first}}}', label: …}}",
+    )
+
+
+def _cure(
+    name: str, column: str, values: Sequence[Any], mapped: bool, gives: str, first: str
+) -> tuple[str, str] | None:
     """(what the column may mean, what to do), None when its name says nothing.
 
     Who names the columns decides about the content; what marks good and bad rows has to be decided all the same.
@@ -208,20 +277,25 @@ def _cure(name: str, column: str, values: Sequence[Any], mapped: bool) -> tuple[
     if SCORES.fullmatch(name):
         words = all(isinstance(value, str) and not NUMBER.fullmatch(value) for value in values)
         wanted = "[VALUE, …]" if words else "'>= 4'"
-        return (
-            "may say how good a row is",
-            f"choose the rows with keep_rows: {{{column}: {wanted}}}",
-        )
+        keep = f"choose the rows with keep_rows: {{{column}: {wanted}}}"
+        if gives == "text" and not mapped:
+            return (
+                "may be the class of the text, or say how good a row is",
+                f"train it with columns: {{label: {column}}}, or {keep}",
+            )
+        return ("may say how good a row is", keep)
     if PAIRS.fullmatch(name):
         return ("belongs to preference pairs", "name the answer to train with columns: {answer: …}")
     if mapped:
         return None
+    if WRONG.fullmatch(name):
+        return ("holds wrong answers to choose from", "put all choices into one list, 'choices'")
     if WEIGHTS.fullmatch(name):
         return ("may say how much a row counts", "move it into the turns as 'weight'")
     if CONTENT.fullmatch(name):
         return (
             "may belong to the question",
-            f"put it there with columns: {{prompt: '{{{column}}} {{question}}', answer: …}}",
+            f"put it there with columns: {{prompt: '{{{column}}} {{{first}}}', answer: …}}",
         )
     if TOOLS.fullmatch(name):
         return ("offers tools to the model, which cannot be trained", "remove the column")
@@ -282,116 +356,3 @@ def rejecter(
 
 def _shown(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) or value is None else repr(value)[:40]
-
-
-def condition(wanted: Any) -> Callable[[Any], bool]:
-    """What a value has to be: one of a list, equal to a value, or compared: ">= 4", "!= spam".
-
-    Raises `LorakitError` for a comparison with what is no number.
-    """
-    if isinstance(wanted, list):
-        each = [condition(one) for one in wanted]
-        return lambda value: any(holds(value) for holds in each)
-    found = COMPARED.fullmatch(wanted) if isinstance(wanted, str) else None
-    if found is None:
-        return lambda value: _same(value, wanted)
-    sign, limit = found.groups()
-    if sign in ("==", "!="):
-        return lambda value: _same(value, limit) == (sign == "==")
-    try:
-        bound = float(limit)
-    except ValueError:
-        raise LorakitError(
-            f"keep_rows: {wanted!r} compares with what is no number",
-            setting="keep_rows",
-            value=wanted,
-        ) from None
-
-    def holds(value: Any) -> bool:
-        try:
-            number = float(value)
-        except (TypeError, ValueError):
-            return False
-        if math.isnan(number):
-            return False
-        return {
-            ">=": number >= bound,
-            "<=": number <= bound,
-            ">": number > bound,
-            "<": number < bound,
-        }[sign]
-
-    return holds
-
-
-def _same(value: Any, wanted: Any) -> bool:
-    """Equal as written: true is "true", 1 is "1" and 1.0."""
-
-    def written(one: Any) -> str:
-        if isinstance(one, bool):
-            return str(one).lower()
-        if isinstance(one, float) and one.is_integer():
-            one = int(one)
-        return str(one).strip()
-
-    return written(value) == written(wanted)
-
-
-def refuse_by_name(
-    rows: Sequence[Example], common: set[str], fits: Mapping[str, ModuleType]
-) -> None:
-    """Raises `LorakitError` for data of a kind that no schema of these takes, named as what it is."""
-    file = rows[0].file
-    takes_pairs = any("chosen" in names for m in fits.values() for names in m.REQUIRED)
-    if {"chosen", "rejected"} <= common and not takes_pairs:
-        raise LorakitError(
-            "these look like preference pairs (chosen, rejected), and only one answer to a question can be trained",
-            where=file,
-            setting="columns",
-            cure="train the good answers alone with columns: {prompt: prompt, answer: chosen} and "
-            "ignore_columns: [rejected]",
-        )
-    if "messages" in fits or "prompt_completion" in fits:
-        return
-    labels = {n for m in fits.values() if hasattr(m, "LABELS") for n in m.REQUIRED[1]}
-    for name in sorted(common & {"label", "labels", *labels}):
-        values = [v for v in (row.fields.get(name) for row in rows) if v is not None]
-        if several := _several(values):
-            raise LorakitError(
-                f"several labels per row in {name!r} (multi-label classification), e.g. {several!r}: "
-                "one class of each row can be trained",
-                where=file,
-                setting="columns",
-                cure="give each row one label, or write the labels as the answer of a question",
-            )
-        parts = [v for v in values if _fraction(v)]
-        some = len(parts) > 1 and len(parts) * 10 >= len(values)
-        if some and (isinstance(parts[0], float) or len({*map(str, values)}) > MANY):
-            raise LorakitError(
-                f"{name!r} holds numbers such as {parts[0]!r} (regression): classes can be trained, numbers cannot",
-                where=file,
-                setting="columns",
-                cure="round or bin the numbers into classes, or write them as the answer of a question",
-            )
-
-
-def _fraction(value: Any) -> bool:
-    """Whether this is a number with a part behind the point."""
-    if isinstance(value, str) and re.fullmatch(r"-?\d*\.\d+", value.strip()):
-        value = float(value)
-    return isinstance(value, float) and math.isfinite(value) and not value.is_integer()
-
-
-def _several(values: Sequence[Any]) -> Any:
-    """A list of several labels, or labels joined by a sign that other rows have too ("water,food"); else ""."""
-    lists = [v for v in values if isinstance(v, list)]
-    long = [v for v in lists if len(v) != 1]
-    if long and (len(lists) == len(values) or len(long) * 2 > len(values)):
-        return long[0]
-    words = {v for v in values if isinstance(v, str)}
-    for sign in ",;|":
-        counts = Counter(part.strip() for v in words for part in {*v.split(sign)})
-        for value in sorted(v for v in words if sign in v):
-            if all(counts[part.strip()] > 1 for part in value.split(sign)):
-                return value
-    return ""

@@ -18,6 +18,8 @@ RATE = 16_000  # samples a second, what speech models are trained on
 # Decoders of picture files that are opened. Pillow knows more, among them ones that start other programs (EPS).
 PICTURES = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 MOST_PIXELS = 120_000_000  # of one picture: 360 MB as RGB
+RATES = (1_000, 1_000_000)  # samples a second that are read
+MOST_SAMPLES = 500_000_000  # of one sound over all channels: 2 GB, three hours at 48 kHz
 MOST_BYTES = {"image": 256 * 2**20, "sound": 2**30}  # of one file
 ALIKE = 6  # of the 64 bits of a perceptual hash: so few differ in another shot, size or compression of a picture
 
@@ -183,9 +185,20 @@ def sound(medium: dict[str, Any]) -> np.ndarray:
 
     name = medium["name"]
     try:
-        samples, rate = soundfile.read(
-            io.BytesIO(content(medium, MOST_BYTES["sound"])), dtype="float32", always_2d=True
-        )
+        with soundfile.SoundFile(io.BytesIO(content(medium, MOST_BYTES["sound"]))) as file:
+            rate = file.samplerate
+            if (
+                not RATES[0] <= rate <= RATES[1]
+            ):  # a filter between odd rates is as long as they are high
+                raise BadRow(
+                    f"{name}: {rate:,} samples a second; expected {RATES[0]:,} to {RATES[1]:,}"
+                )
+            if file.frames * max(file.channels, RATE / rate) > MOST_SAMPLES:
+                raise BadRow(
+                    f"{name}: {file.frames / rate / 60:,.0f} minutes of {file.channels} channels unpacked, more than "
+                    "one sound may have; cut it"
+                )
+            samples = file.read(dtype="float32", always_2d=True)
     except (soundfile.SoundFileError, RuntimeError, ValueError, TypeError) as error:
         raise BadRow(
             f"{name}: is no sound that can be read, or cut ({str(error).rstrip('.')})"

@@ -6,12 +6,12 @@ import json
 import signal
 import subprocess
 import sys
-import tempfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lorakit.common.errors import LorakitError
+from lorakit.common.files import temporary_folder
 from lorakit.exporting import measure, target
 from lorakit.exporting.measure import Compared, Progress, Said
 from lorakit.exporting.proof import Proof, proof_of
@@ -44,7 +44,7 @@ def ask_in_fresh_process(
     job: Job, proof: Proof | None, progress: Progress
 ) -> tuple[Said, Compared]:
     """(the tuned model's sayings, the export's). Raises `LorakitError` with the reason when the process fails."""
-    with tempfile.TemporaryDirectory(prefix="lorakit-proof-") as scratch:
+    with temporary_folder() as scratch:
         folder = Path(scratch)
         (folder / "job.json").write_text(json.dumps(asdict(job), default=str), encoding="utf-8")
         if proof is not None:

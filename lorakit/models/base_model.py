@@ -16,8 +16,9 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
+from lorakit.common import hub
 from lorakit.common.errors import LorakitError
-from lorakit.common.files import file_hash, state
+from lorakit.common.files import cache, file_hash, state
 from lorakit.models import gguf
 from lorakit.models import spec as models
 from lorakit.models.locate import find_path, find_spec, unusable
@@ -66,6 +67,12 @@ class BaseModel:
 
         known = self.spec.config
         return AutoConfig.for_model(**known) if known else self.config
+
+    @cached_property
+    def sizes_key(self) -> str:
+        """What `sizes` is made of: of a model known by name without importing transformers, which takes seconds."""
+        known = self.spec.config
+        return json.dumps(known, sort_keys=True) if known else self.config.to_json_string()
 
     @property
     def tokenizer(self) -> Any:
@@ -189,7 +196,9 @@ def _config(model: str, where: str) -> Any:
 
     refuse_sizes(model, Path(where))
     try:
-        return AutoConfig.from_pretrained(where, trust_remote_code=False)
+        return AutoConfig.from_pretrained(
+            where, trust_remote_code=False, local_files_only=hub.kept_only(where)
+        )
     except Exception as error:  # transformers checks little: damaged files raise almost anything
         raise unusable(model, error) from None
 
@@ -245,13 +254,14 @@ def hash_of(model: str) -> str:
 def weights_of(folder: Path) -> str | None:
     """SHA-256 over the SHA-256 of each file of weights; None where there is none.
 
-    Of a base made here, whose last bits depend on the machine that made it, what it was made of counts.
+    Of a base made in the cache, whose last bits depend on the machine that made it, what it was made of counts;
+    elsewhere anybody could have written such a note.
     """
     files = next((f for pattern in WEIGHTS if (f := sorted(folder.glob(pattern)))), [])
     if not files:
         return None
     found = hashlib.sha256("".join(map(file_sha256, files)).encode()).hexdigest()
-    if (folder / MADE_OF).is_file():
+    if (folder / MADE_OF).is_file() and folder.resolve().is_relative_to(cache().resolve()):
         made = json.loads((folder / MADE_OF).read_text(encoding="utf-8"))
         if made["weights"] == found:
             return hashlib.sha256(json.dumps(made["origin"]).encode()).hexdigest()
@@ -271,6 +281,11 @@ def made_of(folder: str | Path) -> dict[str, Any]:
 
 
 def file_sha256(path: Path) -> str:
-    """SHA-256 of a file. In the hub's cache a large file is a link to a blob that is named by it."""
-    blob = path.resolve().name
-    return blob if re.fullmatch(r"[0-9a-f]{64}", blob) else file_hash(path)
+    """SHA-256 of a file. In the hub's own cache, and nowhere else, a large file is a link to a blob named by it."""
+    from huggingface_hub import constants
+
+    blob = path.resolve()
+    trusted = blob.is_relative_to(Path(constants.HF_HUB_CACHE).resolve())
+    if trusted and blob.parent.name == "blobs" and re.fullmatch(r"[0-9a-f]{64}", blob.name):
+        return blob.name
+    return file_hash(path)

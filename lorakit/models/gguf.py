@@ -124,7 +124,7 @@ def read(path: Path) -> Header:
             if last > len(content):
                 raise ValueError(f"it has {len(content):,} bytes, its tensors need {last:,}")
             return header
-    except (OSError, ValueError, KeyError, struct.error, UnicodeDecodeError) as error:
+    except (OSError, ValueError, KeyError, RecursionError, struct.error) as error:
         raise LorakitError(
             f"{path}: cannot be read as GGUF ({error})",
             setting="model",
@@ -180,6 +180,8 @@ class _Reader:
             raise ValueError("it names no architecture")
         table = list(self.table(tensors))
         align = metadata.get("general.alignment", 32)
+        if not isinstance(align, int) or align < 1:
+            raise ValueError(f"general.alignment is {align!r}")
         start = -(-self.at // align) * align
         placed = {t.name: replace(t, offset=start + t.offset) for t in table}
         return Header(path, metadata, placed)

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lorakit.common import hub
 from lorakit.common.errors import LorakitError, first_line
 from lorakit.machine.packages import tolerate_old_packages
 from lorakit.models import base_model, locate, served
@@ -79,6 +80,7 @@ def unquantized_model(
             where,
             dtype=dtype_of(precision) if precision == "fp32" else "auto",
             trust_remote_code=False,
+            local_files_only=hub.kept_only(where),
             **options,
         )
     except Exception as error:  # damaged files raise almost anything

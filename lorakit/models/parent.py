@@ -114,10 +114,11 @@ def parent(model: str) -> Parent | None:
 
 
 def _opened(folder: RunFolder, model: str) -> Parent:
-    from lorakit.models.recorded import find_base, verify_files
+    from lorakit.models.recorded import find_base, verify_files, verify_saved
 
     run, meta = Run.read(folder.settings), folder.meta()
-    verify_files(folder, [folder.saved(run.method).name, "rows/meta.json"])
+    verify_saved(folder, folder.saved(run.method))
+    verify_files(folder, ["rows/meta.json"])
     task = registry.load("tasks", meta["task"])
     if served.head_of(task) == "labels" or task.MEDIUM:
         raise LorakitError(

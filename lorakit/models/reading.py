@@ -86,7 +86,9 @@ def processor(model: str, where: str, given: Any) -> Any:
     from transformers import AutoProcessor
 
     try:
-        found = AutoProcessor.from_pretrained(where, trust_remote_code=False)
+        found = AutoProcessor.from_pretrained(
+            where, trust_remote_code=False, local_files_only=hub.kept_only(where)
+        )
     except ImportError as error:
         raise LorakitError(
             f"{model}: its processor needs a package that is not installed: {hub.reason(error)}"
@@ -108,7 +110,12 @@ def tokenizer(
 
     where = where or find_path(model, find_spec(model))
     try:
-        tok = AutoTokenizer.from_pretrained(where, config=config, trust_remote_code=False)
+        tok = AutoTokenizer.from_pretrained(
+            where,
+            config=config,
+            trust_remote_code=False,
+            local_files_only=hub.kept_only(where),
+        )
     except Exception as error:  # see `config`
         raise unusable(model, error) from None
     check_template_names(tok, model)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from lorakit.common.errors import LorakitError
@@ -72,6 +73,27 @@ def _refused(
         where=folder.path,
         cure=f"name the folder that holds it with {OPTION} PATH; its content is compared",
     )
+
+
+def verify_saved(folder: RunFolder, saved: Path) -> None:
+    """`verify_files` of what was trained; refuses files beside it too, since loaders read what bears a known name.
+
+    Hidden files and Markdown are nobody's input and may lie there.
+    """
+    verify_files(folder, [saved.name])
+    recorded = folder.record.get("files")
+    if recorded is None:
+        return
+    for path in sorted(saved.rglob("*")):
+        ours = path.relative_to(folder.path).as_posix() in recorded
+        if ours or (path.is_dir() and not path.is_symlink()):
+            continue
+        if not path.name.startswith(".") and path.suffix != ".md":
+            raise LorakitError(
+                "was not saved by the run, and would be read with it",
+                where=path,
+                cure="move it out of this folder",
+            )
 
 
 def verify_files(folder: RunFolder, names: Sequence[str]) -> None:

@@ -20,7 +20,7 @@ from lorakit.machine.hardware import Facts
 from lorakit.models import base_model, gguf, spec
 from lorakit.run import Run
 
-SHAPES = 2  # raise it when `_shape` counts something else
+SHAPES = 3  # raise it when `_shape` counts something else
 PROMPTS = 16  # answered together, as `results.evaluate.generate` does
 BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 
@@ -40,13 +40,14 @@ class Shape:
     experts: int = 0  # of `other`, weights of stacked experts
     used: float = 1.0  # share of them that a token goes through
     largest: int = 0  # weights of the four largest tensors: as many are loaded at a time
+    cached: int = 0  # keys and values that a token of an answer leaves behind
 
 
 def shape(run: Run) -> Shape:
     """Counts parameters on the meta device, so no weight is read. Counted once for a model and its targets."""
     base = base_model.of(run.model)
     wanted = run.target_modules if run.target_modules != "auto" else base.spec.target_modules
-    key = [SHAPES, base.sizes.to_json_string(), run.task, wanted, _versions()]
+    key = [SHAPES, base.sizes_key, run.task, wanted, _versions()]
     counted = remembered("shapes", key, lambda: asdict(_shape(base, run.task, wanted)))
     return replace(Shape(**counted), adapter=counted["adapter"] * run.rank)
 
@@ -88,7 +89,19 @@ def _shape(base: base_model.BaseModel, task: str, wanted: str | Sequence[str]) -
         experts,
         each / of,
         sum(sorted(p.numel() for p in model.parameters())[-4:]),
+        0 if task.startswith("classify") else _cached(text),
     )
+
+
+def _cached(config: Any) -> int:
+    """Keys and values of a token, of all layers; those with a window keep less."""
+    layers = getattr(config, "num_hidden_layers", None) or 0
+    layers -= getattr(config, "num_kv_shared_layers", None) or 0
+    heads = getattr(config, "num_attention_heads", None) or 0
+    if not isinstance(heads, int):
+        return 0
+    width = getattr(config, "head_dim", None) or config.hidden_size // max(heads, 1)
+    return 2 * layers * (getattr(config, "num_key_value_heads", None) or heads) * width
 
 
 @cache
@@ -153,7 +166,7 @@ def working(run: Run, of: Shape, facts: Facts | None = None) -> float:
     tokens, engine = at_a_time(run), run.engine
     if engine != "auto":
         try:
-            row = engines.get(engine).row_positions(run)
+            row = _row_positions(run)
             low, tokens = row or max(64, min(512, run.max_length)), at_a_time(run, row)
             card, high = capability(facts), 2 * low
             most = _simulated(run, high, card)
@@ -166,6 +179,12 @@ def working(run: Run, of: Shape, facts: Facts | None = None) -> float:
         except NotImplementedError:
             pass
     return roughly(run, of, tokens)
+
+
+def _row_positions(run: Run) -> int:
+    """The engine's own count, asked once for a model and a length."""
+    key = [base_model.of(run.model).sizes_key, run.engine, run.max_length, _versions()]
+    return remembered("row_positions", key, lambda: engines.get(run.engine).row_positions(run))
 
 
 # Settings without influence on the memory of a micro-batch of a given size.
@@ -188,7 +207,7 @@ def _simulated(run: Run, tokens: int, card: tuple[int, int] | None) -> int:
     """
     settings = run.model_dump(exclude=NO_INFLUENCE)
     base, engine = base_model.of(run.model), engines.get(run.engine)
-    key = [base.sizes.to_json_string(), settings, tokens, _versions(), card, _source(engine)]
+    key = [base.sizes_key, settings, tokens, _versions(), card, _source(engine)]
     count = _count(json.dumps(settings), tokens, card, json.dumps(key))
     if isinstance(count, str):
         raise NotImplementedError(count)
@@ -276,23 +295,14 @@ def matmul_rate(precision: str = "fp32") -> float:
     return best
 
 
-def generation(run: Run) -> int:
+def generation(run: Run, of: Shape | None = None) -> int:
     """Bytes of keys and values while as many prompts as go together are answered, each of full length.
 
-    They stand beside the weights, and are no part of training's peak. Layers with a window keep less.
+    They stand beside the weights, and are no part of training's peak.
     """
-    config = base_model.of(run.model).sizes.get_text_config(decoder=True)
-    layers = getattr(config, "num_hidden_layers", None) or 0
-    layers -= getattr(config, "num_kv_shared_layers", None) or 0
-    heads = getattr(config, "num_attention_heads", None) or 0
-    if run.task.startswith("classify") or not isinstance(heads, int):
-        return 0
-    width = getattr(config, "head_dim", None) or config.hidden_size // max(heads, 1)
-    kept = getattr(config, "num_key_value_heads", None) or heads
     half = run.precision == "fp16" and not base_model.of(run.model).spec.fp16
     value = 4 if half else BYTES.get(run.precision, 4)
-    tokens = PROMPTS * (run.max_length + run.max_new_tokens)
-    return int(2 * layers * kept * width * value * tokens)
+    return (of or shape(run)).cached * value * PROMPTS * (run.max_length + run.max_new_tokens)
 
 
 def seconds(run: Run, of: Shape, tokens: int, rate: float) -> float:

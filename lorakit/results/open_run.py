@@ -13,14 +13,15 @@ from typing import Any
 from lorakit import tasks
 from lorakit.common import registry
 from lorakit.common.errors import LorakitError
-from lorakit.models import base_model, locate
-from lorakit.models.recorded import find_base, verify_files
+from lorakit.models import base_model, locate, reading
+from lorakit.models.recorded import find_base, verify_files, verify_saved
 from lorakit.run import Run
 from lorakit.runs.folder import RunFolder
 from lorakit.tasks import rows
 from lorakit.tasks.rows import Rows
 
 TEMPLATE = "chat_template.jinja"  # beside an adapter
+PROCESSORS = ("processor_config.json", "preprocessor_config.json")
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,10 @@ class FinishedRun:
         """The processor of pictures or sound that was saved with the run; None for a model of words."""
         if not self.task.MEDIUM:
             return None
-        _, processor, _ = base_model.reader(self.run.model)
+        if not any((self.saved / name).is_file() for name in PROCESSORS):
+            return base_model.reader(self.run.model)[1]  # an older run, or the base alone
+        config = base_model.config(self.run.model)
+        processor = reading.read_reader(self.run.model, str(self.saved), config)[1]
         saved = _saved_template(self.saved)
         if saved and hasattr(processor, "tokenizer"):
             processor.chat_template = processor.tokenizer.chat_template = saved
@@ -100,12 +104,10 @@ class FinishedRun:
             adapter=self.saved if adapted else None,
             classes=self.meta["classes"],
         )
-        if self.tokenizer is not None and not self.task.MEDIUM:
+        if self.tokenizer is not None:
             engine.tokenizer = self.tokenizer
-        elif template := _saved_template(self.saved):
-            for reader in (engine.tokenizer, engine.processor):
-                if reader is not None:
-                    reader.chat_template = template
+        if self.processor is not None:
+            engine.processor = self.processor
         return engine
 
 
@@ -148,7 +150,7 @@ def open_run(
         )
     notes: list[str] = []
     if adapted:
-        verify_files(folder, [saved.name])
+        verify_saved(folder, saved)
     verify_files(folder, ["rows/meta.json"])
     if run.method == "full" and adapted:  # the whole model is saved: the base is not needed
         found = str(saved)

@@ -30,9 +30,9 @@ def _clash(run: Run, a: str, b: str, why: str) -> None:
 
 
 def _texts(run: Run) -> None:
-    if not re.fullmatch(r"[\w][\w.\- ]*", run.name):
+    if not re.fullmatch(r"[\w][\w.\- ]{0,99}", run.name):
         raise ValueError(
-            f"name={run.name!r} names a folder: letters, digits, '-', '_' and '.' only"
+            f"name={run.name!r} names a folder: letters, digits, '-', '_' and '.' only, 100 at most"
         )
     for name, value in run:
         if isinstance(value, str) and re.search("[\0\ud800-\udfff]", value):

@@ -193,8 +193,13 @@ class RunFolder:
         path = self / "record.json"
         try:
             found = require_keys(json.loads(path.read_text(encoding="utf-8")))
-            for name in ("settings", "data"):
-                require_keys(found.get(name, {}))
+            for name in ("settings", "data", "base", "files"):
+                missing = name in ("base", "files") and found.get(name) is None  # an older run
+                require_keys({} if missing else found.get(name, {}))
+            base = found.get("base") or {}
+            for name, value in {**base, "sha256": found.get("base_sha256")}.items():
+                if not isinstance(value, str | None):
+                    raise ValueError(f"the base's '{name}' is {value!r}, no text")
             return found | {"status": Status(found.get("status", Status.QUEUED))}
         except FileNotFoundError:
             return {"status": Status.QUEUED}

@@ -14,10 +14,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, Timeout
 
 from lorakit.common.errors import LorakitError
 from lorakit.common.files import atomic_write, cache, sweep
+from lorakit.common.locks import file_lock
 from lorakit.machine.hardware import cards as cards_here
 
 LOOK = 0.3  # seconds between two looks at the queue
@@ -42,7 +43,7 @@ def waiting(folder: Path | None = None) -> list[Waiting]:
     found = []
     for ticket in sorted((folder or queue()).glob("*.ticket")):
         try:
-            with FileLock(f"{ticket}.lock").acquire(timeout=0):
+            with _lock(ticket).acquire(timeout=0):
                 ticket.unlink(missing_ok=True)
             Path(f"{ticket}.lock").unlink(missing_ok=True)
         except Timeout:
@@ -65,7 +66,7 @@ def turn(what: str, slots: int, wanted: int = 1, folder: Path | None = None) -> 
         folder.mkdir(parents=True, exist_ok=True)
         _sweep(folder)
         ticket = folder / f"{time.time_ns():020d}-{os.getpid()}.ticket"
-        mine = FileLock(f"{ticket}.lock")
+        mine = _lock(ticket)
         mine.acquire(timeout=1)
         with atomic_write(ticket) as part:
             part.write_text(json.dumps({"what": what, "pid": os.getpid()}), encoding="utf-8")
@@ -94,7 +95,7 @@ def _sweep(folder: Path) -> None:
     sweep(folder)
     for lock in folder.glob("*.ticket.lock"):
         if not lock.with_suffix("").exists():
-            with contextlib.suppress(Timeout, OSError), FileLock(lock).acquire(timeout=0):
+            with contextlib.suppress(Timeout, OSError), file_lock(lock).acquire(timeout=0):
                 lock.unlink(missing_ok=True)
 
 
@@ -116,14 +117,14 @@ def place_of(what: str) -> Waiting | None:
     return next((w for w in waiting() if w.what == what), None) if queue().is_dir() else None
 
 
-def _taken(folder: Path, ticket: Path, slots: int, wanted: int) -> dict[int, FileLock]:
+def _taken(folder: Path, ticket: Path, slots: int, wanted: int) -> dict[int, BaseFileLock]:
     """The locks of as many cards as are wanted, by their number; {} where it is not our turn, or too few are free."""
     first = next((w.ticket for w in waiting(folder)), None)
     if first != ticket:
         return {}
-    held: dict[int, FileLock] = {}
+    held: dict[int, BaseFileLock] = {}
     for number in range(slots):
-        lock = FileLock(folder / f"card-{number}.lock")
+        lock = _lock(folder / f"card-{number}")
         with contextlib.suppress(Timeout):
             lock.acquire(timeout=0)
             held[number] = lock
@@ -137,13 +138,19 @@ def _taken(folder: Path, ticket: Path, slots: int, wanted: int) -> dict[int, Fil
 def busy(folder: Path | None = None) -> list[int]:
     """The cards that somebody has."""
     found = []
-    for path in sorted((folder or queue()).glob("card-*.lock")):
+    for card in sorted(
+        {p.with_name(p.name.split(".")[0]) for p in (folder or queue()).glob("card-*.lock*")}
+    ):
         try:
-            with FileLock(path).acquire(timeout=0):
+            with _lock(card).acquire(timeout=0):
                 pass
         except Timeout:
-            found.append(int(path.stem.rpartition("-")[2]))
+            found.append(int(card.name.rpartition("-")[2]))
     return found
+
+
+def _lock(path: Path) -> BaseFileLock:
+    return file_lock(path.with_name(f"{path.name}.lock"))
 
 
 def seen(cards: list[int], visible: str | None) -> str:

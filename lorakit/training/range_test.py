@@ -16,7 +16,7 @@ import numpy as np
 from lorakit.common.errors import LorakitError
 from lorakit.engines.protocol import Engine
 from lorakit.machine.distributed import World
-from lorakit.planning.suspicious import USUAL_RATE
+from lorakit.planning.unusual import USUAL_RATE
 from lorakit.results.plots import smooth
 from lorakit.run import Run
 from lorakit.runs.folder import RunFolder

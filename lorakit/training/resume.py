@@ -8,6 +8,7 @@ from lorakit.common.errors import LorakitError
 from lorakit.engines.protocol import Engine
 from lorakit.machine.distributed import World
 from lorakit.models import identity
+from lorakit.models.recorded import verify_saved
 from lorakit.planning.setup import Setup
 from lorakit.run import Run
 from lorakit.runs.folder import RunFolder, versions
@@ -87,12 +88,18 @@ def refuse(folder: RunFolder, differing: list[str]) -> None:
 
 
 def finished(plan: Setup, folder: RunFolder) -> bool:
-    """Whether there is nothing left to do. Raises `LorakitError` when the folder holds another run."""
+    """Whether there is nothing left to do.
+
+    Raises `LorakitError` when the folder holds another run, and when what a finished one saved is not as it was.
+    """
     known = folder.record
     if not can_resume(folder) and known["status"] != Status.DONE:
         return False
     refuse(folder, differences(plan.asked, folder) + changed_inputs(plan, folder))
-    return known["status"] == Status.DONE and plan.updates <= known["updates_planned"]
+    done = known["status"] == Status.DONE and plan.updates <= known["updates_planned"]
+    if done:
+        verify_saved(folder, folder.saved(plan.asked.method))
+    return done
 
 
 def load_state(engine: Engine, folder: RunFolder, world: World) -> tuple[State, Best]:

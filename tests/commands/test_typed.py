@@ -13,7 +13,7 @@ from lorakit.commands import COMMANDS, settings, terminal
 from lorakit.common.errors import LorakitError
 from lorakit.machine.hardware import Card, Facts
 from lorakit.models import catalogue
-from lorakit.planning.suspicious import suspicious
+from lorakit.planning.unusual import unusual
 from lorakit.run import Run
 
 
@@ -116,7 +116,7 @@ def test_questions_without_an_answer_end_with_a_message(monkeypatch, capsys, tmp
     ],
 )
 def test_a_setting_that_looks_like_a_mistake_is_named_before_training(given, said):
-    warnings = suspicious(Run(data="x.jsonl", **given), rows=40)
+    warnings = unusual(Run(data="x.jsonl", **given), rows=40)
     assert not warnings if said is None else any(said in warning for warning in warnings)
 
 
@@ -179,3 +179,12 @@ def test_a_missing_file_keeps_its_fields(tmp_path):
     with pytest.raises(LorakitError) as error:
         settings.present(str(tmp_path / "rows.csv"))
     assert error.value.where == str(tmp_path / "rows.csv") and error.value.cure is None
+
+
+def test_what_rows_and_names_hold_does_not_command_a_terminal():
+    """Titles, the clipboard and the cursor are left alone; colours and lines of progress pass."""
+    stream = io.StringIO()
+    stream.isatty = lambda: True
+    terminal.shielded(stream)
+    print("a\x1b]0;title\x07b\x1b[2Jc\x9bd\x1b[1;31me\x1b[0m\r\x1b[K\tf", file=stream)
+    assert stream.getvalue() == "a�]0;title�b�[2Jc�d\x1b[1;31me\x1b[0m\r\x1b[K\tf\n"

@@ -1,10 +1,13 @@
 """Whether the hub can be reached is found in a moment, before its client tries six times."""
 
 import socket
+import time
 
 import pytest
 
 from lorakit.common import hub
+from lorakit.common.errors import LorakitError
+from lorakit.models import base_model
 
 
 @pytest.fixture(autouse=True)
@@ -43,3 +46,19 @@ def test_offline_by_wish_and_a_proxy_are_not_tried(monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", "https://elsewhere.example")
     monkeypatch.setattr(hub.urllib.request, "getproxies", lambda: {"https": "http://proxy:3128"})
     assert hub.reachable() is True
+
+
+def test_what_was_not_downloaded_costs_no_attempts_without_the_hub(monkeypatch, capfd):
+    """The hub's client would try six times, 23 s in all, and print each."""
+    monkeypatch.setattr(hub, "reachable", lambda: False)
+    begun = time.monotonic()
+    with pytest.raises(
+        LorakitError, match=r"somebody/some-model.*could not be loaded|cannot be reached"
+    ):
+        base_model.config("somebody/some-model")
+    assert time.monotonic() - begun < 15 and "Retrying" not in "".join(capfd.readouterr())
+
+
+def test_a_folder_needs_no_hub(tmp_path, monkeypatch):
+    monkeypatch.setattr(hub, "reachable", lambda: pytest.fail("was asked"))
+    assert hub.kept_only(str(tmp_path)) is False

@@ -12,6 +12,7 @@ import lorakit
 from lorakit.common import files, locks
 from lorakit.common.errors import LorakitError
 from lorakit.machine.hardware import child_environment
+from lorakit.training import gpu_queue
 
 
 @pytest.fixture
@@ -64,3 +65,10 @@ def test_without_flock_the_lock_of_a_killed_process_is_broken(tmp_path, no_flock
             pass
     except Timeout:
         pytest.fail("the lock of a process that is gone was not broken")
+
+
+def test_the_queue_on_cards_works_beside_the_locks_that_flock_left(tmp_path, no_flock):
+    (tmp_path / "card-0.lock").touch()
+    with gpu_queue.turn("a", 1, folder=tmp_path) as cards:
+        assert cards == [0] and gpu_queue.busy(tmp_path) == [0]
+    assert gpu_queue.busy(tmp_path) == [] and gpu_queue.waiting(tmp_path) == []

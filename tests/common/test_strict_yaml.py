@@ -87,3 +87,26 @@ def test_a_parameter_of_another_type_is_refused(text, default):
     with pytest.raises(LorakitError) as refused:
         value_of("rank", text, default)
     assert refused.value.setting == "rank" and text in refused.value.message
+
+
+@pytest.mark.parametrize(
+    "more", ["[{}]", "{{k: [{}]}}", "{{<<: [{}]}}"], ids=["lists", "mappings", "merged"]
+)
+def test_aliases_that_add_up_are_refused_before_they_are_written_out(more, tmp_path):
+    lines = [
+        "a0: &a0 {x: 1}",
+        *(f"a{i}: &a{i} " + more.format(", ".join([f"*a{i - 1}"] * 9)) for i in range(1, 10)),
+    ]
+    (tmp_path / "run.yaml").write_text("data: x\n" + "\n".join(lines))
+    with pytest.raises(LorakitError, match="aliases add up to more than"):
+        Run.read(tmp_path / "run.yaml")
+
+
+def test_an_alias_in_itself_is_refused_and_an_ordinary_one_is_read():
+    with pytest.raises(yaml.YAMLError, match="aliases add up"):
+        strict_yaml.load("a: &a {b: *a}")
+    assert strict_yaml.load("a: &a [1, 2]\nb: *a\nc: {<<: {d: 3}}") == {
+        "a": [1, 2],
+        "b": [1, 2],
+        "c": {"d": 3},
+    }

@@ -53,7 +53,9 @@ BAD_ROWS = {
     "'completion' is null": NULL,
     "'completion' is NaN": NULL.replace("null", "NaN"),
     "'completion' is empty": NULL.replace("null", '" \\n"'),
-    "'completion' is bool, expected text": NULL.replace("null", "true"),
+    "'completion' is true, expected text: write the word to be said, e.g. yes": NULL.replace(
+        "null", "true"
+    ),
     "'completion' is list, expected text": NULL.replace("null", "[1]"),
     "'prompt' is int, expected text": '{"prompt": 3, "completion": "b"}',
     "'prompt' is empty": '{"prompt": "", "completion": "b"}',

@@ -188,7 +188,7 @@ def test_files_that_cannot_be_used(tmp_path):
         ("a.jsonl", "\n\n", "no usable row"),
         ("b.jsonl", "{\n[", r"no usable row; the first: b\.jsonl:1: broken JSON"),
         ("c.jsonl", '{"text": ""}', r"no usable row; the first: c\.jsonl:1: 'text' is empty"),
-        ("d.jsonl", '{"words": 1}', r"the columns words fit no schema .*columns: \{prompt: "),
+        ("d.jsonl", '{"words": 1}', "the columns words fit no schema .*Write rows with a prompt"),
         ("e.docx", "", r"no format reads '\.docx'; known endings: .*\.json.*\.jsonl"),
     ):
         (tmp_path / name).write_text(content)

@@ -37,7 +37,9 @@ def endure(folder, tokenizer, inputs, seed):
             raise AssertionError(
                 f"input {number} of seed {seed}, {name}: {path.read_bytes()[:300]}"
             ) from error
-        assert seconds < SLOWEST, f"input {number} of seed {seed}, {name}, took {seconds:.1f} s"
+        # Once more, where the machine or a collection of garbage came between.
+        late = seconds > SLOWEST and fuzz.tried(name, options, path, tokenizer)[1] > SLOWEST
+        assert not late, f"input {number} of seed {seed}, {name}, took {seconds:.1f} s"
         rows += found
     return rows, time.perf_counter() - start
 

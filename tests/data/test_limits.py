@@ -6,7 +6,9 @@ import os
 import subprocess
 import sys
 import tempfile
+import zipfile
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -43,6 +45,39 @@ def test_a_file_of_too_many_bytes_is_refused_unread(tmp_path):
         file.truncate(6 * 2**30)  # sparse
     with pytest.raises(BadRow, match=r"a\.png: 6,144 MB, more than the 256 MB"):
         media.examined("a.png", "image", [tmp_path])
+
+
+def test_a_sound_that_would_fill_the_memory_is_refused_before_it_is_decoded(tmp_path, monkeypatch):
+    soundfile = pytest.importorskip("soundfile")
+    soundfile.write(tmp_path / "a.flac", np.zeros((16_000, 2)), 16_000)
+    monkeypatch.setattr(media, "MOST_SAMPLES", 31_999)
+    with pytest.raises(BadRow, match=r"a\.flac: .* of 2 channels unpacked, more than"):
+        media.examined("a.flac", "sound", [tmp_path])
+
+
+@pytest.mark.parametrize("rate", [1, 99_999_989])
+def test_a_rate_that_no_sound_has_is_refused_before_it_is_resampled(tmp_path, rate):
+    soundfile = pytest.importorskip("soundfile")
+    soundfile.write(tmp_path / "a.wav", np.ones(100) / 2, rate)
+    with pytest.raises(BadRow, match=f"a.wav: {rate:,} samples a second"):
+        media.examined("a.wav", "sound", [tmp_path])
+
+
+def test_rows_out_of_an_archive_go_with_a_killed_process_too(tmp_path):
+    with zipfile.ZipFile(tmp_path / "rows.zip", "w") as archive:
+        archive.writestr("rows.csv", "prompt,answer\na,b\n")
+    code = (
+        "import os, signal, sys; from lorakit.data.formats import zip; "
+        "rows = zip.read(sys.argv[1]); next(rows); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    (tmp_path / "tmp").mkdir()
+    environment = {**child_environment(), "TMPDIR": str(tmp_path / "tmp")}
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "rows.zip")], env=environment)
+    assert list((tmp_path / "tmp").rglob("rows.csv"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+        Examples([])
+    assert not list((tmp_path / "tmp").rglob("rows.csv"))
 
 
 def test_the_next_start_removes_what_a_killed_process_left(tmp_path):

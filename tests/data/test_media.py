@@ -1,5 +1,6 @@
 """Pictures and sounds as people have them: turned, grey, transparent, cut, empty, at any rate; handled or named."""
 
+import base64
 import io
 import wave
 
@@ -11,6 +12,9 @@ from PIL import Image
 from lorakit.common.errors import BadRow, LorakitError
 from lorakit.data import loading, media, sources, splitting
 from lorakit.data.example import Example, Rejected
+from lorakit.data.matching import match
+from lorakit.data.meanings import Choices
+from lorakit.data.quality import classes
 from lorakit.data.schemas import image_messages
 from lorakit.tasks.classify_image import augmented
 
@@ -290,6 +294,53 @@ def test_conversations_about_pictures():
     assert [t["content"] for t in found["turns"]] == ["What?", "Rust.", "And this?", "Spot."]
     with pytest.raises(BadRow, match="1 pictures, and 2 parts of type image"):
         image_messages.convert(row | {"images": ["a.png"]})
+
+
+def test_parts_that_hold_their_own_pictures():
+    """As OpenAI's fine-tuning files and those of Qwen-VL and Unsloth do."""
+    data = "data:image/png;base64," + base64.b64encode(b"png").decode()
+    asked = [
+        {"type": "text", "text": "Which?"},
+        {"type": "image_url", "image_url": {"url": data}},
+        {"type": "image", "image": "file://b.png"},
+    ]
+    row = {
+        "messages": [
+            {"role": "user", "content": asked},
+            {"role": "assistant", "content": [{"type": "text", "text": "The second."}]},
+        ]
+    }
+    assert image_messages.fits([Example(row, "f", 1)])
+    found = image_messages.convert(row)
+    assert found["media"] == [{"bytes": b"png", "path": None}, "b.png"]
+    assert [(t["content"], t.get("images", 0)) for t in found["turns"]] == [
+        ("Which?", 2),
+        ("The second.", 0),
+    ]
+    asked[1]["image_url"]["url"] = "https://example.org/a.png"
+    with pytest.raises(BadRow, match="lies on another machine; download it"):
+        image_messages.convert(row)
+    asked[1]["image_url"]["url"] = "data:image/png;base64,%%%"
+    with pytest.raises(BadRow, match="base64 is cut or damaged"):
+        image_messages.convert(row)
+
+
+def test_names_of_files_tell_sounds_from_pictures():
+    def schema(**row):
+        return match([Example(row, "f", i) for i in range(3)], None, Choices()).schema
+
+    assert schema(file_name="a.wav", text="seven") == "sound_text"
+    assert schema(path="clips/a.mp3", sentence="seven") == "sound_text"
+    assert schema(file_name="a.png", text="a leaf") == "image_text"
+    assert schema(path="src/a.py", text="def f(): ...") == "text"
+
+
+def test_pictures_of_different_classes_contradict_only_where_they_are_equal():
+    check = classes.Check(None, 0)
+    for i, (sha, label) in enumerate([("a", "rust"), ("b", "spot"), ("c", "rust"), ("a", "spot")]):
+        fields = {"media": [{"sha256": sha}], "question": "", "text": label, "label": label}
+        check.see(Example(fields, f"{i}.png", 1), "train")
+    assert check.contrary == ["3.png:1: 'spot', 0.png:1: 'rust'"]
 
 
 def test_folds_hold_every_row_once_and_whole_groups():

@@ -279,7 +279,7 @@ def test_a_system_column_stands_first_unless_a_turn_does():
         (
             prompt_completion,
             {"prompt": "x", "completion": True},
-            "'completion' is bool, expected text",
+            "'completion' is true, expected text",
         ),
         (
             prompt_completion,
@@ -615,7 +615,8 @@ VALUES = {  # where not the names alone say what a file is
     "templated": "[INST] a? [/INST] b",
     "tool_calls": [{"role": "user", "content": "a?"}, {"role": "tool", "content": "b"}],
     "unpaired": True,
-    "image_messages": "x",
+    "image_messages": [{"role": "user", "content": [{"type": "image", "image": "a.png"}]}],
+    "sound_text": "a.wav",
 }
 
 
@@ -628,7 +629,8 @@ def test_every_name_of_a_column_is_found_and_taken(name):
             row = dict.fromkeys(columns, value)
             assert find_schema([Example(row, "f.jsonl", 1)], schema.GIVES)[0] == name
             with pytest.raises(
-                BadRow, match="is null|is NoneType|'(source|prompt)'.* is missing|_b' is missing"
+                BadRow,
+                match="is null|is NoneType|'(source|prompt)'.* is missing|_b' is missing|no picture",
             ):
                 schema.convert(dict.fromkeys(columns))
 

@@ -57,6 +57,34 @@ def test_what_a_head_size_decides(card, width, of_value, name):
         agree(both(way, torch.float16, [5, 9], (2, 2), width, of_value=of_value), torch.float16)
 
 
+@pytest.mark.parametrize(
+    ("card", "width", "dropout", "name"),
+    [
+        ((8, 9), 192, 0.1, "flash"),
+        ((8, 9), 208, 0.0, "efficient"),
+        ((8, 9), 256, 0.0, "flash"),  # Gemma 3 on an L4
+        ((8, 9), 256, 0.1, "efficient"),
+        ((12, 0), 224, 0.0, "efficient"),
+        ((8, 0), 256, 0.1, "flash"),
+        ((9, 0), 208, 0.0, "flash"),
+    ],
+)
+def test_wide_heads_whose_backward_pass_a_card_lacks(card, width, dropout, name):
+    """The trial at loading goes forward alone, and would not see it."""
+
+    class Layer(torch.nn.Module):
+        is_causal = True
+
+    q = drawn(1, 1, 6, width, seed=0).bfloat16().requires_grad_()
+    documents = attention.Documents([4, 2], q.device)
+    with claimed(card):
+        out, _ = attention.packed_attention(
+            Layer(), q, q, q, None, dropout=dropout, documents=documents
+        )
+        out.sum().backward()
+        assert {called for called, *_ in calls} == {name, f"{name} backward"}
+
+
 @pytest.mark.parametrize("window", [None, 3])
 @pytest.mark.parametrize(
     ("way", "dtype"), [("flash", torch.bfloat16), ("efficient", torch.float16)]

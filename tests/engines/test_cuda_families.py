@@ -30,18 +30,27 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("families")
 
 
+def counting(*lengths):
+    """Rows that count through five tokens: their gradients agree. Those of noise cancel, and rounding stays: in bf16
+    5 % of OPT's, packed or padded."""
+    rows = noise(*lengths)
+    for number, row in enumerate(rows):
+        row["ids"] = [10 + (number + place) % 5 for place in range(len(row["ids"]))]
+    return rows
+
+
 @cache
 def made(name, folder):
     return stand_in(name, folder)
 
 
 @cache
-def computed(base, card, precision, packing):
+def computed(base, card, precision, packing, made_rows):
     """(loss, gradients of the adapters without the loss's scale, whether it was packed, the operators called)"""
     with claimed(card) as calls:
         engine = shaken(load(settings(base, precision=precision, packing=packing)), by=0.03)
         engine.model.eval().train = lambda mode=True: engine.model  # OPT has dropout of its own
-        loss, _ = engine.backward(collate(noise(*LENGTHS), range(len(LENGTHS))))
+        loss, _ = engine.backward(collate(made_rows(*LENGTHS), range(len(LENGTHS))))
         gradients = [engine.trained[n].grad.flatten() for n in sorted(engine.trained)]
         gradient = torch.cat(gradients) / engine.optimization.scaler.get_scale()
         return float(loss), gradient, engine.packing, {name for name, *_ in calls}
@@ -62,17 +71,16 @@ def apart(one, other):
 )
 @pytest.mark.parametrize("name", FAMILIES)
 def test_packed_is_padded(folder, name, card, precision, operator, most):
-    """In bf16 a random model's own rounding is larger: up to 15 % of OPT's gradient, packed or padded. There packing
-    must add less than that."""
+    """And what fp32 computes without our kernels for cards."""
     base, _ = made(name, folder)
-    loss, one, packed, operators = computed(base, card, precision, True)
-    plain, other, padded, _ = computed(base, card, precision, False)
+    rows = noise if precision == "fp32" else counting
+    loss, one, packed, operators = computed(base, card, precision, True, rows)
+    plain, other, padded, _ = computed(base, card, precision, False, rows)
     assert packed and not padded and operators == {operator, f"{operator} backward"}
     assert loss == pytest.approx(plain, rel=most)
-    _, exact, *_ = computed(base, None, "fp32", False)
-    rounding = apart(other, exact)
-    assert apart(one, other) <= (max(most, rounding) if precision == "bf16" else most)
-    assert apart(one, exact) <= max(most, 1.25 * rounding)
+    assert apart(one, other) <= most
+    _, exact, *_ = computed(base, None, "fp32", False, rows)
+    assert apart(one, exact) <= most
 
 
 def test_no_family_is_left_out():

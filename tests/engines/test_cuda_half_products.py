@@ -93,6 +93,21 @@ def test_gradients_are_those_of_fp32(overflows, gemma):
     assert (one - other).norm() < 2e-2 * one.norm()
 
 
+def test_trained_embeddings_and_head_are_read(overflows, gemma):
+    """PEFT trains copies of modules: each has to look up in its own weights."""
+    found = []
+    for precision in ("fp32", "fp16"):
+        engine = load(settings(gemma, precision=precision, train_embeddings=True))
+        engine = shaken(engine, by=0.02)
+        engine.backward(collate(noise(40, 30), range(2)))
+        whole = [n for n in sorted(engine.trained) if "lora_" not in n]
+        assert len(whole) == 2 and all(engine.trained[n].grad is not None for n in whole)
+        found.append(torch.cat([engine.trained[n].grad.flatten() for n in whole]))
+        found.append(engine.generate([[1, 2, 3]], 8, []))
+    one, answers, other, others = found
+    assert (one - other).norm() < 2e-2 * one.norm() and answers == others
+
+
 def test_a_residual_stream_beyond_fp16(overflows, gemma, tmp_path):
     """Beyond 65,504 after the first layer: plain fp16 gives infinite losses, and this the losses of fp32."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -140,6 +155,27 @@ def test_the_heads_loss_with_a_head_in_fp16():
     (one, gradient), (other, half) = found
     assert other == pytest.approx(float(one), rel=1e-3)
     assert (gradient - half).norm() < 2e-3 * gradient.norm()
+
+
+@pytest.mark.parametrize("kind", ["fp16", "fp32 before a head in fp16"])
+def test_losses_of_documents_in_fp16(kind):
+    """Of preferences. Sure of its targets: the gradient is of probabilities that fp16 rounds to nothing."""
+    weight = torch.randn(90, 64, generator=torch.Generator().manual_seed(1)).half()
+    hidden = (weight[:40].float() * 22 / 64).half()
+    target_ids, document = torch.arange(40), torch.arange(40) // 10
+    found = []
+    for dtype, table in (
+        (torch.float32, weight.float()),
+        (torch.float16 if kind == "fp16" else torch.float32, weight),
+    ):
+        x = hidden.to(dtype).requires_grad_()
+        losses = loss.document_losses(x, table, target_ids, document, 4)
+        (gradient,) = torch.autograd.grad(losses @ torch.tensor([64.0, 0.5, 16.0, 1.0]), x)
+        found.append((losses.detach(), gradient.float()))
+    (one, gradient), (other, half) = found
+    assert torch.allclose(one, other, rtol=2e-2, atol=1e-5)
+    off = (gradient - half).norm(dim=1) / gradient.norm(dim=1)
+    assert off.median() < 2e-2
 
 
 def test_which_families_compute_so():

@@ -254,6 +254,40 @@ def test_every_family_was_asked():
     assert words - {models.known()[name].config["model_type"] for name in FAMILIES} == {"whisper"}
 
 
+def test_a_linear_layer_that_does_more_is_left_to_peft():
+    """As transformers' routers and grouped layers do."""
+    import peft
+
+    class Doubled(torch.nn.Linear):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    model = torch.nn.Sequential(Doubled(8, 8), torch.nn.Linear(8, 8))
+    model = peft.get_peft_model(model, peft.LoraConfig(target_modules=["0", "1"]))
+    x = torch.randn(3, 8, generator=torch.Generator().manual_seed(0))
+    plain = model(x)
+    found = lora.install(model)
+    assert (found["adapted layers"], found["left to PEFT"]) == (1, 1)
+    assert torch.allclose(model(x), plain)
+
+
+def test_a_gated_mlp_that_does_more_is_left_alone():
+    """Gemma 3n's first layers let a twentieth of their activations through."""
+    from transformers import Gemma3nTextConfig
+    from transformers.models.gemma3n.modeling_gemma3n import Gemma3nTextMLP
+
+    config = Gemma3nTextConfig(
+        hidden_size=8,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_kv_shared_layers=0,
+        activation_sparsity_pattern=[0.95, 0.0],
+    )
+    with torch.device("meta"):  # as it is planned
+        layers = [Gemma3nTextMLP(config, i) for i in (0, 1)]
+    assert [gated.is_gated(layer, "gelu_tanh") for layer in layers] == [False, True]
+
+
 def test_recomputed_layers():
     model = adapted()
     plain = step(model)

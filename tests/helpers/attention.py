@@ -69,5 +69,5 @@ def agree(pairs, dtype):
     for one, other in pairs:
         off, length = (one.double() - other.double()).norm(), other.double().norm()
         assert off <= TOLERANCE[dtype] * max(length, 1.0)  # zero within a window of one
-        worst = max(worst, float(off / max(length, 1.0)))
+        worst = max(worst, float(off.detach() / max(float(length), 1.0)))
     return worst

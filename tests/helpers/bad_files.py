@@ -136,11 +136,15 @@ UNUSABLE = {
     ),
     "wrong.jsonl": (lines({"prmpt": "a?", "answr": "b"}), f": the columns answr, prmpt {SCHEMA}"),
     "one.jsonl": (lines({"prompt": "a?"}), f": the columns prompt {SCHEMA}"),
-    "none.jsonl": ("{}\n{}\n", f": the columns (none) {SCHEMA}"),
+    "none.jsonl": (
+        "{}\n{}\n",
+        ": the columns (none) fit no schema (alpaca: …Write rows with a prompt and its completion, or a text and "
+        "its label",
+    ),
     "headless.csv": ("How much?,Much\nWhere?,There\n", f": the columns How much?, Much {SCHEMA}"),
     "numbers.csv": (
         "1,2\n3,4\n",
-        ": the columns 1, 2 fit no schema (…). …if it is a header, set format: {csv: {header: true}}. Name them …",
+        ": the columns 1, 2 fit no schema (…). …if it is a header, set format: {csv: {header: true}}. Write rows …",
     ),
     # names
     "table.xlsx": (

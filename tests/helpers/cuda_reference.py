@@ -164,6 +164,10 @@ def flash_backward(
 ):  # fmt: skip
     assert dout.dtype == query.dtype == out.dtype
     calls.append(("flash backward", query.dtype, window_size_left))
+    if query.shape[-1] > 192 and (query.shape[-1] <= 224 or p):
+        assert _claimed in ((8, 0), (9, 0)), (
+            "head dim 256 with dropout, or head dim 224: A100, H100"
+        )
     shared, scale = query.shape[1] // key.shape[1], scale or query.shape[-1] ** -0.5
     dq, dk, dv = (torch.empty_like(x) for x in (query, key, value))
     for d, (a, b) in enumerate(spans(ends_q)):

@@ -53,15 +53,13 @@ def test_it_is_made_once_and_known_by_what_it_was_made_of(small, monkeypatch, tm
     run = settings(small, added_tokens=TOKENS)
     made = derived(run)
     assert derived(made) is made and derived(run).model == made.model != small
+    known = identity.base(made.model)
     monkeypatch.setenv("LORAKIT_CACHE", str(tmp_path / "empty"))
     elsewhere = derived(run).model
-    assert elsewhere != made.model and identity.base(elsewhere) == identity.base(made.model)
+    assert elsewhere != made.model and identity.base(elsewhere) == known
     assert derived(settings(small)).model == small
     other = derived(settings(small, added_tokens=["<south>"])).model
-    assert (
-        identity.base(other).differences(identity.base(made.model)) == ["weights", "configuration"]
-        or True
-    )
+    assert "weights" in identity.base(other).differences(known)
 
 
 @pytest.mark.parametrize("token", ["<|end|>", "a"])

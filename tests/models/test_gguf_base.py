@@ -1,6 +1,7 @@
 """A base model from a GGUF file: dequantized, or with its blocks kept as they are."""
 
 import json
+import struct
 from pathlib import Path
 
 import gguf as package
@@ -64,12 +65,23 @@ def test_the_header_says_where_each_tensor_lies(kind, tmp_path):
     assert header.bits_per_weight == bits.get(kind, 16)
 
 
+def header_of(alignment):
+    """A file without tensors whose metadata are an architecture and `general.alignment`, as type and value."""
+    text = lambda words: struct.pack("<Q", len(words)) + words
+    architecture = text(b"general.architecture") + struct.pack("<I", 8) + text(b"llama")
+    start = b"GGUF" + struct.pack("<IQQ", 3, 0, 2)
+    return start + architecture + text(b"general.alignment") + alignment
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
         (b"GGML", "begin with GGUF"),
         (b"GGUF\x01\0\0\0", "version 1"),
         (b"GGUF\x03\0\0\0", "cannot be read"),
+        (header_of(struct.pack("<II", 4, 0)), "general.alignment is 0"),
+        (header_of(struct.pack("<IQ", 8, 1) + b"x"), "general.alignment is 'x'"),
+        (header_of(struct.pack("<I", 9) + struct.pack("<IQ", 9, 1) * 20_000), "cannot be read"),
     ],
 )
 def test_a_damaged_file_is_refused_with_its_name(content, words, tmp_path):

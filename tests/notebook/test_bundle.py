@@ -304,9 +304,12 @@ def test_what_changed_on_the_way_is_named(made, capsys):
     assert "model.safetensors: its content is not what was packed (SHA-256)" in said
     with pytest.raises(SystemExit, match="3 of"):
         installer.main(["--verify"], made)
-    (made / "bundle.json").write_text("[]")
-    assert main(["bundle", str(made), "--verify"]) == 1
-    assert "is no manifest of a bundle" in capsys.readouterr().err
+    whole = json.loads((made / "bundle.json").read_text())
+    odd = ([], 5, {"wheels/a.whl": "x"}, {"wheels/a.whl": {}})
+    for content in ([], *({**whole, "files": files} for files in odd), {**whole, "needs": 5}):
+        (made / "bundle.json").write_text(json.dumps(content))
+        assert main(["bundle", str(made), "--verify"]) == 1
+        assert "is no manifest of a bundle" in capsys.readouterr().err
 
 
 # Refusals

@@ -360,6 +360,8 @@ def test_presets_and_single_settings(page, at):
     assert at.run.learning_rate == 10 and "10 is 50,000 times the usual" in page.plan["text"]
     page.vue_set({"name": "rank", "value": "many"})
     assert at.run.rank == 16 and "rank='many'" in page.message["text"]
+    page.vue_set({"name": "columns", "value": "{a: [b"})
+    assert "columns: '{a: [b' cannot be read as YAML" in page.message["text"]
     page.vue_set({"name": "early_stopping", "value": ""})
     assert at.run.early_stopping is None
 
@@ -475,6 +477,9 @@ def test_nothing_outside_of_the_projects_folders_is_read(at, tmp_path):
             {"data": str(path)},
             {"test_data": str(path), "test_fraction": 0.0},
             {"model": str(path)},
+            {"data": [str(path)]},
+            {"replay": {str(path): 0.2}},
+            {"chat_template": str(path)},
         ):
             with pytest.raises(LorakitError, match=words):
                 at.change(**change)
@@ -490,6 +495,7 @@ def test_nothing_outside_of_the_projects_folders_is_read(at, tmp_path):
             at.change(**settings)
     assert at.run == before
     assert at.change(data="rows.csv").data == str(here / "rows.csv")
+    assert at.change(data={"rows.csv": 2.0}).data == {str(here / "rows.csv"): 2.0}
     assert at.change(data="data/triage.jsonl").data.endswith("data/triage.jsonl")
     assert (
         at.change(data="owner/name").data == "owner/name"

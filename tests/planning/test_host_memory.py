@@ -87,7 +87,9 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, core_model_loading
 import lorakit
 from lorakit.engines.torch import loading
+from lorakit.machine import hardware
 
+hardware.return_large_blocks()  # as `load` does
 folder, placed = sys.argv[1], sys.argv[2] == "card"
 plain = core_model_loading._materialize_copy
 def to_card(tensor, device=None, dtype=None):  # read, cast in the host's memory, away

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from lorakit.common.errors import LorakitError
 from lorakit.data.example import Example, Rejected
+from lorakit.data.schemas import PICTURES
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+SUFFIXES = PICTURES
 MEDIUM = "image"  # beside a table these files are what its rows speak of, and no rows of their own
 
 

@@ -11,8 +11,9 @@ from pathlib import Path
 from lorakit.common.errors import LorakitError
 from lorakit.data.example import Example, Rejected
 from lorakit.data.formats import images
+from lorakit.data.schemas import SOUNDS
 
-SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".aiff", ".aif")
+SUFFIXES = SOUNDS
 MEDIUM = "audio"  # see `formats.images`
 
 

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-import tempfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from lorakit.common import registry
 from lorakit.common.errors import LorakitError
+from lorakit.common.files import temporary_folder
 from lorakit.data.example import Example, Rejected
 from lorakit.data.formats.folder import ABOUT
 
@@ -25,7 +25,7 @@ def read(path: str | Path) -> Iterator[Example | Rejected]:
     """The rows of the one data file inside, numbered as its format numbers them."""
     path = Path(path)
     known = {n: m for n, m in registry.modules("formats").items() if n != "zip" and m.SUFFIXES}
-    with tempfile.TemporaryDirectory() as room:
+    with temporary_folder() as room:
         try:
             with zipfile.ZipFile(path) as archive:
                 member, name = _only(path, archive, known)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Hashable
 from typing import Any
 
 from lorakit.data.duplicates import normal, prompt_key
@@ -17,11 +18,17 @@ ASKED = 200_000  # texts whose labels are compared
 NAMED = 8  # small classes named in a finding
 
 
+def _asked(example: Example) -> Hashable:
+    """What rows of equal questions share, pictures and sounds among them; nothing where nothing is asked."""
+    media = tuple(medium["sha256"] for medium in example.fields.get("media", ()))
+    return prompt_key(example) or (media and (example.fields.get("question"), media))
+
+
 class Check:
     def __init__(self, encode: Any, max_length: int):
         self.counts: Counter[str] | None = Counter()
         self.labelled = False
-        self.asked: dict[int, tuple[str, str]] = {}  # prompt -> the first label, its row
+        self.asked: dict[Hashable, tuple[str, str]] = {}  # prompt -> the first label, its row
         self.contrary: list[str] = []  # rows with the text of another and another label
 
     def see(self, example: Example, set: str) -> None:
@@ -29,8 +36,8 @@ class Check:
             return
         fields = example.fields
         self.labelled |= "label" in fields
-        if "label" in fields and len(self.asked) < ASKED:
-            first = self.asked.setdefault(prompt_key(example), (fields["label"], example.where))
+        if "label" in fields and len(self.asked) < ASKED and (key := _asked(example)):
+            first = self.asked.setdefault(key, (fields["label"], example.where))
             if normal(first[0]) != normal(fields["label"]):
                 self.contrary.append(
                     f"{example.where}: {fields['label']!r}, {first[1]}: {first[0]!r}"

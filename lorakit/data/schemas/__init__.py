@@ -20,6 +20,8 @@ from typing import Any
 from lorakit.common.errors import BadRow, LorakitError, did_you_mean
 
 HELPERS = ("prompts", "marks")  # modules of this package that are no schemas
+PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+SOUNDS = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".aiff", ".aif")
 # Columns of what the model is told before everything else.
 SYSTEM = (
     "system", "system_prompt", "system_message", "sys_prompt", "system_instruction",
@@ -55,6 +57,11 @@ def text_of(
         raise BadRow(f"{name!r} is {'null' if value is None else 'NaN'}")
     if number and type(value) in (int, float):
         return number_text(value)
+    if number and isinstance(value, bool):
+        word = str(value).lower()
+        raise BadRow(
+            f"{name!r} is {word}, expected text: write the word to be said, e.g. {'yes' if value else 'no'}"
+        )
     if not isinstance(value, str):
         raise BadRow(f"{name!r} is {type(value).__name__}, expected text")
     if not empty and not value.strip():
@@ -84,6 +91,11 @@ def medium_of(fields: Mapping[str, Any], names: tuple[str, ...]) -> Any:
     if not held and not (isinstance(value, str) and value.strip()):
         raise BadRow(f"{name!r} is {type(value).__name__}, expected a path")
     return value
+
+
+def ends(value: Any, endings: tuple[str, ...]) -> bool:
+    """Whether a value is the name of a file with one of these endings."""
+    return isinstance(value, str) and value.lower().endswith(endings)
 
 
 def turns(prompt: str, answer: str, system: str = "") -> dict[str, list[dict[str, str]]]:

@@ -3,7 +3,10 @@
 {"image": "leaves/rust_12.jpg", "label": "Common_Rust"}
 """
 
-from lorakit.data.schemas import medium_of, text_label, text_of
+from collections.abc import Sequence
+
+from lorakit.data.example import Example
+from lorakit.data.schemas import SOUNDS, ends, medium_of, text_label, text_of
 
 GIVES = "image"
 RICHNESS = 72
@@ -12,6 +15,11 @@ PICTURE = ("image", "images", "picture", "photo", "img", "image_path", "image_fi
 REQUIRED = (PICTURE, text_label.REQUIRED[1])
 QUESTION = ("prompt", "question", "query", "instruction", "problem", "input")
 OPTIONAL = QUESTION
+
+
+def fits(rows: Sequence[Example]) -> bool:
+    """Whether the files that `file_name` names are no sounds."""
+    return not ends(rows[0].fields.get("file_name"), SOUNDS)
 
 
 def convert(fields: dict) -> dict:

@@ -2,33 +2,73 @@
 none does, they stand before the first question.
 
 {"image": "rust.jpg", "messages": [{"role": "user", "content": "What?"}, {"role": "assistant", "content": "Rust."}]}
+
+Or each part holds its own picture: {"type": "image", "image": "rust.jpg"}, or, as OpenAI stores it,
+an address that holds the file: {"type": "image_url", "image_url": {"url": "data:image/jpeg;base64,…"}}.
 """
 
 from __future__ import annotations
 
+import base64
+import binascii
 from collections.abc import Sequence
+from typing import Any
 
 from lorakit.common.errors import BadRow
 from lorakit.data.example import Example
-from lorakit.data.schemas import column, medium_of, messages
+from lorakit.data.schemas import column, medium_of, messages, nested
 
 GIVES = "image"
 RICHNESS = 90
 TURNS = (*messages.REQUIRED[0], "conversations", "conversation")
-REQUIRED = (TURNS, ("images", "image"))
-OPTIONAL = messages.OPTIONAL
+REQUIRED = (TURNS,)
+OPTIONAL = (*messages.OPTIONAL, "images", "image")
+PICTURES = ("images", "image")
+HOLDS = ("image", "image_url", "url", "path")  # keys of a part that holds its picture
 
 
 def fits(rows: Sequence[Example]) -> bool:
-    """Whether one of these rows, at least, has a picture."""
-    return any(row.fields.get(name) not in (None, [], "") for row in rows for name in REQUIRED[1])
+    """Whether one of these rows has a picture in a column of its own, or more than half have some in their turns."""
+    beside = any(row.fields.get(name) not in (None, [], "") for row in rows for name in PICTURES)
+    return beside or sum(bool(_inside(row.fields)) for row in rows) * 2 > len(rows)
+
+
+def _inside(fields: dict) -> list[Any]:
+    """The pictures that parts of the turns hold themselves."""
+    turns = nested(next((fields[name] for name in TURNS if name in fields), None))
+    found = []
+    for turn in turns if isinstance(turns, list) else ():
+        parts = turn.get("content", turn.get("value")) if isinstance(turn, dict) else None
+        for part in parts if isinstance(parts, list) else ():
+            if isinstance(part, dict) and part.get("type") in ("image", "image_url"):
+                held = next((part[n] for n in HOLDS if n in part), None)
+                held = held.get("url", held) if isinstance(held, dict) else held
+                found += [] if held is None else [held]
+    return found
+
+
+def _unpacked(held: Any) -> Any:
+    """A picture inside an address ("data:image/png;base64,…") as bytes; any other as it is."""
+    if not isinstance(held, str):
+        return held
+    if held.startswith(("http://", "https://")):
+        raise BadRow(f"{held[:60]} lies on another machine; download it and name the file")
+    if not held.startswith("data:"):
+        return held.removeprefix("file://")
+    try:
+        return {"bytes": base64.b64decode(held.partition(",")[2], validate=True), "path": None}
+    except binascii.Error:
+        raise BadRow("a picture in base64 is cut or damaged") from None
 
 
 def convert(fields: dict) -> dict:
-    name = column(fields, REQUIRED[1])
-    given = fields[name] if isinstance(fields[name], list) else [fields[name]]
-    pictures = [medium_of({name: one}, (name,)) for one in given]
-    turns = fields[column(fields, TURNS)]
+    name = next((n for n in PICTURES if fields.get(n) not in (None, [], "")), None)
+    given = [*map(_unpacked, _inside(fields))] if name is None else fields[name]
+    given = given if isinstance(given, list) else [given]
+    pictures = [medium_of({name or "image": one}, (name or "image",)) for one in given]
+    if not pictures:
+        raise BadRow("no picture, as other rows have")
+    turns = nested(fields[column(fields, TURNS)])
     of_turns: list[tuple[object, int]] = []
     words = messages.convert(
         {

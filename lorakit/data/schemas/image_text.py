@@ -10,6 +10,7 @@ RICHNESS = 70
 WORDS = ("caption", "description", "completion", "response", "solution", "output", "answer", "text")
 REQUIRED = (image_label.PICTURE, WORDS)
 OPTIONAL = image_label.QUESTION
+fits = image_label.fits
 
 
 def convert(fields: dict) -> dict:

@@ -86,7 +86,13 @@ def _told(fields: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _single(given: list[Any]) -> list[Any]:
-    """A turn each, where question and answer stand together: `{"human": …, "assistant": …}`."""
+    """A turn each, where question and answer stand together: `{"human": …, "assistant": …}`, or where words alone do.
+
+    Of words alone the first are the user's (LIMA, UltraChat).
+    """
+    if len(given) > 1 and all(isinstance(turn, str) for turn in given):
+        roles = ("user", "assistant")
+        return [{"role": roles[i % 2], "content": words} for i, words in enumerate(given)]
     beside = {"system", *marks.NAMES}
     pair = next(
         (

@@ -22,7 +22,13 @@ REQUIRED = (
     ("rejected", "non_preferred_output", "rejected_response", "dispreferred", "loser"),
 )
 PROMPT = ("prompt", "question", "instruction", "input", "conversations", "messages", "query")
-OPTIONAL = (*PROMPT, *SYSTEM)
+# How good each answer is.
+SCORES = (
+    ("score_chosen", "score_rejected"),
+    ("chosen_score", "rejected_score"),
+    ("chosen_rating", "rejected_rating"),
+)
+OPTIONAL = (*PROMPT, *SYSTEM, *(name for pair in SCORES for name in pair))
 
 
 def convert(fields: dict) -> dict:
@@ -37,6 +43,12 @@ def convert(fields: dict) -> dict:
         )
     if chosen[-1]["content"].strip() == rejected[-1]["content"].strip():
         raise BadRow(f"{names[0]!r} and {names[1]!r} are equal: there is nothing to prefer")
+    for better, worse in SCORES:
+        good, bad = fields.get(better), fields.get(worse)
+        if all(isinstance(s, (int, float)) for s in (good, bad)) and good < bad:  # type: ignore[operator]
+            raise BadRow(
+                f"{better!r} is {good:g} and {worse!r} {bad:g}: the other answer is better"
+            )
     return {"messages": chosen, "pair": {"rejected": rejected[-1]}}
 
 

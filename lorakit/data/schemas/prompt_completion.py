@@ -9,13 +9,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lorakit.common.errors import BadRow
-from lorakit.data.schemas import column, marks, prompts, text_of
+from lorakit.data.schemas import column, marks, nested, prompts, text_of
 from lorakit.data.schemas.messages import conversation
 
 GIVES = "messages"
 RICHNESS = 30
 REQUIRED = (
-    ("prompt", "question", "query", "problem", "input", "user", "human"),
+    ("prompt", "question", "query", "problem", "input", "inputs", "user", "human"),
     prompts.ANSWER,
 )
 OPTIONAL = prompts.INPUT + prompts.BESIDE + marks.NAMES + tuple(prompts.LETTERS)
@@ -28,11 +28,12 @@ def refuse(rows: Sequence[Mapping[str, Any]]) -> None:
 
 def convert(fields: dict) -> dict:
     prompt, completion = (column(fields, names) for names in REQUIRED)
-    if isinstance(fields[prompt], list) and isinstance(fields[completion], list):
+    asked, said = (_turns(fields[name]) for name in (prompt, completion))
+    if asked is not None and said is not None:
         both = f"{prompt} + {completion}"
-        found = conversation({**fields, both: fields[prompt] + fields[completion]}, both)
+        found = conversation({**fields, both: asked + said}, both)
         turns = found["messages"]
-        if "assistant" in [turn["role"] for turn in turns[: len(turns) - len(fields[completion])]]:
+        if "assistant" in [turn["role"] for turn in turns[: len(turns) - len(said)]]:
             raise BadRow(
                 f"{prompt!r} holds an answer, and every answer is trained: leave the row out, or give all "
                 "its turns as 'messages'"
@@ -46,3 +47,16 @@ def convert(fields: dict) -> dict:
         question = f"{question}\n\n{extra}"
     turns = prompts.conversation_of(fields, question, REQUIRED[1], before="context")["messages"]
     return {"messages": marks.marked(fields, turns)}
+
+
+def _turns(value: Any) -> list[Any] | None:
+    """A list of turns; also as JSON, one turn alone, or in `messages`, as logs of calls hold them. None of a text."""
+    if isinstance(value, list):
+        return value
+    given = nested(value)
+    if isinstance(given, dict):
+        given = given.get("messages", [given])
+    spoken = isinstance(given, list) and all(
+        isinstance(t, dict) and {"role", "content"} <= t.keys() for t in given
+    )
+    return given if spoken and given else None

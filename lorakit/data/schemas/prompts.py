@@ -16,7 +16,7 @@ from lorakit.data.schemas.messages import conversation
 
 ANSWER = (
     "completion", "response", "solution", "output", "answer", "answers", "answerkey", "answer_key",
-    "correct_answer", "canonical_solution", "assistant",
+    "correct_answer", "canonical_solution", "targets", "assistant",
 )  # fmt: skip
 INPUT = ("input",)
 CONTEXT = ("context", "passage", "article", "paragraph", "document", "background")

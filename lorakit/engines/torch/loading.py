@@ -22,6 +22,7 @@ from transformers import AutoModelForCausalLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from transformers.utils import logging as transformers_logging
 
+from lorakit.common import hub
 from lorakit.common.errors import LorakitError
 from lorakit.engines import quantization
 from lorakit.engines.protocol import decided
@@ -71,8 +72,7 @@ def load(
     run = decided(run)
     spec, world, idle = base_model.spec(run.model), distributed.join(), hardware.resident()
     where = device(world)
-    if where.type == "cpu":
-        hardware.return_large_blocks()
+    hardware.return_large_blocks()
     config = base_model.labelled(base_model.config(run.model), classes)
     kind = served.maker(run.task, config, run.model)
     heads = new_heads(kind, config) if classes else []
@@ -143,6 +143,7 @@ def base(
         "dtype": torch.float32 if run.method == "full" else DTYPES[run.precision],
         "attn_implementation": attention_name,
         "use_safetensors": None if run.pickled_weights else True,
+        "local_files_only": hub.kept_only(source),
         **options,
     }
     if source == base_model.path(run.model):

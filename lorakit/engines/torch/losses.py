@@ -12,7 +12,7 @@ from lorakit.engines import protocol
 from lorakit.engines.torch.kernels import loss
 from lorakit.engines.torch.out_of_memory import out_of_memory
 from lorakit.engines.torch.passes import Passes
-from lorakit.engines.torch.transfer import to_device
+from lorakit.engines.torch.transfer import moved, to_device
 from lorakit.tasks.batches import Batch
 from lorakit.tasks.protocol import Objective
 
@@ -27,11 +27,11 @@ class Losses:
     def summed(self, batch: Batch) -> torch.Tensor:
         """The sum over the targets, in nats."""
         if self.objective.NEEDS == "class_logits":
-            labels = torch.from_numpy(batch.values["label"]).to(self.passes.device)
+            labels = moved(batch.values["label"], self.passes.device)
             return F.cross_entropy(self.passes.class_logits(batch), labels, reduction="sum")
         if self.objective.NEEDS == "document_logps":
             values = {
-                n: torch.from_numpy(np.asarray(v, np.float32)).to(self.passes.device)
+                n: moved(np.asarray(v, np.float32), self.passes.device)
                 for n, v in batch.values.items()
             }
             logps = -self._document_losses(batch)
@@ -42,7 +42,7 @@ class Losses:
             logits = self.passes.logits(batch).float()
             if batch.weights is None:
                 return F.cross_entropy(logits, target_ids, reduction="sum")
-            weights = torch.from_numpy(batch.weights[batch.targets]).to(self.passes.device)
+            weights = moved(batch.weights[batch.targets], self.passes.device)
             return (F.cross_entropy(logits, target_ids, reduction="none") * weights).sum()
         hidden = self.passes.hidden(batch)
         if batch.weights is None:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 
 from lorakit.engines.torch.kernels import attention
 from lorakit.engines.torch.kernels.device import flush_denormals, pad_multiple
-from lorakit.engines.torch.transfer import to_device
+from lorakit.engines.torch.transfer import moved, to_device
 from lorakit.tasks.batches import Batch
 
 
@@ -140,7 +140,7 @@ class Passes:
                 for name in ("token_type_ids", "mm_token_type_ids")
                 if name in self.arguments
             }
-        return {name: value.to(self.device) for name, value in given.items()}
+        return {name: moved(value, self.device) for name, value in given.items()}
 
     def media_inputs(self, media: Sequence[dict[str, np.ndarray]]) -> dict[str, torch.Tensor]:
         """The inputs of all documents, joined; where they differ in size, zeros fill them up."""
@@ -161,7 +161,7 @@ class Passes:
                 )
                 for p in parts
             ]
-            value = torch.cat(parts).to(self.device)
+            value = moved(torch.cat(parts), self.device)
             wide = self.model.dtype if self.autocast else torch.float32
             out[name] = value.to(wide) if value.is_floating_point() else value
         return out

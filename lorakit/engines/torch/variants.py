@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from lorakit.common.errors import LorakitError
+from lorakit.engines.torch.transfer import moved
 from lorakit.run import Run
 from lorakit.tasks.batches import Batch
 
@@ -120,13 +121,14 @@ class Noise:
         """`out`: (1, N, H) of documents end to end, or (D, T, H)."""
         if self.batch is None:
             return out
-        lengths = torch.from_numpy(self.batch.lengths).to(out.device)
         if self.packed:
-            each = torch.repeat_interleave(lengths, lengths)
-            lengths = torch.ones(out.shape[1], device=out.device)  # what pads is one long
-            lengths[: len(each)] = each.float()
-            lengths = lengths[None]
+            lengths = np.ones((1, out.shape[1]))  # what pads is one long
+            lengths[0, : self.batch.lengths.sum()] = np.repeat(
+                self.batch.lengths, self.batch.lengths
+            )
         else:
-            lengths = lengths[:, None]
-        most = self.alpha / torch.sqrt(lengths * float(out.shape[-1]))
-        return out + (torch.rand_like(out) * 2 - 1) * most[..., None].to(out.dtype)
+            lengths = self.batch.lengths[:, None]
+        most = (self.alpha / np.sqrt(lengths * float(out.shape[-1]))).astype(np.float32)
+        return out + (torch.rand_like(out) * 2 - 1) * moved(most, out.device)[..., None].to(
+            out.dtype
+        )

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from lorakit.common.errors import LorakitError
-from lorakit.common.files import remove
+from lorakit.common.files import remove, temporary_folder
 from lorakit.engines.mlx import adapters, bases
 from lorakit.exporting.proof import Proof
 from lorakit.exporting.source import Source
@@ -69,7 +68,7 @@ class MlxLm:
 
         self.mx = mx
         if (folder / adapters.MLX_FILES[1]).is_file():
-            with tempfile.TemporaryDirectory() as place:
+            with temporary_folder() as place:
                 base = bases.base_to_mlx(proof.base, Path(place) / "base")
                 self.model, _ = utils.load(str(base), adapter_path=str(folder))
                 mx.eval(self.model.parameters())

@@ -138,6 +138,7 @@ def graph(
 ) -> None:
     """Writes the graph of a module. Raises `LorakitError` for a model that torch cannot trace."""
     import torch
+    from onnxscript.optimizer import fold_constants, remove_unused_nodes
 
     if hasattr(model, "set_experts_implementation") and getattr(
         model.config, "num_local_experts", None
@@ -156,11 +157,13 @@ def graph(
                 example,
                 dynamo=True,
                 verbose=False,
-                optimize=True,
+                optimize=False,  # its search for patterns takes longer than all the rest; the runtime has its own
                 dynamic_shapes=dims,
                 input_names=inputs,
                 output_names=outputs,
             )
+            fold_constants(program.model)
+            remove_unused_nodes(program.model)
             program.save(
                 str(path), external_data=sum(p.numel() for p in model.parameters()) * 4 > ONE_FILE
             )

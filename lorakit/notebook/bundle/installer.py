@@ -35,11 +35,14 @@ def manifest(folder: Path) -> dict:
     """What `lorakit bundle` noted. Ends with a sentence when it cannot be read."""
     try:
         found = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        return {
-            key: found[key]
-            for key in ("lorakit", "python", "platform", "extras", "needs", "lends", "files")
+        lists = {key: list(map(str, found[key])) for key in ("extras", "needs", "lends")}
+        files = {
+            name: {"bytes": int(each["bytes"]), "sha256": str(each["sha256"])}
+            for name, each in found["files"].items()
         }
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        texts = {key: str(found[key]) for key in ("lorakit", "python", "platform")}
+        return {**texts, **lists, "files": files}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise SystemExit(
             f"{folder / MANIFEST}: is no manifest of a bundle ({type(error).__name__}: {error}); copy or "
             "upload the bundle again"

@@ -10,7 +10,6 @@ import json
 import re
 import subprocess
 import sys
-import tempfile
 import zipfile
 from collections.abc import Collection, Mapping, Sequence
 from importlib import metadata
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from lorakit.common.errors import LorakitError, did_you_mean
+from lorakit.common.files import temporary_folder
 from lorakit.common.locations import ROOT
 
 SOURCE_ALONE = ("rouge-score",)  # registries hold no wheel of it; one built here fits any machine
@@ -45,7 +45,7 @@ class Wanted:
                 raise LorakitError(
                     f"--extra {extra}: lorakit has no such extra{did_you_mean(extra, known)}"
                 )
-        self.folder = tempfile.TemporaryDirectory(prefix="lorakit-wheels-")
+        self.folder = temporary_folder()
         here = Path(self.folder.name)
         self.own = own(here)
         self.other = ["--python-version", python] if python else []

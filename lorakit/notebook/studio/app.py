@@ -21,9 +21,10 @@ from lorakit.common.errors import LorakitError
 from lorakit.common.text import label
 from lorakit.notebook.live import Panel
 from lorakit.notebook.look_through import LookThrough
-from lorakit.notebook.studio.controller import EMBEDDED, size
+from lorakit.notebook.studio.controller import EMBEDDED
 from lorakit.notebook.studio.page import enable_on_colab
 from lorakit.notebook.studio.preparing import Preparing
+from lorakit.notebook.studio.uploads import size
 from lorakit.results import report
 from lorakit.results.verdict import MEANING, named
 from lorakit.run import Run

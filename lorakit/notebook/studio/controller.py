@@ -23,7 +23,6 @@ from lorakit.data import sources
 from lorakit.data.example import Example
 from lorakit.machine import hardware
 from lorakit.machine.hardware import Facts
-from lorakit.models import spec
 from lorakit.notebook.studio import uploads
 from lorakit.notebook.studio.children import EXPORT, PUSH, SUSPICIOUS, answers_of
 from lorakit.notebook.studio.incoming import usable
@@ -31,7 +30,7 @@ from lorakit.notebook.studio.talk import Talk
 from lorakit.planning.check import Checked, check
 from lorakit.planning.clean_copy import fix
 from lorakit.planning.setup import setup
-from lorakit.planning.suspicious import suspicious
+from lorakit.planning.unusual import unusual
 from lorakit.results.evidence.suspicious import table_path
 from lorakit.results.logs import read as read_log
 from lorakit.results.verdict import change, primary
@@ -41,7 +40,9 @@ from lorakit.runs.phases import spoken
 from lorakit.training.launch import Job, launch
 
 OWN = "+studio"  # of the folder of runs: no run can have this name, so deleting one never deletes uploads
-HUB = re.compile(r"[\w][\w.\-]*/[\w][\w.\-]*")  # owner/name
+PATHS = (  # settings that name files
+    "data", "replay", "validation_data", "test_data", "media_folder", "chat_template", "model",
+)  # fmt: skip
 EMBEDDED = 100_000_000  # bytes of a download that travels inside the page
 
 
@@ -93,22 +94,26 @@ class Desk:
             raise LorakitError(
                 f"output_dir={run.output_dir!r}: this studio keeps its runs in {self.home}; leave it"
             )
-        for name in ("data", "validation_data", "test_data", "media_folder", "model"):
-            value = getattr(run, name)
-            if value and not self._elsewhere(name, value):
-                found = value if name == "model" else sources.find(value) or value
-                run = run.with_(**{name: str(uploads.inside(found, self.roots))})
+        named = {name: getattr(run, name) for name in PATHS if getattr(run, name)}
+        confined = {name: self._confined(name, value) for name, value in named.items()}
+        if confined != named:
+            run = run.with_(**confined)
         self._inside(run.format)
         self.run = run
         with atomic_write(self.folder / "settings.yaml") as part:
             run.write(part)
         return run
 
-    def _elsewhere(self, name: str, value: str) -> bool:
-        """Whether a name stands for something that is no file here: a known model, an id of the hub."""
-        if name == "model" and value in spec.known():
-            return True
-        return bool(HUB.fullmatch(value)) and not os.path.lexists(value) and ".." not in value
+    def _confined(self, name: str, value: Any) -> Any:
+        """The value of a setting with each path in it resolved. Raises `LorakitError` for one that leads out."""
+        if isinstance(value, dict):
+            return {self._confined(name, path): share for path, share in value.items()}
+        if isinstance(value, list):
+            return [self._confined(name, path) for path in value]
+        if uploads.elsewhere(name, value):
+            return value
+        found = value if name == "model" else sources.find(value) or value
+        return str(uploads.inside(found, self.roots))
 
     def _inside(self, value: Any) -> None:
         """Refuses a path out of the project's folders in the options of a format."""
@@ -186,7 +191,7 @@ class Desk:
         """What the next run needs. Raises `LorakitError` when it cannot fit, naming settings that would."""
         found = setup(self.run, self.facts)
         found.refuse()
-        warnings = suspicious(self.run, len(found.prepared.rows["train"]))
+        warnings = unusual(self.run, len(found.prepared.rows["train"]))
         need = found.peak_memory["total"]
         return Plan(need, self.facts.device_memory, found.updates, found.seconds()[0], warnings)
 
@@ -389,12 +394,3 @@ def _score(scores: dict[str, dict]) -> str:
     """`exact match 0 → 0.92`, where there are scores."""
     name = primary(scores)
     return change(name, scores[name]) if name else ""
-
-
-def size(path: Path) -> int:
-    """Bytes of a file, or of all files of a folder."""
-    return (
-        path.stat().st_size
-        if path.is_file()
-        else sum(p.stat().st_size for p in path.rglob("*") if p.is_file())
-    )

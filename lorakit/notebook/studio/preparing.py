@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args
@@ -202,17 +202,22 @@ class Preparing(Page):
 
     def vue_pick(self, preset: str) -> None:
         known = {name: None for *_, given in PRESETS.values() for name in given}
-        self._change(**{**known, **PRESETS[preset][2]})
+        self._changed(lambda: self.desk.change(**{**known, **PRESETS[preset][2]}))
 
     def vue_set(self, change: dict[str, Any]) -> None:
-        text = change["value"]
-        value = (
-            strict_yaml.load(text) if isinstance(text, str) and change["name"] != "name" else text
-        )
-        self._change(**{change["name"]: None if value == "" else value})
+        def work() -> None:
+            name, value = change["name"], change["value"]
+            if isinstance(value, str) and name != "name":
+                try:
+                    value = strict_yaml.load(value)
+                except Exception:  # as of --set: values raise almost anything
+                    raise LorakitError(f"{name}: {value!r} cannot be read as YAML") from None
+            self.desk.change(**{name: None if value == "" else value})
 
-    def _change(self, **changes: Any) -> None:
-        if self.tried(lambda: self.desk.change(**changes)):
+        self._changed(work)
+
+    def _changed(self, work: Callable[[], Any]) -> None:
+        if self.tried(work):
             self._show_settings()
             self._count()
 

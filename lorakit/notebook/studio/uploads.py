@@ -16,7 +16,9 @@ from typing import IO
 from lorakit.common.errors import LorakitError
 from lorakit.data.example import Example
 from lorakit.machine.hardware import DRIVE
+from lorakit.models import spec
 
+HUB = re.compile(r"[\w][\w.\-]*/[\w][\w.\-]*")  # owner/name
 SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".txt", ".parquet", ".xlsx", ".zip")
 LIMIT = 500_000_000  # bytes of a file as it is sent
 UNPACKED = 2_000_000_000  # bytes of what is packed in it
@@ -212,3 +214,21 @@ def first_rows(rows: Sequence[Example], count: int = 5) -> tuple[list[str], list
     return list(map(str, columns)), [
         [str(row.fields.get(c, ""))[:200] for c in columns] for row in rows
     ]
+
+
+def size(path: Path) -> int:
+    """Bytes of a file, or of all files of a folder."""
+    return (
+        path.stat().st_size
+        if path.is_file()
+        else sum(p.stat().st_size for p in path.rglob("*") if p.is_file())
+    )
+
+
+def elsewhere(name: str, value: str) -> bool:
+    """Whether the value of a setting stands for something that is no file here: a known model, an id of the hub."""
+    if name == "model" and value in spec.known():
+        return True
+    if name in ("media_folder", "chat_template"):
+        return False
+    return bool(HUB.fullmatch(value)) and not os.path.lexists(value) and ".." not in value

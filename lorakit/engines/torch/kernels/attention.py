@@ -75,7 +75,7 @@ def packed_attention(
         if kwargs.get(name) is not None:
             raise ValueError(f"{type(module).__name__} brings a {name}")
     query, key, value = same_dtype(query, key, value)
-    way, sinks = form(query, value), kwargs.get("s_aux")
+    way, sinks = form(query, value, dropout), kwargs.get("s_aux")
     with torch.autocast(query.device.type, enabled=False):
         return way(query, key, value, documents, scaling, dropout, sliding_window, sinks), None
 
@@ -134,13 +134,17 @@ def eager_attention(
     )
 
 
-def form(query: torch.Tensor, value: torch.Tensor) -> Callable[..., torch.Tensor]:
+def form(
+    query: torch.Tensor, value: torch.Tensor, dropout: float = 0.0
+) -> Callable[..., torch.Tensor]:
     """The fastest exact one for this device, dtype and head size."""
     capability, width = device.capability(query.device), query.shape[-1]
     if capability is None or width % 8 or value.shape[-1] % 8:
         return by_document
     flash_dtype = query.dtype in (torch.float16, torch.bfloat16)
-    if flash_dtype and capability >= device.AMPERE and value.shape[-1] == width <= 256:
+    # Its backward pass over wide heads is for A100 and H100 alone (flash_api.cpp: `mha_varlen_bwd`).
+    trains = width <= 192 or capability in device.DATA_CENTRE or (width > 224 and not dropout)
+    if flash_dtype and capability >= device.AMPERE and value.shape[-1] == width <= 256 and trains:
         return flash
     return efficient
 

@@ -11,6 +11,7 @@ import torch
 
 PAD_MULTIPLE = 32  # tokens
 AMPERE, ADA = (8, 0), (8, 9)  # compute capabilities: FlashAttention and bf16; FP8
+DATA_CENTRE = ((8, 0), (9, 0))  # A100, H100 and H200: more shared memory
 Capability = tuple[int, int]
 _planned: ContextVar[Capability | None] = ContextVar("planned", default=None)
 

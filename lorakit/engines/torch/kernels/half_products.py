@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
+from types import MethodType
 from typing import Any
 
 import torch
@@ -43,11 +44,11 @@ def install(model: torch.nn.Module) -> str:
     kept: set[int] = set()
     for module in model.modules():
         if is_linear(module):
-            _serve_linear(module)
+            module.forward = MethodType(_linear, module)  # of its copies too, which PEFT trains
             found["linear layers"] += 1
             kept.add(id(module.weight))
         elif isinstance(module, torch.nn.Embedding):
-            _serve_embedding(module)
+            module.forward = MethodType(_embedding, module)
             found["embeddings"] += 1
             kept.add(id(module.weight))
     for tensors in (model.parameters(), model.buffers()):
@@ -72,26 +73,20 @@ def is_linear(module: torch.nn.Module) -> bool:
     return isinstance(module, torch.nn.Linear) and type(module).__name__ == "Linear4bit"
 
 
-def _serve_linear(layer: Any) -> None:
-    def forward(x: torch.Tensor) -> torch.Tensor:
-        if layer.weight.requires_grad:  # a trained head is in fp32
-            return torch.nn.functional.linear(x, layer.weight, layer.bias)
-        rows = x.float().reshape(-1, x.shape[-1])
-        return HalfLinear.apply(rows, layer).view(*x.shape[:-1], -1)
-
-    layer.forward = forward
+def _linear(layer: Any, x: torch.Tensor) -> torch.Tensor:
+    if layer.weight.requires_grad:  # a trained head is in fp32
+        return torch.nn.functional.linear(x, layer.weight, layer.bias)
+    rows = x.float().reshape(-1, x.shape[-1])
+    return HalfLinear.apply(rows, layer).view(*x.shape[:-1], -1)
 
 
-def _serve_embedding(module: torch.nn.Embedding) -> None:
+def _embedding(module: Any, ids: torch.Tensor) -> torch.Tensor:
     """Looks up in 16 bits and computes what else the module does, as Gemma's scaling, in fp32."""
-    look_up = type(module).forward
-
-    def forward(ids: torch.Tensor) -> torch.Tensor:
-        rows = torch.nn.functional.embedding(ids.reshape(-1), module.weight).float()
-        alone = copy.copy(module)  # with the rows of these tokens for a table
-        alone._parameters = {"weight": torch.nn.Parameter(rows, requires_grad=False)}
-        alone.num_embeddings, alone.padding_idx = len(rows), None
-        places = torch.arange(len(rows), device=ids.device).view(ids.shape)
-        return look_up(alone, places)
-
-    module.forward = forward
+    if module.weight.requires_grad:  # trained ones are in fp32
+        return type(module).forward(module, ids)
+    rows = torch.nn.functional.embedding(ids.reshape(-1), module.weight).float()
+    alone = copy.copy(module)  # with the rows of these tokens for a table
+    alone._parameters = {"weight": torch.nn.Parameter(rows, requires_grad=False)}
+    alone.num_embeddings, alone.padding_idx = len(rows), None
+    places = torch.arange(len(rows), device=ids.device).view(ids.shape)
+    return type(module).forward(alone, places)

@@ -121,7 +121,8 @@ def install(model: Any, form: str = "none") -> Counter[str]:
             continue  # each adapter sees its input through a dropout of its own
         act = gated.name_of(getattr(module, "act_fn", None))
         names = ["gate_proj", "up_proj", "down_proj"]
-        if act and list(parts) == [*names, "act_fn"] and (mlp := all_of(parts, names)):
+        mlp = all_of(parts, names) if list(parts) == [*names, "act_fn"] else []
+        if act and mlp and gated.is_gated(module, act):
             found["gated MLP"] += 1
             _mlp(module, Group(mlp[:2], copies), Group(mlp[2:], copies), act)
         attention = all_of(parts, ["q_proj", "k_proj", "v_proj"])
@@ -159,8 +160,11 @@ def adapted(module: Any, form: str = "none") -> Adapted | None:
         return None
     if module.lora_A[names[0]].bias is not None or module.lora_B[names[0]].bias is not None:
         return None
-    plain = isinstance(base, torch.nn.Linear) and not base.weight.requires_grad
-    return Adapted(module, names[0], form) if plain else None
+    if not isinstance(base, torch.nn.Linear) or base.weight.requires_grad:
+        return None
+    own = type(base).forward is not torch.nn.Linear.forward  # as of routers and grouped layers
+    known = type(module) is Linear4bit or hasattr(base, "read") or not own
+    return Adapted(module, names[0], form) if known else None
 
 
 def _single(group: Group) -> None:

@@ -117,7 +117,7 @@ class SummedCrossEntropy(torch.autograd.Function):
             needs, trained = ctx.needs_input_grad[:2]
             half = products.is_half_of(weight.dtype, hidden.dtype)
             weight = weight if half else weight.to(hidden.dtype)
-            up = HEADROOM if weight.dtype == torch.float16 else 1.0
+            up = headroom(weight)
             gradient = torch.empty_like(hidden) if needs else None
             of_weight = torch.zeros_like(weight, dtype=torch.float32) if trained else None
             room = weight.new_empty(min(size, len(hidden)), len(weight))
@@ -168,18 +168,15 @@ class _PerTarget(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, hidden, weight, target_ids, scale, softcap):
-        needs = ctx.needs_input_grad[0]
+        needs, ctx.up = ctx.needs_input_grad[0], headroom(hidden)
         with torch.autocast(hidden.device.type, enabled=False):
-            narrowed = weight.to(hidden.dtype)
             gradient = torch.empty_like(hidden) if needs else None
             losses = []
             for rows in slices(hidden, weight):
-                products = (hidden[rows] @ narrowed.t()).float()
-                losses.append(
-                    differentiated(products, target_ids[rows, None], scale, softcap, needs)
-                )
+                found = logits(hidden[rows], weight)
+                losses.append(differentiated(found, target_ids[rows, None], scale, softcap, needs))
                 if gradient is not None:
-                    gradient[rows] = products.to(hidden.dtype) @ narrowed
+                    gradient[rows] = products.back(found.mul_(ctx.up).to(hidden.dtype), weight)
         kept = (hidden, weight, target_ids) if ctx.needs_input_grad[1] else (None, None, None)
         ctx.save_for_backward(gradient, *kept)
         ctx.scale, ctx.softcap = scale, softcap
@@ -193,13 +190,18 @@ class _PerTarget(torch.autograd.Function):
             with torch.autocast(hidden.device.type, enabled=False):
                 of_weight = torch.zeros_like(weight, dtype=torch.float32)
                 for rows in slices(hidden, weight):
-                    products = (hidden[rows] @ weight.to(hidden.dtype).t()).float()
-                    differentiated(products, target_ids[rows, None], ctx.scale, ctx.softcap, True)
-                    products *= upstream[rows, None]
-                    of_weight += (products.to(hidden.dtype).t() @ hidden[rows]).float()
+                    found = logits(hidden[rows], weight)
+                    differentiated(found, target_ids[rows, None], ctx.scale, ctx.softcap, True)
+                    found.mul_(upstream[rows, None])
+                    of_weight += (found.to(hidden.dtype).t() @ hidden[rows]).float()
         if gradient is not None:
-            gradient = gradient * upstream[:, None].to(gradient.dtype)
+            gradient = gradient * (upstream / ctx.up)[:, None].to(gradient.dtype)
         return gradient, of_weight, None, None, None
+
+
+def headroom(computed: torch.Tensor) -> float:
+    """What the logits' gradient is multiplied by, and the hidden states' divided by in the end."""
+    return HEADROOM if computed.dtype == torch.float16 else 1.0
 
 
 def slices(hidden: torch.Tensor, weight: torch.Tensor) -> list[slice]:

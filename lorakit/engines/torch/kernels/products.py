@@ -89,7 +89,7 @@ def four_bit(x: torch.Tensor, layer: Any, bias: torch.Tensor | None) -> torch.Te
     from bitsandbytes import matmul_4bit
 
     with torch.no_grad():
-        return matmul_4bit(x, layer.weight.data.view(-1, 1), quant_state(layer), bias=bias)
+        return matmul_4bit(x, layer.weight.data.view(1, -1), quant_state(layer), bias=bias)
 
 
 def back(dy: torch.Tensor, weight: torch.Tensor, into: torch.Tensor | None = None) -> torch.Tensor:

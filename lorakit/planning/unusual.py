@@ -23,7 +23,7 @@ def times(factor: float) -> str:
     return f"{factor:,.0f} times" if factor >= 2 else f"{factor:.1f} times"
 
 
-def suspicious(run: Run, rows: int | None = None) -> list[str]:
+def unusual(run: Run, rows: int | None = None) -> list[str]:
     """A sentence per setting that looks like a mistake, with a value to try.
 
     Args:
