@@ -214,12 +214,22 @@ def facts(folder: Folder) -> dict[str, str]:
         if peak
         else None,
         "adapter of update": record.get("adapter_from_update"),
+        "mean characters of an answer": _lengths(folder),
         "machine": record.get("machine", {}).get("summary"),
         "data": data.get("file"),
         "SHA-256 of the data": data.get("sha256"),
         "SHA-256 of the base": record.get("base_sha256"),
     }
     return {k: v for k, v in known.items() if v not in (None, "")}
+
+
+def _lengths(folder: Folder) -> str | None:
+    """How long the answers to the test rows are; None where none were written."""
+    answers = read_lines(folder / "answers.jsonl", "reference", "before", "after")
+    if _labels(folder.record) or not answers or None in (v for a in answers for v in a.values()):
+        return None
+    means = (statistics.fmean(len(a[k]) for a in answers) for k in ("before", "after", "reference"))
+    return "{:.1f} before, {:.1f} after, {:.1f} expected".format(*means)
 
 
 def _parent(parent: dict[str, Any] | None) -> str | None:

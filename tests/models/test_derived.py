@@ -8,6 +8,7 @@ import pytest
 import torch
 from helpers.engines import SMALL, settings
 from helpers.models import save_base
+from helpers.paths import ROOT
 from helpers.tuned import content, shrunken, tuned_run
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, LlamaConfig
 
@@ -16,6 +17,7 @@ from lorakit.common.errors import LorakitError
 from lorakit.exporting.round_trip import export
 from lorakit.models import base_model, identity
 from lorakit.models.derived import base_of, derived
+from lorakit.planning.setup import setup
 from lorakit.results.open_run import open_run
 from lorakit.run import Run
 
@@ -67,6 +69,13 @@ def test_a_token_that_exists_is_refused_by_name(small, token):
     ) as error:
         derived(settings(small, added_tokens=["<north>", token]))
     assert error.value.setting == "added_tokens"
+
+
+@pytest.mark.parametrize("way", [lorakit.check, lorakit.prepare, setup])
+def test_check_and_training_refuse_it_alike(small, way):
+    run = settings(small, added_tokens=["<|end|>"], max_rows=40)
+    with pytest.raises(LorakitError, match=r"has the token '<\|end\|>' already"):
+        way(run.with_(data=str(ROOT / "data/triage.jsonl")))
 
 
 @pytest.mark.parametrize(

@@ -116,6 +116,8 @@ def test_wrong_answers_come_first_and_are_marked(tmp_path):
     written(tmp_path / "run", "same", after=after)
     answers, note = report.some_answers(report.Folder.of(tmp_path / "run"))
     assert note == "3 of 24 test answers are wrong; those come first."
+    length = report.facts(report.Folder.of(tmp_path / "run"))["mean characters of an answer"]
+    assert length == "4.0 before, 6.9 after, 7.0 expected"
     assert [a["after_mark"] for a in answers] == ["wrong"] * 3 + ["right"] * 9
     # Two of them were right before: what got worse stands first.
     assert [a["before_mark"] for a in answers[:3]] == ["right", "right", "wrong"]
