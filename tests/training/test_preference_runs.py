@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import signal
 
 import numpy as np
 import pytest
 from helpers.paths import ROOT
+from helpers.processes import child
 from safetensors.numpy import load_file
 
 import lorakit
@@ -93,6 +95,26 @@ def test_an_interrupted_run_ends_bit_for_bit_alike(run, quick, monkeypatch):
     curves = [[u["loss"] for u in f.history()[0]] for f in (whole, folder)]
     assert curves[0] == curves[1] and len(curves[0]) == 8
     assert set(known.files) == {"train", "validation", "test"}
+
+
+@pytest.mark.slow
+def test_a_killed_run_ends_bit_for_bit_alike(processes, run):
+    run, ended = run.with_(max_updates=8, dropout=0.1), []
+    for name, kills in (
+        ("whole", []),
+        ("killed", [("lorakit.engines.torch.engine:TorchEngine.update", 6)]),
+    ):
+        one = run.with_(name=name)
+        for kill in [*kills, ()]:
+            process = processes.Process(target=child, args=(one.given(), *kill))
+            process.start()
+            process.join(300)
+            assert process.exitcode == (-signal.SIGKILL if kill else 0)
+        ended.append(RunFolder(one.folder))
+    one, two = map(adapter, ended)
+    assert one.keys() == two.keys() and all(np.array_equal(one[n], two[n]) for n in one)
+    curves = [[u["loss"] for u in folder.history()[0]] for folder in ended]
+    assert curves[0] == curves[1] and len(curves[0]) == 8
 
 
 def test_the_published_rate_is_taken_and_said(run):

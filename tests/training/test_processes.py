@@ -20,6 +20,7 @@ import psutil
 import pytest
 import yaml
 from helpers import runs
+from helpers.paths import ROOT
 from helpers.processes import child, evidence
 from helpers.runs import tiny_run
 
@@ -178,6 +179,23 @@ def curve(finish, base, rows_file, tmp_path_factory):
         return known[name]
 
     return of
+
+
+@pytest.mark.slow
+def test_pairs_are_those_of_one_process(finish, base, tmp_path):
+    curves = []
+    for count in (1, 2):
+        run = thirty(
+            base,
+            str(ROOT / "data/preferences.jsonl"),
+            tmp_path / str(count),
+            max_length=400,
+            max_rows=80,
+            max_new_tokens=2,
+        )
+        curves.append(losses(finish(*[run] * count)))
+    assert curves[0][0] == pytest.approx(np.log(2), abs=1e-6) and curves[0][-1] < 0.6
+    np.testing.assert_allclose(*curves, rtol=0, atol=1e-5)
 
 
 @pytest.mark.slow
