@@ -104,11 +104,11 @@ UNREAL = {
     ),
     "name": (
         {"name": "a/b"},
-        "{s}: name='a/b' names a folder: letters, digits, '-', '_' and '.' only",
+        "{s}: name='a/b' names a folder: letters, digits, '-', '_' and '.' only, 100 at most",
     ),
     "parent": (
         {"name": ".."},
-        "{s}: name='..' names a folder: letters, digits, '-', '_' and '.' only",
+        "{s}: name='..' names a folder: letters, digits, '-', '_' and '.' only, 100 at most",
     ),
     "NUL": (
         {"output_dir": "a\0b"},
@@ -694,7 +694,7 @@ def test_damaged_files_of_a_run_are_named(
 
 
 @pytest.mark.parametrize("damage", [b"", b"\0" * 100, cut], ids=["empty", "zeros", "cut in half"])
-def test_a_damaged_checkpoint(capsys, quick, copied, settings, damage):
+def test_a_damaged_checkpoint(capsys, quick_drawn, copied, settings, damage):
     """Nothing but the record of the attempt changes, and the adapter of before can still be asked."""
     path = copied / "checkpoint/last.safetensors"
     put(path, damage) if isinstance(damage, bytes) else damage(path)
