@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -154,6 +155,9 @@ def _rendered(
     try:
         asked = render(tokenizer, history, True, tools)
         whole = render(tokenizer, [*history, message], False, tools)
+        words = message["content"] if "tool_calls" not in message else ""
+        if isinstance(words, str) and words and whole.startswith(asked + words):
+            return asked, whole, whole[len(asked) + len(words) :]
         words_alone = {k: v for k, v in saying(message, MARK).items() if k != "tool_calls"}
         marked = render(tokenizer, [*history, words_alone], False, tools)
     except Exception as error:  # Jinja's own errors and those a template raises itself
@@ -206,7 +210,9 @@ def _tokens(
     ):
         end += 1
     ids, until = ids[: end + 1], offsets[end][1]
-    prompt = encoded(tokenizer, before, held).ids
+    prompt = _prefix(tokenizer, before, read, special) if not held else None
+    if prompt is None:
+        prompt = encoded(tokenizer, before, held).ids
     if ids[: len(prompt)] == prompt:
         return prompt, ids[len(prompt) :], until, True
     # A token joins the prompt's last character to the answer's first. When asked, the model sees the prompt alone.
@@ -215,6 +221,23 @@ def _tokens(
         return prompt, rest, until, True
     start = next(i for i, (a, _) in enumerate(offsets) if a >= len(before))
     return ids[:start], ids[start:], until, False
+
+
+def _prefix(
+    tokenizer: Any, before: str, read: Encoded, special: frozenset[int]
+) -> list[int] | None:
+    """The tokens of the prompt, from what was read of the prompt with its answer; None where that does not tell.
+
+    A special token parts the text, so what stands before the prompt's last one was read already.
+    """
+    last = bisect_left(read.offsets, (len(before), 0)) - 1
+    while last > 0 and read.ids[last] not in special:
+        last -= 1
+    start = read.offsets[last][0] if last > 0 else 0
+    if not start or read.offsets[last][1] > len(before):
+        return None
+    prompt = read.ids[:last] + encoded(tokenizer, before[start:]).ids
+    return prompt if read.ids[: len(prompt)] == prompt else None
 
 
 def _lost(history: list[dict], message: dict, before: str, target: str) -> Iterator[str]:
