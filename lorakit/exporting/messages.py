@@ -9,6 +9,7 @@ from typing import Any
 
 from lorakit.common.errors import LorakitError
 from lorakit.common.files import require_keys
+from lorakit.data.quality import some
 
 RECORD = "export.json"
 NEEDED = (
@@ -42,7 +43,7 @@ def words(folder: str | os.PathLike) -> list[str]:
     agreement, loss, speed = found["agreement"], found["perplexity"], found["tokens_per_second"]
     head = f"{found['target']} {found['type']}: {found['bytes'] / 1e6:.1f} MB, loaded by a fresh process"
     few = (
-        f"; only {agreement['distinct']} answers differ, which proves little"
+        f"; only {some(agreement['distinct'], 'different answer')}, which proves little"
         if agreement["proves_little"]
         else ""
     )
