@@ -77,6 +77,7 @@ def _one_after_another(words: str) -> list[dict] | None:
 
 def _cure(words: str, place: int) -> str:
     """What to do about JSON that is broken here."""
+    place += words[place : place + 1] == ","  # where Python 3.13 says that such a comma stands
     before = words[:place].rstrip()
     closes = words[place:].lstrip()[:1] in ("]", "}") or before[-1:] in ("]", "}")
     if before.rstrip("]}").rstrip().endswith(",") and closes:
