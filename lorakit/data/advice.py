@@ -115,7 +115,7 @@ def columns_for(rows: Sequence[Example]) -> str:
     classes = [path for path in values if path not in answers and _is_class(path, values[path])]
     if answers:
         answers.sort(key=lambda path: not meanings.RIGHT.fullmatch(_last(path)))
-        # Of "question" and "sql" the last is the answer; of several answers the first (`best_answer`).
+        # Where every text may be the answer, it is the last one; else the first that may be.
         answer = answers[0] if len(answers) < len(texts) else answers[-1]
         asked = [p for p in texts if p not in answers] or [p for p in texts if p != answer]
         if asked:
@@ -201,7 +201,7 @@ def _is_class(path: str, values: Sequence[Any]) -> bool:
 
 
 def _first(paths: Sequence[str]) -> Sequence[str]:
-    """At most three, those that ask last: what is asked about stands before the question."""
+    """At most three columns; what a question is about stands before it."""
     asked = [path for path in paths if ASKED.fullmatch(_last(path))]
     about = [path for path in paths if path not in asked]
     return [*about[: 3 - min(len(asked), 2)], *asked[:2]]

@@ -53,7 +53,7 @@ def _downloaded(base: BaseModel) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(base.path))
+        return Path(snapshot_download(base.path, local_files_only=hub.kept_only(base.path)))
     except Exception as error:  # of the network or the hub
         raise hub.refused(base.name, "model", error) from None
 
@@ -73,7 +73,9 @@ def _extend(run: Run, base: BaseModel, part: Path) -> None:
     if not served.serves(base.config, "tokens", ""):
         why = f"{run.model} is not a model that reads and writes text alone"
         raise _refused(run, "added_tokens", why, "leave it out, or take a language model")
-    tokenizer = AutoTokenizer.from_pretrained(base.path, trust_remote_code=False)
+    tokenizer = AutoTokenizer.from_pretrained(
+        base.path, trust_remote_code=False, local_files_only=hub.kept_only(base.path)
+    )
     known = tokenizer.get_vocab()
     pieces = [tokenizer.encode(t, add_special_tokens=False) for t in run.added_tokens]
     for token, ids in zip(run.added_tokens, pieces, strict=True):

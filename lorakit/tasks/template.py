@@ -155,6 +155,7 @@ def _rendered(
     try:
         asked = render(tokenizer, history, True, tools)
         whole = render(tokenizer, [*history, message], False, tools)
+        # Most templates write the words as they are: what follows them is what `marked` would tell.
         words = message["content"] if "tool_calls" not in message else ""
         if isinstance(words, str) and words and whole.startswith(asked + words):
             return asked, whole, whole[len(asked) + len(words) :]

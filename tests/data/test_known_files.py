@@ -237,6 +237,15 @@ def test_a_log_of_calls_is_a_conversation():
     assert [t["role"] for t in found] == ["user", "assistant"] and "{" not in found[0]["content"]
 
 
+@pytest.mark.parametrize("plain", ["input", "output"])
+def test_a_log_may_hold_json_on_one_side_alone(plain):
+    row = READ["Langfuse"][0](0) | {plain: "as it is"}
+    found = registry.load("schemas", "prompt_completion").convert(row)["messages"]
+    assert [t["role"] for t in found] == ["user", "assistant"]
+    assert found[plain == "output"]["content"] == "as it is"
+    assert all("{" not in t["content"] for t in found)
+
+
 def test_what_prodigys_user_did_not_accept_is_left_out():
     rows = rows_of(READ["Prodigy"][0])
     found = match(rows, None, Choices())

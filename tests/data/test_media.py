@@ -323,6 +323,9 @@ def test_parts_that_hold_their_own_pictures():
     asked[1]["image_url"]["url"] = "data:image/png;base64,%%%"
     with pytest.raises(BadRow, match="base64 is cut or damaged"):
         image_messages.convert(row)
+    asked[1]["image_url"]["url"] = "data:image/png;base64,ÄÖ"
+    with pytest.raises(BadRow, match="base64 is cut or damaged"):
+        image_messages.convert(row)
 
 
 def test_names_of_files_tell_sounds_from_pictures():

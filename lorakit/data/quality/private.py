@@ -19,7 +19,7 @@ SECRETS = re.compile(
     r"|(?P<API_key>sk-[A-Za-z0-9_-]{20,})|(?P<AWS_key>(?:AKIA|ASIA)[A-Z0-9]{16})|(?P<Google_key>AIza[\w-]{35})"
     r"|(?P<Slack_token>xox[abprs]-[\w-]{10,})|(?P<web_token>eyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]{10,}))"
 )
-# One of these stands in whatever `SECRETS` finds; to look for them first is ten times as fast.
+# One of these stands in whatever `SECRETS` finds; to look for them first is four times as fast.
 MARKS = (
     "-----BEGIN", "hf_", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "sk-",
     "AKIA", "ASIA", "AIza", "xox", "eyJ",

@@ -10,7 +10,6 @@ an address that holds the file: {"type": "image_url", "image_url": {"url": "data
 from __future__ import annotations
 
 import base64
-import binascii
 from collections.abc import Sequence
 from typing import Any
 
@@ -57,7 +56,7 @@ def _unpacked(held: Any) -> Any:
         return held.removeprefix("file://")
     try:
         return {"bytes": base64.b64decode(held.partition(",")[2], validate=True), "path": None}
-    except binascii.Error:
+    except ValueError:
         raise BadRow("a picture in base64 is cut or damaged") from None
 
 

@@ -29,6 +29,11 @@ def refuse(rows: Sequence[Mapping[str, Any]]) -> None:
 def convert(fields: dict) -> dict:
     prompt, completion = (column(fields, names) for names in REQUIRED)
     asked, said = (_turns(fields[name]) for name in (prompt, completion))
+    if isinstance(fields[prompt], str) and isinstance(fields[completion], str):
+        if asked and said is None:  # a log may hold JSON on one side alone
+            said = [{"role": "assistant", "content": fields[completion]}]
+        elif said and asked is None:
+            asked = [{"role": "user", "content": fields[prompt]}]
     if asked is not None and said is not None:
         both = f"{prompt} + {completion}"
         found = conversation({**fields, both: asked + said}, both)
