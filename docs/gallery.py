@@ -151,7 +151,12 @@ def timed(path: Path, seconds: float) -> None:
     notebook = read(path)
     text = "".join(notebook["cells"][0]["source"])
     about = notebook["metadata"].get("lorakit", {})
-    how = "shortened, " if about.get("test_parameters") else ""
+    test, given = about.get("test_parameters", {}), about.get("gallery_parameters", {})
+    how = (
+        "shortened, "
+        if any(given.get(name, value) == value for name, value in test.items())
+        else ""
+    )
     cell = f"{how}{max(1, round(seconds / 60))} min of CPU time"
     text = re.sub(r"(\| whole notebook \|)[^|]*\|", lambda m: f"{m[1]} {cell} |", text)
     notebook["cells"][0]["source"] = text.splitlines(keepends=True)
