@@ -60,8 +60,9 @@ def published(executed: dict[str, Any], source: dict[str, Any], folder: Path) ->
     """The copy without paths of this machine and without widgets, its pictures no wider than `WIDTH`."""
     text = json.dumps(executed, ensure_ascii=False)
     site = str(Path(json.__file__).parents[1])
-    places = ((str(folder), ""), (f"{sys.prefix}", ".venv"), (site, "lib"), (str(ROOT), "."))
-    for place, shown in (*places, (str(Path.home()), "~")):
+    models = os.environ.get("LORAKIT_TEST_MODELS", "no-such-folder").rstrip("/")
+    places = ((str(folder), ""), (sys.prefix, ".venv"), (site, "lib"), (str(ROOT), "."))
+    for place, shown in (*places, (models, "models"), (str(Path.home()), "~")):
         text = text.replace(f"{place}/", f"{shown}/".lstrip("/")).replace(place, shown or ".")
     made = json.loads(text)
     for cell in made["cells"]:
