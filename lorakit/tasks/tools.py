@@ -7,6 +7,8 @@ import json
 import re
 from typing import Any
 
+from lorakit.models.rendering import rendered
+
 METRICS = ("call_valid", "call_name", "call_match")
 # Before a template that knows no tools: the same conversation with tools, calls and results in words, as Hermes and
 # Qwen2.5 write them. It is saved with the run, so that exports and servers write what was trained.
@@ -61,9 +63,7 @@ def reader(tokenizer: Any) -> Any:
 def _response(tokenizer: Any) -> dict[str, Any]:
     """How `transformers serve` finds the calls in what a model answers that writes them in words."""
     asked, told = (
-        tokenizer.apply_chat_template(
-            [{"role": "user", "content": "?"}], tokenize=False, add_generation_prompt=ask
-        )
+        rendered(tokenizer, [{"role": "user", "content": "?"}], add_generation_prompt=ask)
         for ask in (True, False)
     )
     ends = "|".join(map(re.escape, filter(None, tokenizer.all_special_tokens)))
@@ -119,12 +119,10 @@ def _writes(tokenizer: Any, as_text: bool) -> bool:
         {"role": "tool", "content": result, "name": name, "tool_call_id": "call00000"},
         {"role": "assistant", "content": "!"},
     ]
-    offered = {"tools": [{"type": "function", "function": function}], "tokenize": False}
+    offered: dict[str, Any] = {"tools": [{"type": "function", "function": function}]}
     try:
-        asked = tokenizer.apply_chat_template(turns[:1], **offered)
-        text = tokenizer.apply_chat_template(
-            [_with_arguments(t, as_text) for t in turns], **offered
-        )
+        asked = rendered(tokenizer, turns[:1], **offered)
+        text = rendered(tokenizer, [_with_arguments(t, as_text) for t in turns], **offered)
     except Exception:  # Jinja's own errors and those a template raises itself
         return False
     quoted = '\\"trial_key' in text or "'trial_key'" in text  # JSON in JSON, or Python's own form
