@@ -58,6 +58,7 @@ def read_lines(path: Path, *needed: str) -> list[dict]:
     return rows
 
 
+FORMAT = 2  # of record.json: since 2 a run that is done holds the hash of each saved file, `files`
 ENTRY = ("before", "after", "difference", "interval", "rows", "higher_is_better")  # of scores.json
 
 
@@ -196,6 +197,8 @@ class RunFolder:
             for name in ("settings", "data", "base", "files"):
                 missing = name in ("base", "files") and found.get(name) is None  # an older run
                 require_keys({} if missing else found.get(name, {}))
+            if not isinstance(found.get("format", 1), int):
+                raise ValueError(f"'format' is {found['format']!r}, no whole number")
             base = found.get("base") or {}
             for name, value in {**base, "sha256": found.get("base_sha256")}.items():
                 if not isinstance(value, str | None):

@@ -1,13 +1,12 @@
 """Files that are there whole or not at all."""
 
 import errno
-import os
 import shutil
 
 import pytest
 from filelock import FileLock, Timeout
 
-from lorakit.common import files
+from lorakit.common import files, processes
 from lorakit.common.errors import LorakitError
 
 
@@ -21,7 +20,7 @@ def test_a_folder_that_is_removed_never_stands_half_removed(tmp_path, monkeypatc
     files.remove(folder)
     assert not folder.exists() and all(not there for _, there in seen[1:])
     (left,) = tmp_path.iterdir()
-    assert left.name == f"export.gone.part{os.getpid()}"
+    assert left.name == f"export.gone{processes.part()}"
 
 
 def test_a_folder_is_replaced_whole(tmp_path):

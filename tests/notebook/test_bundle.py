@@ -21,6 +21,7 @@ from packaging.markers import default_environment
 
 import lorakit
 from lorakit.cli import main
+from lorakit.common import processes
 from lorakit.common.errors import LorakitError
 from lorakit.data.sources import example_data
 from lorakit.data.sources import source as found
@@ -364,9 +365,7 @@ def test_a_cut_bundle_leaves_nothing(registry, tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(packing, "_describe", stop)
-    (
-        tmp_path / "out.part4194304"
-    ).mkdir()  # of a process that was killed; there is none of this number
+    (tmp_path / f"out{processes.part(4194304)}").mkdir()  # of a process that was killed
     with pytest.raises(KeyboardInterrupt):
         packing.bundle(QUICKSTART, tmp_path / "out", say=lambda _: None)
     assert not list(tmp_path.iterdir())
