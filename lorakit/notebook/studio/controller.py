@@ -23,6 +23,7 @@ from lorakit.data import sources
 from lorakit.data.example import Example
 from lorakit.machine import hardware
 from lorakit.machine.hardware import Facts
+from lorakit.models.catalogue import recommended
 from lorakit.notebook.studio import uploads
 from lorakit.notebook.studio.children import EXPORT, PUSH, SUSPICIOUS, answers_of
 from lorakit.notebook.studio.incoming import usable
@@ -43,6 +44,7 @@ OWN = "+studio"  # of the folder of runs: no run can have this name, so deleting
 PATHS = (  # settings that name files
     "data", "replay", "validation_data", "test_data", "media_folder", "chat_template", "model",
 )  # fmt: skip
+TOY_RATE = 3e-3  # learning rate of `tiny`
 EMBEDDED = 100_000_000  # bytes of a download that travels inside the page
 
 
@@ -58,9 +60,15 @@ class Plan:
 
     def __str__(self) -> str:
         return (
-            f"Fits this computer: needs {self.memory / 1e9:.1f} of {self.room / 1e9:.0f} GB memory. "
-            f"{self.updates:,} training steps, about {spoken(self.seconds)}, and the answers before and after."
+            f"Fits this computer: needs {gigabytes(self.memory)} of {self.room / 1e9:.0f} GB memory. "
+            f"{self.updates:,} training steps take about {spoken(self.seconds)}; before and after them the test "
+            "questions are answered."
         )
+
+
+def gigabytes(size: int) -> str:
+    """`1.2`, or `less than 0.1`"""
+    return f"{size / 1e9:.1f}" if size >= 1e8 else "less than 0.1"
 
 
 class Desk:
@@ -69,9 +77,8 @@ class Desk:
     def __init__(self, run: Run, folders: Sequence[str | os.PathLike] = ()):
         self.home = Path(run.output_dir).resolve()
         self.folder = self.home / OWN  # uploads and the settings that are being made
-        self.roots = uploads.roots(
-            Path.cwd(), sources.example_data("triage.jsonl").parent, *folders
-        )
+        self.examples = sources.example_data("triage.jsonl").parent
+        self.roots = uploads.roots(Path.cwd(), self.examples, *folders)
         self.home.mkdir(parents=True, exist_ok=True)
         self.roots.append(self.home)
         self.run = run.with_(output_dir=str(self.home))
@@ -81,6 +88,20 @@ class Desk:
         self._restore()
 
     # Settings
+
+    def choose(self, model: str) -> Run:
+        """Another base model. A toy learns at a rate that would ruin a real one; a rate of the user's own is kept."""
+        rate = self.run.given().get("learning_rate", TOY_RATE)
+        if rate == TOY_RATE:
+            rate = TOY_RATE if model == "tiny" else None
+        return self.change(model=model, learning_rate=rate)
+
+    def recommend(self) -> str:
+        """The model that suits this machine; it is chosen where none was."""
+        best = recommended(self.facts).name
+        if "model" not in self.run.given():
+            self.choose(best)
+        return best
 
     def change(self, **changes: Any) -> Run:
         """Some settings; None takes one back to its default. Raises `LorakitError` and changes nothing when refused."""
@@ -189,6 +210,7 @@ class Desk:
 
     def plan(self) -> Plan:
         """What the next run needs. Raises `LorakitError` when it cannot fit, naming settings that would."""
+        self.recommend()
         found = setup(self.run, self.facts)
         found.refuse()
         warnings = unusual(self.run, len(found.prepared.rows["train"]))
@@ -211,6 +233,7 @@ class Desk:
 
     def start(self) -> Job:
         """Trains in a process of its own, after those that wait already. Raises `LorakitError` when it cannot fit."""
+        self.recommend()
         setup(self.run, self.facts).refuse()
         return launch(self.run, queued=True)
 
