@@ -56,7 +56,8 @@ def resolve(run: Run, facts: Facts, started: Choice | None = None) -> tuple[Run,
     if run.packing == "auto":
         chosen["packing"] = Choice(
             True,
-            "short rows share a sequence, which saves time; at loading it is tested that they do not influence each other",
+            "short rows share a sequence, which saves time; at loading it is tested that they do not influence each "
+            "other",
         )
     if run.micro_batch_size == "auto":
         chosen["micro_batch_size"] = Choice(run.global_batch_size, "limited by micro_batch_tokens")

@@ -613,4 +613,4 @@ def test_a_wide_file_as_it_was_published(real_data, tmp_path, monkeypatch):
     with pytest.raises(LorakitError, match="fit no schema"):
         at.check()
     at.change(columns={"text": "message", "label": "genre"})
-    assert re.search("2,33[67] usable", "\n".join(at.check().lines()))
+    assert re.search("2,33[67] rows can be used", "\n".join(at.check().lines()))
