@@ -385,7 +385,10 @@ def test_near_repetitions(looked):
     checked = looked([*map(qa, long), qa(long[1] + " now"), qa(long[1] + " now!"), qa(long[1])])
     ((level, words, places, count),) = found(checked, "near_duplicates")
     assert (level, count) == ("warning", 2)
-    assert words == "2 rows nearly the same as others in train; they are kept in one set, so that the test stays fair"
+    assert (
+        words
+        == "2 rows nearly the same as others in train; they are kept in one set, so that the test stays fair"
+    )
     assert places == [
         "train.jsonl:5 resembles train.jsonl:2",
         "train.jsonl:6 resembles train.jsonl:2",

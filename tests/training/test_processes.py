@@ -304,7 +304,8 @@ def test_cut_and_resumed_on_another_number(
         seen += [s for s in [folder.record["status"]] if s not in seen[-1:]]
         if stops[1]:
             assert (
-                folder.record["error"] == "stopped on request after update 10; start it again to resume"
+                folder.record["error"]
+                == "stopped on request after update 10; start it again to resume"
             )
             assert len(losses(folder)) == 10
     assert seen == ["queued", "running", "stopped", "running", "done"]

@@ -261,7 +261,8 @@ def test_out_of_time(quick, whole, run):
     folder = finetune(hurried)
     assert folder.record["status"] == "stopped"
     assert (
-        folder.record["error"] == "max_minutes=1e-09 is over after update 1; start it again to resume"
+        folder.record["error"]
+        == "max_minutes=1e-09 is over after update 1; start it again to resume"
     )
     assert len(folder.history()[0]) == 1
     assert finetune(hurried).record["status"] == "stopped"
