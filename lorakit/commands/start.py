@@ -89,6 +89,9 @@ def _settings(options: Namespace) -> int:
     ),
     argument("--json", action="store_true", help="report, findings and figures as JSON"),
     argument("--picture", type=Path, metavar="FILE.png", help="draw what was found into this file"),
+    argument(
+        "--ranked", action="store_true", help="ask the model which pairs it ranks right already"
+    ),
     argument("--fix", action="store_true", help="write a clean copy, and the bad rows, beside it"),
     argument(
         "--columns",
@@ -100,6 +103,7 @@ def _settings(options: Namespace) -> int:
     examples=(
         "lorakit check rows.csv",
         "lorakit check rows.csv --columns prompt=Frage,answer=Antwort",
+        "lorakit check run.yaml --ranked",
     ),
 )
 def check(options: Namespace) -> int:
@@ -116,6 +120,10 @@ def check(options: Namespace) -> int:
         print(*fix(run), sep="\n")
         return 0
     found = look(run)
+    if options.ranked and found.usable:
+        from lorakit.training.ranked import already
+
+        found.found["ranked"] = [already(run)]
     if options.picture:
         options.picture.parent.mkdir(parents=True, exist_ok=True)
         found.picture().savefig(options.picture, dpi=110)

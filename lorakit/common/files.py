@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -14,12 +15,13 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 from filelock import BaseFileLock, Timeout
 from safetensors import SafetensorError
 
 from lorakit.common.errors import LorakitError
 from lorakit.common.locks import file_lock
+from lorakit.common.processes import is_left
+from lorakit.common.processes import part as part_of
 
 CACHE_BYTES = 10e9  # the cache forgets what was longest unused beyond this
 
@@ -38,7 +40,7 @@ def remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
         gone = path
         if not path.suffix.startswith(".part"):
-            gone = path.with_name(f"{path.name}.gone.part{os.getpid()}")
+            gone = path.with_name(f"{path.name}.gone{part_of()}")
             shutil.rmtree(gone, ignore_errors=True)
             with contextlib.suppress(OSError):
                 path.rename(gone)
@@ -55,6 +57,18 @@ def _reason(error: Exception) -> str:
     return str(getattr(error, "strerror", None) or error)
 
 
+def _put(part: Path, path: Path, tries: int = 10) -> None:
+    """Renames; a folder takes the place of one that stands there. Two processes that do so at once both succeed."""
+    for left in range(tries, 0, -1):
+        if part.is_dir():
+            remove(path)
+        try:
+            return os.replace(part, path)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST) or left == 1:
+                raise
+
+
 @contextlib.contextmanager
 def atomic_write(
     path: Path, cure: str = "name another output_dir, then start again: the run goes on"
@@ -67,14 +81,12 @@ def atomic_write(
     Raises:
         LorakitError: the disk refused to write.
     """
-    part = path.with_name(f"{path.name}.part{os.getpid()}")
+    part = path.with_name(f"{path.name}{part_of()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         remove(part)
         yield part
-        if part.is_dir():
-            remove(path)
-        os.replace(part, path)
+        _put(part, path)
     except (OSError, SafetensorError) as error:
         with contextlib.suppress(OSError):
             remove(part)
@@ -89,10 +101,9 @@ def atomic_write(
 
 
 def sweep(folder: Path, names: str = "**/*") -> None:
-    """Removes the temporary files that `atomic_write` left in processes that no longer exist."""
+    """Removes the temporary files that `atomic_write` left in processes of this machine that no longer exist."""
     for part in list(folder.glob(f"{names}.part*")):
-        pid = part.name.rpartition(".part")[2]
-        if pid.isdigit() and not psutil.pid_exists(int(pid)):
+        if is_left(part.name):
             with contextlib.suppress(OSError):  # another user's
                 remove(part)
 
@@ -100,7 +111,7 @@ def sweep(folder: Path, names: str = "**/*") -> None:
 def temporary_folder() -> tempfile.TemporaryDirectory:
     """A folder for the time of a `with` block; that of a killed process is removed at the next start."""
     sweep(Path(tempfile.gettempdir()), "lorakit-*")
-    return tempfile.TemporaryDirectory(prefix="lorakit-", suffix=f".part{os.getpid()}")
+    return tempfile.TemporaryDirectory(prefix="lorakit-", suffix=part_of())
 
 
 def copy_tree(source: Path, target: Path) -> None:

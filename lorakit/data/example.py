@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from lorakit.common.errors import LorakitError
 from lorakit.common.files import sweep
+from lorakit.common.processes import part
 
 if TYPE_CHECKING:
     import numpy as np
@@ -76,7 +77,7 @@ class Examples(_Indexed):
         sweep(Path(tempfile.gettempdir()), "lorakit-*")  # what killed processes left
         owner = os.getpid()
         file = tempfile.NamedTemporaryFile(  # noqa: SIM115  (closed below; removed by the finalizer)
-            prefix="lorakit-", suffix=f".rows.part{owner}", delete=False
+            prefix="lorakit-", suffix=f".rows{part(owner)}", delete=False
         )
         self._path = file.name
         self._file: int | None = None

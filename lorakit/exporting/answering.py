@@ -8,6 +8,9 @@ Where `lorakit trust` found a threshold, each answer of `/v1/chat/completions` c
 was chosen greedily (it is unless the request sets a temperature) and ended by itself. A streamed answer then comes in
 one piece, since nobody knows how sure it is before its end. Held to the form that `lorakit form` found, each token is
 the most probable one after which the answer may still get that form.
+
+Calls of the tools that a request offers become `tool_calls`: where `transformers serve` cannot read a model's form, as
+the scores read it.
 """
 
 from __future__ import annotations
@@ -20,12 +23,14 @@ from typing import Any
 import torch
 from fastapi.responses import JSONResponse, StreamingResponse
 from transformers.cli.serving.chat_completion import ChatCompletionHandler
+from transformers.cli.serving.utils import get_response_template
 
 from lorakit.models.constrained import Accepted
 from lorakit.results.evidence import trust
 from lorakit.results.evidence.form import taught
 from lorakit.results.form import Form, acceptor
 from lorakit.runs.folder import RunFolder
+from lorakit.tasks import calls
 
 SAMPLING = ("temperature", "top_p", "generation_config")  # of a request that may be sampled
 TEXT = {"input_ids", "attention_mask"}
@@ -37,6 +42,27 @@ def log_probability(model: Any, prompt: torch.Tensor, answer: torch.Tensor) -> f
     ids = torch.cat([prompt, answer[None]], dim=1)
     logits = model(input_ids=ids).logits[0, prompt.shape[1] - 1 : -1].float()  # (A, V)
     return float(logits.log_softmax(-1).gather(1, answer[:, None]).sum())
+
+
+def with_calls(completion: dict[str, Any], tools: calls.Tools | None) -> dict[str, Any]:
+    """The completion with the calls of offered tools that stand in its words as `tool_calls`."""
+    for choice in completion["choices"] if tools else ():
+        message = choice["message"]
+        words = message.get("content") or ""
+        made = [] if message.get("tool_calls") else calls.found(words, tools or ()) or []
+        offered = {tool.get("function", tool).get("name") for tool in tools or ()}
+        if not made or not {call.name for call in made} <= offered:
+            continue
+        message["content"], choice["finish_reason"] = calls.said_before(words, made), "tool_calls"
+        message["tool_calls"] = [
+            {
+                "id": f"{completion['id']}_tool_call_{place}",
+                "type": "function",
+                "function": {"name": call.name, "arguments": json.dumps(call.arguments)},
+            }
+            for place, call in enumerate(made)
+        ]
+    return completion
 
 
 class Kept:
@@ -93,9 +119,9 @@ class Answering(ChatCompletionHandler):
         response = await super()._non_streaming(
             request_id, model, processor, model_id, held, gen_config, gen_manager=kept, tools=tools
         )
+        content, answer = with_calls(json.loads(bytes(response.body)), tools), kept.answer.clone()
         if self.threshold is None:
-            return response
-        content, answer = json.loads(bytes(response.body)), kept.answer.clone()
+            return JSONResponse(content)
         said: dict[str, Any] = {"ask_a_person": True, "log_probability": None}
         if len(answer) and answer[-1] in self.stop_ids and {*inputs} <= TEXT:
             answer[-1] = self.stop_ids[0]  # the end that the threshold was found with
@@ -111,7 +137,8 @@ class Answering(ChatCompletionHandler):
         gen_config: Any, gen_manager: Any, tools: Any = None,
     ) -> StreamingResponse:  # fmt: skip
         given = (request_id, model, processor, model_id)
-        if self.threshold is None:
+        unread = tools and get_response_template(processor, model) is None
+        if self.threshold is None and not unread:
             held = self._held(inputs, processor)
             return super()._streaming(*given, held, gen_config, gen_manager, tools)
 

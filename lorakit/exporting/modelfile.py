@@ -11,6 +11,7 @@ from typing import Any
 
 from lorakit.common.errors import LorakitError
 from lorakit.exporting.ollama import render
+from lorakit.models import rendering
 
 MODELFILE = "Modelfile"
 QUESTION, ANSWER, SYSTEM = "⟦question⟧", "⟦answer⟧", "⟦system⟧"  # stand for what is said
@@ -87,7 +88,7 @@ def takes_system(tokenizer: Any) -> bool:
 
 def rendered(tokenizer: Any, messages: Sequence[Message]) -> str:
     """The turns as training writes them, asking for an answer, without a first token that the runtime adds itself."""
-    text = tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+    text = rendering.rendered(tokenizer, list(messages), add_generation_prompt=True)
     return text.removeprefix(tokenizer.bos_token) if begins_every_text(tokenizer) else text
 
 

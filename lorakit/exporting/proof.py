@@ -14,6 +14,7 @@ from lorakit.common.locations import PACKAGE
 from lorakit.exporting.modelfile import begins_every_text
 from lorakit.exporting.source import Source
 from lorakit.models import base_model
+from lorakit.models.rendering import rendered
 from lorakit.results.evaluate import prompts
 from lorakit.tasks.rows import Rows
 
@@ -156,9 +157,7 @@ def conversations(tokenizer: Any) -> list[tuple[list[dict[str, str]], str]]:
         for turns in TURNS:
             messages = [*system, *turns]
             try:
-                text = tokenizer.apply_chat_template(
-                    messages, tokenize=False, add_generation_prompt=True
-                )
+                text = rendered(tokenizer, messages, add_generation_prompt=True)
             except Exception:  # a template may refuse the role
                 continue
             found.append((messages, text))

@@ -277,7 +277,17 @@ def note_origin(folder: Path, origin: dict[str, Any]) -> None:
 def made_of(folder: str | Path) -> dict[str, Any]:
     """What `note_origin` wrote; nothing for other folders."""
     note = Path(folder) / MADE_OF
-    return json.loads(note.read_text(encoding="utf-8"))["origin"] if note.is_file() else {}
+    try:
+        origin = json.loads(note.read_text(encoding="utf-8"))["origin"] if note.is_file() else {}
+    except (
+        OSError,
+        ValueError,
+        LookupError,
+        TypeError,
+        RecursionError,
+    ):  # of another tool, or damaged
+        return {}
+    return origin if isinstance(origin, dict) else {}
 
 
 def file_sha256(path: Path) -> str:

@@ -38,6 +38,7 @@ def find_spec(model: str) -> Spec:
         OSError,
         ValueError,
         AttributeError,
+        RecursionError,
     ):  # no such folder, or `config` will say what is wrong with it
         return Spec(path=model)
 

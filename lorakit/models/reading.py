@@ -10,6 +10,7 @@ from jinja2 import TemplateSyntaxError
 from lorakit.common import hub
 from lorakit.common.errors import LorakitError
 from lorakit.models.locate import find_path, find_spec, unusable
+from lorakit.models.rendering import rendered
 from lorakit.models.safety import check_template, check_template_names, templates_of
 from lorakit.models.served import CLASSES, reads_words, serves
 
@@ -59,9 +60,7 @@ def with_template(reader: tuple[Any, Any, list[str]], file: str, model: str) -> 
         raise _unusable_template(file, "it is empty" if tok else f"{model} reads no text")
     check_template(template, file)
     try:
-        tok.apply_chat_template(
-            [{"role": "user", "content": "?"}], chat_template=template, tokenize=False
-        )
+        rendered(tok, [{"role": "user", "content": "?"}], chat_template=template)
     except TemplateSyntaxError as error:
         raise _unusable_template(file, f"line {error.lineno}: {error.message}") from None
     except Exception:  # a template may refuse one turn; rows say so themselves

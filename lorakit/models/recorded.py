@@ -11,7 +11,8 @@ from lorakit.common.errors import LorakitError
 from lorakit.models import identity
 from lorakit.models.derived import derived
 from lorakit.run import Run
-from lorakit.runs.folder import RunFolder
+from lorakit.runs.folder import FORMAT, RunFolder
+from lorakit.runs.status import Status
 
 OPTION = "--model"  # of the commands, where the base lies elsewhere now
 
@@ -75,13 +76,30 @@ def _refused(
     )
 
 
+def _hashes(folder: RunFolder) -> dict[str, str] | None:
+    """The recorded hash of each saved file; None for a run recorded before files were hashed.
+
+    Raises `LorakitError` for a record of today's that lacks them.
+    """
+    record = folder.record
+    recorded: dict[str, str] | None = record.get("files")
+    older = record.get("format", 1) < FORMAT and not record.get("base")
+    if recorded is None and not older and record["status"] == Status.DONE:
+        raise LorakitError(
+            "lacks the hashes of the saved files ('files'), so they cannot be compared",
+            where=folder / "record.json",
+            cure="put the record of the run back, or train again",
+        )
+    return recorded
+
+
 def verify_saved(folder: RunFolder, saved: Path) -> None:
     """`verify_files` of what was trained; refuses files beside it too, since loaders read what bears a known name.
 
     Hidden files and Markdown are nobody's input and may lie there.
     """
     verify_files(folder, [saved.name])
-    recorded = folder.record.get("files")
+    recorded = _hashes(folder)
     if recorded is None:
         return
     for path in sorted(saved.rglob("*")):
@@ -101,7 +119,7 @@ def verify_files(folder: RunFolder, names: Sequence[str]) -> None:
 
     A run recorded before files were hashed passes.
     """
-    recorded = folder.record.get("files")
+    recorded = _hashes(folder)
     if recorded is None:
         return
     wanted = {

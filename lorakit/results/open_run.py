@@ -161,6 +161,10 @@ def open_run(
     run = run.with_(model=found, task=meta["task"])
     if run.chat_template:  # its file may be gone; the adapter has a copy
         run = run.with_(chat_template=str(saved / TEMPLATE))
+    if adapted and record.get("files") is None:
+        notes.append(
+            "no hashes of its saved files were recorded: whether they changed is not known"
+        )
     return FinishedRun(folder, run, saved, meta, tuple(notes))
 
 

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 # Modules of this package that are not tasks.
 HELPERS = (
-    "batches", "dataset", "joined", "mixture", "objectives", "pairs", "preview", "protocol", "rows", "template",
-    "tools",
+    "batches", "calls", "dataset", "joined", "mixture", "objectives", "pairs", "preview", "protocol", "rows",
+    "template", "tools",
 )  # fmt: skip
 
 

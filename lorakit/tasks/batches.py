@@ -87,24 +87,6 @@ class Batch:
             row = after
         return out
 
-    def padded_to(self, multiple: int) -> Batch:
-        """With a document of nothing at the end, so that the tokens are a multiple of `multiple`."""
-        lacking = -len(self.ids) % multiple
-        return (
-            self
-            if not lacking
-            else replace(
-                self,
-                ids=np.pad(self.ids, (0, lacking)),
-                targets=np.pad(self.targets, (0, lacking)),
-                weights=None
-                if self.weights is None
-                else np.pad(self.weights, (0, lacking), constant_values=1),
-                lengths=np.append(self.lengths, lacking),
-                rows=np.append(self.rows, -1),
-            )
-        )
-
     @property
     def documents(self) -> np.ndarray:
         """(N,) which document each token is in."""

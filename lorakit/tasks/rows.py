@@ -19,6 +19,7 @@ from lorakit.data.example import Example, Rejected
 from lorakit.data.quality import LOST
 from lorakit.data.sources import SETS
 from lorakit.machine.packages import tolerate_new_torchvision
+from lorakit.models.rendering import limited_memory
 from lorakit.runs.folder import read_meta
 from lorakit.tasks.objectives import labels, next_token
 from lorakit.tasks.protocol import Document, Row, Task
@@ -195,7 +196,7 @@ def _encode(
     places = datasets.Dataset.from_dict({"place": range(len(examples))})
     work = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     most = PARALLEL // 20 if task.MEDIUM else PARALLEL
-    with quiet(shown=len(examples) >= most):
+    with quiet(shown=len(examples) >= most), limited_memory():
         table = places.map(
             _encoded,
             batched=True,

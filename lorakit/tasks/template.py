@@ -16,6 +16,7 @@ from typing import Any
 
 from lorakit.common.errors import BadRow, LorakitError
 from lorakit.data import markup
+from lorakit.models.rendering import rendered
 
 MARK = "\ue000answer\ue001"  # rendered in an answer's place, it shows what the template writes around one
 HELD = "\ue002{}\ue003"  # stands for a control token that a row's own words hold
@@ -40,12 +41,19 @@ class Encoded:
     offsets: list[tuple[int, int]]
 
 
-def render(tokenizer: Any, messages: list[dict], ask: bool, tools: list[dict] | None = None) -> str:
-    """The conversation as text; with `ask` it ends where the model is to go on. `tools`: what it may call."""
+def render(
+    tokenizer: Any,
+    messages: list[dict],
+    ask: bool,
+    tools: list[dict] | None = None,
+    where: str = "",
+) -> str:
+    """The conversation as text; with `ask` it ends where the model is to go on. `tools`: what it may call.
+
+    Raises `LorakitError` for a template that does not end in time.
+    """
     offered = {"tools": tools} if tools else {}
-    return tokenizer.apply_chat_template(
-        messages, tokenize=False, add_generation_prompt=ask, **offered
-    )
+    return rendered(tokenizer, messages, where, add_generation_prompt=ask, **offered)
 
 
 def words_of(message: dict) -> str:
@@ -153,14 +161,16 @@ def _rendered(
 ) -> tuple[str, str, str]:
     """(the prompt, the prompt with the answer behind it, what the template writes after an answer's words)."""
     try:
-        asked = render(tokenizer, history, True, tools)
-        whole = render(tokenizer, [*history, message], False, tools)
+        asked = render(tokenizer, history, True, tools, where)
+        whole = render(tokenizer, [*history, message], False, tools, where)
         # Most templates write the words as they are: what follows them is what `marked` would tell.
         words = message["content"] if "tool_calls" not in message else ""
         if isinstance(words, str) and words and whole.startswith(asked + words):
             return asked, whole, whole[len(asked) + len(words) :]
         words_alone = {k: v for k, v in saying(message, MARK).items() if k != "tool_calls"}
-        marked = render(tokenizer, [*history, words_alone], False, tools)
+        marked = render(tokenizer, [*history, words_alone], False, tools, where)
+    except LorakitError:  # no row can be rendered with such a template
+        raise
     except Exception as error:  # Jinja's own errors and those a template raises itself
         raise BadRow(f"the chat template refuses it: {error}") from None
     _, found, tail = marked.rpartition(MARK)

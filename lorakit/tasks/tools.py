@@ -1,4 +1,4 @@
-"""Tools in a chat template: whether it writes them, what is put before one that does not, calls in generated words."""
+"""Tools in a chat template: whether it writes them, and what is put before one that does not."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import copy
 import json
 import re
 from typing import Any
+
+from lorakit.models.rendering import rendered
 
 METRICS = ("call_valid", "call_name", "call_match")
 # Before a template that knows no tools: the same conversation with tools, calls and results in words, as Hermes and
@@ -61,9 +63,7 @@ def reader(tokenizer: Any) -> Any:
 def _response(tokenizer: Any) -> dict[str, Any]:
     """How `transformers serve` finds the calls in what a model answers that writes them in words."""
     asked, told = (
-        tokenizer.apply_chat_template(
-            [{"role": "user", "content": "?"}], tokenize=False, add_generation_prompt=ask
-        )
+        rendered(tokenizer, [{"role": "user", "content": "?"}], add_generation_prompt=ask)
         for ask in (True, False)
     )
     ends = "|".join(map(re.escape, filter(None, tokenizer.all_special_tokens)))
@@ -119,41 +119,12 @@ def _writes(tokenizer: Any, as_text: bool) -> bool:
         {"role": "tool", "content": result, "name": name, "tool_call_id": "call00000"},
         {"role": "assistant", "content": "!"},
     ]
-    offered = {"tools": [{"type": "function", "function": function}], "tokenize": False}
+    offered: dict[str, Any] = {"tools": [{"type": "function", "function": function}]}
     try:
-        asked = tokenizer.apply_chat_template(turns[:1], **offered)
-        text = tokenizer.apply_chat_template(
-            [_with_arguments(t, as_text) for t in turns], **offered
-        )
+        asked = rendered(tokenizer, turns[:1], **offered)
+        text = rendered(tokenizer, [_with_arguments(t, as_text) for t in turns], **offered)
     except Exception:  # Jinja's own errors and those a template raises itself
         return False
     quoted = '\\"trial_key' in text or "'trial_key'" in text  # JSON in JSON, or Python's own form
     called = text.count(name) > asked.count(name) > 0 and "trial_value" in text
     return called and result in text and not quoted
-
-
-HARMONY = re.compile(r"functions\.([\w\-]+?)(?:commentary|\W)")  # gpt-oss, special tokens left out
-NAME = re.compile(r"([A-Za-z_][\w.\-]*)(?:\s*```json)?\W*$")
-
-
-def calls_in(words: str) -> list[tuple[str, str]] | None:
-    """(name, arguments as canonical JSON) of each call in an answer, in an order that does not depend on the answer's.
-
-    A call is an object with `name` and `arguments` or `parameters`, or a name with the object of its arguments behind
-    it. None: something begins like a call and is none.
-    """
-    decoder, found, place = json.JSONDecoder(), [], 0
-    while (start := words.find("{", place)) >= 0:
-        try:
-            value, place = decoder.raw_decode(words, start)
-        except (ValueError, RecursionError):
-            return None
-        inner = value.get("function", value)
-        if isinstance(inner, dict) and isinstance(inner.get("name"), str) and (
-            given := next((inner[k] for k in ("arguments", "parameters") if k in inner), None)
-        ) is not None:  # fmt: skip
-            found.append((inner["name"], given))
-        elif names := HARMONY.findall(words, 0, start) or NAME.findall(words, 0, start):
-            found.append((names[-1], value))
-    begun = "<tool_call>" in words or "[TOOL_CALLS]" in words
-    return None if begun and not found else sorted((n, json.dumps(g, sort_keys=True)) for n, g in found)  # fmt: skip

@@ -13,6 +13,7 @@ from lorakit import tasks
 from lorakit.common.choice import Choice, Choices
 from lorakit.common.errors import LorakitError
 from lorakit.common.files import atomic_write
+from lorakit.common.processes import machine
 from lorakit.engines import quantization
 from lorakit.machine import distributed
 from lorakit.machine.distributed import World
@@ -27,6 +28,7 @@ from lorakit.results.evidence import learning_rate
 from lorakit.results.predict import predict
 from lorakit.run import Run, resolved
 from lorakit.runs.folder import (
+    FORMAT,
     ReadOnlyRunFolder,
     RunFolder,
     versions,
@@ -105,7 +107,9 @@ def begin(plan: Setup, folder: RunFolder) -> None:
     resuming = resume.can_resume(folder)
     folder.note(
         status=Status.RUNNING,
+        format=FORMAT,
         pid=os.getpid(),
+        host=machine(),
         error=None,
         settings=folder.record["settings"] if resuming else plan.asked.model_dump(),
         model=plan.asked.model,

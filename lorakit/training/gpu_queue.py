@@ -19,14 +19,15 @@ from filelock import BaseFileLock, Timeout
 from lorakit.common.errors import LorakitError
 from lorakit.common.files import atomic_write, cache, sweep
 from lorakit.common.locks import file_lock
+from lorakit.common.processes import machine
 from lorakit.machine.hardware import cards as cards_here
 
 LOOK = 0.3  # seconds between two looks at the queue
 
 
 def queue() -> Path:
-    """One for the machine, whatever the folders of the runs: the cards are shared."""
-    return cache() / "queue"
+    """One for the machine, whatever the folders of the runs: its cards are shared, those of another are not."""
+    return cache() / f"queue-{machine()}"
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from typing import Any
 import psutil
 
 from lorakit.common.errors import LorakitError
+from lorakit.common.processes import machine, part
 from lorakit.machine.distributed import LOST, UNMET
 from lorakit.machine.hardware import child_environment
 from lorakit.run import Run
@@ -88,7 +89,10 @@ class Job:
         return self
 
     def stop(self, seconds: float = 60) -> Job:
-        """Asks the run to end with a checkpoint; starting it again goes on from there."""
+        """Asks the run to end with a checkpoint; starting it again goes on from there.
+
+        Raises `LorakitError` for a run of another machine: its process number means another process here.
+        """
         end, asked = time.monotonic() + seconds, False
         while self.running and time.monotonic() < end:
             with contextlib.suppress(ProcessLookupError):
@@ -108,6 +112,12 @@ class Job:
         record = self.folder.record
         noted = record["pid"] if record["status"] == Status.RUNNING else None
         if self._child is None:
+            if noted and record.get("host", machine()) != machine():
+                raise LorakitError(
+                    "trains on another machine that shares this disk",
+                    where=self.folder.path,
+                    cure="stop it there",
+                )
             return noted
         with contextlib.suppress(psutil.Error):
             if noted in [p.pid for p in psutil.Process(self._child.pid).children(recursive=True)]:
@@ -187,9 +197,7 @@ def together(run: Run, count: int) -> str:
     from torch.distributed.launcher.api import elastic_launch
 
     folder = _made(run)
-    logs = (
-        folder / f"processes.part{os.getpid()}"
-    )  # swept where this process does not live to remove it
+    logs = folder / f"processes{part()}"  # swept where this process does not live to remove it
     write_json(folder.asked, run.given())
     config = _on_this_machine(count, folder.path.name, logs)
     before, record = len(folder.history()[0]), folder.record

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 import lorakit
 from lorakit.cli import main
-from lorakit.common import files, registry
+from lorakit.common import files, processes, registry
 from lorakit.common.errors import LorakitError
 from lorakit.data import example, loading, sources
 from lorakit.data.example import Example, Examples
@@ -932,7 +932,7 @@ def test_examples_leave_no_file_behind(monkeypatch, tmp_path):
     put = Examples([Example({"a": 1}, "f", 1)])
     copy = pickle.loads(pickle.dumps(put))
     (file,) = tmp_path.iterdir()
-    assert file.suffixes == [".rows", f".part{os.getpid()}"]  # swept when the process is killed
+    assert file.suffixes == [".rows", processes.part()]  # swept when the process is killed
     assert copy[0] == put[0] == Example({"a": 1}, "f", 1)
     del copy
     assert len([*tmp_path.iterdir()]) == 1  # the copy does not own it
@@ -981,7 +981,9 @@ def test_a_killed_build_is_swept_and_made_again(tmp_path, monkeypatch):
     assert process.stdout.readline() == "building\n"
     process.kill()
     process.communicate()
-    assert [p.name for p in tmp_path.iterdir() if p.is_dir()] == [f"key.part{process.pid}"]
+    assert [p.name for p in tmp_path.iterdir() if p.is_dir()] == [
+        f"key{processes.part(process.pid)}"
+    ]
     monkeypatch.setenv("LORAKIT_CACHE", str(tmp_path))
     folder = files.cached("key", lambda part: (part / "new").write_text("new"))
     assert [p.name for p in tmp_path.iterdir() if p.is_dir()] == ["key"]

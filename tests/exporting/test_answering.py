@@ -4,6 +4,7 @@ import asyncio
 import json
 
 import pytest
+import torch
 
 from lorakit.results import evidence
 from lorakit.results.ask import ask_surely
@@ -32,7 +33,7 @@ def tuned(copied, base):
     return model, AutoTokenizer.from_pretrained(adapter)
 
 
-def answer(folder, tuned, *, held=False, stream=False, **request):
+def answer(folder, tuned, *, held=False, stream=False, tools=None, **request):
     """The completion that a server gives to one question."""
     from transformers.cli.serving.utils import GenerateManager, GenerationState
 
@@ -50,13 +51,13 @@ def answer(folder, tuned, *, held=False, stream=False, **request):
     given = ("1", model, tokenizer, "m", dict(inputs), settings, GenerateManager())
 
     async def streamed():
-        response = handler._streaming(*given)
+        response = handler._streaming(*given, tools=tools)
         return [json.loads(piece[6:]) async for piece in response.body_iterator]
 
     if stream:
         (piece,) = asyncio.run(streamed())
         return piece
-    return json.loads(bytes(asyncio.run(handler._non_streaming(*given)).body))
+    return json.loads(bytes(asyncio.run(handler._non_streaming(*given, tools=tools)).body))
 
 
 @pytest.mark.parametrize(("threshold", "person"), [(-1e9, False), (0.0, True)])
@@ -82,6 +83,44 @@ def test_a_streamed_answer_comes_in_one_piece_with_the_same_words(copied, tuned)
     whole, piece = answer(copied, tuned), answer(copied, tuned, stream=True)
     assert piece["choices"][0]["delta"]["content"] == whole["choices"][0]["message"]["content"]
     assert piece["choices"][0]["finish_reason"] == "stop" and piece["lorakit"] == whole["lorakit"]
+
+
+SAID = 'Look. <|python_tag|>{"name": "rain", "parameters": {"at": "Rio"}}'
+RAIN = {"type": "function", "function": {"name": "rain", "parameters": {"type": "object"}}}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("offered", ["rain", "wind", ""])
+def test_calls_of_offered_tools_are_no_words(copied, tuned, monkeypatch, stream, offered):
+    from transformers.cli.serving.utils import GenerateManager
+
+    async def said(*args, **options):
+        return SAID, 5, torch.tensor([7, 8])
+
+    monkeypatch.setattr(GenerateManager, "generate_non_streaming", said)
+    keep(copied, "trust", always=True, threshold=None)
+    tools = [{**RAIN, "function": {**RAIN["function"], "name": offered}}] if offered else None
+    (choice,) = answer(copied, tuned, stream=stream, tools=tools)["choices"]
+    message = choice["delta" if stream else "message"]
+    if offered != "rain":
+        assert message["content"] == SAID and choice["finish_reason"] == "stop"
+        assert not message.get("tool_calls")
+        return
+    (call,) = message["tool_calls"]
+    assert message["content"] == "Look." and choice["finish_reason"] == "tool_calls"
+    assert call["function"] == {"name": "rain", "arguments": '{"at": "Rio"}'}
+    assert call["type"] == "function" and call["id"] == "1_tool_call_0"
+
+
+def test_a_streamed_call_is_read_without_a_threshold_too(copied, tuned, monkeypatch):
+    from transformers.cli.serving.utils import GenerateManager
+
+    async def said(*args, **options):
+        return SAID, 5, torch.tensor([7, 8])
+
+    monkeypatch.setattr(GenerateManager, "generate_non_streaming", said)
+    piece = answer(copied, tuned, stream=True, tools=[RAIN])
+    assert piece["choices"][0]["delta"]["tool_calls"][0]["index"] == 0 and "lorakit" not in piece
 
 
 def test_answers_are_held_to_the_form(copied, tuned):

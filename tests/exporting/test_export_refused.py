@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from helpers.tuned import left
 
+from lorakit.common import processes
 from lorakit.common.errors import LorakitError
 from lorakit.machine.hardware import child_environment
 
@@ -62,7 +63,9 @@ def test_an_adapter_of_another_shape_in_a_run_without_hashes(mine, tmp_path, her
     from safetensors.numpy import load_file, save_file
 
     record = json.loads((mine / "record.json").read_text())
-    (mine / "record.json").write_text(json.dumps(record | {"files": None}))
+    (mine / "record.json").write_text(
+        json.dumps(record | {"format": 1, "base": None, "files": None})
+    )
     path = mine / "adapter" / "adapter_model.safetensors"
     tensors = {k: v[:, :-32] if "lora_A" in k else v for k, v in load_file(path).items()}
     save_file({k: np.ascontiguousarray(v) for k, v in tensors.items()}, path, {"format": "pt"})
@@ -169,7 +172,7 @@ def test_killed_in_mid_export(mistral, tmp_path, here):
     assert child.stdout.readline() == "writing\n"
     child.send_signal(signal.SIGKILL)
     child.wait()
-    assert not out.exists() and left(out.parent) == [f"out.part{child.pid}"]
+    assert not out.exists() and left(out.parent) == [f"out{processes.part(child.pid)}"]
     exporting.export(mistral, "gguf", out)
     assert left(out.parent) == ["out"]
 

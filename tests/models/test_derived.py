@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.endpoint import completion
 from helpers.engines import SMALL, settings
 from helpers.models import save_base
 from helpers.paths import ROOT
@@ -15,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, LlamaC
 import lorakit
 from lorakit.common.errors import LorakitError
 from lorakit.exporting.round_trip import export
+from lorakit.exporting.serve import serving
 from lorakit.models import base_model, identity
 from lorakit.models.derived import base_of, derived
 from lorakit.planning.setup import setup
@@ -172,6 +174,17 @@ def test_trained_saved_and_opened_again_elsewhere(tuned, tmp_path, monkeypatch):
     trained = load_file(moved.saved / "adapter_model.safetensors")[table]
     number = moved.tokenizer.convert_tokens_to_ids("market")
     assert trained.shape == before.shape and (trained[number] - before[number]).abs().max() > 1e-4
+
+
+@pytest.mark.slow
+def test_a_server_answers_as_ask_does(tuned, tmp_path, here):
+    path, asked = tmp_path / "served", ["north 0?", "market 7?", "<north> market?"]
+    shutil.copytree(tuned, path)
+    said = lorakit.ask(path, asked)
+    with serving(path) as (address, model):
+        choices = [completion(address, model, question, max_tokens=12) for question in asked]
+    assert [choice["message"]["content"] for choice in choices] == said
+    assert any("market" in answer for answer in said)
 
 
 @pytest.mark.slow

@@ -46,7 +46,10 @@ HUGE = "{{ 'a' * 3000000000 }}"
 DOUBLING = "{% set n = namespace(s='aaaaaaaa') %}{% for a in range(40) %}{% set n.s = n.s ~ n.s %}{% endfor %}{{ n.s }}"
 
 
-@pytest.mark.parametrize("template", [ENDLESS, HUGE, DOUBLING])
+POWER = "{% set n = messages | length %}{% if n > 2 %}{{ (n + 9) ** n ** 9 }}{% endif %}"
+
+
+@pytest.mark.parametrize("template", [ENDLESS, HUGE, DOUBLING, POWER])
 def test_a_template_without_end_is_refused(template, folder, monkeypatch):
     monkeypatch.setattr(safety, "SECONDS", 1)
     tokenizer = byte_tokenizer()
@@ -73,19 +76,63 @@ def test_what_ends_is_not_refused_here(template):
 
 
 @pytest.mark.parametrize(
-    "name, value", [("num_hidden_layers", 10**9), ("vocab_size", 10**10), ("hidden_size", -1)]
+    "name, value",
+    [
+        ("num_hidden_layers", 10**9),
+        ("num_hidden_layers", 1e30),
+        ("vocab_size", 10**10),
+        ("hidden_size", -1),
+        ("encoder_layers", 10**6),
+        ("rows_of_the_table", 10**12),  # a name that nobody knows
+        ("depths", [2, 2, 10**7, 2]),
+        ("depths", [1999] * 100),
+        ("hidden_size", [64, 10**12]),
+        ("vision_config", {"stages": [{"blocks": [3, 10**12]}]}),
+        ("num_key_value_heads", {"0": {"num_heads": 10**9}}),
+        ("text_config", {"num_hidden_layers": 1000, "n_routed_experts": 19_000}),
+    ],
 )
 def test_sizes_that_no_model_has_are_refused_before_anything_is_built(name, value, folder):
     change(folder / "config.json", **{name: value})
     with pytest.raises(LorakitError) as refused:
         base_model.config(str(folder))
-    assert name in refused.value.message and refused.value.where.endswith("config.json")
+    assert "which no model has" in refused.value.message
+    assert refused.value.where.endswith("config.json")
+
+
+def test_a_configuration_of_megabytes_or_of_many_levels_is_refused(folder):
+    path = folder / "config.json"
+    plain = path.read_text()
+    path.write_text('{"a": ' * 5000 + "1" + "}" * 5000)
+    with pytest.raises(LorakitError):
+        base_model.config(str(folder))
+    with open(path, "w") as file:
+        file.write(plain)
+        file.truncate(safety.LARGEST_CONFIG + 1)
+    with pytest.raises(LorakitError, match="config.json has 16 MB, which no model has"):
+        base_model.config(str(folder))
+
+
+@pytest.mark.slow
+def test_no_configuration_that_transformers_knows_is_refused(tmp_path):
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    checked = 0
+    for name in CONFIG_MAPPING:
+        try:
+            content = CONFIG_MAPPING[name]().to_json_string(use_diff=False)
+        except Exception:  # one that cannot be made without arguments, or needs a missing package
+            continue
+        (tmp_path / "config.json").write_text(content)
+        safety.refuse_sizes(name, tmp_path)
+        checked += 1
+    assert checked > 300
 
 
 def test_a_tokenizer_of_gigabytes_is_refused_unread(folder):
     with open(folder / "tokenizer.json", "r+b") as file:
         file.truncate(safety.LARGEST_TOKENIZER + 1)  # a sparse file
-    with pytest.raises(LorakitError, match="more than a tokenizer can have"):
+    with pytest.raises(LorakitError, match="MB, which no model has"):
         base_model.config(str(folder))
 
 

@@ -14,6 +14,7 @@ import pytest
 from helpers.runs import tiny_run
 
 import lorakit
+from lorakit.common import processes
 from lorakit.common.errors import LorakitError
 from lorakit.machine import hardware
 from lorakit.runs.folder import Folder, write_json, write_lines
@@ -215,7 +216,7 @@ def test_an_upload_whose_page_is_gone_is_given_up(page, at):
     page.vue_begin({"id": "a", "name": "one.csv", "size": 9})
     page.vue_begin({"id": "b", "name": "two.csv", "size": 9})
     assert len(list((at.folder / "uploads").iterdir())) == 1
-    part = at.folder / "uploads/tmp.part999999999"
+    part = at.folder / f"uploads/tmp{processes.part(999999999)}"
     part.write_bytes(b"of a process that is gone")
     Desk(at.run)
     assert not part.exists()

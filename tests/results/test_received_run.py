@@ -104,13 +104,26 @@ def test_notes_of_people_may_lie_beside_it(copied):
     [
         {"files": []}, {"files": "x"}, {"base": "x"}, {"base": [1]}, {"base": {"path": 5}},
         {"base": {"relative": [1]}}, {"base": {"weights": 5}}, {"base_sha256": 5}, {"settings": None},
-        {"status": ["done"]},
+        {"status": ["done"]}, {"format": "x"},
     ],
 )  # fmt: skip
 def test_a_record_edited_by_hand_is_damaged_and_no_traceback(copied, edited):
     path = copied / "record.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | edited))
     refused(copied, "record.json: is damaged")
+
+
+@pytest.mark.parametrize("without", [["files"], ["files", "format"], ["files", "base"]])
+def test_a_record_of_today_without_hashes_is_no_older_run(copied, without):
+    record = {k: v for k, v in copied.record.items() if k not in without}
+    (copied / "record.json").write_text(json.dumps(record))
+    refused(copied, "lacks the hashes of the saved files")
+
+
+def test_an_older_run_says_that_its_files_could_not_be_compared(copied):
+    record = {k: v for k, v in copied.record.items() if k not in ("files", "base", "format")}
+    (copied / "record.json").write_text(json.dumps(record))
+    assert any("no hashes of its saved files" in note for note in open_run(copied.path).notes)
 
 
 def test_pictures_are_read_as_the_run_was_trained_whatever_the_base_says_now(

@@ -128,18 +128,6 @@ def test_collate_leaves_its_rows_as_they_were():
     assert row["targets"].tolist() == [True, True]
 
 
-def test_a_pack_is_padded_by_a_document_without_targets():
-    batch = collate(
-        [{"ids": [5, 6, 7], "targets": [False, True, True]}, {"ids": [8], "targets": [True]}],
-        [4, 2],
-    )
-    found = batch.padded_to(8)
-    assert found.ids.tolist() == [5, 6, 7, 8, 0, 0, 0, 0]
-    assert found.targets.tolist() == [False, True, True, False, False, False, False, False]
-    assert (found.lengths.tolist(), found.rows.tolist()) == ([3, 1, 4], [4, 2, -1])
-    assert batch.padded_to(1) is batch and batch.padded_to(4) is batch
-
-
 # Updates
 
 

@@ -12,10 +12,11 @@ from lorakit.common.errors import BadRow
 from lorakit.data.example import Example
 from lorakit.data.schemas import tool_calls
 from lorakit.results.metrics import call_match, call_name, call_valid
-from lorakit.tasks import chat, tools
+from lorakit.tasks import calls, chat, tools
 
 MARKS = ("<|im_end|>", "<|eot_id|>", "<|call|>", "<|end|>", "<|return|>", "<|observation|>", "<|user|>",
-         "<|END_RESPONSE|>", "<|END_OF_TURN_TOKEN|>", "<turn|>", "<|START_ACTION|>", "<|END_ACTION|>")  # fmt: skip
+         "<|END_RESPONSE|>", "<|END_OF_TURN_TOKEN|>", "<turn|>", "<|START_ACTION|>", "<|END_ACTION|>",
+         "<|tool_call>", "<tool_call|>", "<|tool_response>", '<|"|>', "<|tool_call_start|>", "<|tool_call_end|>")  # fmt: skip
 ROW = {
     "messages": [
         {"role": "user", "content": "Q"},
@@ -32,6 +33,10 @@ TRAINED = {
     "qwen3_instruct_2507": ['<tool_call>\n{"name": "rain", "arguments": {"at": "Rio"}}\n</tool_call><|im_end|>', "Yes.<|im_end|>"],
     "llama3_1": ['{"name": "rain", "parameters": {"at": "Rio"}}<|eot_id|>', "Yes.<|eot_id|>"],
     "llama3_2": ['{"name": "rain", "parameters": {"at": "Rio"}}<|eot_id|>', "Yes.<|eot_id|>"],
+    "qwen3_5_nothink": ["<tool_call>\n<function=rain>\n<parameter=at>\nRio\n</parameter>\n</function>\n</tool_call><|im_end|>", "Yes.<|im_end|>"],
+    "nemotron_3_nano": ["</think>\n<tool_call>\n<function=rain>\n<parameter=at>\nRio\n</parameter>\n</function>\n</tool_call>\n<|im_end|>", "</think>Yes.<|im_end|>"],
+    "lfm2_2_5": ["<|tool_call_start|>[rain(at='Rio')]<|tool_call_end|><|im_end|>", "Yes.<|im_end|>"],
+    "gemma4": ['<|tool_call>call:rain{at:<|"|>Rio<|"|>}<tool_call|><|tool_response>', "Yes.<turn|>"],
     "gptoss": [' to=functions.rain<|channel|>commentary json<|message|>{"at": "Rio"}<|call|>', "<|channel|>final<|message|>Yes.<|return|>"],
 }  # fmt: skip
 
@@ -74,7 +79,7 @@ def test_exactly_calls_and_answers_are_trained(name):
     assert trained(tokenizer, rows) == TRAINED[name]
     assert not any(row.get("lost") for row in rows)
     text = tokenizer.decode(rows[-1]["ids"])
-    assert "wet" in text and ('"description"' in text or "// d" in text)
+    assert "wet" in text and ("description" in text or "// d" in text)
 
 
 @pytest.mark.parametrize("name", TRAINED)
@@ -83,7 +88,9 @@ def test_the_call_is_what_is_scored(name):
     row = next(row for row in encoded(tokenizer) if row.get("answer_start"))
     prompt = tokenizer.decode(row["ids"][: row["answer_start"]])
     assert "wet" not in prompt and row["prompt"] == "Q"
-    assert tools.calls_in(row["reference"]) == [("rain", '{"at": "Rio"}')]
+    # Gemma 4's quotes are special tokens, which neither a reference nor an answer holds
+    arguments = '"{at:Rio}"' if name == "gemma4" else '{"at": "Rio"}'
+    assert calls.comparable(row["reference"]) == [("rain", arguments)]
 
 
 def test_a_template_that_knows_no_tools_gets_them_in_words():
@@ -117,10 +124,10 @@ def test_a_server_reads_the_calls_of_such_a_template(tmp_path):
 
 
 def test_results_side_by_side_are_one_turn():
-    calls = [{"function": {"name": "rain", "arguments": {"at": c}}} for c in ("Rio", "Lima")]
+    made = [{"function": {"name": "rain", "arguments": {"at": c}}} for c in ("Rio", "Lima")]
     turns = [
         ROW["messages"][0],
-        {"role": "assistant", "content": "Look:", "tool_calls": calls},
+        {"role": "assistant", "content": "Look:", "tool_calls": made},
         {"role": "tool", "content": "wet"},
         {"role": "tool", "content": "dry"},
         {"role": "assistant", "content": "Both."},
@@ -128,7 +135,7 @@ def test_results_side_by_side_are_one_turn():
     (row,) = encoded(byte_tokenizer(), {**ROW, "messages": turns})
     text = byte_tokenizer().decode(row["ids"])
     assert text.count("<|user|>") == 2 and "wet\n</tool_response>\n<tool_response>\ndry" in text
-    assert tools.calls_in(row["reference"]) == [
+    assert calls.comparable(row["reference"]) == [
         ("rain", '{"at": "Lima"}'),
         ("rain", '{"at": "Rio"}'),
     ]
@@ -141,7 +148,7 @@ def test_a_control_token_in_a_call_is_refused():
 
 
 @pytest.mark.parametrize(
-    ("said", "calls"),
+    ("said", "expected"),
     [
         ('{"name": "f", "parameters": {"b": 1, "a": 2}}', [("f", '{"a": 2, "b": 1}')]),
         ('[{"name": "f", "arguments": {}}]', [("f", "{}")]),
@@ -150,10 +157,41 @@ def test_a_control_token_in_a_call_is_refused():
         ("It rains.", []),
         ('<tool_call>\n{"name": "f", "arguments": {"a": ', None),
         ("<tool_call>\nf(1)\n</tool_call>", None),
+        ('[TOOL_CALLS] [{"name": "f", "arguments": {"a": 1}, "id": "abcdefghi"}]', [("f", '{"a": 1}')]),
+        ('[TOOL_CALLS]f[ARGS]{"a": 1}[TOOL_CALLS]g[CALL_ID]abc12[ARGS]{}', [("f", '{"a": 1}'), ("g", "{}")]),
+        ('<|python_tag|>{"name": "f", "parameters": {"a": 1}}<|eom_id|>', [("f", '{"a": 1}')]),
+        ('{"name": "g", "parameters": {}}; {"name": "f", "parameters": {}}', [("f", "{}"), ("g", "{}")]),
+        ('<|python_tag|>f.call(a="x, y)", b=2)', [("f", '{"a": "x, y)", "b": 2}')]),
+        ('{"type": "function", "function": {"name": "f", "arguments": "{\\"a\\": 1}"}}', [("f", '{"a": 1}')]),
+        ('[{"tool_call_id": "0", "tool_name": "f", "parameters": {"a": 1}}]', [("f", '{"a": 1}')]),
+        ('function<｜tool▁sep｜>f\n```json\n{"a": 1}\n```<｜tool▁call▁end｜>', [("f", '{"a": 1}')]),
+        ("Look: [g(), f(a=[1, {'b': None}])]", [("f", '{"a": [1, {"b": null}]}'), ("g", "{}")]),
+        ("<tool_call>f\n<arg_key>a</arg_key>\n<arg_value>x y</arg_value>\n<arg_key>b</arg_key>\n<arg_value>[1]</arg_value>\n</tool_call>", [("f", '{"a": "x y", "b": [1]}')]),
+        ("<tool_call>g</tool_call>", [("g", "{}")]),
+        ("<tool_call>\n<function=f>\n<parameter=a>\n1\n</parameter>\n<parameter=b>\nx\ny\n</parameter>\n</function>\n</tool_call>", [("f", '{"a": 1, "b": "x\\ny"}')]),
+        ("<function=f>\n<parameter=a>\n1", None),
+        ("<function=g></function><function=f>", None),
+        ('<|tool_call>call:f{a:<|"|>x: {y}<|"|>,b:{c:true}}<tool_call|>', [("f", '{"a": "x: {y}", "b": {"c": true}}')]),
+        ("call:f{a:x}call:g{}", [("f", '"{a:x}"'), ("g", "{}")]),
+        ("[f(1)]", []),
+        ("[f(a=b)]", None),
+        ("See [the map](x) or {this}", None),
+        ("[f(" * 40 + ")]" * 200, [("f", "{}")]),
     ],
-)
-def test_calls_are_read_from_words(said, calls):
-    assert tools.calls_in(said) == calls
+)  # fmt: skip
+def test_calls_are_read_from_words(said, expected):
+    assert calls.comparable(said) == expected
+
+
+def test_what_stands_before_a_call_and_text_by_definition():
+    said = "I look.\n<tool_call>\n<function=f>\n<parameter=a>\n1\n</parameter>\n</function>\n</tool_call>"
+    tools = [{"function": {"name": "f", "parameters": {"properties": {"a": {"type": "string"}}}}}]
+    (call,) = made = calls.found(said, tools)
+    assert call.arguments == {"a": "1"} and calls.said_before(said, made) == "I look."
+    for said in ('[TOOL_CALLS] [{"name": "f", "arguments": {}}]', 'to=functions.f commentary json{"a": 1}',
+                 "<|tool_call_start|>[f(a=1)]<|tool_call_end|>", '<|python_tag|>{"name": "f", "parameters": {}}'):  # fmt: skip
+        assert calls.said_before(said, calls.found(said)) == ""
+    assert calls.said_before("No.", []) == "No."
 
 
 def test_metrics():

@@ -39,9 +39,8 @@ def test_rows_without_weights_count_once_beside_others(base):
     assert mixed[0] == pytest.approx(plain[0], rel=1e-6)
 
 
-def test_a_batch_keeps_its_weights_when_it_is_parted_and_filled_up():
+def test_a_batch_keeps_its_weights_when_it_is_parted():
     rows = noise(4, 6)
     batch = collate([{**rows[0], "weights": [2.0] * 4}, rows[1]], [0, 1])
     assert batch.weights.tolist() == [2.0] * 4 + [1.0] * 6
     assert [part.weights.tolist() for part in batch.parts(6)] == [[2.0] * 4, [1.0] * 6]
-    assert batch.padded_to(16).weights.tolist() == [2.0] * 4 + [1.0] * 12

@@ -336,6 +336,19 @@ def test_nobody_else_is_stopped(tmp_path):
         bystander.wait()
 
 
+def test_a_run_of_another_machine_is_not_stopped_by_its_number_here(tmp_path):
+    bystander = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    try:
+        folder = Folder(tmp_path)
+        folder.note(status="running", pid=bystander.pid, host="00000000")
+        with folder.locked(), pytest.raises(lorakit.LorakitError, match="another machine"):
+            lorakit.Job(tmp_path).stop(seconds=0.3)
+        assert bystander.poll() is None
+    finally:
+        bystander.kill()
+        bystander.wait()
+
+
 def test_attaching_needs_a_run(tmp_path):
     with pytest.raises(lorakit.LorakitError, match="no run here"):
         lorakit.attach(tmp_path)

@@ -19,6 +19,7 @@ from helpers.processes import child, evidence, finetune
 from safetensors.numpy import load_file
 
 import lorakit
+from lorakit.common import processes
 from lorakit.runs.folder import Folder, read_lines
 from lorakit.training import checkpoint
 
@@ -580,15 +581,15 @@ def test_readers_do_not_stand_in_the_way(tmp_path):
 
 def test_leftovers_of_dead_processes_go_and_others_stay(tmp_path):
     dead = 2**22 + 1  # above the largest process id of Linux
-    (tmp_path / f"rows.part{dead}").mkdir()
-    (tmp_path / f"rows.part{dead}" / "meta.json").write_text("{}")
-    (tmp_path / f"record.json.part{dead}").write_text("half")
-    (tmp_path / f"report.md.part{os.getpid()}").write_text("being written")
+    (tmp_path / f"rows{processes.part(dead)}").mkdir()
+    (tmp_path / f"rows{processes.part(dead)}" / "meta.json").write_text("{}")
+    (tmp_path / f"record.json{processes.part(dead)}").write_text("half")
+    (tmp_path / f"report.md{processes.part()}").write_text("being written")
     (tmp_path / "notes.part").write_text("the user's")
     with Folder(tmp_path).locked():
         assert sorted(p.name for p in tmp_path.iterdir() if p.name != ".lock") == [
             "notes.part",
-            f"report.md.part{os.getpid()}",
+            f"report.md{processes.part()}",
         ]
 
 

@@ -90,15 +90,22 @@ class TorchEngine:
         self.notes: dict[str, tuple[Any, str]] = dict(notes or {})
         if where.type == "cpu":
             self.notes["threads"] = threads(model, run)
+        self._try_packs(run, packable)
+        self.losses = Losses(self.passes, self.objective, options)
+        self.peak = PeakMemory(where, idle)
+
+    def _try_packs(self, run: Run, packable: bool) -> None:
+        passes = self.passes
         if run.packing:
             self.notes["packing"] = (
-                packing_trial.isolates(self.passes, run.max_length)
+                packing_trial.isolates(passes, run.max_length)
                 if packable
                 else (False, "padded: this model's attention has no form over packs here")
             )
-            self.passes.packing = self.notes["packing"][0]
-        self.losses = Losses(self.passes, self.objective, options)
-        self.peak = PeakMemory(where, idle)
+            passes.packing = self.notes["packing"][0]
+        if self.objective.NEEDS == "document_logps" and not run.neftune_alpha:
+            self.notes["prompts"] = packing_trial.shares(passes, run.max_length)
+            passes.shares = self.notes["prompts"][0]
 
     @property
     def packing(self) -> bool:

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 
 from lorakit.engines.torch.kernels import attention
 from lorakit.engines.torch.kernels.device import flush_denormals, pad_multiple
+from lorakit.engines.torch.prefixes import pack
 from lorakit.engines.torch.transfer import moved, to_device
 from lorakit.tasks.batches import Batch
 
@@ -20,11 +21,12 @@ from lorakit.tasks.batches import Batch
 class Passes:
     """Runs a model over micro-batches.
 
-    `packing`: documents lie end to end in one row, else each in a padded row of its own. `autocast`: what the passes
-    compute in, where that is not the dtype of the weights.
+    `packing`: documents lie end to end in one row, else each in a padded row of its own. `shares`: in a pack, what the
+    documents of a row begin with is computed once. `autocast`: what the passes compute in, where that is not the dtype
+    of the weights.
     """
 
-    packing = False
+    packing = shares = False
 
     def __init__(
         self,
@@ -78,30 +80,36 @@ class Passes:
 
     def _forward_packed(self, model: Any, batch: Batch, wanted: str) -> torch.Tensor:
         places = np.flatnonzero(batch.targets)
-        batch = batch.padded_to(pad_multiple(self.device, self.autocast))
-        ends = np.append(0, np.cumsum(batch.lengths))
-        ids = batch.ids
+        made = pack(batch, pad_multiple(self.device, self.autocast), self.shares)
         there = to_device(
             self.device,
-            ids=ids,
-            position=batch.positions,
-            before=places - 1,
-            ends=ends,
+            ids=made.ids,
+            position=made.positions,
+            before=made.where[places - 1],
+            ends=np.append(0, np.cumsum(made.lengths)),
+            **({} if made.keys is None else {"keys": made.keys}),
         )
-        before = there["before"]
-        keep = {"logits_to_keep": before} if self.keeps_logits and wanted == "logits" else {}
+        before, size = there["before"], len(made.ids)
+        documents = attention.Documents(
+            made.lengths,
+            self.device,
+            ends=there["ends"].int(),
+            keys=there.get("keys"),
+            key_lengths=made.key_lengths,
+        )
+        keeps = self.keeps_logits and wanted == "logits" and len(places) != size
         with attention.packed():
             out = model(
                 input_ids=there["ids"][None],
                 # without one transformers waits for the card to see whether this is a pack
-                attention_mask=torch.ones(1, len(ids), dtype=torch.bool, device=self.device),
+                attention_mask=torch.ones(1, size, dtype=torch.bool, device=self.device),
                 position_ids=there["position"][None],
                 use_cache=False,
-                documents=attention.Documents(batch.lengths, self.device, ends=there["ends"].int()),
-                **keep,
+                documents=documents,
+                **({"logits_to_keep": before} if keeps else {}),
             )[wanted][0]
         # some models pay no heed to logits_to_keep
-        return out if len(out) == len(places) else out[before]
+        return out[before] if len(out) == size else out
 
     def _forward_padded(self, model: Any, batch: Batch, wanted: str) -> torch.Tensor:
         before = batch.positions[batch.targets] - 1

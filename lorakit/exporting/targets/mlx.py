@@ -6,7 +6,6 @@ mlx_lm.generate --model outputs/run/export/mlx-4bit --prompt "…"
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import numpy as np
 
 from lorakit.common.errors import LorakitError
 from lorakit.common.files import remove, temporary_folder
+from lorakit.common.processes import part
 from lorakit.engines.mlx import adapters, bases
 from lorakit.exporting.proof import Proof
 from lorakit.exporting.source import Source
@@ -48,7 +48,7 @@ def write(source: Source, folder: Path, type_: str) -> list[str]:
 @contextlib.contextmanager
 def scratch(folder: Path) -> Iterator[Path]:
     """A folder beside an export, gone afterwards; one that a killed process left is swept by the next export."""
-    path = folder.with_name(f"merged.part{os.getpid()}")
+    path = folder.with_name(f"merged{part()}")
     try:
         yield path
     finally:

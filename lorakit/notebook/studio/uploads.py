@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
+from lorakit.common import processes
 from lorakit.common.errors import LorakitError
 from lorakit.common.text import label
 from lorakit.data.example import Example
@@ -59,7 +60,7 @@ class Incoming:
         if folder.is_symlink():
             raise LorakitError(f"{folder}: is a link to another folder; remove it")
         folder.mkdir(parents=True, exist_ok=True)
-        handle, part = tempfile.mkstemp(suffix=f".part{os.getpid()}", dir=folder)
+        handle, part = tempfile.mkstemp(suffix=processes.part(), dir=folder)
         self.part, self._file = Path(part), os.fdopen(handle, "wb")
 
     def add(self, piece: bytes | memoryview) -> None:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from lorakit.tasks.tools import calls_in
+from lorakit.tasks.calls import comparable
 
 NEEDS = ("answers",)
 HIGHER_IS_BETTER = True
@@ -12,7 +12,7 @@ def rows(references, predictions):
     """Shape (n, 2): whether the row counts, and whether it is right. Arguments are compared as JSON values."""
     stats = []
     for reference, prediction in zip(references, predictions, strict=True):
-        expected, made = calls_in(reference), calls_in(prediction)
+        expected, made = comparable(reference), comparable(prediction)
         stats.append([True, made is not None and expected == made])
     return np.array(stats, dtype=np.float64).reshape(-1, 2)
 

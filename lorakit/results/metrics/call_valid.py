@@ -3,7 +3,7 @@
 import numpy as np
 
 from lorakit.results.metrics.call_match import score  # noqa: F401
-from lorakit.tasks.tools import calls_in
+from lorakit.tasks.calls import comparable
 
 NEEDS = ("answers",)
 HIGHER_IS_BETTER = True
@@ -13,6 +13,6 @@ def rows(references, predictions):
     """Shape (n, 2): whether the row counts, and whether a call can be read."""
     stats = []
     for reference, prediction in zip(references, predictions, strict=True):
-        expected, made = calls_in(reference), calls_in(prediction)
+        expected, made = comparable(reference), comparable(prediction)
         stats.append([bool(expected), bool(expected and made)])
     return np.array(stats, dtype=np.float64).reshape(-1, 2)

@@ -75,7 +75,8 @@ def packed_attention(
         if kwargs.get(name) is not None:
             raise ValueError(f"{type(module).__name__} brings a {name}")
     query, key, value = same_dtype(query, key, value)
-    way, sinks = form(query, value, dropout), kwargs.get("s_aux")
+    way = form(query, value, dropout) if documents.keys is None else by_document
+    sinks = kwargs.get("s_aux")
     with torch.autocast(query.device.type, enabled=False):
         return way(query, key, value, documents, scaling, dropout, sliding_window, sinks), None
 
@@ -166,7 +167,9 @@ def by_document(
     wide, short = documents.wide and trained, 0
     if wide and query.dtype == torch.bfloat16 and not dropout:
         short = min(attention_cpu.SHORT, window or attention_cpu.SHORT)
-    if documents.longest <= short:
+    if documents.keys is not None:
+        key, value = (x.index_select(2, documents.keys) for x in (key, value))
+    elif documents.longest <= short:
         return ShortSequenceAttention.apply(
             query, key, value, documents.lengths, documents.causal_mask, sinks, scaling
         )
@@ -176,10 +179,12 @@ def by_document(
     out: list[torch.Tensor] = []
     # split, not slices: its backward pass is one concatenation instead of a zero-filled (N, …) per document.
     for q, k, v in zip(
-        *(x.split(documents.lengths, dim=2) for x in (query, key, value)), strict=True
+        query.split(documents.lengths, dim=2),
+        *(x.split(documents.key_lengths, dim=2) for x in (key, value)),
+        strict=True,
     ):
-        length = q.shape[2]
-        if length <= short:
+        length, whole = k.shape[2], k.shape[2] == q.shape[2]
+        if whole and length <= short:
             few = ShortSequenceAttention.apply(
                 q, k, v, [length], documents.causal_mask, sinks, scaling
             )
@@ -191,7 +196,7 @@ def by_document(
         if sinks is not None:
             fused = attention_cpu.serves_sinks(q, v, dropout)
             way = attention_cpu.fused_with_sinks if fused else with_sinks
-        for rows, keys, band in bands(length, window, q.device):
+        for rows, keys, band in bands(q.shape[2], length, window, q.device):
             block = way(q[:, :, rows], k[:, :, keys], v[:, :, keys], band, scaling, dropout, sinks)
             out.append(block.to(query.dtype))
     return torch.cat(out, dim=2).transpose(1, 2).contiguous()
@@ -239,17 +244,23 @@ def with_sinks(
 
 
 def bands(
-    length: int, window: int | None, where: torch.device
+    count: int, length: int, window: int | None, where: torch.device
 ) -> Iterator[tuple[slice, slice, torch.Tensor | None]]:
-    """(queries, keys, mask) of a document's blocks of `window` queries; a mask is (window, 2 · window) at most."""
-    if not window or length <= window:
+    """(queries, keys, mask) of the last `count` of a document's tokens in blocks of `window` queries.
+
+    The mask of a block is (window, 2 · window) at most, None where it is causal.
+    """
+    before = length - count
+    if not before and (not window or length <= window):
         yield slice(None), slice(None), None
         return
-    for first in range(0, length, window):
+    window = window or length
+    for first in range(before, length, window):
         start, last = max(0, first - window), min(first + window, length)
         queries, keys = (torch.arange(n, last, device=where) for n in (first, start))
         behind = queries[:, None] - keys
-        yield slice(first, last), slice(start, last), (behind >= 0) & (behind < window)
+        seen = (behind >= 0) & (behind < window)
+        yield slice(first - before, last - before), slice(start, last), seen
 
 
 def _mask(*args: Any, **kwargs: Any) -> torch.Tensor | None:

@@ -13,6 +13,9 @@ from lorakit.engines.torch.kernels.device import is_cpu
 class Documents:
     """The documents of a pack: `lengths` in tokens, and `ends` (D + 1,) int32, cumulated from zero.
 
+    `keys` (K,): the places in the pack that each document sees, one document after the other, `key_lengths` of each.
+    Its own tokens are the last of them. None: it sees its own tokens alone.
+
     `wide`: whether attention in 16 bits computes in fp32, as a CPU's fused backward pass is up to three times as fast.
     """
 
@@ -22,8 +25,12 @@ class Documents:
         device: torch.device,
         wide: bool | None = None,
         ends: torch.Tensor | None = None,
+        keys: torch.Tensor | None = None,
+        key_lengths: Sequence[int] | np.ndarray | None = None,
     ):
-        self.lengths, self.longest = [int(n) for n in lengths], int(max(lengths))
+        self.lengths = [int(n) for n in lengths]
+        self.keys, seen = keys, lengths if key_lengths is None else key_lengths
+        self.key_lengths, self.longest = [int(n) for n in seen], int(max(seen))
         self.wide = is_cpu(device) if wide is None else wide
         if ends is None:
             ends = torch.tensor([0, *lengths]).cumsum(0, dtype=torch.int32).to(device)
