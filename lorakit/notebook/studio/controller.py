@@ -9,7 +9,6 @@ import re
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -27,6 +26,7 @@ from lorakit.models.catalogue import recommended
 from lorakit.notebook.studio import uploads
 from lorakit.notebook.studio.children import EXPORT, PUSH, SUSPICIOUS, answers_of
 from lorakit.notebook.studio.incoming import usable
+from lorakit.notebook.studio.plan import Plan
 from lorakit.notebook.studio.talk import Talk
 from lorakit.planning.check import Checked, check
 from lorakit.planning.clean_copy import fix
@@ -37,7 +37,6 @@ from lorakit.results.logs import read as read_log
 from lorakit.results.verdict import change, primary
 from lorakit.run import Run
 from lorakit.runs.folder import read_lines
-from lorakit.runs.phases import spoken
 from lorakit.training.launch import Job, launch
 
 OWN = "+studio"  # of the folder of runs: no run can have this name, so deleting one never deletes uploads
@@ -46,29 +45,6 @@ PATHS = (  # settings that name files
 )  # fmt: skip
 TOY_RATE = 3e-3  # learning rate of `tiny`
 EMBEDDED = 100_000_000  # bytes of a download that travels inside the page
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What the next run needs; bytes and seconds."""
-
-    memory: int
-    room: int
-    updates: int
-    seconds: float
-    warnings: list[str]
-
-    def __str__(self) -> str:
-        return (
-            f"Fits this computer: needs {gigabytes(self.memory)} of {self.room / 1e9:.0f} GB memory. "
-            f"{self.updates:,} training steps take about {spoken(self.seconds)}; before and after them the test "
-            "questions are answered."
-        )
-
-
-def gigabytes(size: int) -> str:
-    """`1.2`, or `less than 0.1`"""
-    return f"{size / 1e9:.1f}" if size >= 1e8 else "less than 0.1"
 
 
 class Desk:
