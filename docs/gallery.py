@@ -60,8 +60,9 @@ def published(executed: dict[str, Any], source: dict[str, Any], folder: Path) ->
     """The copy without paths of this machine and without widgets, its pictures no wider than `WIDTH`."""
     text = json.dumps(executed, ensure_ascii=False)
     site = str(Path(json.__file__).parents[1])
-    places = ((str(folder), ""), (f"{sys.prefix}", ".venv"), (site, "lib"), (str(ROOT), "."))
-    for place, shown in (*places, (str(Path.home()), "~")):
+    models = os.environ.get("LORAKIT_TEST_MODELS", "no-such-folder").rstrip("/")
+    places = ((str(folder), ""), (sys.prefix, ".venv"), (site, "lib"), (str(ROOT), "."))
+    for place, shown in (*places, (models, "models"), (str(Path.home()), "~")):
         text = text.replace(f"{place}/", f"{shown}/".lstrip("/")).replace(place, shown or ".")
     made = json.loads(text)
     for cell in made["cells"]:
@@ -151,7 +152,12 @@ def timed(path: Path, seconds: float) -> None:
     notebook = read(path)
     text = "".join(notebook["cells"][0]["source"])
     about = notebook["metadata"].get("lorakit", {})
-    how = "shortened, " if about.get("test_parameters") else ""
+    test, given = about.get("test_parameters", {}), about.get("gallery_parameters", {})
+    how = (
+        "shortened, "
+        if any(given.get(name, value) == value for name, value in test.items())
+        else ""
+    )
     cell = f"{how}{max(1, round(seconds / 60))} min of CPU time"
     text = re.sub(r"(\| whole notebook \|)[^|]*\|", lambda m: f"{m[1]} {cell} |", text)
     notebook["cells"][0]["source"] = text.splitlines(keepends=True)

@@ -1,8 +1,10 @@
 """The documentation: what is made from the code is current, and every link between its files leads to one."""
 
+import ast
 import importlib.util
 import json
 import re
+from functools import lru_cache
 
 import pytest
 from helpers.paths import ROOT
@@ -71,9 +73,39 @@ def test_pages_and_notebooks_name_commands_options_and_targets_that_exist():
     assert not lost
 
 
-def test_programs_import_modules_that_exist():
+def test_programs_import_what_exists():
     programs = [p for d in ("bench", "docs", "data") for p in (ROOT / d).glob("*.py")]
+    lost = []
     for path in [*programs, *NOTEBOOKS]:  # in text that is run as a program, too
-        for name in re.findall(r"(?:from|import) (lorakit(?:\.\w+)+)", text_of(path)):
-            module_path = ROOT / name.replace(".", "/")
-            assert module_path.is_dir() or module_path.with_suffix(".py").is_file(), (path, name)
+        text = text_of(path)
+        lost += [
+            (path.name, name)
+            for name in re.findall(r"(?:from|import) (lorakit(?:\.\w+)+)", text)
+            if not source_of(name)
+        ]
+        imported = r"from (lorakit(?:\.\w+)+) import (?:\(([\w\s,]+)\)|([\w ,]+))"
+        for name, *names in re.findall(imported, text):
+            for each in re.findall(r"(\w+)(?: as \w+)?", "".join(names)):
+                if each not in bound(source_of(name)) and not source_of(f"{name}.{each}"):
+                    lost.append((path.name, f"{name}.{each}"))
+    assert not lost
+
+
+def source_of(name):
+    """The file of a module; None where there is no such module."""
+    place = ROOT / name.replace(".", "/")
+    return next((p for p in (place / "__init__.py", place.with_suffix(".py")) if p.is_file()), None)
+
+
+@lru_cache
+def bound(path):
+    """Names that a module binds."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            names.add(node.name)
+        elif isinstance(node, (ast.Import, ast.ImportFrom)):
+            names |= {(n.asname or n.name).partition(".")[0] for n in node.names}
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.add(node.id)
+    return names

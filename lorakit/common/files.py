@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -56,6 +57,18 @@ def _reason(error: Exception) -> str:
     return str(getattr(error, "strerror", None) or error)
 
 
+def _put(part: Path, path: Path, tries: int = 10) -> None:
+    """Renames; a folder takes the place of one that stands there. Two processes that do so at once both succeed."""
+    for left in range(tries, 0, -1):
+        if part.is_dir():
+            remove(path)
+        try:
+            return os.replace(part, path)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST) or left == 1:
+                raise
+
+
 @contextlib.contextmanager
 def atomic_write(
     path: Path, cure: str = "name another output_dir, then start again: the run goes on"
@@ -73,9 +86,7 @@ def atomic_write(
         path.parent.mkdir(parents=True, exist_ok=True)
         remove(part)
         yield part
-        if part.is_dir():
-            remove(path)
-        os.replace(part, path)
+        _put(part, path)
     except (OSError, SafetensorError) as error:
         with contextlib.suppress(OSError):
             remove(part)

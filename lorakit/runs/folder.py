@@ -43,14 +43,26 @@ def write_lines(path: Path, rows: Iterable[dict]) -> None:
         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
+def _numbered(line: dict) -> dict:
+    """The same line. Raises `ValueError` for one of a history that has no number where its curve needs one."""
+    for name in ("update", "loss", "validation_loss"):
+        if not isinstance(line.get(name, 0), (int, float)):
+            raise ValueError(f"'{name}' is {line[name]!r}, no number")
+    return line
+
+
 def read_lines(path: Path, *needed: str) -> list[dict]:
     """Complete lines only: a last line without its end was being written. Each has these keys."""
     if not path.exists():
         return []
+    try:
+        lines = path.read_bytes().split(b"\n")[:-1]
+    except OSError as error:
+        raise LorakitError(f"cannot be read ({error.strerror})", where=path) from None
     rows = []
-    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
+    for number, line in enumerate(lines, 1):
         try:
-            rows += [require_keys(json.loads(line), *needed)] if line.strip() else []
+            rows += [_numbered(require_keys(json.loads(line), *needed))] if line.strip() else []
         except (ValueError, RecursionError) as error:
             raise LorakitError(
                 f"{path}:{number}: is damaged ({error}); delete the line and start again"

@@ -50,3 +50,21 @@ def test_waiting_for_a_folder_of_the_cache_is_said(tmp_path, monkeypatch, capsys
     monkeypatch.setattr(FileLock, "acquire", busy_for_ten_seconds)
     assert files.cached("key", lambda part: None) == tmp_path / "key"
     assert "waiting for another process that makes" in capsys.readouterr().err
+
+
+def test_two_processes_that_write_one_folder_both_succeed(tmp_path, monkeypatch):
+    """The other one's folder comes between the removal and the renaming, three times."""
+    real, others = files.remove, iter(range(3))
+
+    def removes(path):
+        real(path)
+        if path.name == "export" and next(others, None) is not None:
+            path.mkdir()
+            (path / "of the other").write_text("x")
+
+    monkeypatch.setattr(files, "remove", removes)
+    with files.atomic_write(tmp_path / "export") as part:
+        part.mkdir()
+        (part / "mine").write_text("x")
+    assert [p.name for p in (tmp_path / "export").iterdir()] == ["mine"]
+    assert [p.name for p in tmp_path.iterdir()] == ["export"]

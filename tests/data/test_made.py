@@ -109,11 +109,30 @@ def test_pairs_are_what_their_program_makes_and_equal_but_in_order(maker):
         assert sorted(row["chosen"].split(" | ")) == sorted(row["rejected"].split(" | "))
 
 
-def test_calls_are_what_their_program_makes_and_follow_the_road(maker):
+def test_calls_are_what_their_program_makes_and_each_is_offered_beside_another(maker):
     made = list(maker("make_tool_calls").rows(400, 12))
     text = (DATA / "tool_calls.jsonl").read_text(encoding="utf-8")
     assert [json.loads(line) for line in text.splitlines()] == made
-    called = {t["function"]["name"] for t in made[0]["tools"]}
-    names = [row["messages"][1]["tool_calls"][0]["function"]["name"] for row in made]
-    assert {*names} == called and 100 < names.count("send_truck") < 300
+    calls = [row["messages"][1]["tool_calls"][0]["function"] for row in made]
+    offered = [[tool["function"]["name"] for tool in row["tools"]] for row in made]
+    assert all(
+        call["name"] in names and len({*names}) == 2
+        for call, names in zip(calls, offered, strict=True)
+    )
+    names = [call["name"] for call in calls]
+    assert {name: 70 < names.count(name) < 130 for name in names} == dict.fromkeys(
+        ("get_road", "get_weather", "send_doctor", "send_goods"), True
+    )
+    assert (
+        150
+        < sum(call["name"] == names[0] for call, names in zip(calls, offered, strict=True))
+        < 250
+    )
+    assert (
+        json.loads(calls[0]["arguments"]).keys()
+        == {
+            tool["function"]["name"]: tool["function"]["parameters"]["properties"].keys()
+            for tool in made[0]["tools"]
+        }[names[0]]
+    )
     assert [len(row["messages"]) for row in made[:4]] == [2, 2, 2, 4]

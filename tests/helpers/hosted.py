@@ -41,7 +41,8 @@ def overlay(image: Path, folder: Path) -> Path:
             shutil.copy(entry, site_packages(folder))
         elif not entry.name.startswith(("lorakit", "__editable__", "_editable_impl_lorakit")):
             (packages / entry.name).symlink_to(entry)
-    (site_packages(folder) / "image.pth").write_text(f"{packages}\n")
+    first = "0-image.pth"  # the others import packages of the image; files are read in the order of their names
+    (site_packages(folder) / first).write_text(f"{packages}\n")
     return folder / "bin/python"
 
 

@@ -288,6 +288,32 @@ def test_parallel_text_comes_in_pairs(tmp_path):
 # Hashes
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"lends": ["-e", "git+https://evil.example.com/x"]},  # pip would run its setup.py
+        {"lends": ["--extra-index-url=https://evil.example.com"]},
+        {"lends": ["https://evil.example.com/x.whl"]},
+        {"needs": ["x y"]},
+        {"extras": ["x]==9 @ https://evil.example.com/x.whl #"]},
+        {"lorakit": "1.0 @ https://evil.example.com/x.whl"},
+        {"files": {"../outside.whl": {"bytes": 1, "sha256": "0"}}},
+        {"files": {"/etc/passwd": {"bytes": 1, "sha256": "0"}}},
+        {"files": {"wheels\\..\\x": {"bytes": 1, "sha256": "0"}}},
+    ],
+)
+def test_a_manifest_hands_pip_no_options_and_no_addresses(change, tmp_path, monkeypatch):
+    """The first cell of a notebook knows the bundle's wheels by their hashes, and nothing else of its manifest."""
+    monkeypatch.setattr(installer, "pip", lambda *_: pytest.fail("pip was started"))
+    whole = {"lorakit": "1.0", "python": "3.11", "platform": "linux_x86_64", "extras": ["studio"]}
+    whole |= {"needs": [], "lends": ["jupyterlab", "ruamel.yaml"], "files": {}}
+    (tmp_path / "bundle.json").write_text(json.dumps(whole))
+    assert installer.manifest(tmp_path)["lends"] == ["jupyterlab", "ruamel.yaml"]
+    (tmp_path / "bundle.json").write_text(json.dumps(whole | change))
+    with pytest.raises(SystemExit, match="is no manifest of a bundle"):
+        installer.install(tmp_path)
+
+
 def test_what_changed_on_the_way_is_named(made, capsys):
     assert main(["bundle", str(made), "--verify"]) == 0
     assert "all as packed" in capsys.readouterr().out

@@ -19,7 +19,8 @@ def test_a_copy_is_current_and_small(path):
     assert copy["metadata"]["lorakit"]["source_sha256"] == gallery.digest(source)
     assert path.stat().st_size <= gallery.MOST_BYTES
     outputs = [out for cell in copy["cells"] for out in cell.get("outputs", [])]
-    assert outputs and not [out for out in outputs if out["output_type"] == "error"]
+    noise = [out for out in outputs if out["output_type"] == "error" or out.get("name") == "stderr"]
+    assert outputs and not noise
     assert path.name in (ROOT / "docs/gallery/index.md").read_text(encoding="utf-8")
 
 
@@ -39,8 +40,9 @@ def test_the_digest_is_of_the_code_alone():
     assert gallery.digest(notebook(address)) == gallery.digest(notebook(empty))
 
 
-def test_paths_and_widgets_do_not_reach_the_copy(tmp_path):
-    text = f"See {tmp_path}/outputs/run and {ROOT}/data"
+def test_paths_and_widgets_do_not_reach_the_copy(tmp_path, monkeypatch):
+    monkeypatch.setenv("LORAKIT_TEST_MODELS", "/some/where")
+    text = f"See {tmp_path}/outputs/run and {ROOT}/data, /some/where/whisper"
     view = {"application/vnd.jupyter.widget-view+json": {}, "text/plain": ["Panel()"]}
     outputs = [
         {"output_type": "stream", "name": "stdout", "text": [text]},
@@ -49,6 +51,6 @@ def test_paths_and_widgets_do_not_reach_the_copy(tmp_path):
     cell = {"cell_type": "code", "metadata": {"papermill": {}}, "source": ["x"], "outputs": outputs}
     made = gallery.published({"cells": [cell]}, {"cells": [cell], "metadata": {}}, tmp_path)
     first, second = made["cells"][0]["outputs"]
-    assert first["text"] == ["See outputs/run and ./data"]
+    assert first["text"] == ["See outputs/run and ./data, models/whisper"]
     assert second["data"] == {"text/plain": ["Panel()"]}
     assert json.dumps(made).count(str(tmp_path)) == 0

@@ -52,6 +52,7 @@ def test_notebook_runs(path, tmp_path, monkeypatch):
     cells = json.loads(copy.read_text(encoding="utf-8"))["cells"]
     shown = [out for cell in cells for out in cell.get("outputs", [])]
     assert not [out for out in shown if out["output_type"] == "error"]
+    assert not ["".join(out["text"]) for out in shown if out.get("name") == "stderr"], "no warnings"
     wanted = "application/vnd.jupyter.widget-view+json" if said(path).get("page") else "image/png"
     assert any(wanted in out.get("data", {}) for out in shown), "a picture that needs no browser"
     for record in (tmp_path / "runs").rglob("record.json"):

@@ -100,3 +100,32 @@ def test_a_folder_that_was_removed_is_said_to_be(tmp_path):
     with pytest.raises(LorakitError, match="was removed while it trained") as found:
         folder.append({"update": 1, "loss": 1.0})
     assert found.value.where == str(tmp_path / "gone") and not (tmp_path / "gone").exists()
+
+
+@pytest.mark.parametrize("value", ['"x"', "[1]", "null", "{}"])
+@pytest.mark.parametrize("name", ["update", "loss", "validation_loss"])
+def test_a_history_without_numbers_is_named_by_its_line(name, value, tmp_path):
+    line = {"update": 1, "loss": 2.5} | {name: 0}
+    text = json.dumps(line).replace(f'"{name}": 0', f'"{name}": {value}')
+    (tmp_path / "history.jsonl").write_text('{"update": 0, "loss": 3}\n' + text + "\n")
+    with pytest.raises(LorakitError, match=f"history.jsonl:2: is damaged .'{name}' is .*no number"):
+        RunFolder(tmp_path).history()
+
+
+def test_a_folder_with_an_odd_name_is_read_and_written(tmp_path):
+    folder = RunFolder(tmp_path / "Ü b\nc 'd\"")
+    folder.path.mkdir()
+    with folder.locked():
+        folder.note(status="running", seconds=float("nan"))
+        folder.append({"update": 1, "loss": 2.5})
+        assert folder.busy and folder.status == "running"
+    assert folder.status == "interrupted" and folder.history()[0] == [{"update": 1, "loss": 2.5}]
+
+
+@pytest.mark.parametrize("name", ["record.json", "scores.json", "history.jsonl"])
+def test_a_folder_in_place_of_a_file_is_named(name, tmp_path):
+    (tmp_path / name).mkdir()
+    folder = RunFolder(tmp_path)
+    read = {"record.json": lambda: folder.record, "scores.json": lambda: folder.scores}
+    with pytest.raises(LorakitError, match=name):
+        read.get(name, folder.history)()

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from lorakit.common.errors import LorakitError
+from lorakit.exporting.onnx_layers import Stack, Unlike, continued, shortened, stack_of
 from lorakit.exporting.proof import Proof, inputs_of
 from lorakit.exporting.source import Source
 from lorakit.exporting.target import EXACT, FOUR_BITS, ExportTarget
@@ -51,16 +52,24 @@ def write(source: Source, folder: Path, type_: str) -> list[str]:
 
 def causal_graph(model: Any, folder: Path, path: Path) -> None:
     """One step of a model that writes, with the sizes of its cache beside it."""
+    stack = stack_of(model)
+    try:
+        _causal_graph(model, folder, path, stack)
+    except Unlike:
+        _causal_graph(model, folder, path, None)
+
+
+def _causal_graph(model: Any, folder: Path, path: Path, stack: Stack | None) -> None:
+    """With a `stack` its first layers are traced and the others copied of them."""
     import torch
     from transformers import DynamicCache
 
     config = model.config.get_text_config()
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    layers = config.num_hidden_layers
-    (folder / CACHE).write_text(
-        json.dumps({"layers": layers, "heads": heads, "width": width}), encoding="utf-8"
-    )
+    sizes = {"layers": config.num_hidden_layers, "heads": heads, "width": width}
+    (folder / CACHE).write_text(json.dumps(sizes), encoding="utf-8")
+    layers = stack.traced if stack else config.num_hidden_layers
 
     class Step(torch.nn.Module):
         """One forward pass whose cache is plain tensors."""
@@ -91,15 +100,17 @@ def causal_graph(model: Any, folder: Path, path: Path) -> None:
         [torch.zeros(batch, heads, before, width) for _ in names],
     )
     B, S, P, T = (torch.export.Dim(n) for n in ("batch", "sequence", "past", "total"))
-    graph(
-        model,
-        Step(),
-        path,
-        example,
-        ({0: B, 1: S}, {0: B, 1: T}, {0: B, 1: S}, [{0: B, 2: P} for _ in names]),
-        ["input_ids", "attention_mask", "position_ids", *(n.format("past") for n in names)],
-        ["logits", *(n.format("present") for n in names)],
-    )
+    with shortened(model, stack):
+        graph(
+            model,
+            Step(),
+            path,
+            example,
+            ({0: B, 1: S}, {0: B, 1: T}, {0: B, 1: S}, [{0: B, 2: P} for _ in names]),
+            ["input_ids", "attention_mask", "position_ids", *(n.format("past") for n in names)],
+            ["logits", *(n.format("present") for n in names)],
+            stack,
+        )
 
 
 def classifier_graph(model: Any, row: dict[str, np.ndarray], path: Path) -> None:
@@ -135,8 +146,12 @@ def graph(
     dims: tuple,
     inputs: list[str],
     outputs: list[str],
+    stack: Stack | None = None,
 ) -> None:
-    """Writes the graph of a module. Raises `LorakitError` for a model that torch cannot trace."""
+    """Writes the graph of a module; with a `stack` its other layers are added to it.
+
+    Raises `LorakitError` for a model that torch cannot trace, `Unlike` where the layers of the graph do not repeat.
+    """
     import torch
     from onnxscript.optimizer import fold_constants, remove_unused_nodes
 
@@ -162,12 +177,13 @@ def graph(
                 input_names=inputs,
                 output_names=outputs,
             )
+            if stack:
+                continued(program.model, stack)
             fold_constants(program.model)
             remove_unused_nodes(program.model)
-            program.save(
-                str(path), external_data=sum(p.numel() for p in model.parameters()) * 4 > ONE_FILE
-            )
-    except OSError:
+            weights = (v.const_value for v in program.model.graph.initializers.values())
+            program.save(str(path), external_data=sum(w.nbytes for w in weights if w) > ONE_FILE)
+    except (OSError, Unlike):
         raise
     except Exception as error:  # torch.export raises whatever the model makes it stumble over
         reason = str(error).strip().splitlines()[0][:200]

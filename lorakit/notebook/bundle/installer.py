@@ -22,6 +22,10 @@ from importlib import metadata
 from pathlib import Path
 
 MANIFEST = "bundle.json"
+NAME = re.compile(
+    r"[A-Za-z0-9]([\w.-]*\w)?", re.ASCII
+)  # of a package, an extra; no option of pip, no address
+VERSION = re.compile(r"\d[\w.+!-]*", re.ASCII)
 
 
 def machine() -> tuple[str, str]:
@@ -41,12 +45,25 @@ def manifest(folder: Path) -> dict:
             for name, each in found["files"].items()
         }
         texts = {key: str(found[key]) for key in ("lorakit", "python", "platform")}
+        refuse_names([name for some in lists.values() for name in some], texts["lorakit"], files)
         return {**texts, **lists, "files": files}
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise SystemExit(
             f"{folder / MANIFEST}: is no manifest of a bundle ({type(error).__name__}: {error}); copy or "
             "upload the bundle again"
         ) from None
+
+
+def refuse_names(names: list[str], version: str, files: dict) -> None:
+    """Raises `ValueError` for what pip would not read as a package or a version, and for files out of the bundle."""
+    for name in names:
+        if not NAME.fullmatch(name):
+            raise ValueError(f"{name!r} names no package")
+    if not VERSION.fullmatch(version):
+        raise ValueError(f"{version!r} is no version")
+    for name in files:
+        if ".." in name.split("/") or name.startswith("/") or "\\" in name:
+            raise ValueError(f"{name!r} lies outside of the bundle")
 
 
 def flaws(folder: Path, files: dict) -> list[str]:
