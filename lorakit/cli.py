@@ -17,7 +17,7 @@ from lorakit.commands import (
     training,
 )
 from lorakit.commands.terminal import coloured, shielded
-from lorakit.common.errors import LorakitError
+from lorakit.common.errors import LorakitError, did_you_mean
 from lorakit.common.quiet import quiet
 
 GROUPS = [module.GROUP for module in (start, training, results, evidence, sharing)]
@@ -31,7 +31,12 @@ FIRST = """First steps:
 
 def main(arguments: list[str] | None = None) -> int:
     """Parses, calls one function, turns errors of the user's into one message."""
-    options = parser().parse_args(arguments)
+    given = sys.argv[1:] if arguments is None else arguments
+    known = [one.name for one in COMMANDS]
+    if given and not given[0].startswith("-") and given[0] not in known:
+        hint = did_you_mean(given[0], known) or "; `lorakit --help` lists them"
+        parser().error(f"there is no command '{given[0]}'{hint}")
+    options = parser().parse_args(given)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a file's name may hold what the terminal cannot show
             stream.reconfigure(errors="backslashreplace")
@@ -63,7 +68,7 @@ def overview() -> str:
     lines = ["Fine-tune an open model and know whether it got better.", "", FIRST]
     for group in GROUPS:
         lines += ["", f"{group}:"]
-        lines += [f"  {one.name:<10} {one.words}" for one in COMMANDS if one.group == group]
+        lines += [f"  {one.name:<11} {one.words}" for one in COMMANDS if one.group == group]
     return "\n".join(lines)
 
 

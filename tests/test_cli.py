@@ -193,7 +193,7 @@ def test_check(command, tmp_path, rows_file):
     assert (code, err) == (0, "")
     assert (
         "80 rows, jsonl; schema prompt_completion" in out
-        and "80 usable, 0 not; by set: train 80" in out
+        and "80 rows can be used, 0 cannot; sets: train 80" in out
     )
     rows = [
         '{"prompt": "a?", "completion": "no"}',
@@ -213,7 +213,7 @@ def test_check(command, tmp_path, rows_file):
         (6, "expected an object {…}, found list"),
     ):
         assert f"\nrows.jsonl:{line}: {words}" in out
-    assert "2 usable, 4 not; by set: train 2" in out
+    assert "2 rows can be used, 4 cannot; sets: train 2" in out
     assert "1 row left out of train as repetitions of other rows there" in out
     assert "\nrows.jsonl:1: " not in out and "\n    rows.jsonl:4 repeats rows.jsonl:1\n" in out
 
@@ -227,7 +227,7 @@ def test_check_with_columns_and_task(command, tmp_path):
         *("--columns", "prompt=ask,completion=say"),
         *("--set", "validation_fraction=0", "--set", "test_fraction=0"),
     )
-    assert code == 0 and "1 usable, 0 not" in out
+    assert code == 0 and "1 row can be used, 0 cannot" in out
     refused(
         command,
         "fit no schema",
@@ -403,7 +403,7 @@ def test_a_stopped_run_says_so(command, quick, tmp_path, base, rows_file):
     assert code == 0
     assert (
         out
-        == f"{tmp_path}/run: status: stopped: max_minutes=1e-09 is over after update 1; start again to go on\n"
+        == f"{tmp_path}/run: status: stopped: max_minutes=1e-09 is over after update 1; start it again to resume\n"
     )
 
 

@@ -63,7 +63,9 @@ def print_json(content: dict[str, Any]) -> None:
 
 RUN_DIR = argument("run", metavar="RUN_DIR", help="folder of a run, such as outputs/run")
 BASE_AT = argument(
-    "--model", metavar="PATH", help="where the run's base is now; its content must be the same"
+    "--model",
+    metavar="PATH",
+    help="where the base model lies now, if it moved; its files must be the same",
 )
 SET = argument(
     "--set",

@@ -28,21 +28,21 @@ def _told(options: Namespace, found: Any) -> int:
 
 @command(
     GROUP,
-    "When should it ask a person? Finds how probable an answer must be to be given.",
+    "When should it pass a question to a person? Finds how sure an answer has to be.",
     RUN_DIR,
     argument(
         "--error",
         type=float,
         default=0.05,
         metavar="RATE",
-        help="largest share of wrong answers; default 0.05",
+        help="highest share of wrong answers that you accept; default 0.05",
     ),
     argument(
         "--certainty",
         type=float,
         default=0.9,
         metavar="P",
-        help="certainty with which that holds; default 0.9",
+        help="how certain it must be that this share is kept; default 0.9",
     ),
     JSON,
     BASE_AT,
@@ -107,7 +107,7 @@ def forecast(options: Namespace) -> int:
 
 @command(
     GROUP,
-    "Are the answers in the form that was taught? Counts them, free and held to that form.",
+    "Do the answers keep the format of the training answers? Counts it, free and enforced.",
     RUN_DIR,
     JSON,
     BASE_AT,

@@ -12,6 +12,13 @@ from lorakit.run import Run
 
 # What people mean -> epochs.
 EFFORT = {"quick": 1, "good": 3, "thorough": 6}
+SHOWN = (
+    "tiny",
+    "smollm2-135m",
+    "qwen3-0.6b",
+    "qwen3-1.7b",
+    "qwen3-4b",
+)  # of the models, with what they are for
 
 
 def answered() -> Run:
@@ -46,11 +53,13 @@ def _data() -> str:
 
 
 def _model() -> str:
-    names = [m.name for m in catalogue()]
+    others = []
     for model in catalogue():
-        if model.name in ("tiny", "smollm2-135m", "qwen3-0.6b", "qwen3-1.7b", "qwen3-4b"):
+        if model.name in SHOWN:
             print(f"  {model.name:<13} {model.size:>6}  {model.purpose} ({model.languages})")
-    print(f"  … and {', '.join(names[:3])} and {len(names) - 3} more, any hub id, or a folder")
+        else:
+            others.append(model.name)
+    print(f"  … or {', '.join(others[:3])} and {len(others) - 3} more, any hub id, or a folder")
     return _ask("3/5 Which model shall learn?", "qwen3-0.6b")
 
 

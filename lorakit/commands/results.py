@@ -68,7 +68,9 @@ def _spoken(who: str, pieces) -> None:
     RUN_DIR,
     argument("question", metavar="QUESTION", help="in quotes"),
     BASE,
-    argument("--form", action="store_true", help="hold the answer to the form lorakit form found"),
+    argument(
+        "--form", action="store_true", help="enforce the answer format that `lorakit form` found"
+    ),
     TOKENS,
     BASE_AT,
     examples=('lorakit ask outputs/run "Is the road open?"',),
@@ -94,6 +96,7 @@ def ask(options: Namespace) -> int:
     GROUP,
     "Writes report.html, report.md and loss.png of a run again.",
     RUN_DIR,
+    examples=("lorakit report outputs/run",),
 )
 def report(options: Namespace) -> int:
     """From the files of the run alone."""
@@ -208,11 +211,14 @@ def _evaluated(options: Namespace) -> tuple[Path, list[str]]:
         "runs",
         nargs="+",
         metavar="RUN_DIR|LOG",
-        help="two or more; also trainer_state.json, TensorBoard files, a CSV",
+        help="two runs or more; also trainer_state.json, TensorBoard files, a CSV",
     ),
     argument("--plot", type=Path, metavar="FILE.png", help="draw the curves into this file"),
-    argument("--curves", action="store_true", help="also runs without scores, by their curves"),
+    argument(
+        "--curves", action="store_true", help="compare runs without scores too, by their curves"
+    ),
     argument("--json", action="store_true", help="settings, differences, reasons as JSON"),
+    examples=("lorakit compare outputs/run outputs/run-2",),
 )
 def compare(options: Namespace) -> int:
     """Scores are paired row by row where the test rows are the same."""

@@ -48,11 +48,14 @@ def export(options: Namespace) -> int:
 
 @command(
     GROUP,
-    "Serves a tuned model on this machine through OpenAI's protocol, for a first try.",
+    "Serves a tuned model on this machine with OpenAI's API, to try it out.",
     RUN_DIR,
     argument("--port", type=int, default=8000, metavar="N", help="default 8000"),
-    argument("--form", action="store_true", help="hold answers to the form lorakit form found"),
+    argument(
+        "--form", action="store_true", help="enforce the answer format that `lorakit form` found"
+    ),
     BASE_AT,
+    examples=("lorakit serve outputs/run",),
 )
 def serve(options: Namespace) -> int:
     """Until it is stopped. After `lorakit trust` each answer also says whether to ask a person."""
@@ -67,6 +70,7 @@ def serve(options: Namespace) -> int:
     argument("folder", metavar="EXPORT_DIR", help="a folder that `lorakit export` wrote"),
     argument("repository", metavar="OWNER/NAME", help="the repository at the hub"),
     argument("--public", action="store_true", help="visible to everybody; else private"),
+    examples=("lorakit push outputs/run/export/merged-bf16 ada/my-model",),
 )
 def push(options: Namespace) -> int:
     """Needs a token of the hub in the environment."""
@@ -84,6 +88,7 @@ def push(options: Namespace) -> int:
     ),
     argument("target", metavar="TARGET", help="the folder to write"),
     argument("--four-bit", action="store_true", help="quantize a base for mlx-lm"),
+    examples=("lorakit convert outputs/run/adapter mlx-adapter",),
 )
 def convert(options: Namespace) -> int:
     """The direction follows from the files."""

@@ -33,7 +33,13 @@ def doctor(options: Namespace) -> int:
 @command(
     GROUP,
     "Asks five questions and writes a RUN.yaml.",
-    argument("file", nargs="?", default="run.yaml", metavar="RUN.yaml", help="the file to write"),
+    argument(
+        "file",
+        nargs="?",
+        default="run.yaml",
+        metavar="RUN.yaml",
+        help="the file to write; default run.yaml",
+    ),
     examples=("lorakit init", "lorakit init support.yaml"),
 )
 def init(options: Namespace) -> int:
@@ -53,7 +59,7 @@ def init(options: Namespace) -> int:
 @command(
     GROUP,
     "Explains every setting of a RUN.yaml.",
-    argument("name", nargs="*", metavar="SETTING", help="only these"),
+    argument("name", nargs="*", metavar="SETTING", help="only these settings"),
     examples=("lorakit settings", "lorakit settings learning_rate epochs"),
 )
 def _settings(options: Namespace) -> int:
@@ -78,7 +84,9 @@ def _settings(options: Namespace) -> int:
     GROUP,
     "Checks your data: lists every row that cannot be used, with its line and the reason.",
     argument("data", metavar="DATA|RUN.yaml", help="a file, a folder, a hub id, or a RUN.yaml"),
-    argument("--task", default="auto", help="what the rows are for, e.g. chat; else recognized"),
+    argument(
+        "--task", default="auto", help="kind of task, e.g. chat; default: recognized from the rows"
+    ),
     argument("--json", action="store_true", help="report, findings and figures as JSON"),
     argument("--picture", type=Path, metavar="FILE.png", help="draw what was found into this file"),
     argument(

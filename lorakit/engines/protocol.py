@@ -248,4 +248,4 @@ CROSSES = (
     "padded: in this model a document in a pack would see the one before it (tried at loading)"
 )
 DIFFERS = "padded: this model's own attention differs from the one over packs (tried at loading)"
-ISOLATED = "packed: exact attention per document (tried at loading: no document sees another)"
+ISOLATED = "packed: exact attention per document (tested at loading: documents do not influence each other)"

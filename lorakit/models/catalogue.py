@@ -32,14 +32,14 @@ ABOUT = {
     "qwen2.5-vl-3b": (3.8, "questions about pictures", "many languages"),
     "qwen2.5-vl-7b": (8.3, "questions about pictures", "many languages"),
     "blip-base": (0.25, "captions of pictures", "English"),
-    "vit-base": (0.086, "sorts pictures into classes", "no language"),
-    "vit-large": (0.3, "sorts pictures into classes", "no language"),
-    "swin-tiny": (0.028, "sorts pictures into classes", "no language"),
+    "vit-base": (0.086, "sorts pictures into classes", ""),
+    "vit-large": (0.3, "sorts pictures into classes", ""),
+    "swin-tiny": (0.028, "sorts pictures into classes", ""),
     "distilbert": (0.066, "sorts texts into classes", "English"),
-    "whisper-tiny": (0.039, "writes down speech", "99 languages"),
-    "whisper-base": (0.074, "writes down speech", "99 languages"),
-    "whisper-small": (0.24, "writes down speech", "99 languages"),
-    "whisper-medium": (0.77, "writes down speech", "99 languages"),
+    "whisper-tiny": (0.039, "speech to text", "99 languages"),
+    "whisper-base": (0.074, "speech to text", "99 languages"),
+    "whisper-small": (0.24, "speech to text", "99 languages"),
+    "whisper-medium": (0.77, "speech to text", "99 languages"),
 }
 CHATS = ("qwen3-4b", "qwen3-1.7b", "qwen3-0.6b", "smollm2-135m")  # recommended, the largest first
 

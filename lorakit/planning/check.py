@@ -80,10 +80,9 @@ class Checked:
         return [
             f"{self.report.file}: {some(self.report.rows)}, {self.report.format}; {self.report.reason}",
             *([f"not used: {listed(self.report.unused)}"] if self.report.unused else []),
-            f"{sum(self.rows.values()):,} usable, {len(self.report.rejected):,} not; by set: "
+            f"{some(sum(self.rows.values()))} can be used, {len(self.report.rejected):,} cannot; sets: "
             + ", ".join(f"{n} {c:,}" for n, c in self.rows.items()),
-            f"{some(levels['wrong'], 'thing') if levels['wrong'] else 'nothing'} wrong, "
-            f"{levels['warning'] or 'nothing'} to look at",
+            f"{some(levels['wrong'], 'error')}, {some(levels['warning'], 'warning')}",
             *self._all(),
             *self.report.notes,
         ]
@@ -96,7 +95,7 @@ class Checked:
             f"{good:,} of {good + bad:,} rows can be used; "
             + ("the other one is left out." if bad == 1 else f"the {bad:,} others are left out.")
             if bad
-            else f"All {good:,} rows can be used."
+            else f"{'All ' if good > 1 else ''}{some(good)} can be used."
         )
         hints = levels["wrong"] + levels["warning"]
         if not hints:

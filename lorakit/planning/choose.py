@@ -56,7 +56,8 @@ def resolve(run: Run, facts: Facts, started: Choice | None = None) -> tuple[Run,
     if run.packing == "auto":
         chosen["packing"] = Choice(
             True,
-            "no padding is computed; the engine tries out that no document sees another",
+            "short rows share a sequence, which saves time; at loading it is tested that they do not influence each "
+            "other",
         )
     if run.micro_batch_size == "auto":
         chosen["micro_batch_size"] = Choice(run.global_batch_size, "limited by micro_batch_tokens")
@@ -91,7 +92,7 @@ def cadence(
         chosen["validate_every"] = Choice(max(1, updates // times), reason)
     if run.checkpoint_every == "auto":
         chosen["checkpoint_every"] = Choice(
-            max(1, min(50, updates // 10)), "an interruption loses at most a tenth of the run"
+            max(1, min(50, updates // 10)), "an interrupted run repeats at most a tenth"
         )
     return run.with_(**{name: choice.value for name, choice in chosen.items()}), chosen
 

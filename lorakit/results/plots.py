@@ -346,6 +346,10 @@ def interactive(
     import plotly.graph_objects as go
 
     class Curve(go.Figure):
+        _ipython_display_ = _repr_html_ = (
+            None  # plotly's own, without the PNG; static pages would take them
+        )
+
         def _repr_mimebundle_(self, *given: Any, **more: Any) -> dict[str, Any]:
             bundle = super()._repr_mimebundle_(*given, **more) or {}
             return {**bundle, "image/png": png(lambda c: losses(updates, validations, unit, c))}

@@ -250,11 +250,15 @@ def context(folder: Folder) -> dict[str, Any]:
             "is not whole."
         )
     if constant := scores.get(primary(scores), {}).get("most_frequent_answer"):
-        less = "more" if constant["difference"] >= 0 else "less"
+        less = "more" if constant["difference"] > 0 else "less"
+        than = (
+            f"{number(abs(constant['difference']))} {less} (95 % interval {interval(constant['interval'])})"
+            if constant["difference"]
+            else "the same"
+        )
         notes.append(
             f"Always giving the most frequent training answer ({label(constant['answer'], 60)}) scores "
-            f"{number(constant['score'])}; the tuned model scores {number(abs(constant['difference']))} {less} "
-            f"(95 % interval {interval(constant['interval'])})."
+            f"{number(constant['score'])}; the tuned model scores {than}."
         )
     answers, answers_note = some_answers(folder)
     return {

@@ -207,9 +207,10 @@ def _improved(scores: Scores, metric: str) -> Verdict:
     entry = scores[metric]
     constant = entry.get("most_frequent_answer")
     if constant and not better({**entry, **constant}):
+        shown = "Not shown to be better" if entry["after"] > constant["score"] else "Not better"
         return Verdict(
             "open",
-            f"Not better than a fixed answer: {change(metric, entry)} on {entry['rows']} test rows, and always "
+            f"{shown} than a fixed answer: {change(metric, entry)} on {entry['rows']} test rows, and always "
             f"answering “{label(constant['answer'])}” scores {short(constant['score'])}. Train longer, or check that "
             "the rows hold what the answer depends on.",
         )

@@ -88,7 +88,7 @@ def execute(plan: Setup, folder: RunFolder, world: World) -> Stop | None:
     resumed = session.state.update
     stop = train(session)
     if stop:
-        reason = f"{stop.reason} after update {session.state.update}; start again to go on"
+        reason = f"{stop.reason} after update {session.state.update}; start it again to resume"
         folder.note(status=Status.STOPPED, error=reason)
         session.engine.close()
         return stop

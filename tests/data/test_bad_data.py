@@ -122,7 +122,7 @@ def test_a_bad_row_is_listed_and_the_others_used(folder, capsys, kind, reason, r
     assert listed == f"rows.jsonl:{sound + 1}: {reason}"
     assert advice.endswith("lorakit check rows.jsonl --fix")
     assert summary.startswith(f"{sound} of {sound + 1} rows can be used; the other one is left out")
-    assert f"{sound} usable, 1 not" in out
+    assert f"{sound} rows can be used, 1 cannot" in out
 
 
 @pytest.mark.parametrize(
@@ -254,7 +254,7 @@ def test_a_file_that_works(folder, capsys, name, content, rows):
     whole = ("--set", "validation_fraction=0", "--set", "test_fraction=0")
     code, out, err = said(capsys, "check", "run.yaml" if rows is None else name, *whole)
     assert (code, err) == (0, "")
-    assert f"{rows or 2} usable, 0 not" in out
+    assert f"{rows or 2} rows can be used, 0 cannot" in out
 
 
 def test_ten_megabytes_in_one_field(folder, capsys):
@@ -264,7 +264,7 @@ def test_ten_megabytes_in_one_field(folder, capsys):
     )
     start = time.process_time()
     code, out, _ = said(capsys, "check", "rows.jsonl")
-    assert code == 0 and "4 usable, 0 not" in out
+    assert code == 0 and "4 rows can be used, 0 cannot" in out
     assert time.process_time() - start < 5
 
 
@@ -273,7 +273,7 @@ def test_a_folder_that_is_linked_in_itself_is_read_once(folder, capsys):
     put(folder / "rows/a.jsonl", GOOD)
     os.symlink("../rows", folder / "rows/again")
     code, out, _ = said(capsys, "check", "rows")
-    assert code == 0 and "3 usable, 0 not" in out
+    assert code == 0 and "3 rows can be used, 0 cannot" in out
 
 
 # Paths

@@ -385,7 +385,10 @@ def test_near_repetitions(looked):
     checked = looked([*map(qa, long), qa(long[1] + " now"), qa(long[1] + " now!"), qa(long[1])])
     ((level, words, places, count),) = found(checked, "near_duplicates")
     assert (level, count) == ("warning", 2)
-    assert words == "2 rows much like others in train; the run keeps what is alike in one set"
+    assert (
+        words
+        == "2 rows nearly the same as others in train; they are kept in one set, so that the test stays fair"
+    )
     assert places == [
         "train.jsonl:5 resembles train.jsonl:2",
         "train.jsonl:6 resembles train.jsonl:2",
@@ -500,8 +503,8 @@ def test_the_worst_comes_first_and_what_is_not_shown_is_counted(looked):
         "'prompt' and 'completion'"
     )
     assert lines[1:4] == [
-        "16 usable, 1 not; by set: train 16",
-        "1 thing wrong, 3 to look at",
+        "16 rows can be used, 1 cannot; sets: train 16",
+        "1 error, 3 warnings",
         "WRONG: 1 row cannot be used: 1 × 'completion' is empty",
     ]
     assert lines[4].startswith("WARNING: every row has the class 'yes'")
@@ -601,7 +604,7 @@ def test_the_settings_of_a_run(command, base, tmp_path):
     }
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(run))
     code, out, _ = command("check", tmp_path / "run.yaml")
-    assert code == 1 and "4 usable, 0 not; by set: train 2, test 2\n3 things wrong, " in out
+    assert code == 1 and "4 rows can be used, 0 cannot; sets: train 2, test 2\n3 errors, " in out
     assert (
         "rows.jsonl:1 repeats test.jsonl:1" in out and "no answer token within max_length=32" in out
     )
@@ -612,7 +615,7 @@ def test_the_settings_of_a_run(command, base, tmp_path):
             base, max_length=128, test_data="null", validation_fraction=0, test_fraction=0
         ),
     )
-    assert code == 0 and "nothing wrong, " in out
+    assert code == 0 and "0 errors, " in out
 
 
 # The clean copy
@@ -649,7 +652,7 @@ def test_a_clean_copy_of_the_messy_file(command, base, tmp_path):
     ]
     assert "is missing" in rejected[3]["reason"]
     code, out, _ = command("check", clean, *arguments)
-    assert code == 0 and "131 usable, 0 not; by set: train 131\nnothing wrong, " in out
+    assert code == 0 and "131 rows can be used, 0 cannot; sets: train 131\n0 errors, " in out
     assert "repeats" not in out
 
 

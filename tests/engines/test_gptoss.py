@@ -56,7 +56,7 @@ def test_packs_give_the_curve_of_eager_attention(base):
         if packing:
             assert engine.notes["packing"] == (
                 True,
-                "packed: exact attention per document (tried at loading: no document sees another)",
+                "packed: exact attention per document (tested at loading: documents do not influence each other)",
             )
         else:
             engine._bare().set_attn_implementation("eager")

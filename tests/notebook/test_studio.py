@@ -187,7 +187,7 @@ def test_a_file_in_pieces(page, at):
     assert sent(page, "rows.csv", ROWS) == f"a:{len(ROWS)}"
     assert Path(at.run.data).read_bytes() == ROWS and page.table["name"] == "rows.csv"
     assert page.table["columns"] == ["prompt", "completion"] and page.table["rows"] == [["a?", "b"]]
-    assert "All 1 rows can be used." in page.table["verdict"]
+    assert "1 row can be used." in page.table["verdict"]
 
 
 @pytest.mark.parametrize(
@@ -614,4 +614,4 @@ def test_a_wide_file_as_it_was_published(real_data, tmp_path, monkeypatch):
     with pytest.raises(LorakitError, match="fit no schema"):
         at.check()
     at.change(columns={"text": "message", "label": "genre"})
-    assert re.search("2,33[67] usable", "\n".join(at.check().lines()))
+    assert re.search("2,33[67] rows can be used", "\n".join(at.check().lines()))

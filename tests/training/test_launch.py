@@ -105,7 +105,10 @@ def test_a_child_is_watched_attached_to_and_stopped(base, rows_file, tmp_path, m
     assert not job.running and not again.running
     assert "train · update" in capsys.readouterr().err
     done = len(folder.history()[0])
-    assert folder.record["error"] == f"stopped on request after update {done}; start again to go on"
+    assert (
+        folder.record["error"]
+        == f"stopped on request after update {done}; start it again to resume"
+    )
     assert (folder / "checkpoint/last.safetensors").exists()
     with pytest.raises(lorakit.LorakitError, match="is stopped, not done"):
         lorakit.attach(folder.path).result()
@@ -135,7 +138,10 @@ def nobody_is_left(tmp_path):
 def stopped(folder):
     """The checkpoint is of the last line of the history."""
     done = len(folder.history()[0])
-    assert folder.record["error"] == f"stopped on request after update {done}; start again to go on"
+    assert (
+        folder.record["error"]
+        == f"stopped on request after update {done}; start it again to resume"
+    )
     assert checkpoint.read(folder / "checkpoint/last.safetensors")[1]["state"]["update"] == done
     return folder.record["status"] == "stopped"
 

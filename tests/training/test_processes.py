@@ -304,7 +304,8 @@ def test_cut_and_resumed_on_another_number(
         seen += [s for s in [folder.record["status"]] if s not in seen[-1:]]
         if stops[1]:
             assert (
-                folder.record["error"] == "stopped on request after update 10; start again to go on"
+                folder.record["error"]
+                == "stopped on request after update 10; start it again to resume"
             )
             assert len(losses(folder)) == 10
     assert seen == ["queued", "running", "stopped", "running", "done"]
@@ -333,7 +334,7 @@ def stop_while_talking(update):
 def test_a_request_to_stop_is_not_lost_at_any_moment(finish, run):
     run = run.with_(test_fraction=0)
     folder = finish(run, run, act=stop_while_talking, more=[5])
-    assert folder.record["error"] == "stopped on request after update 6; start again to go on"
+    assert folder.record["error"] == "stopped on request after update 6; start it again to resume"
     assert len(losses(folder)) == 6
 
 

@@ -209,7 +209,7 @@ def test_asked_to_stop(quick, whole, run, monkeypatch, number):
         folder = finetune(run)
     assert [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)] == handlers
     assert folder.record["status"] == "stopped"
-    assert folder.record["error"] == "stopped on request after update 6; start again to go on"
+    assert folder.record["error"] == "stopped on request after update 6; start it again to resume"
     assert len(folder.history()[0]) == 6
     assert checkpoint.read(folder / "checkpoint/last.safetensors")[1]["state"]["update"] == 6
     assert not (folder / "scores.json").exists()
@@ -262,7 +262,8 @@ def test_out_of_time(quick, whole, run):
     folder = finetune(hurried)
     assert folder.record["status"] == "stopped"
     assert (
-        folder.record["error"] == "max_minutes=1e-09 is over after update 1; start again to go on"
+        folder.record["error"]
+        == "max_minutes=1e-09 is over after update 1; start it again to resume"
     )
     assert len(folder.history()[0]) == 1
     assert finetune(hurried).record["status"] == "stopped"

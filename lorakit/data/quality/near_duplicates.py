@@ -53,7 +53,7 @@ class Check:
         return repetitions(
             self.kinds,
             "near repetitions",
-            "much like others in {}; the run keeps what is alike in one set",
+            "nearly the same as others in {}; they are kept in one set, so that the test stays fair",
         )
 
     def facts(self) -> dict[str, Any]:

@@ -63,7 +63,8 @@ class Check:
     def findings(self) -> list[Finding]:
         total = self.letters.total()
         shares = ", ".join(f"{n} {share(c, total)}" for n, c in self.letters.most_common(5))
-        out = [Finding("note", f"letters: {shares or 'none'}")]
+        mixed = len(self.letters) != 1  # one script alone is nothing to tell
+        out = [Finding("note", f"letters: {shares or 'none'}")] if mixed else []
         for name, n in self.rows.items():
             if name == NONE:
                 out.append(Finding("note", f"{some(n)} without a letter", self.odd[name], n))

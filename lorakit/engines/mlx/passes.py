@@ -85,7 +85,7 @@ class Passes:
             return False, protocol.DIFFERS
         return (
             True,
-            "packed: rows as wide as the longest document (tried at loading: no document sees another)",
+            "packed: rows as wide as the longest document (tested at loading: documents do not influence each other)",
         )
 
     def arrays(self, batch: Batch, width: int | None = None) -> tuple[Any, ...]:

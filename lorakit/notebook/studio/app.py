@@ -69,6 +69,7 @@ class Studio(Preparing):
             sorted({*self.done, self.step} - {int(step)} | {*range(1, int(step))}),
         )
         {
+            2: self._look_at_rows,
             3: self._show_models,
             4: self._count,
             5: self.tick,
@@ -109,7 +110,7 @@ class Studio(Preparing):
             "resumable": not going and status in ("interrupted", "stopped", "failed"),
             "phases": [
                 {
-                    "title": t,
+                    "title": t.capitalize(),
                     "state": "done"
                     if i < now.place
                     else "now"
@@ -286,7 +287,7 @@ class Studio(Preparing):
             self.exported = {
                 "text": f"Written and verified: {path.relative_to(self.desk.home)}",
                 "kind": "success",
-                "file": file.name,
+                "file": f"{name}-{file.name}",
                 "size": f"{size(file) / 1e6:.1f} MB",
                 "href": _link(file) if size(file) <= EMBEDDED else "",
             }

@@ -75,6 +75,26 @@ def changed(
     return _mapping(role if role in ROLES else "", chosen)
 
 
+def understood(fields: Mapping[str, Any]) -> dict[str, str] | None:
+    """A row whose columns were found by themselves as (what the model reads, what it learns to answer)."""
+    if fields.keys() & {"image", "images", "audio"}:
+        return None
+    turns = fields.get("messages")
+    if isinstance(turns, list) and len(turns) > 1:
+        read = turns[-2]["content"] if len(turns) == 2 else "\n".join(_turn(t) for t in turns[:-1])
+        answer = turns[-1]["content"]
+    else:
+        read = fields.get("text")
+        answer = fields.get("label", read)
+    if not isinstance(read, str) or not isinstance(answer, (str, int)):
+        return None
+    return {"read": label(read, 300), "answer": label(answer, 300)}
+
+
+def _turn(turn: Mapping[str, Any]) -> str:
+    return f"{turn['role']}: {turn['content']}"
+
+
 def preview(chosen: Mapping[str, str], rows: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
     """The first rows as (what the model reads, what it learns to answer); empty where the columns are not chosen."""
     read, answer = (

@@ -9,7 +9,6 @@ import re
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -23,9 +22,11 @@ from lorakit.data import sources
 from lorakit.data.example import Example
 from lorakit.machine import hardware
 from lorakit.machine.hardware import Facts
+from lorakit.models.catalogue import recommended
 from lorakit.notebook.studio import uploads
 from lorakit.notebook.studio.children import EXPORT, PUSH, SUSPICIOUS, answers_of
 from lorakit.notebook.studio.incoming import usable
+from lorakit.notebook.studio.plan import Plan
 from lorakit.notebook.studio.talk import Talk
 from lorakit.planning.check import Checked, check
 from lorakit.planning.clean_copy import fix
@@ -36,31 +37,14 @@ from lorakit.results.logs import read as read_log
 from lorakit.results.verdict import change, primary
 from lorakit.run import Run
 from lorakit.runs.folder import read_lines
-from lorakit.runs.phases import spoken
 from lorakit.training.launch import Job, launch
 
 OWN = "+studio"  # of the folder of runs: no run can have this name, so deleting one never deletes uploads
 PATHS = (  # settings that name files
     "data", "replay", "validation_data", "test_data", "media_folder", "chat_template", "model",
 )  # fmt: skip
+TOY_RATE = 3e-3  # learning rate of `tiny`
 EMBEDDED = 100_000_000  # bytes of a download that travels inside the page
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What the next run needs; bytes and seconds."""
-
-    memory: int
-    room: int
-    updates: int
-    seconds: float
-    warnings: list[str]
-
-    def __str__(self) -> str:
-        return (
-            f"Fits this computer: needs {self.memory / 1e9:.1f} of {self.room / 1e9:.0f} GB memory. "
-            f"{self.updates:,} training steps, about {spoken(self.seconds)}, and the answers before and after."
-        )
 
 
 class Desk:
@@ -69,9 +53,8 @@ class Desk:
     def __init__(self, run: Run, folders: Sequence[str | os.PathLike] = ()):
         self.home = Path(run.output_dir).resolve()
         self.folder = self.home / OWN  # uploads and the settings that are being made
-        self.roots = uploads.roots(
-            Path.cwd(), sources.example_data("triage.jsonl").parent, *folders
-        )
+        self.examples = sources.example_data("triage.jsonl").parent
+        self.roots = uploads.roots(Path.cwd(), self.examples, *folders)
         self.home.mkdir(parents=True, exist_ok=True)
         self.roots.append(self.home)
         self.run = run.with_(output_dir=str(self.home))
@@ -81,6 +64,20 @@ class Desk:
         self._restore()
 
     # Settings
+
+    def choose(self, model: str) -> Run:
+        """Another base model. A toy learns at a rate that would ruin a real one; a rate of the user's own is kept."""
+        rate = self.run.given().get("learning_rate", TOY_RATE)
+        if rate == TOY_RATE:
+            rate = TOY_RATE if model == "tiny" else None
+        return self.change(model=model, learning_rate=rate)
+
+    def recommend(self) -> str:
+        """The model that suits this machine; it is chosen where none was."""
+        best = recommended(self.facts).name
+        if "model" not in self.run.given():
+            self.choose(best)
+        return best
 
     def change(self, **changes: Any) -> Run:
         """Some settings; None takes one back to its default. Raises `LorakitError` and changes nothing when refused."""
@@ -189,6 +186,7 @@ class Desk:
 
     def plan(self) -> Plan:
         """What the next run needs. Raises `LorakitError` when it cannot fit, naming settings that would."""
+        self.recommend()
         found = setup(self.run, self.facts)
         found.refuse()
         warnings = unusual(self.run, len(found.prepared.rows["train"]))
@@ -211,6 +209,7 @@ class Desk:
 
     def start(self) -> Job:
         """Trains in a process of its own, after those that wait already. Raises `LorakitError` when it cannot fit."""
+        self.recommend()
         setup(self.run, self.facts).refuse()
         return launch(self.run, queued=True)
 

@@ -93,6 +93,7 @@ class Page(ipyvuetify.VuetifyTemplate):
         super().__init__()
         quiet()
         self.desk = Desk(run, folders)
+        self._working: list[str] = []
         self.targets = self.desk.targets()
 
     # Work beside the page
@@ -118,9 +119,11 @@ class Page(ipyvuetify.VuetifyTemplate):
         """Does what takes long in a thread, with a word about it meanwhile."""
 
         def run() -> None:
+            self._working.append(words)
             self.busy = words
             self.tried(work)
-            self.busy = ""
+            self._working.remove(words)
+            self.busy = self._working[-1] if self._working else ""
 
         threading.Thread(target=run, daemon=True).start()
 

@@ -11,11 +11,14 @@ from typing import Any, get_args
 from lorakit.common import strict_yaml
 from lorakit.common.errors import LorakitError
 from lorakit.common.text import label
-from lorakit.models.catalogue import catalogue, recommended
+from lorakit.models.catalogue import catalogue
 from lorakit.notebook.studio import columns, uploads
 from lorakit.notebook.studio.page import PRESETS, Page
 from lorakit.run import Run
 
+EXAMPLE = "This is example data, to look around with. Drop your own file above."
+# Purposes of models that do not write text; they are shown last.
+OTHER = ("sorts", "captions", "speech", "questions about pictures")
 PROGRAM = ("data", "name", "output_dir")  # set elsewhere on the page
 
 
@@ -25,7 +28,7 @@ class Preparing(Page):
     def __init__(self, run: Run, folders: Sequence[str] = ()):
         super().__init__(run, folders)
         self._incoming: tuple[str, uploads.Incoming] | None = None
-        self._planned = 0
+        self._planned = self._checked = 0
 
     # 1 Data
 
@@ -86,20 +89,35 @@ class Preparing(Page):
             "name": Path(str(self.desk.run.data)).name,
             "columns": found,
             "rows": [[label(cell, 160) for cell in row] for row in rows],
+            "example": Path(str(self.desk.run.data)).parent == self.desk.examples,
         }
         if not self.desk.run.columns:
             self.mapping = columns.guessed(found, rows)
-        self._check(done)
+        if self.table["example"]:  # nobody waits for what is known to be usable
+            self.table = {**self.table, "verdict": EXAMPLE, "kind": "info"}
+        else:
+            self._check(done)
 
     def _check(self, done: str = "") -> None:
+        """What is wrong with the rows, unless other data came meanwhile."""
+        self._checked += 1
+        asked = self._checked
+
         def work() -> None:
             self._preview()
             try:
                 checked = self.desk.check()
             except LorakitError as error:
+                if asked != self._checked:
+                    return
                 cure = " Choose the columns in the next step." if self.table["columns"] else ""
                 self.table = {**self.table, "verdict": f"{error.message}{cure}", "kind": "warning"}
                 return
+            if asked != self._checked:
+                return
+            if not self.mapping["preview"]:
+                seen = [columns.understood(row.fields) for row, _ in checked.sample[:3]]
+                self.mapping = {**self.mapping, "preview": [row for row in seen if row]}
             lines = checked.lines()
             words = ". ".join(filter(None, [done, checked.summary().replace("above", "below")]))
             kind = "success" if checked.usable else "warning"
@@ -111,6 +129,10 @@ class Preparing(Page):
         self.later("Checking every row …", work)
 
     # 2 Columns
+
+    def _look_at_rows(self) -> None:
+        if not self.mapping["preview"]:
+            self._check()
 
     def vue_map(self, change: dict[str, str]) -> None:
         self.mapping = columns.changed(self.mapping, change, self.table["columns"])
@@ -133,11 +155,13 @@ class Preparing(Page):
 
     def _show_models(self) -> None:
         def work() -> None:
-            facts, self.model = self.desk.facts, self.desk.run.model
-            best = recommended(facts).name
+            facts, best = self.desk.facts, self.desk.recommend()
+            self.model = self.desk.run.model
+            self._show_settings()
             self.machine = (facts.cards[0].name if facts.cards else facts.device.upper()) + (
                 f", {facts.device_memory / 1e9:.0f} GB"
             )
+            shown = sorted(catalogue(), key=lambda m: (m.name != best, m.purpose.startswith(OTHER)))
             self.models = [
                 {
                     "name": m.name,
@@ -150,13 +174,13 @@ class Preparing(Page):
                     "memory": f"{m.memory(facts) / 1e9:.0f}",
                     "recommended": m.name == best,
                 }
-                for m in catalogue()
+                for m in shown
             ]
 
         self.later("Looking at this machine …", work)
 
     def vue_choose(self, model: str) -> None:
-        if self.tried(lambda: self.desk.change(model=str(model).strip())):
+        if self.tried(lambda: self.desk.choose(str(model).strip())):
             self.model = self.desk.run.model
             self._show_settings()
 

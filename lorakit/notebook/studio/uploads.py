@@ -5,16 +5,18 @@ from __future__ import annotations
 import contextlib
 import gzip
 import itertools
+import json
 import os
 import re
 import tempfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from lorakit.common import processes
 from lorakit.common.errors import LorakitError
+from lorakit.common.text import label
 from lorakit.data.example import Example
 from lorakit.machine.hardware import DRIVE
 from lorakit.models import spec
@@ -212,9 +214,19 @@ def first_rows(rows: Sequence[Example], count: int = 5) -> tuple[list[str], list
     """(columns, cells) of the first rows, each cell cut to what one looks at."""
     rows = rows[:count]
     columns = list(dict.fromkeys(name for row in rows for name in row.fields))
-    return list(map(str, columns)), [
-        [str(row.fields.get(c, ""))[:200] for c in columns] for row in rows
-    ]
+    return list(map(str, columns)), [[_cell(row.fields.get(c)) for c in columns] for row in rows]
+
+
+def _cell(value: Any) -> str:
+    """A value as one reads it: a chat as its turns, not as Python writes a list."""
+    if value is None or isinstance(value, str):
+        return (value or "")[:200]
+    if isinstance(value, list) and value and all(isinstance(turn, dict) for turn in value):
+        turns = [
+            (t.get("role", t.get("from", "")), t.get("content", t.get("value"))) for t in value
+        ]
+        return " ".join(f"{who}: {label(_cell(what), 70)}" for who, what in turns)
+    return json.dumps(value, ensure_ascii=False, default=str)[:200]
 
 
 def size(path: Path) -> int:
