@@ -165,6 +165,12 @@ class Desk:
         taken = set(self.names())
         return next(n for n in (stem, *(f"{stem}-{i}" for i in range(2, 10**6))) if n not in taken)
 
+    @property
+    def example(self) -> bool:
+        """Whether the data are an example of lorakit's own."""
+        file = sources.find(self.run.data) if isinstance(self.run.data, str) else None
+        return bool(file) and file.resolve().parent == self.examples.resolve()
+
     def files(self) -> list[str]:
         """Data files to choose from."""
         return uploads.known(
