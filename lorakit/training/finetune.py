@@ -25,6 +25,7 @@ from lorakit.planning.setup import Setup, setup
 from lorakit.results import evaluate, report
 from lorakit.results.evaluate import Outcome
 from lorakit.results.evidence import learning_rate
+from lorakit.results.open_run import ANSWERING
 from lorakit.results.predict import predict
 from lorakit.run import Run, resolved
 from lorakit.runs.folder import (
@@ -160,6 +161,7 @@ def load(plan: Setup, folder: RunFolder, world: World) -> Session:
     folder.note(
         choices=choices,
         parent=trained.note() if trained else None,
+        trained_with=session.run.model_dump(include={*ANSWERING}),
         base_sha256=plan.base.hash,
         base=identity.note(plan.asked.model, folder.path, plan.base.reader_hash),
         parameters=sum(n for n, _ in sizes.values()),

@@ -25,11 +25,12 @@ def batch_of(*rows):
 
 
 def test_the_beginning_of_a_row_s_documents_is_computed_once():
-    made = pack(batch_of([[1, 2, 3, 4], [1, 2, 5]], [[1, 2]]), share=True)
+    made = pack(batch_of([[1, 2, 3, 4, 0], [1, 2, 5, 0]], [[1, 2, 0]]), share=True)
     assert made.ids.tolist() == [1, 2, 3, 4, 5, 1, 2]
     assert made.positions.tolist() == [0, 1, 2, 3, 2, 0, 1]
     assert made.lengths.tolist() == [4, 1, 2]
-    assert made.where.tolist() == [0, 1, 2, 3, 0, 1, 4, 5, 6]
+    inside = [0, 1, 2, 3, 5, 6, 7, 9, 10]  # but for the last tokens, which predict nothing
+    assert made.where[inside].tolist() == [0, 1, 2, 3, 0, 1, 4, 5, 6]
     assert made.keys.tolist() == [0, 1, 2, 3, 0, 1, 4, 5, 6]
     assert made.key_lengths.tolist() == [4, 3, 2]
 
@@ -44,34 +45,34 @@ def test_the_beginning_of_a_row_s_documents_is_computed_once():
     ],
 )
 def test_what_each_document_computes(rows, lengths):
+    rows = [[[*ids, 0] for ids in row] for row in rows]
     assert pack(batch_of(*rows), share=True).lengths.tolist() == lengths
 
 
+def test_documents_without_a_target_are_whole():
+    batch = batch_of([[1, 2, 3], [1, 4]])
+    batch.targets[:] = False
+    assert pack(batch, share=True).lengths.tolist() == [3, 1]
+
+
 def test_a_pack_is_filled_up_by_a_document_of_nothing():
-    batch = batch_of([[5, 6, 7], [5, 8]])
+    batch = batch_of([[5, 6, 7, 0], [5, 8, 0]])
     made = pack(batch, multiple=4, share=True)
     assert made.ids.tolist() == [5, 6, 7, 8] and made.key_lengths.tolist() == [3, 2]
     made = pack(batch, multiple=8, share=True)
     assert made.ids.tolist() == [5, 6, 7, 8, 0, 0, 0, 0]
     assert made.lengths.tolist() == [3, 1, 4] and made.keys.tolist() == [0, 1, 2, 0, 3, 4, 5, 6, 7]
-    made = pack(batch, multiple=8)
+    made = pack(batch_of([[5, 6, 7], [5, 8]]), multiple=8)
     assert made.ids.tolist() == [5, 6, 7, 5, 8, 0, 0, 0] and made.keys is None
-    assert made.lengths.tolist() == [3, 2, 3] and made.positions.tolist() == [
-        0,
-        1,
-        2,
-        0,
-        1,
-        0,
-        1,
-        2,
-    ]
+    assert made.lengths.tolist() == [3, 2, 3]
+    assert made.positions.tolist() == [0, 1, 2, 0, 1, 0, 1, 2]
 
 
 @pytest.mark.parametrize("window", [None, 3, 5])
 @pytest.mark.parametrize("sinks", [None, torch.tensor([0.3, -1.0])])
 def test_attention_equals_that_of_whole_documents(window, sinks):
     batch = batch_of([[*range(9)], [0, 1, 2, 3, 4, 5, 6, 7, 20, 21]], [[7, 8], [7, 9, 9]])
+    batch.targets[:] = False  # nothing is left out
     made = pack(batch, share=True)
     documents = attention.Documents(
         made.lengths,
