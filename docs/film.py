@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 DOCS = Path(__file__).parent
 GAP, TITLE = 12, 26  # pixels between pictures, and above each
 ROWS = {
-    "page-light-1280": (2, 620, 560),
+    "page-light-1280": (2, 620, 470),
     "lab-dark-390": (4, 300, 700),
 }  # kind: columns, width, height
 PAPER = {"page-light-1280": ("#e8eaed", "#202124"), "lab-dark-390": ("#2b2b2b", "#f1f3f4")}
@@ -35,7 +35,9 @@ def strip(kind: str, pictures: list[Path]) -> Image.Image:
         draw.text((x, y + 4), f"{number}  {name}", fill=ink, font_size=15)
         one = Image.open(path).convert("RGB")
         one = one.resize((width, round(one.height * width / one.width)), Image.Resampling.LANCZOS)
-        out.paste(one.crop((0, 0, width, min(height, one.height))), (x, y + TITLE))
+        high = min(height, one.height)
+        top = one.height - high if path is pictures[-1] else 0  # the download stands at the end
+        out.paste(one.crop((0, top, width, top + high)), (x, y + TITLE))
     return out
 
 
