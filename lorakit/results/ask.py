@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -31,6 +32,8 @@ def tuned(
     `model`: where the base lies now. Raises `LorakitError` as `open_run` does.
     """
     opened = open_run(path, adapted=adapted, model=model)
+    for note in opened.notes:
+        print(f"note: {note}", file=sys.stderr)
     engine = opened.engine(adapted=adapted)
     return engine, engine.tokenizer, opened.meta, opened.run
 

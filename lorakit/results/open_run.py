@@ -21,6 +21,15 @@ from lorakit.tasks import rows
 from lorakit.tasks.rows import Rows
 
 TEMPLATE = "chat_template.jinja"  # beside an adapter
+# Settings that bear on an answer; run.yaml may be edited, the record holds them as they were.
+ANSWERING = (
+    "method",
+    "quantization",
+    "fake_quantization",
+    "precision",
+    "added_tokens",
+    "rope_scaling",
+)
 PROCESSORS = ("processor_config.json", "preprocessor_config.json")
 
 
@@ -148,6 +157,7 @@ def open_run(
             where=folder.path,
             cure="end the run with lorakit train",
         )
+    edited = _edited(run, record)
     notes: list[str] = []
     if adapted:
         verify_saved(folder, saved)
@@ -161,11 +171,23 @@ def open_run(
     run = run.with_(model=found, task=meta["task"])
     if run.chat_template:  # its file may be gone; the adapter has a copy
         run = run.with_(chat_template=str(saved / TEMPLATE))
+    notes = [*edited, *notes]
     if adapted and record.get("files") is None:
         notes.append(
             "no hashes of its saved files were recorded: whether they changed is not known"
         )
     return FinishedRun(folder, run, saved, meta, tuple(notes))
+
+
+def _edited(run: Run, record: dict[str, Any]) -> list[str]:
+    """A note for each setting that answers otherwise than the run was trained."""
+    trained = record.get("trained_with")
+    settings = run.model_dump(include={*ANSWERING})
+    return [
+        f"run.yaml has {name}: {settings[name]}, the run was trained with {was}: other answers"
+        for name, was in (trained.items() if isinstance(trained, dict) else ())
+        if name in settings and settings[name] != was
+    ]
 
 
 def _saved_template(saved: Path) -> str | None:

@@ -25,6 +25,7 @@ from lorakit.planning.setup import Setup, setup
 from lorakit.results import evaluate, report
 from lorakit.results.evaluate import Outcome
 from lorakit.results.evidence import learning_rate
+from lorakit.results.open_run import ANSWERING
 from lorakit.results.predict import predict
 from lorakit.run import Run, resolved
 from lorakit.runs.folder import (
@@ -97,8 +98,8 @@ def execute(plan: Setup, folder: RunFolder, world: World) -> Stop | None:
 
 
 def _phase(folder: RunFolder, what: str) -> None:
-    """Says on the terminal, or in the log of a child process, what takes the time now."""
-    if folder.writable:
+    """Says in a log what takes the time now; where a terminal has one line of progress, that line says it."""
+    if folder.writable and not os.environ.get("TQDM_DISABLE"):
         print(f"{what} …", file=sys.stderr, flush=True)
 
 
@@ -160,6 +161,7 @@ def load(plan: Setup, folder: RunFolder, world: World) -> Session:
     folder.note(
         choices=choices,
         parent=trained.note() if trained else None,
+        trained_with=session.run.model_dump(include={*ANSWERING}),
         base_sha256=plan.base.hash,
         base=identity.note(plan.asked.model, folder.path, plan.base.reader_hash),
         parameters=sum(n for n, _ in sizes.values()),

@@ -120,6 +120,16 @@ def test_a_record_of_today_without_hashes_is_no_older_run(copied, without):
     refused(copied, "lacks the hashes of the saved files")
 
 
+@pytest.mark.parametrize("name, value", [("precision", "bf16"), ("quantization", "int8")])
+def test_an_edited_setting_that_bears_on_answers_is_said(copied, name, value):
+    was = copied.record["trained_with"][name]
+    assert was != value and open_run(copied.path).notes == ()
+    run = lorakit.Run.read(copied.settings)
+    run.with_(**{name: value}).write(copied.settings)
+    (note,) = open_run(copied.path).notes
+    assert f"run.yaml has {name}: {value}, the run was trained with {was}" in note
+
+
 def test_an_older_run_says_that_its_files_could_not_be_compared(copied):
     record = {k: v for k, v in copied.record.items() if k not in ("files", "base", "format")}
     (copied / "record.json").write_text(json.dumps(record))
