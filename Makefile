@@ -27,7 +27,7 @@ FLOOR_TESTS := tests/engines/test_engine.py tests/tasks/test_masks.py tests/trai
 FAST_TESTS := tests/test_house.py tests/test_run.py tests/machine tests/data/test_schemas.py tests/results/test_metrics.py \
   tests/tasks/test_masks.py tests/planning/test_plan.py tests/notebook/test_publish_links.py tests/test_docs.py
 
-.PHONY: env quickstart studio test test-slow test-real test-unsloth test-floor test-widgets7 gpu gpu-older lint test-fast test-hosted coverage publish-links gallery docs audit notebooks pretrain bench bench-gpu bench-mlx clean
+.PHONY: env quickstart studio test test-slow test-real test-unsloth test-floor test-widgets7 gpu gpu-older lint test-fast test-hosted coverage publish-links gallery film docs audit notebooks pretrain bench bench-gpu bench-mlx clean
 
 env: .venv/.ready  ## the environment alone
 
@@ -144,6 +144,11 @@ test-hosted: env  ## eight notebooks in an environment with the packages of Cola
 
 publish-links:  ## the repository's address into notebooks and README; without a remote out of them
 	$(PYTHON) docs/publish_links.py
+
+film: env  ## a picture of every step of the studio, as film strips in docs/
+	mkdir -p outputs/film
+	LORAKIT_SHOTS=outputs/film $(BIN)/python -m pytest -m slow -k whole_way tests/notebook/test_studio_browser.py
+	$(BIN)/python docs/film.py outputs/film
 
 gallery: env  ## executes the notebooks NAMES (all unless named) into docs/gallery/
 	PYTHONPATH=$(CURDIR) $(BIN)/python docs/gallery.py $(NAMES)

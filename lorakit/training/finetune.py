@@ -98,8 +98,8 @@ def execute(plan: Setup, folder: RunFolder, world: World) -> Stop | None:
 
 
 def _phase(folder: RunFolder, what: str) -> None:
-    """Says on the terminal, or in the log of a child process, what takes the time now."""
-    if folder.writable:
+    """Says in a log what takes the time now; where a terminal has one line of progress, that line says it."""
+    if folder.writable and not os.environ.get("TQDM_DISABLE"):
         print(f"{what} …", file=sys.stderr, flush=True)
 
 

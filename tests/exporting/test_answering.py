@@ -33,7 +33,7 @@ def tuned(copied, base):
     return model, AutoTokenizer.from_pretrained(adapter)
 
 
-def answer(folder, tuned, *, held=False, stream=False, tools=None, **request):
+def answer(folder, tuned, *, held=False, stream=False, tools=None, manager=None, **request):
     """The completion that a server gives to one question."""
     from transformers.cli.serving.utils import GenerateManager, GenerationState
 
@@ -48,7 +48,7 @@ def answer(folder, tuned, *, held=False, stream=False, tools=None, **request):
     settings = handler._build_generation_config(
         {"max_tokens": 8, **request}, model.generation_config
     )
-    given = ("1", model, tokenizer, "m", dict(inputs), settings, GenerateManager())
+    given = ("1", model, tokenizer, "m", dict(inputs), settings, manager or GenerateManager())
 
     async def streamed():
         response = handler._streaming(*given, tools=tools)
@@ -129,3 +129,27 @@ def test_answers_are_held_to_the_form(copied, tuned):
     assert "lorakit" not in free and not FORM.fits(free["choices"][0]["message"]["content"])
     held = answer(copied, tuned, held=True, max_tokens=16)
     assert FORM.fits(held["choices"][0]["message"]["content"])
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_answer_ends_with_the_window_of_the_model(copied, tuned, monkeypatch, stream):
+    from fastapi import HTTPException
+    from transformers.cli.serving import utils
+
+    from lorakit.exporting.limited_server import fitting
+
+    def manager(window):
+        """The one that a server takes, as `limited_server` changes it."""
+        with monkeypatch.context() as patch:
+            patch.setattr(utils, "GenerateManager", fitting(utils.GenerateManager, window))
+            return utils.GenerationState().get_manager("m", use_cb=False)
+
+    asked = [{"role": "user", "content": QUESTION}]
+    encoded = tuned[1].apply_chat_template(asked, add_generation_prompt=True, return_dict=True)
+    length = len(encoded["input_ids"])
+    said = answer(copied, tuned, manager=manager(length + 3), max_tokens=8)
+    assert (
+        said["usage"]["completion_tokens"] == 3 and said["choices"][0]["finish_reason"] == "length"
+    )
+    with pytest.raises(HTTPException, match=f"the prompt has {length} tokens"):
+        answer(copied, tuned, manager=manager(length), stream=stream)

@@ -49,3 +49,12 @@ def test_uploads_of_before_move_with_the_settings_that_name_them(tmp_path):
     at.delete("studio")
     assert at.run.data == str(tmp_path / OWN / "uploads/mine.csv")
     assert (tmp_path / OWN / "uploads/mine.csv").read_bytes() == ROWS
+
+
+def test_example_data_are_known_as_such(tmp_path):
+    at = desk(tmp_path)
+    assert at.example
+    upload(at)
+    assert not at.example
+    at.use("data/triage.jsonl")
+    assert at.example

@@ -92,6 +92,11 @@ def test_a_model_that_always_gives_the_most_frequent_answer_has_learnt_nothing()
     assert kind == "open"
     assert headline.startswith("Not better than a fixed answer: exact match 0 → 0.58 on 120")
     assert "“no” scores 0.58" in headline
+    after = Outcome(sums * 0.5, [*["no"] * 118, "yes", "yes"])
+    scores = evaluate.scores({"loss": {}, "exact_match": {}}, before, after, references, ["no"] * 9)
+    kind, headline = verdict(scores)
+    assert kind == "open"
+    assert headline.startswith("Not shown to be better than a fixed answer: exact match 0 → 0.6 on")
 
 
 def test_metrics_of_answers_that_disagree_are_not_called_better():

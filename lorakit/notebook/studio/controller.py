@@ -165,15 +165,16 @@ class Desk:
         taken = set(self.names())
         return next(n for n in (stem, *(f"{stem}-{i}" for i in range(2, 10**6))) if n not in taken)
 
+    @property
+    def example(self) -> bool:
+        """Whether the data are an example of lorakit's own."""
+        file = sources.find(self.run.data) if isinstance(self.run.data, str) else None
+        return file is not None and file.resolve().parent == self.examples.resolve()
+
     def files(self) -> list[str]:
         """Data files to choose from."""
-        return uploads.known(
-            [
-                self.folder / "uploads",
-                *(root / "data" for root in self.roots),
-                *(Path(f) for f in uploads.INPUTS),
-            ]
-        )
+        data = [root / "data" for root in self.roots]
+        return uploads.known([self.folder / "uploads", *data, *map(Path, uploads.INPUTS)])
 
     def head(self) -> tuple[list[str], list[list[str]]]:
         """(columns, cells) of the first rows of the data, as they stand in the file."""

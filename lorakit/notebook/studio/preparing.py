@@ -89,7 +89,7 @@ class Preparing(Page):
             "name": Path(str(self.desk.run.data)).name,
             "columns": found,
             "rows": [[label(cell, 160) for cell in row] for row in rows],
-            "example": Path(str(self.desk.run.data)).parent == self.desk.examples,
+            "example": self.desk.example,
         }
         if not self.desk.run.columns:
             self.mapping = columns.guessed(found, rows)
