@@ -176,6 +176,8 @@ def test_a_reload_and_a_second_tab_find_the_run(chromium, place):
         assert (uploads / "large.txt").stat().st_size == 12_000_000  # of a message 10 MB may be
         drop(page, place / "rows.jsonl")
         says(page, "Is 0 even?")
+        turn(page, "Model")
+        page.get_by_role("button", name="tiny 1.3 M").click()
         turn(page, "Settings")
         says(page, "Fits this computer")
         a_setting(page, "max_updates", "100000")
