@@ -174,6 +174,8 @@ def test_twenty_updates_of_simpo_equal_trl(given, tmp_path):
     close(mine, other)
 
 
+# TRL tokenizes these rows itself; of SmolLM2's template it would have to be given ids.
+@pytest.mark.parametrize("given", ["tiny"], indirect=True)
 def test_twenty_updates_of_kto_equal_trl(given, tmp_path):
     """TRL rotates the completions within each batch; so do these rows."""
     (base, reader, size, rate), adapter = given, str(tmp_path / "adapter")
