@@ -398,3 +398,9 @@ def test_functions_fit_a_screen_and_files_stay_short():
                 if lines > 60:
                     long.append(f"{named(path)}: {node.name} has {lines} lines, 60 at most")
     assert not long, "\n".join(long)
+
+
+def test_files_of_tests_have_names_of_their_own():
+    """pytest imports them by name: two of one name are not collected together."""
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert [name for name in {*names} if names.count(name) > 1] == []

@@ -26,6 +26,7 @@ def name(host=None, start=None, pid=DEAD):
         ("x.part", True),
         (name() + ".txt", True),
     ],
+    ids="gone runs restarted elsewhere elsewhere_restarted unknown no_number no_part".split(),
 )
 def test_what_is_swept(written, stays, tmp_path):
     (tmp_path / written).mkdir()
