@@ -254,7 +254,8 @@ def test_a_file_that_works(folder, capsys, name, content, rows):
     whole = ("--set", "validation_fraction=0", "--set", "test_fraction=0")
     code, out, err = said(capsys, "check", "run.yaml" if rows is None else name, *whole)
     assert (code, err) == (0, "")
-    assert f"{rows or 2} rows can be used, 0 cannot" in out
+    found = "1 row" if rows == 1 else f"{rows or 2} rows"
+    assert f"{found} can be used, 0 cannot" in out
 
 
 def test_ten_megabytes_in_one_field(folder, capsys):

@@ -482,7 +482,7 @@ def test_the_sample_is_stated(looked):
         for line in checked._lines(n, f)
         if line.endswith(" (among 20 of 61 rows, drawn at random)")
     ]
-    assert set(stated) == {"lengths", "scripts"}
+    assert set(stated) == {"lengths"}
     assert checked.checks["lengths"].facts()["examples"] == 20
     assert checked.checks["characters"].facts() == {
         "control characters": 1

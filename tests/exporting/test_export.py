@@ -113,8 +113,9 @@ def test_without_room_for_unquantized_weights_it_is_said(mistral, tmp_path, here
     monkeypatch.setattr("lorakit.exporting.reference._precision", lambda source: None)
     found = content(exporting.export(run, "merged", tmp_path / "out", type="fp32"))
     assert found["notes"] == [
+        "run.yaml has quantization: nf4, the run was trained with none: other answers",
         "there is no room for the base's unquantized weights: compared with the model in nf4, "
-        "and what merging changes is not measured"
+        "and what merging changes is not measured",
     ]
     divergence = found["divergence"]
     assert divergence["bound"] == 0.7
