@@ -70,7 +70,9 @@ def skeleton(run: Run, kind: Any, config: Any, dtype: torch.dtype) -> Any:
         model = kind.from_config(
             config, attn_implementation=way, dtype=torch.float32 if run.method == "full" else dtype
         )
-    model.config.use_cache = False  # nothing is generated; recomputed layers warn of a cache
+    parts = (getattr(model.config, name, None) for name in model.config.sub_configs)
+    for part in (model.config, *filter(None, parts)):
+        part.use_cache = False  # nothing is generated; recomputed layers warn of a cache
     form = quantization.get(run.quantization) if run.quantization != "auto" else None
     if form and form.convert:
         form.convert(model, torch.device("cpu"), base_model.spec(run.model).unquantized)
