@@ -78,8 +78,10 @@ def laid(
     """
     folder.mkdir()
     source = ROOT / "notebooks" / f"{name}.ipynb"
-    if route == "wheel":
-        shutil.copy(wheel or globals()["wheel"](folder), folder)
+    if route == "wheel" and wheel:
+        shutil.copy(wheel, folder)
+    elif route == "wheel":
+        globals()["wheel"](folder)
     elif route == "clone":
         git(folder, "clone", "--quiet", str(ROOT), "lorakit")
     elif route == "address":
